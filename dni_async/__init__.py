@@ -1,0 +1,1 @@
+"""The algorithm of decoupled neural interfaces: pure, in one process, no transport and no clock."""

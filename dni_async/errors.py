@@ -1,0 +1,9 @@
+"""The two ways a run ends early: something the user can mend, or something that went wrong."""
+
+
+class UserError(ValueError):
+    """Bad input. The message is one line: what was wrong, the value, what to do. Exit status 2."""
+
+
+class StageError(RuntimeError):
+    """A run that cannot go on. The message names the stage, the step and the cause. Exit status 1."""

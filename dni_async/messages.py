@@ -1,0 +1,82 @@
+"""What travels between stages.
+
+    downstream  Activation, Mark             (towards the loss)
+    upstream    TargetGradient, Mark(returning=True)
+
+Tensors in a message are valid until the stage has handled it: a transport may lend the receiver its
+own memory. What a stage keeps for longer, it copies.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Activation:
+    """One batch on its way to the loss: a stage's output h and the labels that belong to it."""
+
+    step: int
+    """Number of the batch: training batches count from 0 through the run, evaluation batches apart."""
+    version: int
+    """Optimizer steps the sender had taken when it made `h`."""
+    h: Tensor
+    """(B, ...) output of the stage upstream; for stage 0 the input batch."""
+    y: Tensor
+    """(B, ...) labels or real-valued targets."""
+    train: bool = True
+    """False for an evaluation batch: forward in eval mode, no update, no target gradient."""
+
+
+@dataclass(slots=True)
+class TargetGradient:
+    """dL/dh of one training batch, computed by the stage downstream; it trains the SG network."""
+
+    step: int
+    version: int
+    """Optimizer steps the sender had taken when it made `grad`."""
+    grad: Tensor
+    """(B, ...) gradient of the mean loss, in the shape of the activation it answers."""
+
+
+class MarkKind(IntEnum):
+    """Why a mark goes round."""
+
+    REPORT = 0
+    """How is everybody doing? (progress while it runs)"""
+    EPOCH = 1
+    """All training and evaluation batches of an epoch are behind it."""
+    STOP = 2
+    """The last message. Its return proves that every target gradient has arrived."""
+
+
+@dataclass(slots=True)
+class Mark:
+    """A sign in the stream: it goes down behind the activations, and back up behind the targets.
+
+        stage 0   --A7--A8--EPOCH-->  stage 1   --A7--A8--EPOCH-->  stage 2 (loss)
+                  <--T7--T8--EPOCH--            <--T7--T8--EPOCH--
+
+    The last stage turns it round. On the way back every stage adds what it knows to `body`, so when
+    stage 0 has it back, all that was sent before it has been used, and stage 0 holds the report.
+    """
+
+    kind: MarkKind
+    step: int
+    """Training batches sent before this mark."""
+    epoch: int
+    returning: bool = False
+    body: dict[str, Any] = field(default_factory=dict)
+    """JSON-able; the last stage adds "result", stage i adds its counts under str(i)."""
+
+
+Message = Activation | TargetGradient | Mark
+
+
+def goes_upstream(message: Message) -> bool:
+    """Whether this message leaves a stage towards stage 0."""
+    return isinstance(message, TargetGradient) or (isinstance(message, Mark) and message.returning)

@@ -1,0 +1,68 @@
+"""What a task is: layers, loss, data, metric, and what the SG networks condition on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+
+class Task(ABC):
+    """A network to train and the data to train it on. Everything a user's own task has to say.
+
+    Only `layers` and `data` must be written; the rest defaults to classification with `classes`
+    classes. The constructor's keyword arguments are the task's own settings (`--task-args`), and one
+    `Task` is built in every process: it must not read data or build layers before it is asked.
+    """
+
+    classes: int | None = None
+    """Number of classes when the labels are class indices; None for real-valued targets."""
+
+    metric_name: str = "accuracy"
+
+    @property
+    def name(self) -> str:
+        """What reports call this task."""
+        return type(self).__name__
+
+    @abstractmethod
+    def layers(self) -> list[nn.Module]:
+        """The network as consecutive layers, input first. It may be cut between any two of them."""
+
+    @abstractmethod
+    def data(self, root: Path | None) -> tuple[Dataset, Dataset]:
+        """(training set, test set) of (x, y) pairs; a `TensorDataset` is read fastest.
+
+        root: the folder given by --data-root or DNI_DATA; None when there is none.
+        Raises `dni_async.errors.UserError` when a file is missing or damaged.
+        """
+
+    def loss(self, output: Tensor, y: Tensor) -> Tensor:
+        """Mean loss of a batch, a scalar. Cross-entropy for classes, else mean squared error."""
+        return F.mse_loss(output, y) if self.classes is None else F.cross_entropy(output, y)
+
+    def metric(self, output: Tensor, y: Tensor) -> Tensor:
+        """(B,) score of each sample, higher is better; reports give its mean over the test set."""
+        if self.classes is None:
+            return -(output - y).flatten(1).square().mean(1)
+        return (output.argmax(-1) == y).float()
+
+    def condition(self, y: Tensor) -> Tensor:
+        """(B, C) what a conditional SG network sees of the labels: one-hot classes, or y as it is."""
+        if self.classes is None:
+            return y.flatten(1).float()
+        return F.one_hot(y, self.classes).float()
+
+    @property
+    def note(self) -> str | None:
+        """One line for the user about the data that was really used, after `data` was called."""
+        return None
+
+
+def seed_everything(seed: int) -> None:
+    """Make layer initialisation the same in every process."""
+    torch.manual_seed(seed)

@@ -1,0 +1,1 @@
+"""Processes: transports, the event loop, devices, rendezvous, supervision."""

@@ -1,0 +1,1 @@
+"""Channels between stages, all behind the contract of `base`."""

@@ -1,0 +1,165 @@
+"""The contract of every transport.
+
+A *link* between stage i and stage i+1 is two one-way *channels*, so that an activation never queues
+behind a gradient. A channel has a `Sender` at one end and a `Receiver` at the other:
+
+    stage i                                              stage i+1
+    Sender  --header, payload-->  [at most `capacity`]  --> Receiver
+            <--------------credit (release)--------------
+
+- bounded: the sender holds at most `capacity` messages that were not released; then `ready()` is False;
+- ordered: messages arrive once, in the order sent, whatever their sizes and dtypes;
+- lent: a received tensor may lie in the transport's memory and is valid until `release()`;
+- owned: after `send()` the caller no longer writes to the message's tensors;
+- dead peers: every call raises `PeerGone` once the peer is gone and all it had sent is consumed;
+- deadlines: every wait has a timeout in seconds and raises `TransportTimeout`.
+
+One conformance suite (tests/workers/transport/conformance.py) runs over every implementation.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Protocol
+
+from dni_async.messages import Message
+
+
+class TransportError(RuntimeError):
+    """A channel that cannot go on."""
+
+
+class TransportTimeout(TransportError):
+    """Nothing happened before the deadline."""
+
+
+class PeerGone(TransportError):
+    """The process at the other end is gone."""
+
+
+class Waitable(Protocol):
+    """Something an event loop can sleep on."""
+
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when there may be news."""
+
+
+class Channel(ABC):
+    """One end of a one-way channel."""
+
+    peer: int
+    """The stage at the other end."""
+
+    @abstractmethod
+    def fileno(self) -> int:
+        """A descriptor that becomes readable when there may be news."""
+
+    @abstractmethod
+    def peer_gone(self) -> bool:
+        """Whether the peer is known to be gone, even if messages of its are still unread."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back all resources. What was sent before still arrives. May be called twice."""
+
+    def __enter__(self):  # type: ignore[no-untyped-def]
+        return self
+
+    def __exit__(self, kind: type | None, value: object, traceback: TracebackType | None) -> None:
+        self.close()
+
+
+class Sender(Channel):
+    """The end that messages go into."""
+
+    sent = 0
+    """Messages sent so far."""
+
+    @abstractmethod
+    def ready(self) -> bool:
+        """Whether `send` would go through without waiting for a credit."""
+
+    @abstractmethod
+    def send(self, message: Message, timeout: float) -> None:
+        """Hand a message over, waiting up to `timeout` seconds for a credit."""
+
+    @abstractmethod
+    def held_bytes(self) -> int:
+        """Bytes that this end holds for messages on their way."""
+
+
+class Receiver(Channel):
+    """The end that messages come out of."""
+
+    @abstractmethod
+    def poll(self) -> bool:
+        """Whether a message can be received without waiting."""
+
+    @abstractmethod
+    def recv(self, timeout: float) -> Message:
+        """The next message, waiting up to `timeout` seconds for it."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Give back the oldest received message that was not released; its tensors end here."""
+
+
+class Doorbell:
+    """Lets a thread wake an event loop that sleeps on file descriptors."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
+
+    def fileno(self) -> int:
+        """Readable after `ring` until `hush`."""
+        return self._reader
+
+    def ring(self) -> None:
+        """Wake whoever sleeps on this. Ringing twice is ringing once."""
+        try:
+            os.write(self._writer, b"\0")
+        except (BlockingIOError, OSError):
+            pass  # full: it rings already; closed: nobody listens
+
+    def hush(self) -> None:
+        """Stop ringing. Look for news after this, not before."""
+        try:
+            while os.read(self._reader, 4096):
+                pass
+        except (BlockingIOError, OSError):
+            pass
+
+    def close(self) -> None:
+        """Give back both descriptors. May be called twice."""
+        for name in ("_reader", "_writer"):
+            descriptor = getattr(self, name)
+            if descriptor >= 0:
+                setattr(self, name, -1)
+                os.close(descriptor)
+
+
+def wait_any(channels: Iterable[Waitable], timeout: float) -> bool:
+    """Sleep until one of the channels has news; False when `timeout` seconds passed first."""
+    poller = select.poll()
+    for channel in channels:
+        poller.register(channel.fileno(), select.POLLIN)
+    return bool(poller.poll(max(0.0, timeout) * 1e3))
+
+
+class Deadline:
+    """Counts down from `timeout` seconds."""
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self._end = time.monotonic() + timeout
+
+    def left(self) -> float:
+        """Seconds left, never negative."""
+        return max(0.0, self._end - time.monotonic())
