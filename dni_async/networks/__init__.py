@@ -1,0 +1,7 @@
+"""SG networks: small networks that predict dL/dh from h (and from the labels)."""
+
+from dni_async.networks.base import DNINetwork as DNINetwork
+from dni_async.networks.conv import ConvSG as ConvSG
+from dni_async.networks.head import HeadSG as HeadSG
+from dni_async.networks.linear import LinearSG as LinearSG
+from dni_async.networks.mlp import MlpSG as MlpSG

@@ -1,0 +1,79 @@
+"""The structured SG network for convolutional stages: the gradient of a small classifier's loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dni_async.networks.base import DNINetwork
+
+
+class HeadSG(DNINetwork):
+    """g = exp(s) * B * d(cross-entropy of a small head on h, y)/dh, with s a learned scalar.
+
+        h (B, C, H, W) -> conv 3x3 (C -> 2C, stride 2 where H >= 8) -> BN -> ReLU
+                       -> 2x2 average pool -> Linear(8C -> classes) -> cross-entropy with y
+
+    It learns twice per batch: one cross-entropy step with the backward that predicts, and when the
+    target t arrives one step on mean((g - t)^2) / rms(t)^2 by double backward, which also trains s.
+    A gradient that stems from a classifier is right in kind from the first steps on, where free
+    regression networks are not (CIFAR-10, three stages: 52.6 % against 45.9 %; RECIPES.md).
+    """
+
+    learns_when_predicting = True
+    rms_decay = 0.99
+
+    def __init__(self, channels: int, classes: int, height: int, hidden_size: int = 0) -> None:
+        hidden_size = hidden_size or 2 * channels
+        super().__init__(channels, hidden_size, channels)
+        stride = 2 if height >= 8 else 1
+        self.head = nn.Sequential(
+            nn.Conv2d(channels, hidden_size, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(hidden_size, track_running_stats=False),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(4 * hidden_size, classes),
+        )
+        self.log_scale = nn.Parameter(torch.zeros(()))
+        self.target_square: Tensor
+        self.target_count: Tensor
+        self.register_buffer("target_square", torch.zeros(()))
+        self.register_buffer("target_count", torch.zeros(()))
+
+    def forward(
+        self, input: Tensor, hidden: Tensor | None = None, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(gradient like `input`, None); differentiable, for the double backward of `regress`."""
+        gradient = torch.autograd.grad(self._cross_entropy(input, labels), input, create_graph=True)[0]
+        return self.log_scale.exp() * len(input) * gradient, None
+
+    @torch.enable_grad()
+    def synthesize(self, h: Tensor, labels: Tensor | None) -> Tensor:
+        """The predicted gradient; leaves the head's cross-entropy gradients in `.grad`."""
+        h = h.detach().requires_grad_()
+        parameters = list(self.head.parameters())
+        gradient, *rest = torch.autograd.grad(self._cross_entropy(h, labels), [h, *parameters])
+        for parameter, grad in zip(parameters, rest, strict=True):
+            parameter.grad = grad
+        self.log_scale.grad = None
+        return gradient.mul_(self.log_scale.detach().exp() * len(h))
+
+    @torch.enable_grad()
+    def regress(self, h: Tensor, labels: Tensor | None, target: Tensor) -> Tensor:
+        """One backward of mean((g - target)^2) over the running mean of target^2."""
+        prediction = self(h.detach().requires_grad_(), None, labels)[0]
+        self.target_count += 1
+        self.target_square.lerp_(target.square().mean(), 1 - self.rms_decay)
+        mean_square = self.target_square / (1 - self.rms_decay**self.target_count)
+        loss = F.mse_loss(prediction, target) / mean_square.clamp_min(1e-30)
+        parameters = list(self.parameters())
+        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
+        for parameter, grad in zip(parameters, grads, strict=True):
+            parameter.grad = grad
+        return prediction.detach()
+
+    def _cross_entropy(self, h: Tensor, labels: Tensor | None) -> Tensor:
+        assert labels is not None, "the head is always conditional"
+        return F.cross_entropy(self.head(h), labels)

@@ -1,0 +1,6 @@
+"""The ways a stage gets the gradient at its output."""
+
+from dni_async.rules.base import Rule as Rule
+from dni_async.rules.dni import DniRule as DniRule
+from dni_async.rules.frozen import FrozenRule as FrozenRule
+from dni_async.rules.loss import LossRule as LossRule

@@ -1,0 +1,39 @@
+"""What a rule is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor
+
+from dni_async.messages import TargetGradient
+
+
+class Rule(ABC):
+    """Gives one stage the gradient dL/dh at its output. Knows nothing of layers, queues or ranks."""
+
+    wants_targets = True
+    """Whether the stage downstream shall send target gradients."""
+
+    updates = True
+    """Whether the stage learns at all."""
+
+    @abstractmethod
+    def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
+        """dL/dh for the mean loss, in the shape of `h` (B, ...), detached, now.
+
+        version: optimizer steps that the stage has taken so far.
+        """
+
+    def take_target(self, target: TargetGradient, version: int) -> None:
+        """The target gradient of an earlier batch has arrived; the stage is at `version` now."""
+        return
+
+    def stats(self) -> dict[str, Any]:
+        """What a report shows of this rule, JSON-able."""
+        return {}
+
+    def new_epoch(self) -> None:
+        """Start the epoch's running means over."""
+        return

@@ -1,0 +1,63 @@
+"""DNI: update at once with a synthetic gradient; the target trains the SG network later."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from dni_async.messages import TargetGradient
+from dni_async.rules.base import Rule
+
+
+class Predictor(Protocol):
+    """A `Synthesizer`, or an `Oracle` in its place."""
+
+    def predict(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
+        """The gradient at h, now."""
+
+    def take(self, target: TargetGradient) -> int | None:
+        """Learn from a target; the weight version of its prediction, None when it is not known."""
+
+    def stats(self) -> dict[str, Any]:
+        """What a report shows."""
+
+    def new_epoch(self) -> None:
+        """Start running means over."""
+
+
+class DniRule(Rule):
+    """Rules `dni` and `cdni` (the synthesizer is conditional or not), and `oracle`.
+
+    step          7        8        9        10
+    predict       g7       g8       g9       g10      each used at once
+    target                 .        t7       t8       staleness: version now - version then = 2
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor = predictor
+        self._staleness_sum = self._staleness_max = self._count = 0
+
+    def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
+        """The synthetic gradient at h (B, ...)."""
+        return self.predictor.predict(step, version, h, y)
+
+    def take_target(self, target: TargetGradient, version: int) -> None:
+        """Train the SG network."""
+        then = self.predictor.take(target)
+        if then is not None:
+            self._staleness_sum += version - then
+            self._staleness_max = max(self._staleness_max, version - then)
+            self._count += 1
+
+    def stats(self) -> dict[str, Any]:
+        """Staleness and the SG network's agreement with its targets."""
+        staleness = {
+            "staleness_mean": self._staleness_sum / self._count if self._count else 0.0,
+            "staleness_max": self._staleness_max,
+        }
+        return staleness | self.predictor.stats()
+
+    def new_epoch(self) -> None:
+        """Start the SG network's running means over; staleness counts through the run."""
+        self.predictor.new_epoch()

@@ -1,0 +1,62 @@
+"""The last stage: it has the loss, so its gradient is exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dni_async.errors import UserError
+from dni_async.rules.base import Rule
+
+
+class LossRule(Rule):
+    """dL/dh of the task's loss, and the running means of loss and metric.
+
+    loss: (output, y) -> scalar mean loss. metric: (output, y) -> (B,) scores, mean taken in evaluation.
+    Raises UserError when the loss is NaN or infinite.
+    """
+
+    wants_targets = False
+
+    def __init__(
+        self, loss: Callable[[Tensor, Tensor], Tensor], metric: Callable[[Tensor, Tensor], Tensor]
+    ) -> None:
+        self.loss = loss
+        self.metric = metric
+        self.new_epoch()
+
+    def new_epoch(self) -> None:
+        """Start all means over."""
+        self._loss = self._test_loss = self._test_score = 0.0
+        self._samples = self._test_samples = 0
+
+    def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
+        """The exact gradient of the mean loss."""
+        leaf = h.detach().requires_grad_()
+        loss = self.loss(leaf, y)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise UserError(f"the loss is {value}; lower --lr or set --clip-norm, and check the data")
+        self._loss += value * len(y)
+        self._samples += len(y)
+        return torch.autograd.grad(loss, leaf)[0]
+
+    def evaluate(self, h: Tensor, y: Tensor) -> None:
+        """Count one evaluation batch. Expects to run without autograd."""
+        self._test_loss += float(self.loss(h, y)) * len(y)
+        self._test_score += float(self.metric(h, y).sum())
+        self._test_samples += len(y)
+
+    def result(self) -> dict[str, Any]:
+        """Means since the epoch began; None where nothing was counted."""
+        trained, tested = self._samples, self._test_samples
+        return {
+            "loss": self._loss / trained if trained else None,
+            "test_loss": self._test_loss / tested if tested else None,
+            "test_accuracy": self._test_score / tested if tested else None,
+            "tested": tested,
+        }

@@ -1,0 +1,157 @@
+"""A stage: a group of consecutive layers that takes one message and returns messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
+from dni_async.rules.base import Rule
+from dni_async.rules.loss import LossRule
+from dni_async.updater import Updater
+
+
+class Stage:
+    """A pure state machine: no queue, no clock, no rank inside.
+
+    One training batch, in order of time. Each `->` is a message that leaves at once, so that the
+    neighbours can start while this stage goes on:
+
+        forward -> Activation | gradient from the rule, backward -> TargetGradient | optimizer step
+
+    The same stage runs in the simulator, in threads and in torchrun ranks. The last stage has a
+    `LossRule` and sends no activations; stage 0, or a stage whose neighbour upstream wants none
+    (`send_targets=False`), sends no targets.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        layers: nn.Module,
+        rule: Rule,
+        updater: Updater | None,
+        *,
+        send_targets: bool,
+    ) -> None:
+        self.index = index
+        self.layers = layers
+        self.rule = rule
+        self.updater = updater if rule.updates else None
+        self.send_targets = send_targets
+        self._in_place = starts_in_place(layers)
+        self.done = False
+        """The STOP mark has gone back: nothing will come any more."""
+        self.steps = self.samples = 0
+        self.targets_sent = self.targets_received = 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this stage computes the loss."""
+        return isinstance(self.rule, LossRule)
+
+    @property
+    def version(self) -> int:
+        """Optimizer steps taken so far."""
+        return self.updater.version if self.updater else 0
+
+    def on(self, message: Message) -> Iterator[Message]:
+        """Handle any message. Iterate to the end: the work goes on between the messages."""
+        if isinstance(message, Activation):
+            return self.on_activation(message)
+        if isinstance(message, TargetGradient):
+            return self.on_target(message)
+        return self.on_mark(message)
+
+    def on_activation(self, message: Activation) -> Iterator[Message]:
+        """Forward, and for a training batch the update."""
+        if not message.train:
+            yield from self._evaluate(message)
+        elif self.updater is None:
+            yield from self._pass_through(message)
+        else:
+            yield from self._train(message)
+
+    def on_target(self, message: TargetGradient) -> Iterator[Message]:
+        """The target gradient of an earlier batch: it trains the SG network."""
+        self.targets_received += 1
+        self.rule.take_target(message, self.version)
+        return iter(())
+
+    def on_mark(self, mark: Mark) -> Iterator[Message]:
+        """Pass it down; the last stage turns it round; on the way back add what this stage knows."""
+        if not mark.returning:
+            if not self.is_last:
+                yield mark
+                return
+            assert isinstance(self.rule, LossRule)
+            mark.returning = True
+            mark.body["result"] = self.rule.result()
+        mark.body[str(self.index)] = self.stats()
+        if mark.kind is MarkKind.EPOCH:
+            self.rule.new_epoch()
+        self.done = mark.kind is MarkKind.STOP
+        yield mark
+
+    def stats(self) -> dict[str, Any]:
+        """Counts since the start, JSON-able."""
+        return {
+            "index": self.index,
+            "steps": self.steps,
+            "samples": self.samples,
+            "version": self.version,
+            "targets_sent": self.targets_sent,
+            "targets_received": self.targets_received,
+        } | self.rule.stats()
+
+    def _train(self, message: Activation) -> Iterator[Message]:
+        assert self.updater is not None
+        x, h = self._forward(message)
+        out = h.detach()
+        if not self.is_last:
+            yield Activation(message.step, self.version, out, message.y)
+        gradient = self.rule.gradient(message.step, self.version, out, message.y)
+        if h.requires_grad:
+            h.backward(gradient)
+        if self.send_targets:
+            assert x.grad is not None
+            self.targets_sent += 1
+            yield TargetGradient(message.step, self.version, x.grad)
+        self.updater.step()
+        self._count(message)
+
+    def _forward(self, message: Activation) -> tuple[Tensor, Tensor]:
+        self.layers.train()
+        x = message.h.detach()
+        if not self.send_targets:
+            return x, self.layers(x)
+        x.requires_grad_()
+        # a first layer that works in place must touch neither the leaf nor the transport's memory
+        return x, self.layers(x.clone() if self._in_place else x)
+
+    @torch.no_grad()
+    def _pass_through(self, message: Activation) -> Iterator[Message]:
+        self.layers.train()
+        yield Activation(message.step, 0, self.layers(message.h), message.y)
+        self._count(message)
+
+    def _evaluate(self, message: Activation) -> Iterator[Message]:
+        self.layers.eval()
+        with torch.no_grad():
+            h = self.layers(message.h)
+            if isinstance(self.rule, LossRule):
+                self.rule.evaluate(h, message.y)
+        if not self.is_last:
+            yield Activation(message.step, self.version, h, message.y, train=False)
+
+    def _count(self, message: Activation) -> None:
+        self.steps += 1
+        self.samples += len(message.y)
+
+
+def starts_in_place(layers: nn.Module) -> bool:
+    """Whether the first operation of `layers` overwrites its input."""
+    first = next((m for m in layers.modules() if not any(m.children())), None)
+    return bool(getattr(first, "inplace", False))

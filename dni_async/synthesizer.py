@@ -1,0 +1,152 @@
+"""One SG network at work: predict, remember, take the late target, learn."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from dni_async.ledger import Ledger, Pending
+from dni_async.messages import TargetGradient
+from dni_async.networks.base import DNINetwork
+from dni_async.scale import GradientScale
+
+Condition = Callable[[Tensor], Tensor]
+
+
+class Synthesizer:
+    """Gives a stage its gradient at once and trains the SG network when the target comes.
+
+        predict(7)  predict(8)  take(7)      predict(9)  take(8) ...
+           |           |           |
+           g7          g8       regress a fresh prediction for the remembered (h7, y7) on t7,
+                                then `replay` steps on tuples drawn from the last `replay_window`
+
+    condition: makes (B, C) floats from the labels, for conditional DNI; None for plain DNI.
+    """
+
+    measure_every = 8
+    """One target in so many is compared with its prediction (the comparison costs time)."""
+
+    def __init__(
+        self,
+        network: DNINetwork,
+        optimizer: Optimizer,
+        ledger: Ledger,
+        *,
+        condition: Condition | None = None,
+        scale: GradientScale | None = None,
+        replay: int = 0,
+        replay_window: int = 16,
+        seed: int = 0,
+    ) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.ledger = ledger
+        self.condition = condition
+        self.scale = scale or GradientScale()
+        self.replay = replay
+        self.updates = 0
+        self.agreement = Agreement()
+        self._recent: deque[tuple[Tensor, Tensor | None, Tensor]] = deque(maxlen=replay_window)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._taken = 0
+
+    def predict(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
+        """The synthetic gradient of the mean loss at h (B, ...), for the batch `step`."""
+        labels = self._labels(y)
+        prediction = self.network.synthesize(h, labels)
+        if self.network.learns_when_predicting:
+            self._update()
+        self.ledger.put(step, Pending(h, labels, version))
+        return self.scale.to_stage(prediction)
+
+    def take(self, target: TargetGradient) -> int | None:
+        """Learn from a target that arrived. Returns the weight version of its prediction.
+
+        None when the ledger no longer knows the batch: the target is then dropped (and counted).
+        """
+        pending = self.ledger.pop(target.step)
+        if pending is None:
+            return None
+        wanted = self.scale.to_network(target.grad)
+        prediction = self._learn(pending.h, pending.labels, wanted)
+        if self._taken % self.measure_every == 0:
+            self.agreement.add(prediction, wanted)
+        self._taken += 1
+        if self.replay:
+            self._recent.append((pending.h, pending.labels, wanted))
+            for _ in range(self.replay):
+                self._learn(*self._recent[self._draw()])
+        return pending.version
+
+    def stats(self) -> dict[str, Any]:
+        """Agreement with the targets, and what the ledger held and lost."""
+        return self.agreement.stats() | {
+            "sg_updates": self.updates,
+            "targets_dropped": self.ledger.dropped,
+            "held_bytes": self.held_bytes(),
+        }
+
+    def new_epoch(self) -> None:
+        """Start the agreement's running means over."""
+        self.agreement.clear()
+
+    def held_bytes(self) -> int:
+        """Bytes held for batches that passed: the ledger and the replay window."""
+        replay = sum(t.nbytes for entry in self._recent for t in entry if t is not None)
+        return self.ledger.held_bytes() + replay
+
+    def _labels(self, y: Tensor) -> Tensor | None:
+        if self.condition is None:
+            return None
+        labels = self.condition(y)
+        # the ledger outlives the message, whose memory belongs to the transport
+        shared = labels.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
+        return labels.clone() if shared else labels
+
+    def _draw(self) -> int:
+        return int(torch.randint(len(self._recent), (), generator=self._generator))
+
+    def _learn(self, h: Tensor, labels: Tensor | None, wanted: Tensor) -> Tensor:
+        prediction = self.network.regress(h, labels, wanted)
+        self._update()
+        return prediction
+
+    def _update(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.updates += 1
+
+
+class Agreement:
+    """How well predictions meet their targets. To be shown, not gated on: it does not rank recipes."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Start over (at each epoch)."""
+        self._error = self._cosine = 0.0
+        self._count = 0
+
+    def add(self, prediction: Tensor, target: Tensor) -> None:
+        """Compare one prediction with its target (any shape)."""
+        p, t = prediction.flatten().double(), target.flatten().double()
+        norm = max(float(t.norm()), 1e-30)
+        self._error += float((p - t).norm()) / norm
+        self._cosine += float(p @ t) / (norm * max(float(p.norm()), 1e-30))
+        self._count += 1
+
+    def stats(self) -> dict[str, float | None]:
+        """Mean relative error |g - t| / |t| and mean cosine since `clear`; None when nothing came."""
+        if not self._count:
+            return {"sg_relative_error": None, "sg_cosine": None}
+        means = self._error / self._count, self._cosine / self._count
+        error, cosine = (value if math.isfinite(value) else None for value in means)
+        return {"sg_relative_error": error, "sg_cosine": cosine}
