@@ -35,8 +35,8 @@ class Oracle:
     def predict(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
         """The exact gradient of the mean loss at h (B, ...)."""
         self.downstream.train()
-        leaf = h.detach().clone().requires_grad_()
-        self.loss(self.downstream(leaf), y).backward()
+        leaf = h.detach().requires_grad_()
+        self.loss(self.downstream(leaf.clone()), y).backward()  # a clone: its first layer may work in place
         assert leaf.grad is not None
         self.updater.step()
         self._predictions[step] = version, leaf.grad

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -41,6 +41,8 @@ class Stage:
         self.rule = rule
         self.updater = updater if rule.updates else None
         self.send_targets = send_targets
+        self.notice: Callable[[str], None] = lambda kind: None
+        """Called when a piece of work ends (forward, backward, update, sg, evaluate)."""
         self._in_place = starts_in_place(layers)
         self.done = False
         """The STOP mark has gone back: nothing will come any more."""
@@ -78,6 +80,7 @@ class Stage:
         """The target gradient of an earlier batch: it trains the SG network."""
         self.targets_received += 1
         self.rule.take_target(message, self.version)
+        self.notice("sg")
         return iter(())
 
     def on_mark(self, mark: Mark) -> Iterator[Message]:
@@ -110,39 +113,50 @@ class Stage:
         assert self.updater is not None
         x, h = self._forward(message)
         out = h.detach()
+        self.notice("forward")
         if not self.is_last:
+            if shares_memory(out, message.h):  # views only: the ledger outlives the message
+                out = out.clone()
             yield Activation(message.step, self.version, out, message.y)
         gradient = self.rule.gradient(message.step, self.version, out, message.y)
+        self.notice("backward" if self.is_last else "sg")
         if h.requires_grad:
             h.backward(gradient)
+        self.notice("backward")
         if self.send_targets:
             assert x.grad is not None
             self.targets_sent += 1
             yield TargetGradient(message.step, self.version, x.grad)
         self.updater.step()
         self._count(message)
+        self.notice("update")
 
     def _forward(self, message: Activation) -> tuple[Tensor, Tensor]:
         self.layers.train()
         x = message.h.detach()
-        if not self.send_targets:
-            return x, self.layers(x)
-        x.requires_grad_()
-        # a first layer that works in place must touch neither the leaf nor the transport's memory
-        return x, self.layers(x.clone() if self._in_place else x)
+        if self.send_targets:
+            x.requires_grad_()
+        return x, self.layers(self._unshared(x))
+
+    def _unshared(self, x: Tensor) -> Tensor:
+        # a first layer that works in place must touch neither the leaf nor the sender's memory
+        return x.clone() if self._in_place else x
 
     @torch.no_grad()
     def _pass_through(self, message: Activation) -> Iterator[Message]:
         self.layers.train()
-        yield Activation(message.step, 0, self.layers(message.h), message.y)
+        h = self.layers(self._unshared(message.h))
+        self.notice("forward")
+        yield Activation(message.step, 0, h, message.y)
         self._count(message)
 
     def _evaluate(self, message: Activation) -> Iterator[Message]:
         self.layers.eval()
         with torch.no_grad():
-            h = self.layers(message.h)
+            h = self.layers(self._unshared(message.h))
             if isinstance(self.rule, LossRule):
                 self.rule.evaluate(h, message.y)
+        self.notice("evaluate")
         if not self.is_last:
             yield Activation(message.step, self.version, h, message.y, train=False)
 
@@ -152,6 +166,13 @@ class Stage:
 
 
 def starts_in_place(layers: nn.Module) -> bool:
-    """Whether the first operation of `layers` overwrites its input."""
-    first = next((m for m in layers.modules() if not any(m.children())), None)
+    """Whether the first operation of `layers`, views aside, overwrites its input."""
+    views = (nn.Flatten, nn.Unflatten, nn.Identity)
+    leaves = (m for m in layers.modules() if not any(True for _ in m.children()))
+    first = next((m for m in leaves if not isinstance(m, views)), None)
     return bool(getattr(first, "inplace", False))
+
+
+def shares_memory(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors live in the same storage."""
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

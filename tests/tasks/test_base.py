@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+from tasks.base import Task, seed_everything
+
+
+class Regression(Task):
+    def layers(self) -> list[nn.Module]:
+        return [nn.Linear(2, 2)]
+
+    def data(self, root: Path | None) -> tuple[Dataset, Dataset]:
+        raise NotImplementedError
+
+
+class Classification(Regression):
+    classes = 3
+
+
+OUTPUT = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+
+
+def test_layers_and_data_must_be_written() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Task()  # type: ignore[abstract]
+
+
+def test_a_task_is_named_after_its_class_and_has_nothing_to_note() -> None:
+    assert (Classification().name, Classification().note) == ("Classification", None)
+
+
+def test_classes_are_scored_by_cross_entropy_and_accuracy() -> None:
+    task, y = Classification(), torch.tensor([0, 1])
+    expected = -OUTPUT.log_softmax(1)[[0, 1], y].mean()
+    torch.testing.assert_close(task.loss(OUTPUT, y), expected)
+    assert task.metric(OUTPUT, y).tolist() == [1.0, 0.0]
+    assert task.metric_name == "accuracy"
+
+
+def test_classes_are_seen_one_hot() -> None:
+    seen = Classification().condition(torch.tensor([2, 0]))
+    assert seen.tolist() == [[0.0, 0.0, 1.0], [1.0, 0.0, 0.0]]
+    assert seen.dtype == torch.float32
+
+
+def test_real_values_are_scored_by_their_squared_error() -> None:
+    task, y = Regression(), torch.zeros(2, 3)
+    assert task.loss(OUTPUT, y).item() == pytest.approx(5 / 6)
+    assert task.metric(OUTPUT, y).tolist() == pytest.approx([-4 / 3, -1 / 3])
+
+
+def test_real_values_are_seen_as_they_are_and_flat() -> None:
+    y = torch.arange(8, dtype=torch.float64).reshape(2, 2, 2)
+    seen = Regression().condition(y)
+    assert seen.tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert seen.dtype == torch.float32
+
+
+def test_the_same_seed_makes_the_same_layers() -> None:
+    made = []
+    for _ in range(2):
+        seed_everything(5)
+        made.append(nn.Linear(3, 3).weight)
+    assert torch.equal(*made)

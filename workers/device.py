@@ -1,0 +1,66 @@
+"""Where a stage runs: device, threads and cores."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from dni_async.errors import UserError
+
+
+@dataclass(slots=True)
+class Placement:
+    """What one rank got."""
+
+    device: torch.device
+    threads: int
+    cores: list[int]
+    """CPU cores that the process is bound to; empty where the system cannot bind."""
+
+    def describe(self) -> dict[str, Any]:
+        """JSON-able, for the summary."""
+        return asdict(self) | {"device": str(self.device)}
+
+
+def share_of_cores(cores: list[int], rank: int, ranks: int) -> list[int]:
+    """The cores of one of `ranks` processes: equal runs of neighbours, or one each in turn.
+
+    cores 0 1 2 3 4    2 ranks: [0 1] [2 3]     more ranks than cores: rank r gets core r mod 5
+    """
+    each = len(cores) // ranks
+    return cores[rank * each : (rank + 1) * each] if each else [cores[rank % len(cores)]]
+
+
+def place(device: str, threads: int, local_rank: int, local_world: int) -> Placement:
+    """Bind this process to its share of the machine.
+
+    threads: torch threads; 0 takes one per core of the share. Raises UserError when CUDA was asked
+    for and there is none.
+    """
+    process = psutil.Process()
+    cores: list[int] = []
+    if hasattr(process, "cpu_affinity"):
+        cores = share_of_cores(sorted(process.cpu_affinity()), local_rank, local_world)
+        if not threads or threads <= len(cores):
+            process.cpu_affinity(cores)
+        else:
+            cores = sorted(process.cpu_affinity())
+    threads = threads or max(1, len(cores))
+    torch.set_num_threads(threads)
+    return Placement(pick_device(device, local_rank), threads, cores)
+
+
+def pick_device(device: str, local_rank: int) -> torch.device:
+    """The CPU, or this rank's GPU; ranks share GPUs in turn when there are fewer."""
+    if device == "cpu":
+        return torch.device("cpu")
+    if device != "cuda":
+        raise UserError(f"unknown device ({device}); use cpu or cuda")
+    if not torch.cuda.is_available():
+        raise UserError("device cuda was asked for and torch sees none here; use --device cpu")
+    chosen = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(chosen)
+    return chosen

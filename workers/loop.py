@@ -1,0 +1,200 @@
+"""The event loop of one stage: which message next.
+
+    targets_in  ──►┌───────┐──► activations_out        targets first: they keep the SG network fresh
+    activations_in►│ stage │                           activations only when there is room for what
+    targets_out ◄──└───────┘                           they will send
+
+A stage waits only when it has nothing to handle or its neighbours are full, and never longer than the
+deadline. Targets are always taken, whatever happens downstream, so no ring of full queues can form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dni_async.errors import StageError, UserError
+from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient, goes_upstream
+from dni_async.stage import Stage
+from workers.probe import Probe, Throughput
+from workers.supervise import Stopped
+from workers.transport.base import Channel, Deadline, Receiver, Sender, TransportError, wait_any
+
+SLICE = 0.5
+"""Seconds of sleep after which a waiting stage looks at its peers again."""
+
+
+@dataclass(slots=True)
+class Ends:
+    """The four ways in and out of a stage; the last stage has no `activations_out` and `targets_in`."""
+
+    activations_in: Receiver
+    targets_out: Sender
+    activations_out: Sender | None = None
+    targets_in: Receiver | None = None
+
+    def all(self) -> list[Channel]:
+        """The ends that exist."""
+        ends = (self.activations_in, self.targets_out, self.activations_out, self.targets_in)
+        return [end for end in ends if end is not None]
+
+    def close(self) -> None:
+        """Close every end."""
+        for end in self.all():
+            end.close()
+
+
+class StageLoop:
+    """Runs a stage between its ends until the STOP mark has come back.
+
+    lockstep: 0 for free running; n makes the delivery order deterministic: batch s+n is taken up
+    exactly after the target of batch s (only for rules that get targets).
+    timeout: seconds that a wait may last; StageError names the stage and step when it lasts longer.
+    facts: called when a mark comes back, for what a report shall say beside counts and times.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        ends: Ends,
+        probe: Probe,
+        throughput: Throughput,
+        *,
+        timeout: float = 60.0,
+        lockstep: int = 0,
+        facts: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self.stage = stage
+        self.ends = ends
+        self.probe = probe
+        self.throughput = throughput
+        self.timeout = timeout
+        self.lockstep = lockstep if stage.rule.wants_targets else 0
+        self.facts = facts
+        self.inputs_open = True
+        """False once the STOP mark went down: nothing more to send downstream."""
+        self._last_was = "start"
+        stage.notice = probe.mark
+
+    def run(self) -> None:
+        """Handle messages until the end. Raises StageError or UserError, both naming stage and step."""
+        try:
+            while not self.stage.done:
+                if not self.step():
+                    self._wait()
+        except Stopped:
+            self._raise_if_peer_gone()  # torchrun stops everybody when one is gone: that one is the cause
+            raise
+        except (TransportError, StageError, UserError, RuntimeError, ValueError, TypeError) as error:
+            kind = UserError if isinstance(error, UserError) else StageError
+            raise kind(f"{self.where()}: {error}") from error
+
+    def step(self) -> bool:
+        """Handle one message if one may be handled now."""
+        targets, outputs = self.ends.targets_in, self.ends.activations_out
+        room_upstream = self.ends.targets_out.ready()
+        if targets and room_upstream and self._turn_of_target() and targets.poll():
+            self._handle(targets)
+            return True
+        if not (self.inputs_open and room_upstream and self._turn_of_activation()):
+            return False
+        if (outputs is None or outputs.ready()) and self.ends.activations_in.poll():
+            self._handle(self.ends.activations_in)
+            return True
+        return False
+
+    def _handle(self, receiver: Receiver) -> None:
+        from_source = receiver.peer < 0
+        if from_source:
+            self.probe.mark("wait")
+        message = receiver.recv(self.timeout)
+        self.probe.begin(message.step, is_training(message), "load" if from_source else "wait")
+        for out in self.stage.on(message):
+            self._send(out)
+        if isinstance(message, Activation):
+            self._count(message)
+        receiver.release()
+        self._last_was = f"step {message.step}"
+
+    def _send(self, message: Message) -> None:
+        if isinstance(message, Mark):
+            self._see_off(message)
+        sender = self.ends.targets_out if goes_upstream(message) else self.ends.activations_out
+        assert sender is not None, "the last stage sends nothing downstream"
+        sender.send(message, self.timeout)
+        self.probe.mark("send")
+
+    def _see_off(self, mark: Mark) -> None:
+        """Write on a returning mark what only this process knows; note the last one down."""
+        if mark.kind is MarkKind.STOP:
+            self.inputs_open = False
+        if mark.returning:
+            mine = mark.body[str(self.stage.index)]
+            mine.update(self.probe.stats() | self.facts())
+            if self.stage.is_last:
+                mark.body["result"]["samples_per_s"] = self.throughput.per_second()
+            if mark.kind is MarkKind.STOP:
+                mine["timeline"] = self.probe.timeline()
+
+    def _count(self, message: Activation) -> None:
+        if message.train:
+            self.throughput.trained(len(message.y))
+            self.probe.step_done()
+        else:
+            self.throughput.pause()
+
+    def _unanswered(self) -> int:
+        return self.stage.steps - self.stage.targets_received
+
+    def _turn_of_target(self) -> bool:
+        """In lockstep a target waits until as many batches are out as may be (or no more will come)."""
+        return not self.lockstep or self._unanswered() >= self.lockstep or not self.inputs_open
+
+    def _turn_of_activation(self) -> bool:
+        return not self.lockstep or self._unanswered() < self.lockstep
+
+    def _wait(self) -> None:
+        deadline = Deadline(self.timeout)
+        while not wait_any(self._awaited(), min(SLICE, deadline.left())):
+            self._raise_if_peer_gone()
+            if not deadline.left():
+                raise StageError(
+                    f"nothing came from {self._neighbours()} for {self.timeout:g} s; "
+                    "raise --timeout if a step may take that long"
+                )
+
+    def _awaited(self) -> list[Channel]:
+        """The ends whose news would let this stage go on (others may be readable all the time)."""
+        ends = self.ends
+        if not ends.targets_out.ready():
+            return [ends.targets_out]
+        awaited: list[Channel] = []
+        if ends.targets_in and self._turn_of_target():
+            awaited.append(ends.targets_in)
+        if self.inputs_open and self._turn_of_activation():
+            full = ends.activations_out is not None and not ends.activations_out.ready()
+            awaited.append(ends.activations_out if full and ends.activations_out else ends.activations_in)
+        return awaited
+
+    def _raise_if_peer_gone(self) -> None:
+        """Downstream neighbours may leave once the STOP mark is with them; nobody else may."""
+        downstream = (self.ends.activations_out, self.ends.targets_in)
+        for end in self.ends.all():
+            if end.peer_gone() and (self.inputs_open or end not in downstream):
+                raise StageError(
+                    f"stage {end.peer} (rank {end.peer}) is gone; stage {self.stage.index} noticed after "
+                    f"{self._last_was}"
+                )
+
+    def _neighbours(self) -> str:
+        return " and ".join(sorted({f"stage {end.peer}" for end in self._awaited()})) or "anybody"
+
+    def where(self) -> str:
+        """For the line that reports a failure."""
+        return f"stage {self.stage.index} (rank {self.stage.index}), after {self._last_was}"
+
+
+def is_training(message: Message) -> bool:
+    """Whether this message belongs to a training batch."""
+    return isinstance(message, TargetGradient) or (isinstance(message, Activation) and message.train)

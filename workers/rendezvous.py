@@ -1,0 +1,80 @@
+"""Who takes part, and the store in which ranks tell each other things."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from dni_async.errors import StageError, UserError
+
+
+@dataclass(slots=True)
+class Rendezvous:
+    """This rank's place in the job; rank i runs stage i."""
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+    store: dist.Store
+
+    @classmethod
+    def from_env(cls, timeout: float) -> Rendezvous:
+        """Meet the other ranks by the variables that torchrun sets; alone when there are none.
+
+        Raises UserError when the port is taken, StageError when the others do not come in time.
+        """
+        env = os.environ
+        if "RANK" not in env:
+            return cls(0, 1, 0, 1, dist.HashStore())
+        try:
+            store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
+        except (dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
+            where = f"{env.get('MASTER_ADDR')}:{env.get('MASTER_PORT')}"
+            if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
+                raise UserError(f"the rendezvous port is in use ({where}); choose another") from error
+            cause = str(error).splitlines()[0]
+            raise StageError(f"rank {env['RANK']} could not meet the others at {where} ({cause})") from error
+        prefix = f"dni_async/{env.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        store = dist.PrefixStore(prefix, store)
+        store.set_timeout(timedelta(seconds=timeout))
+        local = int(env.get("LOCAL_RANK", rank)), int(env.get("LOCAL_WORLD_SIZE", world))
+        return cls(rank, world, *local, store)
+
+    def publish(self, key: str, value: Any) -> None:
+        """Tell all ranks something JSON-able."""
+        self.store.set(key, json.dumps(value))
+
+    def read(self, key: str, timeout: float) -> Any:
+        """What a rank published, waiting for it. Raises StageError at the deadline."""
+        try:
+            self.store.wait([key], timedelta(seconds=timeout))
+        except (dist.DistStoreError, RuntimeError) as error:
+            raise StageError(
+                f"rank {self.rank} waited {timeout:g} s for '{key}' from another rank"
+            ) from error
+        return json.loads(self.store.get(key))
+
+    def claim(self, key: str) -> bool:
+        """Whether this rank is the first to ask for `key`."""
+        mine = f"{self.rank}-{secrets.token_hex(8)}"
+        return self.store.compare_set(key, "", mine).decode() == mine
+
+
+def host_identity() -> str:
+    """Equal for processes that share memory and sockets: one boot of one host, one network namespace."""
+    parts = [socket.gethostname()]
+    for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/net"):
+        try:
+            parts.append(os.readlink(path) if path.endswith("net") else Path(path).read_text().strip())
+        except OSError:
+            parts.append("-")
+    return "/".join(parts)
