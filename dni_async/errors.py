@@ -4,6 +4,10 @@
 class UserError(ValueError):
     """Bad input. The message is one line: what was wrong, the value, what to do. Exit status 2."""
 
+    status = 2
+
 
 class StageError(RuntimeError):
     """A run that cannot go on. The message names the stage, the step and the cause. Exit status 1."""
+
+    status = 1

@@ -117,7 +117,7 @@ def build_synthesizer(
     """A synthesizer by a resolved `config`; the same seed gives the same initial network."""
     assert config.lr is not None and config.replay is not None, "resolve first"
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
         network = build_network(config, shape, label_size if condition is not None else 0)
     network = network.to(device)
     return Synthesizer(

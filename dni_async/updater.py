@@ -25,15 +25,16 @@ def optimizer_factory(name: str, lr: float, **settings: Any) -> OptimizerFactory
     The fused implementation is taken where torch has one: on CPU it is 4 to 8 times faster.
     Raises UserError for a name or a setting that torch does not know.
     """
+    no_choice = (Optimizer, torch.optim.LBFGS)  # LBFGS wants to evaluate the loss again and again
     classes: dict[str, Any] = {
         key.lower(): value
         for key, value in vars(torch.optim).items()
-        if isinstance(value, type) and issubclass(value, Optimizer) and value is not Optimizer
+        if isinstance(value, type) and issubclass(value, Optimizer) and value not in no_choice
     }
     if name.lower() not in classes:
         raise UserError(f"unknown optimizer ({name}); use one of {', '.join(sorted(classes))}")
     cls = classes[name.lower()]
-    known = inspect.signature(cls).parameters
+    known = [key for key in inspect.signature(cls).parameters if key not in ("params", "lr")]
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise UserError(f"optimizer {name} has no setting {unknown[0]}; it has {', '.join(known)}")

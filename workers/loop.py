@@ -14,11 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from dni_async.errors import StageError, UserError
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient, goes_upstream
 from dni_async.stage import Stage
+from workers.device import move
 from workers.probe import Probe, Throughput
-from workers.supervise import Stopped
 from workers.transport.base import Channel, Deadline, Receiver, Sender, TransportError, wait_any
 
 SLICE = 0.5
@@ -39,10 +41,11 @@ class Ends:
         ends = (self.activations_in, self.targets_out, self.activations_out, self.targets_in)
         return [end for end in ends if end is not None]
 
-    def close(self) -> None:
-        """Close every end."""
-        for end in self.all():
-            end.close()
+    def held_bytes(self) -> int:
+        """Bytes that the ways out hold for messages under way."""
+        return self.targets_out.held_bytes() + (
+            self.activations_out.held_bytes() if self.activations_out else 0
+        )
 
 
 class StageLoop:
@@ -51,6 +54,7 @@ class StageLoop:
     lockstep: 0 for free running; n makes the delivery order deterministic: batch s+n is taken up
     exactly after the target of batch s (only for rules that get targets).
     timeout: seconds that a wait may last; StageError names the stage and step when it lasts longer.
+    device: where the layers are; tensors that arrive elsewhere are moved there.
     facts: called when a mark comes back, for what a report shall say beside counts and times.
     """
 
@@ -64,6 +68,7 @@ class StageLoop:
         timeout: float = 60.0,
         lockstep: int = 0,
         facts: Callable[[], dict[str, Any]] = dict,
+        device: torch.device | None = None,
     ) -> None:
         self.stage = stage
         self.ends = ends
@@ -72,6 +77,7 @@ class StageLoop:
         self.timeout = timeout
         self.lockstep = lockstep if stage.rule.wants_targets else 0
         self.facts = facts
+        self.device = device if device is not None and device.type != "cpu" else None
         self.inputs_open = True
         """False once the STOP mark went down: nothing more to send downstream."""
         self._last_was = "start"
@@ -83,9 +89,6 @@ class StageLoop:
             while not self.stage.done:
                 if not self.step():
                     self._wait()
-        except Stopped:
-            self._raise_if_peer_gone()  # torchrun stops everybody when one is gone: that one is the cause
-            raise
         except (TransportError, StageError, UserError, RuntimeError, ValueError, TypeError) as error:
             kind = UserError if isinstance(error, UserError) else StageError
             raise kind(f"{self.where()}: {error}") from error
@@ -110,6 +113,8 @@ class StageLoop:
             self.probe.mark("wait")
         message = receiver.recv(self.timeout)
         self.probe.begin(message.step, is_training(message), "load" if from_source else "wait")
+        if self.device:
+            move(message, self.device)
         for out in self.stage.on(message):
             self._send(out)
         if isinstance(message, Activation):

@@ -8,10 +8,16 @@ The loop and the stage call `mark(kind)` when a piece of work ends; it gets all 
 
 from __future__ import annotations
 
+import os
+import resource
+import socket
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
+
+import psutil
 
 COMPUTE = ("forward", "backward", "update", "sg", "evaluate")
 """Kinds of work that count as busy."""
@@ -114,6 +120,16 @@ class Throughput:
     def per_second(self) -> float | None:
         """None until something was counted."""
         return self.samples / self.seconds if self.seconds else None
+
+
+def process_facts() -> dict[str, Any]:
+    """Who this process is and the most memory it ever held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "peak_rss_bytes": max(peak, psutil.Process().memory_info().rss),
+    }
 
 
 def warmup_steps(steps_per_epoch: int) -> int:

@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch.distributed as dist
 
 from dni_async.errors import StageError, UserError
@@ -63,10 +64,36 @@ class Rendezvous:
             ) from error
         return json.loads(self.store.get(key))
 
+    def sign_in(self) -> None:
+        """Publish which process this rank is."""
+        self.publish(f"process/{self.rank}", [host_identity(), os.getpid()])
+
+    def gone_ranks(self) -> list[int]:
+        """Ranks of this host whose process has ended. Never raises: it is asked when all goes down."""
+        gone = []
+        try:
+            self.store.set_timeout(timedelta(seconds=1))
+            for rank in range(self.world):
+                key = f"process/{rank}"
+                if self.store.check([key]):
+                    host, pid = json.loads(self.store.get(key))
+                    if host == host_identity() and not _runs(pid):
+                        gone.append(rank)
+        except Exception:
+            pass
+        return gone
+
     def claim(self, key: str) -> bool:
         """Whether this rank is the first to ask for `key`."""
         mine = f"{self.rank}-{secrets.token_hex(8)}"
         return self.store.compare_set(key, "", mine).decode() == mine
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def host_identity() -> str:

@@ -25,6 +25,9 @@ from workers.rendezvous import Rendezvous
 
 _PR_SET_PDEATHSIG = 1
 
+FAILURE_FILE = "DNI_ASYNC_FAILURE_FILE"
+"""Environment variable by which the local launcher names a file for the line."""
+
 
 class Stopped(BaseException):
     """A signal asked this process to stop."""
@@ -32,6 +35,14 @@ class Stopped(BaseException):
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
         self.signum = signum
+
+
+class Told(Exception):
+    """A job in other processes has failed and one of them has told the user (the text repeats it)."""
+
+    def __init__(self, line: str, status: int) -> None:
+        super().__init__(line)
+        self.status = status
 
 
 def install_signals() -> None:
@@ -50,8 +61,8 @@ def install_signals() -> None:
 
 def status_of(error: BaseException) -> int:
     """Exit status for an error."""
-    if isinstance(error, UserError):
-        return 2
+    if isinstance(error, UserError | Told):
+        return error.status
     return 128 + error.signum if isinstance(error, Stopped) else 1
 
 
@@ -64,7 +75,7 @@ def line_of(error: BaseException) -> str:
 
 def log_failure(error: BaseException, folder: Path | None, rank: int) -> None:
     """Write the traceback to `folder`/rank-N.log."""
-    if folder is None or isinstance(error, Stopped):
+    if folder is None or isinstance(error, Stopped | Told):
         return
     try:
         text = "".join(traceback.format_exception(error))
@@ -76,13 +87,20 @@ def log_failure(error: BaseException, folder: Path | None, rank: int) -> None:
 class Guard:
     """Runs a rank's work and makes its end known.
 
-    where: says what the rank was doing when a signal came, for the line.
+    folder: where the traceback goes. where: says what the rank was doing, for the line.
     """
 
     def __init__(self) -> None:
         self.rendezvous: Rendezvous | None = None
         self.folder: Path | None = None
-        self.where: Callable[[], str] = lambda: "before the first step"
+        self.where: Callable[[], str] = lambda: f"rank {os.environ.get('RANK', 0)}, before the first step"
+
+    def meet(self, timeout: float) -> Rendezvous:
+        """Join the other ranks (once), and let them know which process this is."""
+        if self.rendezvous is None:
+            self.rendezvous = Rendezvous.from_env(timeout)
+            self.rendezvous.sign_in()
+        return self.rendezvous
 
     def run(self, work: Callable[[Guard], None]) -> int:
         """The exit status of `work`. On failure the line has been printed when this returns."""
@@ -91,13 +109,21 @@ class Guard:
             work(self)
             return 0
         except (Exception, Stopped) as error:
-            if isinstance(error, Stopped):
-                error.args = (f"{error.args[0]} {self.where()}",)
-            rank = self.rendezvous.rank if self.rendezvous else int(os.environ.get("RANK", 0))
+            rank = int(os.environ.get("RANK", 0))
             log_failure(error, self.folder, rank)
-            if self._first():
-                print(f"dni-async: {line_of(error)}", file=sys.stderr, flush=True)
+            if not isinstance(error, Told) and self._first():
+                tell(self._line(error))
             return status_of(error)
+
+    def _line(self, error: BaseException) -> str:
+        """The cause in one line. torchrun stops all ranks when one is gone: then that one is the cause."""
+        if not isinstance(error, Stopped):
+            return line_of(error)
+        gone = self.rendezvous.gone_ranks() if self.rendezvous else []
+        if error.signum == signal.SIGTERM and gone:
+            names = " and ".join(f"rank {rank}" for rank in gone)
+            return f"{names} is gone; {self.where()}: stopped"
+        return f"{self.where()}: {line_of(error)}"
 
     def _first(self) -> bool:
         """Whether no other rank has told the user yet. Without an answer: tell."""
@@ -108,6 +134,17 @@ class Guard:
             return self.rendezvous.claim("failure")
         except Exception:
             return True
+
+
+def tell(line: str) -> None:
+    """Print the line that ends the job, and leave it for a launcher that asked for it."""
+    print(f"dni-async: {line}", file=sys.stderr, flush=True)
+    path = os.environ.get(FAILURE_FILE)
+    if path:
+        try:
+            Path(path).write_text(line)
+        except OSError:
+            pass  # it was printed
 
 
 def leave(status: int) -> None:

@@ -56,6 +56,17 @@ def zero_output(layer: nn.Linear | nn.Conv2d) -> None:
         nn.init.zeros_(layer.bias)
 
 
+def leave_gradient(parameter: nn.Parameter, gradient: Tensor | None) -> None:
+    """Set `.grad`, in the parameter's memory layout as `backward` would.
+
+    `autograd.grad` does not see to that, and the fused optimizers read both as flat arrays: with other
+    strides they step the wrong elements, without a word (torch 2.13).
+    """
+    if gradient is not None and gradient.stride() != parameter.stride():
+        gradient = torch.empty_like(parameter).copy_(gradient)
+    parameter.grad = gradient
+
+
 def along(labels: Tensor, h: Tensor) -> Tensor:
     """Labels (B, C) repeated over the time steps of h (B, T, D): (B, T, C)."""
     if labels.ndim == h.ndim:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dni_async.networks.base import DNINetwork
+from dni_async.networks.base import DNINetwork, leave_gradient
 
 
 class HeadSG(DNINetwork):
@@ -56,7 +56,7 @@ class HeadSG(DNINetwork):
         parameters = list(self.head.parameters())
         gradient, *rest = torch.autograd.grad(self._cross_entropy(h, labels), [h, *parameters])
         for parameter, grad in zip(parameters, rest, strict=True):
-            parameter.grad = grad
+            leave_gradient(parameter, grad)
         self.log_scale.grad = None
         return gradient.mul_(self.log_scale.detach().exp() * len(h))
 
@@ -71,7 +71,7 @@ class HeadSG(DNINetwork):
         parameters = list(self.parameters())
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         for parameter, grad in zip(parameters, grads, strict=True):
-            parameter.grad = grad
+            leave_gradient(parameter, grad)
         return prediction.detach()
 
     def _cross_entropy(self, h: Tensor, labels: Tensor | None) -> Tensor:

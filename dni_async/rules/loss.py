@@ -17,7 +17,6 @@ class LossRule(Rule):
     """dL/dh of the task's loss, and the running means of loss and metric.
 
     loss: (output, y) -> scalar mean loss. metric: (output, y) -> (B,) scores, mean taken in evaluation.
-    Raises UserError when the loss is NaN or infinite.
     """
 
     wants_targets = False
@@ -38,12 +37,15 @@ class LossRule(Rule):
         """The exact gradient of the mean loss."""
         leaf = h.detach().requires_grad_()
         loss = self.loss(leaf, y)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise UserError(f"the loss is {value}; lower --lr or set --clip-norm, and check the data")
-        self._loss += value * len(y)
-        self._samples += len(y)
+        self.count(loss.item(), len(y))
         return torch.autograd.grad(loss, leaf)[0]
+
+    def count(self, loss: float, samples: int) -> None:
+        """Count one training batch. Raises UserError when its mean loss is NaN or infinite."""
+        if not math.isfinite(loss):
+            raise UserError(f"the loss is {loss}; lower --lr or set --clip-norm, and check the data")
+        self._loss += loss * samples
+        self._samples += samples
 
     def evaluate(self, h: Tensor, y: Tensor) -> None:
         """Count one evaluation batch. Expects to run without autograd."""

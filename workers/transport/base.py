@@ -11,8 +11,15 @@ behind a gradient. A channel has a `Sender` at one end and a `Receiver` at the o
 - ordered: messages arrive once, in the order sent, whatever their sizes and dtypes;
 - lent: a received tensor may lie in the transport's memory and is valid until `release()`;
 - owned: after `send()` the caller no longer writes to the message's tensors;
-- dead peers: every call raises `PeerGone` once the peer is gone and all it had sent is consumed;
-- deadlines: every wait has a timeout in seconds and raises `TransportTimeout`.
+- dead peers: `poll`, `recv`, `ready` and `send` raise `PeerGone` once the peer is gone and all it had
+  sent is consumed; a peer that closed its end counts as gone. `release` never does: a credit for
+  somebody who left is no news;
+- deadlines: every wait has a timeout in seconds and raises `TransportTimeout`;
+- sleeping: a receiver's descriptor is readable while a message or the peer's end waits, a sender's from
+  a credit (or the peer's end) until the next `ready` or `send`. So a loop looks first and sleeps then:
+
+      while not receiver.poll():  # raises PeerGone when nothing can come any more
+          wait_any([receiver], 1.0)
 
 One conformance suite (tests/workers/transport/conformance.py) runs over every implementation.
 """
@@ -21,13 +28,16 @@ from __future__ import annotations
 
 import os
 import select
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from dni_async.messages import Message
+
+C = TypeVar("C", bound="Channel")
 
 
 class TransportError(RuntimeError):
@@ -67,7 +77,7 @@ class Channel(ABC):
     def close(self) -> None:
         """Give back all resources. What was sent before still arrives. May be called twice."""
 
-    def __enter__(self):  # type: ignore[no-untyped-def]
+    def __enter__(self: C) -> C:
         return self
 
     def __exit__(self, kind: type | None, value: object, traceback: TracebackType | None) -> None:
@@ -113,36 +123,34 @@ class Doorbell:
     """Lets a thread wake an event loop that sleeps on file descriptors."""
 
     def __init__(self) -> None:
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
+        self._lock = threading.Lock()  # a late ring must not hit a number that close() gave back
+        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def fileno(self) -> int:
         """Readable after `ring` until `hush`."""
-        return self._reader
+        return self._event
 
     def ring(self) -> None:
-        """Wake whoever sleeps on this. Ringing twice is ringing once."""
-        try:
-            os.write(self._writer, b"\0")
-        except (BlockingIOError, OSError):
-            pass  # full: it rings already; closed: nobody listens
+        """Wake whoever sleeps on this. Ringing twice is ringing once; after `close` it is nothing."""
+        with self._lock:
+            if self._event >= 0:
+                os.eventfd_write(self._event, 1)
 
     def hush(self) -> None:
         """Stop ringing. Look for news after this, not before."""
-        try:
-            while os.read(self._reader, 4096):
-                pass
-        except (BlockingIOError, OSError):
-            pass
+        with self._lock:
+            try:
+                if self._event >= 0:
+                    os.eventfd_read(self._event)
+            except BlockingIOError:
+                pass  # it did not ring
 
     def close(self) -> None:
-        """Give back both descriptors. May be called twice."""
-        for name in ("_reader", "_writer"):
-            descriptor = getattr(self, name)
-            if descriptor >= 0:
-                setattr(self, name, -1)
-                os.close(descriptor)
+        """Give back the descriptor. May be called twice."""
+        with self._lock:
+            if self._event >= 0:
+                os.close(self._event)
+            self._event = -1
 
 
 def wait_any(channels: Iterable[Waitable], timeout: float) -> bool:

@@ -1,6 +1,6 @@
 """A message as bytes: one header of fixed size, then the payload of its tensors.
 
-    0        4     5      6        7          8        16       24      28       32             224
+    0        4     5      6        7          8        16       24      28       32             164
     | magic | kind | flags | mark  | tensors  | step   | version | epoch | crc32 | 2 tensor specs |
 
 A tensor spec is dtype, ndim and up to 8 dims. The receiver learns every shape from the header before
@@ -10,10 +10,12 @@ damaged, raises `WireError`; nothing is guessed.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +26,7 @@ from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradie
 MAGIC = b"DNI1"
 MAX_TENSORS = 2
 MAX_DIMS = 8
+MAX_ELEMENTS = 1 << 48
 ALIGN = 64
 """Payload tensors start at multiples of this many bytes (torch's own alignment on CPU)."""
 
@@ -67,7 +70,7 @@ class Header:
     step: int
     version: int
     epoch: int
-    specs: list[TensorSpec]
+    specs: tuple[TensorSpec, ...]
 
     @property
     def payload_bytes(self) -> int:
@@ -76,7 +79,10 @@ class Header:
 
 
 def encode(message: Message) -> tuple[bytes, list[Tensor]]:
-    """The header of `message` and its tensors, contiguous, in payload order."""
+    """The header of `message` and its tensors in payload order, detached, of any strides and device.
+
+    Raises WireError for a tensor or a mark body that has no place on the wire.
+    """
     flags = mark = epoch = version = 0
     if isinstance(message, Activation):
         kind, tensors, version = _ACTIVATION, [message.h, message.y], message.version
@@ -86,10 +92,10 @@ def encode(message: Message) -> tuple[bytes, list[Tensor]]:
     else:
         kind, mark, epoch = _MARK, int(message.kind), message.epoch
         flags = _RETURNING if message.returning else 0
-        body = bytearray(json.dumps(message.body).encode())
-        tensors = [torch.frombuffer(body, dtype=torch.uint8)]
-    tensors = [tensor.contiguous() for tensor in tensors]
-    specs = b"".join(_pack_spec(tensor) for tensor in tensors).ljust(MAX_TENSORS * _SPEC.size, b"\0")
+        tensors = [_body(message)]
+    tensors = [tensor.detach() if tensor.requires_grad else tensor for tensor in tensors]
+    specs = b"".join([_pack_spec(tensor.dtype, tensor.shape) for tensor in tensors])
+    specs = specs.ljust(MAX_TENSORS * _SPEC.size, b"\0")
     fields = (MAGIC, kind, flags, mark, len(tensors), message.step, version, epoch)
     crc = zlib.crc32(specs, zlib.crc32(_FIXED.pack(*fields, 0)))
     return _FIXED.pack(*fields, crc) + specs, tensors
@@ -107,13 +113,19 @@ def decode(header: bytes) -> Header:
         raise WireError("header is damaged (checksum differs)")
     if count != {_ACTIVATION: 2, _TARGET: 1, _MARK: 1}.get(kind):
         raise WireError(f"message kind {kind} with {count} tensors is unknown")
-    specs: list[TensorSpec] = []
-    end = 0
-    for i in range(count):
-        spec = _unpack_spec(header, _FIXED.size + i * _SPEC.size, -(-end // ALIGN) * ALIGN)
-        specs.append(spec)
-        end = spec.offset + spec.nbytes
-    return Header(kind, flags, mark, step, version, epoch, specs)
+    return Header(kind, flags, mark, step, version, epoch, _unpack_specs(header[_FIXED.size :], count))
+
+
+def payload_bytes(message: Message) -> int:
+    """Bytes of the tensors in a message."""
+    if isinstance(message, Activation):
+        return message.h.nbytes + message.y.nbytes
+    return message.grad.nbytes if isinstance(message, TargetGradient) else 0
+
+
+def layout(tensors: Sequence[Tensor]) -> tuple[TensorSpec, ...]:
+    """Where these tensors lie in a payload."""
+    return _lay_out(tuple([(tensor.dtype, tensor.shape) for tensor in tensors]))
 
 
 def assemble(header: Header, tensors: list[Tensor]) -> Message:
@@ -131,18 +143,47 @@ def assemble(header: Header, tensors: list[Tensor]) -> Message:
     return Mark(kind, header.step, header.epoch, bool(header.flags & _RETURNING), body)
 
 
-def _pack_spec(tensor: Tensor) -> bytes:
-    if tensor.ndim > MAX_DIMS:
-        raise WireError(f"tensor of {tensor.ndim} dimensions cannot be sent (at most {MAX_DIMS})")
-    if tensor.dtype not in _CODE:
-        raise WireError(f"tensor of {tensor.dtype} cannot be sent (use one of {DTYPES})")
-    dims = (*tensor.shape, *[0] * (MAX_DIMS - tensor.ndim))
-    return _SPEC.pack(_CODE[tensor.dtype], tensor.ndim, *dims)
+def _body(mark: Mark) -> Tensor:
+    try:
+        text = json.dumps(mark.body)
+    except (TypeError, ValueError) as error:
+        raise WireError(f"mark body cannot be sent ({error}); use what JSON knows") from None
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
 
-def _unpack_spec(header: bytes, position: int, offset: int) -> TensorSpec:
-    code, ndim, *dims = _SPEC.unpack_from(header, position)
-    if code >= len(DTYPES) or ndim > MAX_DIMS or min(dims[:ndim], default=0) < 0:
-        raise WireError(f"tensor spec is impossible (dtype {code}, shape {dims[:ndim]})")
-    shape = tuple(dims[:ndim])
-    return TensorSpec(DTYPES[code], shape, offset, math.prod(shape) * _ITEMSIZE[code])
+# Shapes repeat from step to step, so the three functions below remember a few.
+
+
+@functools.lru_cache(maxsize=256)
+def _lay_out(forms: tuple[tuple[torch.dtype, tuple[int, ...]], ...]) -> tuple[TensorSpec, ...]:
+    specs: list[TensorSpec] = []
+    end = 0
+    for dtype, shape in forms:
+        offset = -(-end // ALIGN) * ALIGN
+        specs.append(TensorSpec(dtype, tuple(shape), offset, math.prod(shape) * _ITEMSIZE[_CODE[dtype]]))
+        end = offset + specs[-1].nbytes
+    return tuple(specs)
+
+
+@functools.lru_cache(maxsize=256)
+def _pack_spec(dtype: torch.dtype, shape: tuple[int, ...]) -> bytes:
+    if len(shape) > MAX_DIMS:
+        raise WireError(f"tensor of {len(shape)} dimensions cannot be sent (at most {MAX_DIMS})")
+    if dtype not in _CODE:
+        raise WireError(f"tensor of {dtype} cannot be sent (use one of {DTYPES})")
+    return _SPEC.pack(_CODE[dtype], len(shape), *shape, *[0] * (MAX_DIMS - len(shape)))
+
+
+@functools.lru_cache(maxsize=256)
+def _unpack_specs(packed: bytes, count: int) -> tuple[TensorSpec, ...]:
+    forms = []
+    for code, ndim, *dims in list(_SPEC.iter_unpack(packed))[:count]:
+        if code >= len(DTYPES) or ndim > MAX_DIMS or not _possible(dims[:ndim]):
+            raise WireError(f"tensor spec is impossible (dtype {code}, shape {dims[:ndim]})")
+        forms.append((DTYPES[code], tuple(dims[:ndim])))
+    return _lay_out(tuple(forms))
+
+
+def _possible(shape: list[int]) -> bool:
+    """Whether torch can make such a tensor (it multiplies the sizes of empty ones, too)."""
+    return min(shape, default=0) >= 0 and math.prod([max(size, 1) for size in shape]) < MAX_ELEMENTS

@@ -1,0 +1,68 @@
+"""Turns a task, a configuration and a blueprint into one stage."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from dni_async.oracle import Oracle
+from dni_async.rules import DniRule, FrozenRule, LossRule, Rule
+from dni_async.stage import Stage
+from dni_async.updater import Updater, optimizer_factory, schedule_factor
+from launch.blueprint import Blueprint, build_layers, synthesizer_for
+from launch.config import JobConfig, TrainConfig
+from tasks.base import Task
+
+
+def build_updater(config: JobConfig, module: nn.Module, total_steps: int) -> Updater:
+    """Optimizer, schedule and clipping for the parameters of `module`; the same for every engine."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    make = optimizer_factory(config.optimizer, config.lr, **config.optimizer_settings())
+    factor = schedule_factor(config.schedule, total_steps, config.milestones)
+    constant = config.schedule == "constant"
+    return Updater(make(parameters) if parameters else None, None if constant else factor, config.clip_norm)
+
+
+def build_stage(
+    config: TrainConfig, task: Task, blueprint: Blueprint, index: int, device: torch.device
+) -> tuple[Stage, list[str]]:
+    """Stage `index` with its rule, and the names of its layers.
+
+    Every rank builds the whole network, so that all initial weights are those of sequential backprop,
+    and keeps its own part.
+    """
+    layers = build_layers(task, config.seed)
+    first, end = blueprint.bounds[index]
+    names = [f"{i} {type(layers[i]).__name__}" for i in range(first, end)]
+    mine = nn.Sequential(*layers[first:end]).to(device)
+    rest = nn.Sequential(*layers[end:])
+    total_steps = config.epochs * blueprint.steps_per_epoch
+    rule = _rule(config, task, blueprint, index, rest, device)
+    torch.manual_seed(config.seed + 1 + index)  # dropout and the like differ between stages
+    stage = Stage(
+        index,
+        mine,
+        rule,
+        build_updater(config, mine, total_steps),
+        send_targets=index > 0 and config.rule != "frozen",
+    )
+    return stage, names
+
+
+def _rule(
+    config: TrainConfig, task: Task, blueprint: Blueprint, index: int, rest: nn.Module, device: torch.device
+) -> Rule:
+    stages = len(blueprint.bounds)
+    if index == stages - 1:
+        return LossRule(task.loss, task.metric)
+    if config.rule == "frozen":
+        return FrozenRule()
+    if config.rule == "oracle":
+        replica = copy.deepcopy(rest).to(device)
+        total_steps = config.epochs * blueprint.steps_per_epoch
+        return DniRule(Oracle(replica, task.loss, build_updater(config, replica, total_steps)))
+    shape = blueprint.shapes[blueprint.bounds[index][1] - 1]
+    seed = config.seed + 1000 + index
+    return DniRule(synthesizer_for(config, task, shape, blueprint.label_size, stages, seed, device))

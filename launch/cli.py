@@ -1,0 +1,70 @@
+"""The command line: one parser for all commands, and one line when something is wrong with it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+from typing import TypeVar
+
+import tyro
+
+from dni_async.errors import UserError
+
+Config = TypeVar("Config")
+
+
+def parse(cls: type[Config], prog: str, arguments: Sequence[str] | None = None) -> Config:
+    """`cls` from the command line. Raises UserError with one line; --help prints and exits as usual."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint), _wide_terminal():
+            return tyro.cli(cls, prog=prog, args=arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(f"{_first_line(complaint.getvalue())}; see {prog} --help") from None
+
+
+def main() -> None:
+    """`dni-async COMMAND ...` does what `python -m launch.COMMAND ...` does."""
+    from launch import compare, train
+
+    commands = {"train": train.main, "compare": compare.main}
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in commands:
+        sys.argv = [f"dni-async {name}", *sys.argv[2:]]
+        commands[name]()
+        return
+    known = ", ".join(commands)
+    if name in ("-h", "--help"):
+        print(f"usage: dni-async COMMAND [options], where COMMAND is one of {known}; each has --help")
+        return
+    print(f"dni-async: unknown command ({name}); use one of {known}", file=sys.stderr)
+    sys.exit(2)
+
+
+@contextlib.contextmanager
+def _wide_terminal():  # type: ignore[no-untyped-def]
+    """Keep messages that are meant for a box from being broken into lines (help is left alone)."""
+    before = os.environ.get("COLUMNS")
+    if "--help" not in sys.argv and "-h" not in sys.argv:
+        os.environ["COLUMNS"] = "1000"
+    try:
+        yield
+    finally:
+        os.environ.pop("COLUMNS", None)
+        if before is not None:
+            os.environ["COLUMNS"] = before
+
+
+def _first_line(box: str) -> str:
+    """The message in tyro's box."""
+    lines = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
+    first = lines[0] if lines else " ".join(box.split())
+    prefix = "Error parsing "
+    if first.startswith(prefix) and not first.startswith(prefix + "-"):
+        first = first.split(": ", 1)[-1]
+    return first

@@ -1,0 +1,190 @@
+"""Everything that can be set, checked when it is set."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from dni_async.errors import UserError
+from dni_async.recipes import SGConfig
+from dni_async.updater import SCHEDULES, optimizer_factory
+
+RULES = ("dni", "cdni", "frozen", "oracle")
+"""Ways of the stages to get their gradients."""
+ENGINES = ("decoupled", "backprop")
+TRANSPORTS = ("auto", "shm", "dist", "rpc")
+
+
+@dataclass(kw_only=True, slots=True)
+class JobConfig:
+    """What all engines share: task, data, optimizer, stages, processes."""
+
+    task: str = "mnist-fcn"
+    """mnist-fcn, mnist-cnn, digits-fcn, or your own as my_pkg.my_task:MyTask."""
+    task_args: tuple[str, ...] = ()
+    """The task's own settings, such as width=1024 depth=6."""
+    data_root: str = ""
+    """Folder with the data sets; by default the environment's DNI_DATA, then a cache folder."""
+    epochs: int = 5
+    """Times through the training set."""
+    batch_size: int = 256
+    """Samples per update."""
+    seed: int = 0
+    """Of initial weights and data order."""
+    stages: int = 0
+    """Processes to start on this machine; 0 leaves it to torchrun, or is 1 without it."""
+    cut: str = ""
+    """First layer of every stage but the first, such as 2,4; by default cut by measured cost."""
+    optimizer: str = "adam"
+    """Of the stages: any name of torch.optim."""
+    lr: float = 1e-3
+    """Learning rate of the stages."""
+    optimizer_args: tuple[str, ...] = ()
+    """More settings of the optimizer, such as momentum=0.9."""
+    schedule: str = "constant"
+    """Learning rate over the run: constant, linear or cosine (both to zero), or step."""
+    milestones: tuple[float, ...] = (0.6, 0.8)
+    """Schedule step: shares of the run after which the rate is divided by ten."""
+    clip_norm: float | None = None
+    """Clip the gradient norm of each stage's own parameters to this."""
+    sg: SGConfig = field(default_factory=SGConfig)
+    """The SG networks of rules dni and cdni."""
+    in_flight: int = 4
+    """Batches that may lie between two neighbouring stages."""
+    deterministic: bool = False
+    """Lock-step delivery: the same run gives the same weights, bit for bit (costs speed)."""
+    transport: str = "auto"
+    """auto, shm, dist or rpc; several, one per link, with commas. Auto: shm within a host, else dist."""
+    device: str = "cpu"
+    """cpu or cuda."""
+    threads: int = 1
+    """Threads per stage; 0 takes the stage's share of the cores."""
+    timeout: float = 60.0
+    """Seconds that any wait may last."""
+    port: int = 0
+    """Rendezvous port of a job started here (not by torchrun); 0 finds a free one."""
+    out: str = ""
+    """Folder for results; by default nothing is written."""
+    quiet: bool = False
+    """Show no progress and no table."""
+
+    def __post_init__(self) -> None:
+        for name, value, low in (
+            ("epochs", self.epochs, 1),
+            ("batch-size", self.batch_size, 1),
+            ("stages", self.stages, 0),
+            ("in-flight", self.in_flight, 1),
+            ("threads", self.threads, 0),
+        ):
+            if value < low:
+                raise UserError(f"{name} is {value}; it must be at least {low}")
+        for name, number in (("lr", self.lr), ("timeout", self.timeout), ("clip-norm", self.clip_norm)):
+            if number is not None and not number > 0:
+                raise UserError(f"{name} is {number}; it must be positive")
+        if not 0 <= self.port < 65536:
+            raise UserError(f"port is {self.port}; it must be 0 to 65535")
+        _one_of("schedule", self.schedule, SCHEDULES)
+        _one_of("device", self.device, ("cpu", "cuda"))
+        for transport in self.transport.split(","):
+            _one_of("transport", transport, TRANSPORTS)
+        self.cut_layers()
+        optimizer_factory(self.optimizer, self.lr, **self.optimizer_settings())
+
+    def cut_layers(self) -> list[int] | None:
+        """The cut as numbers; None when it is to be found."""
+        if not self.cut:
+            return None
+        try:
+            cut = [int(part) for part in self.cut.split(",")]
+        except ValueError:
+            raise UserError(f"cut is {self.cut}; write layer numbers with commas, such as 2,4") from None
+        if sorted(set(cut)) != cut or cut[0] < 1:
+            raise UserError(f"cut is {self.cut}; layer numbers must increase and start at 1 or more")
+        return cut
+
+    def optimizer_settings(self) -> dict[str, Any]:
+        """`optimizer_args` as keyword arguments."""
+        return {key: _value(text) for key, text in key_values("optimizer-args", self.optimizer_args)}
+
+    def data_folder(self) -> Path | None:
+        """Where the user keeps data sets."""
+        root = self.data_root or os.environ.get("DNI_DATA", "")
+        return Path(root) if root else None
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig(JobConfig):
+    """Train one task with one engine."""
+
+    rule: str = "cdni"
+    """How stages get their gradients: dni, cdni, frozen (a control) or oracle (checks the pipeline)."""
+    engine: str = "decoupled"
+    """decoupled (stages by --rule), or backprop (sequential, one process)."""
+
+    def __post_init__(self) -> None:
+        JobConfig.__post_init__(self)
+        _one_of("rule", self.rule, RULES)
+        _one_of("engine", self.engine, ENGINES)
+
+    @property
+    def engine_name(self) -> str:
+        """What tables call it: the rule of a decoupled run, else the engine."""
+        return self.rule if self.engine == "decoupled" else self.engine
+
+
+@dataclass(kw_only=True, slots=True)
+class CompareConfig(JobConfig):
+    """Run several engines on one task, each in a job of its own, and set them side by side."""
+
+    engines: tuple[str, ...] = ("backprop", "dni", "cdni")
+    """backprop, and rules: dni, cdni, frozen, oracle. Speed-up is given over the first backprop."""
+    repeats: int = 1
+    """Runs of each engine, in turn (A B A B); the table gives medians."""
+
+    def __post_init__(self) -> None:
+        JobConfig.__post_init__(self)
+        if not self.engines:
+            raise UserError("no engines given; name some, such as --engines backprop cdni")
+        for engine in self.engines:
+            _one_of("engine", engine, ("backprop", *RULES))
+        if self.repeats < 1:
+            raise UserError(f"repeats is {self.repeats}; it must be at least 1")
+
+    def job(self, engine: str, out: Path) -> TrainConfig:
+        """The configuration of one contestant."""
+        shared = {name: getattr(self, name) for name in JobConfig.__dataclass_fields__}
+        own = {"engine": engine} if engine in ENGINES else {"rule": engine}
+        if engine == "backprop":
+            shared |= {"stages": 1, "cut": ""}
+        return TrainConfig(**shared | own | {"out": str(out)})
+
+
+def key_values(option: str, pairs: tuple[str, ...]) -> list[tuple[str, str]]:
+    """("momentum=0.9", ...) as [("momentum", "0.9"), ...]."""
+    for pair in pairs:
+        if "=" not in pair:
+            raise UserError(f"--{option} got {pair}; write name=value")
+    return [(pair.split("=", 1)[0], pair.split("=", 1)[1]) for pair in pairs]
+
+
+def with_stages(config: TrainConfig, stages: int) -> TrainConfig:
+    """The same job with this many stages."""
+    return replace(config, stages=stages)
+
+
+def _value(text: str) -> Any:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    if "," in text:
+        return tuple(_value(part) for part in text.split(","))
+    try:
+        return float(text) if any(c in text for c in ".eE") else int(text)
+    except ValueError:
+        return text
+
+
+def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UserError(f"unknown {what} ({value}); use one of {', '.join(known)}")

@@ -1,0 +1,64 @@
+"""Train from Python, without torchrun: for notebooks, scripts and tests."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dni_async.errors import StageError, UserError
+from launch.config import TrainConfig
+from launch.local import run_local
+from launch.weights import load_all
+from tasks.base import Task
+from tasks.registry import create
+from workers.supervise import Told
+
+
+@dataclass(slots=True)
+class Fit:
+    """A finished run."""
+
+    summary: dict[str, Any]
+    """What summary.json holds."""
+    model: nn.Sequential
+    """The trained layers in one piece, on the CPU, in eval mode."""
+
+
+def fit(
+    task: Task | str,
+    *,
+    stages: int = 1,
+    rule: str = "cdni",
+    epochs: int = 5,
+    task_args: Sequence[str] = (),
+    **settings: Any,
+) -> Fit:
+    """Train `task` in `stages` local processes; see `launch.config.TrainConfig` for more settings.
+
+        trained = fit("mnist-fcn", stages=2, rule="cdni", epochs=5)
+        trained.summary["final"]["test_accuracy"], trained.model(x)
+
+    task: a `Task`, also one defined in a notebook, or a name as for --task.
+    Raises UserError for bad input and StageError when the run failed, each with one line.
+    """
+    settings = {"quiet": True} | settings
+    if isinstance(task, str):
+        settings |= {"task": task, "task_args": tuple(task_args)}
+        task = create(task, task_args)
+    with tempfile.TemporaryDirectory(prefix="dni_async-fit-") as scratch:
+        out = str(settings.pop("out", "") or scratch)
+        config = TrainConfig(stages=stages, rule=rule, epochs=epochs, out=out, **settings)
+        try:
+            run_local(config, task)
+        except Told as failure:
+            raise (UserError if failure.status == 2 else StageError)(str(failure)) from None
+        model = nn.Sequential(*task.layers())
+        model.load_state_dict(load_all(Path(out), stages))
+        summary = json.loads((Path(out) / "summary.json").read_text())
+    return Fit(summary, model.eval())

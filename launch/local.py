@@ -1,0 +1,107 @@
+"""Starts the ranks of a job on this machine with torch's elastic launcher, as torchrun does."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import cloudpickle
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from dni_async.errors import StageError, UserError
+from launch.config import TrainConfig
+from tasks.base import Task
+from workers.supervise import FAILURE_FILE, Told
+
+
+def run_local(config: TrainConfig, task: Task) -> None:
+    """Run the job in `config.stages` processes and wait for its end.
+
+    Raises `Told` with the exit status when a rank has told the user why it failed.
+    """
+    check_port(config.port)
+    with tempfile.TemporaryDirectory(prefix="dni_async-") as name:
+        folder = Path(name)
+        job = folder / "job.pkl"
+        job.write_bytes(cloudpickle.dumps((config, task)))
+        told = folder / "failure"
+        with _environment(**{FAILURE_FILE: str(told)}), _silent_launcher():
+            _launch(max(1, config.stages), config.port, job, told)
+
+
+def check_port(port: int) -> None:
+    """Raises UserError when `port` is not free on this machine."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("localhost", port))
+        except OSError as error:
+            raise UserError(f"port {port} cannot be used ({error.strerror}); choose another --port") from None
+
+
+def _launch(stages: int, port: int, job: Path, told: Path) -> None:
+    launch = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=stages,
+        run_id=job.parent.name,
+        rdzv_backend="c10d",
+        rdzv_endpoint=f"localhost:{port}",
+        max_restarts=0,
+        monitor_interval=0.1,
+        logs_specs=DefaultLogsSpecs(log_dir=str(job.parent / "logs")),
+    )
+    try:
+        elastic_launch(launch, sys.executable)("-m", "launch.worker", str(job))
+    except ChildFailedError as error:
+        rank, failure = min(error.failures.items(), key=lambda item: item[1].timestamp)
+        if told.exists():
+            statuses = [f.exitcode for f in error.failures.values()]
+            raise Told(told.read_text(), 2 if 2 in statuses else 1) from None
+        how = failure.signal_name() if failure.exitcode < 0 else f"exit status {failure.exitcode}"
+        raise StageError(f"rank {rank} ended before the first step ({how})") from None
+    except SignalException as stop:
+        number = int(stop.sigval)
+        raise Told(told.read_text() if told.exists() else "", 128 + number) from None
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Environment variables for the children."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def _silent_launcher() -> Iterator[None]:
+    """The launcher's own log lines say in twenty what our ranks say in one; and keep our signals."""
+    logger = logging.getLogger("torch.distributed.elastic")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for number, handler in handlers.items():
+            try:
+                signal.signal(number, handler)
+            except ValueError:
+                pass  # not the main thread: nobody changed them

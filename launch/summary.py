@@ -1,0 +1,177 @@
+"""The record of a run: made on rank 0 from the marks that come back, written to --out."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy
+import psutil
+import torch
+
+from dni_async.messages import Mark, MarkKind
+from launch.config import TrainConfig
+from launch.files import JsonLines, write_json
+from launch.plots import plot_curves, plot_timeline
+from launch.progress import Progress
+from launch.timeline import chrome_trace, overlap
+from tasks.base import Task
+
+
+class Recorder:
+    """Takes the marks as they come back to stage 0; knows the whole run when STOP is here.
+
+    out: folder for the files, None for none. The clock starts with the recorder.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: Task,
+        *,
+        stages: int,
+        steps_per_epoch: int,
+        samples: tuple[int, int],
+        transports: list[str],
+        notes: list[str],
+        out: Path | None,
+        progress: Progress,
+    ) -> None:
+        self.out = out
+        self.progress = progress
+        self.steps_per_epoch = steps_per_epoch
+        self.summary: dict[str, Any] = {
+            "task": task.name,
+            "engine": config.engine_name,
+            "rule": config.rule if config.engine == "decoupled" else None,
+            "seed": config.seed,
+            "dataset": {"train": samples[0], "test": samples[1]},
+            "notes": notes,
+            "versions": versions(),
+            "hardware": hardware(),
+            "settings": asdict(config),
+            "samples_per_s": None,
+            "train_s": None,
+            "metric_name": task.metric_name,
+            "epochs": [],
+            "final": {},
+            "transports": transports,
+            "stages": [],
+        }
+        self.timeline: list[dict[str, Any]] = []
+        self._epochs = config.epochs
+        self._lines = JsonLines(out / "metrics.jsonl", append=False) if out else None
+        self._start = time.perf_counter()
+        progress.start(config.epochs, stages)
+
+    def on_mark(self, mark: Mark) -> None:
+        """Show and keep what a mark brought."""
+        seconds = time.perf_counter() - self._start
+        result = mark.body.pop("result")
+        stages = [mark.body[str(i)] for i in range(len(mark.body))]
+        if mark.kind is MarkKind.STOP:
+            self._finish(seconds, result, stages)
+        elif mark.kind is MarkKind.EPOCH:
+            self._epoch(mark.epoch, seconds, result, stages)
+        else:
+            self._report(mark, seconds, result, stages)
+
+    def _report(
+        self, mark: Mark, seconds: float, result: dict[str, Any], stages: list[dict[str, Any]]
+    ) -> None:
+        shown = [
+            {"step": s["steps"], "utilisation": s["utilisation"], "staleness": s.get("staleness_mean")}
+            for s in stages
+        ]
+        shown[-1]["loss"] = result["loss"]
+        step = mark.step - (mark.epoch - 1) * self.steps_per_epoch
+        self.progress.update(step, self.steps_per_epoch, result["samples_per_s"], shown)
+        self._write(
+            {"kind": "report", "epoch": mark.epoch, "step": mark.step, "seconds": seconds} | result, stages
+        )
+
+    def _epoch(
+        self, epoch: int, seconds: float, result: dict[str, Any], stages: list[dict[str, Any]]
+    ) -> None:
+        record = {"epoch": epoch, "seconds": seconds} | result
+        self.summary["epochs"].append(record)
+        self.progress.epoch(record)
+        self._write({"kind": "epoch"} | record, stages)
+        # agreement counts start over with each epoch: the summary keeps those of the last whole one
+        self._agreement = [
+            {key: s[key] for key in s if key in ("sg_relative_error", "sg_cosine")} for s in stages
+        ]
+
+    def _finish(self, seconds: float, result: dict[str, Any], stages: list[dict[str, Any]]) -> None:
+        self.progress.close()
+        self.timeline = [{"stage": s["index"], "events": s.pop("timeline")} for s in stages]
+        _from_first_event(self.timeline)
+        last = self.summary["epochs"][-1]
+        keys = ("loss", "test_loss", "test_accuracy")
+        self.summary |= {
+            "samples_per_s": result["samples_per_s"],
+            "train_s": last["seconds"],
+            "total_s": seconds,
+            "final": {key: last[key] for key in keys},
+            "overlap": overlap(self.timeline),
+            "stages": [s | kept for s, kept in zip(stages, self._agreement, strict=True)],
+        }
+        if self._lines:
+            self._lines.close()
+
+    def _write(self, record: dict[str, Any], stages: list[dict[str, Any]]) -> None:
+        if self._lines:
+            self._lines.write(record | {"stages": stages})
+
+    def write_files(self) -> None:
+        """Write everything to the folder, when the run is over."""
+        if self.out is None:
+            return
+        out = self.out
+        write_json(out / "timeline.json", chrome_trace(self.timeline, self.summary), indent=None)
+        plot_timeline(self.timeline, out / "timeline.png", self.summary)
+        plot_curves(self.summary, out / "curves.png")
+        write_json(out / "summary.json", self.summary)  # last: who finds it finds the others too
+
+
+def _from_first_event(timeline: list[dict[str, Any]]) -> None:
+    """Let the timeline start at zero."""
+    start = min((row["events"][0][1] for row in timeline if row["events"]), default=0.0)
+    for row in timeline:
+        for event in row["events"]:
+            event[1] = round(event[1] - start, 1)
+
+
+def versions() -> dict[str, str]:
+    """What the run ran on."""
+    return {
+        "dni_async": importlib.metadata.version("dni-async"),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """The machine of rank 0."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "cpu": _cpu_name(),
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": gpus,
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def _cpu_name() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

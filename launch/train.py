@@ -1,0 +1,41 @@
+"""Train one task with one engine: the entry for torchrun, and for people without it.
+
+torchrun --standalone --nproc-per-node 2 -m launch.train --task mnist-fcn --rule cdni --out runs/a
+python -m launch.train --stages 2 --task mnist-fcn --rule cdni --out runs/a     (the same, one host)
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from launch.cli import parse
+from launch.config import TrainConfig
+from launch.job import run_rank
+from launch.local import run_local
+from tasks.registry import create
+from workers.supervise import Guard, leave
+
+
+def work(guard: Guard) -> None:
+    """Parse the command line and be one rank, or start as many ranks as were asked for."""
+    under_torchrun = "RANK" in os.environ
+    if under_torchrun:
+        guard.meet(60.0)  # first of all, so that one rank alone complains about the command line
+    config = parse(TrainConfig, "launch.train")
+    task = create(config.task, config.task_args)
+    if under_torchrun or (config.stages <= 1 and not config.port):
+        run_rank(guard, config, task)
+    else:
+        run_local(config, task)
+
+
+def main() -> None:
+    """Exit status 0; 2 for bad input; 1 when the run failed; 130 or 143 when it was stopped."""
+    if "--help" in sys.argv or "-h" in sys.argv:
+        parse(TrainConfig, "launch.train")
+    leave(Guard().run(work))
+
+
+if __name__ == "__main__":
+    main()

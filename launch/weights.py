@@ -1,0 +1,38 @@
+"""Trained weights on disk: every stage writes its own part, together they fit the uncut network.
+
+weights/stage-0.safetensors   0.weight, 0.bias, 1.weight ...      names as in nn.Sequential(*layers)
+weights/stage-1.safetensors   4.weight ...
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from dni_async.errors import UserError
+
+
+def save_part(folder: Path, stage: int, first_layer: int, layers: nn.Module) -> None:
+    """Write the weights of one stage whose first layer is number `first_layer` of the network."""
+    folder = folder / "weights"
+    folder.mkdir(parents=True, exist_ok=True)
+    state: dict[str, Tensor] = {}
+    for name, tensor in layers.state_dict().items():
+        number, _, rest = name.partition(".")
+        state[f"{first_layer + int(number)}.{rest}"] = tensor.detach().cpu().clone().contiguous()
+    temporary = folder / f".stage-{stage}.tmp"
+    save_file(state, temporary)
+    temporary.replace(folder / f"stage-{stage}.safetensors")
+
+
+def load_all(folder: Path, stages: int) -> dict[str, Tensor]:
+    """The `state_dict` of `nn.Sequential(*task.layers())`, from the parts of all stages."""
+    state: dict[str, Tensor] = {}
+    for stage in range(stages):
+        path = folder / "weights" / f"stage-{stage}.safetensors"
+        if not path.exists():
+            raise UserError(f"weights of stage {stage} are missing ({path}); was the run finished?")
+        state |= load_file(path)
+    return state

@@ -1,0 +1,83 @@
+"""The pictures are PNG files of the promised size with something on them."""
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from launch.plots import plot_compare, plot_curves, plot_timeline
+from tests.launch.samples import compared, pipeline, summary
+
+FORWARD, BACKWARD = (0x3F, 0x78, 0xC9), (0xE8, 0x83, 0x3A)
+
+
+def pixels(path):
+    """(height, width, 3) of 0..255."""
+    assert path.read_bytes().startswith(b"\x89PNG")
+    return np.rint(255 * matplotlib.image.imread(path)[..., :3]).astype(int)
+
+
+def share(image, colour):
+    return (np.abs(image - colour).max(-1) <= 3).mean()
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_timeline(stages, tmp_path):
+    path = tmp_path / "timeline.png"
+    plot_timeline(pipeline(stages), path, summary(stages=stages))
+    image = pixels(path)
+    assert image.shape == (200 + 120 * stages, 1200, 3)
+    assert share(image, FORWARD) > 0.03
+    assert share(image, BACKWARD) > 0.05
+
+
+def test_stage_0_is_on_top(tmp_path):
+    timeline = [
+        {"stage": 0, "events": [["forward", 0.0, 100.0, 0]]},
+        {"stage": 1, "events": [["backward", 0.0, 100.0, 0]]},
+    ]
+    plot_timeline(timeline, tmp_path / "timeline.png")
+    column = pixels(tmp_path / "timeline.png")[120:, 400]  # below the legend
+    (blue,), (orange,) = ([np.flatnonzero(np.abs(column - c).max(-1) <= 3)] for c in (FORWARD, BACKWARD))
+    assert blue.size and orange.size and blue.max() < orange.min()
+
+
+@pytest.mark.parametrize("timeline", [[], [{"stage": 0, "events": []}]])
+def test_timeline_of_nothing(timeline, tmp_path):
+    plot_timeline(timeline, tmp_path / "timeline.png")
+    assert pixels(tmp_path / "timeline.png").shape[1] == 1200
+
+
+def test_curves(tmp_path):
+    plot_curves(summary(), tmp_path / "curves.png")
+    image = pixels(tmp_path / "curves.png")
+    assert image.shape == (480, 1200, 3)
+    assert share(image[:, :600], BACKWARD) > 0.0005  # test loss, left
+    assert share(image[:, 600:], FORWARD) > 0.0005  # accuracy, right
+
+
+@pytest.mark.parametrize(
+    "epochs", [[], [{"epoch": 1, "loss": 0.5, "test_loss": None, "test_accuracy": None, "seconds": 1.0}]]
+)
+def test_curves_of_next_to_nothing(epochs, tmp_path):
+    plot_curves(summary(epochs=epochs, metric_name="negative error"), tmp_path / "curves.png")
+    assert pixels(tmp_path / "curves.png").shape == (480, 1200, 3)
+
+
+def test_compare_goes_on_after_a_failure(tmp_path):
+    rows = [
+        compared("backprop", 1, 1.0, summary=summary("backprop", 1, seconds=8.0)),
+        {"engine": "gpipe", "stages": 2, "error": "no such luck"},
+        compared("cdni", 2, 1.88, summary=summary("cdni", 2)),
+        compared("cdni", 4, 2.9),
+        compared("someone else's", 2, None),
+    ]
+    plot_compare(rows, tmp_path / "compare.png")
+    image = pixels(tmp_path / "compare.png")
+    assert image.shape == (480, 1200, 3)
+    assert share(image[:, :600], FORWARD) > 0.02
+    assert share(image[:, 600:], FORWARD) > 0.0005
+
+
+def test_compare_when_all_failed(tmp_path):
+    plot_compare([{"engine": "cdni", "stages": 2, "error": "boom"}], tmp_path / "compare.png")
+    assert pixels(tmp_path / "compare.png").shape == (480, 1200, 3)

@@ -1,0 +1,132 @@
+"""What the tables say, to the letter, in Markdown and on terminals of several widths."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from launch.tables import compare_grid, make_console, markdown, metric, number, percent, run_grid, show
+from tests.launch.samples import compared, summary
+
+ROWS = [
+    compared("backprop", 1, 1.0),
+    {"engine": "gpipe", "stages": 2, "error": "RuntimeError: no\n  such | luck"},
+    compared("cdni", 2, 1.88, test_accuracy=0.98, train_s=1024.64),
+]
+
+
+def printed(grid, width, terminal=True):
+    out = io.StringIO()
+    show(grid, Console(file=out, width=width, force_terminal=terminal, color_system=None, highlight=False))
+    return [line.rstrip() for line in out.getvalue().splitlines()]
+
+
+def test_numbers_as_text():
+    assert [number(12345.6), number(0.128, 2), number(None)] == ["12,346", "0.13", "-"]
+    assert [percent(0.984), percent(0.9841, 1), percent(None)] == ["98 %", "98.4 %", "-"]
+    assert [metric(0.98412, digits=2), metric(None), metric(-0.123456, "score")] == [
+        "98.41 %",
+        "-",
+        "-0.1235",
+    ]
+
+
+def test_compare_as_markdown():
+    assert markdown(compare_grid(ROWS, title="mnist-fcn")) == (
+        "**mnist-fcn**\n"
+        "\n"
+        "| engine | stages | samples/s | speed-up | utilisation per stage | test accuracy | seconds |\n"
+        "|:--|--:|--:|--:|:--|--:|--:|\n"
+        "| backprop | 1 | 6,400 | 1.00 x | 97 % | 98.4 % | 46.3 |\n"
+        "| gpipe | 2 | failed | - | - | - | - |\n"
+        "| cdni | 2 | 12,032 | 1.88 x | 97 % / 95 % | 98.0 % | 1,024.6 |\n"
+        "\n"
+        "- gpipe failed: RuntimeError: no such | luck\n"
+    )
+
+
+def test_compare_on_80_columns():
+    assert printed(compare_grid(ROWS), 80) == [
+        "                                                                  test",
+        "engine    stages  samples/s  speed-up  utilisation per stage  accuracy  seconds",
+        "───────────────────────────────────────────────────────────────────────────────",
+        "backprop       1      6,400    1.00 x  97 %                     98.4 %     46.3",
+        "gpipe          2     failed         -  -                             -        -",
+        "cdni           2     12,032    1.88 x  97 % / 95 %              98.0 %  1,024.6",
+        "",
+        "gpipe failed: RuntimeError: no such | luck",
+    ]
+
+
+def test_a_metric_that_is_not_accuracy_has_no_per_cent():
+    grid = compare_grid([compared("cdni", 2, 1.0, test_accuracy=-0.0123456)], metric_name="score")
+    column = grid.columns[5]
+    assert (column.head, column.cells) == ("test\nscore", ["-0.01235"])
+    final = {"test_loss": 0.5, "test_accuracy": -0.0123456}
+    told = run_grid(summary(metric_name="score", final=final)).notes[0]
+    assert told == "test score -0.01235, test loss 0.5000, 15,000 samples/s, 20.0 s"
+
+
+def test_many_stages_break_after_whole_values():
+    lines = printed(compare_grid([compared("cdni", 8, 3.0, utilisation=[0.97, 0.95] * 4)]), 80)
+    assert [line[37:59].strip() for line in lines[3:]] == [
+        "97 % / 95 % / 97 % /",
+        "95 % / 97 % / 95 % /",
+        "97 % / 95 %",
+    ]
+
+
+def test_one_run_as_markdown():
+    assert markdown(run_grid(summary(notes=["emulated: no MNIST here"]))) == (
+        "**mnist-fcn, cdni, 2 stages, shm, seed 0**\n"
+        "\n"
+        "| stage | parameters | utilisation | busy s | wait s | send s | SG s | staleness mean / max |"
+        " SG error | SG cosine | peak MB |\n"
+        "|:--|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n"
+        "| 0 (layers 0-1) | 2,691,000 | 97 % | 119.3 | 3.3 | 0.4 | 12.2 | 1.0 / 2 | 0.42 | 0.91 | 412 |\n"
+        "| 1 (layers 2-3) | 2,691,000 | 95 % | 119.3 | 3.3 | 0.4 | - | - | - | - | 412 |\n"
+        "\n"
+        "- test accuracy 98.41 %, test loss 0.0513, 15,000 samples/s, 20.0 s\n"
+        "- emulated: no MNIST here\n"
+    )
+
+
+def test_one_run_on_80_columns_leaves_out_the_spare_columns():
+    assert printed(run_grid(summary()), 80) == [
+        "mnist-fcn, cdni, 2 stages, shm, seed 0",
+        "                                                        staleness     SG      SG",
+        "stage           parameters  utilisation  wait s  SG s  mean / max  error  cosine",
+        "────────────────────────────────────────────────────────────────────────────────",
+        "0 (layers 0-1)   2,691,000         97 %     3.3  12.2     1.0 / 2   0.42    0.91",
+        "1 (layers 2-3)   2,691,000         95 %     3.3     -           -      -       -",
+        "",
+        "test accuracy 98.41 %, test loss 0.0513, 15,000 samples/s, 20.0 s",
+    ]
+
+
+def test_an_engine_without_synthetic_gradients_has_no_such_columns():
+    heads = [column.head for column in run_grid(summary("backprop", stages=1)).columns]
+    assert heads == ["stage", "parameters", "utilisation", "busy s", "wait s", "send s", "peak\nMB"]
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 200])
+@pytest.mark.parametrize("grid", [run_grid(summary(stages=4)), compare_grid(ROWS)], ids=["run", "compare"])
+def test_no_number_is_ever_cut(grid, width):
+    text = "\n".join(printed(grid, width))
+    assert "…" not in text
+    for column in grid.columns:
+        assert column.spare or all(cell in text for cell in column.cells)
+
+
+def test_square_brackets_are_not_markup():
+    assert printed(run_grid(summary(notes=["[bold]x[/] [0, 1]"])), 100)[-1] == "[bold]x[/] [0, 1]"
+
+
+def test_a_pipe_is_wide_and_its_notes_are_not_broken(capsys):
+    console = make_console()
+    assert (console.is_terminal, console.width >= 100) == (False, True)
+    long = "word " * 60 + "end"
+    show(run_grid(summary(notes=[long])))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == long
+    assert lines[2].split()[-1] == "MB"

@@ -1,0 +1,284 @@
+"""Channels across hosts: torch.distributed point-to-point, gloo for headers and CPU tensors, NCCL for CUDA.
+
+One daemon thread per end waits, so that nobody else has to. A gloo send is a rendezvous: it ends only
+when the receive is posted. That is what bounds the channel, without credit messages: the receiver posts
+no receive while its share is full.
+
+    sender's caller   sender's thread              receiver's thread            receiver's caller
+    send ----------->  outbox (1 message)
+                       header         ~~waits~~>   while queued + unreleased
+                                                     < max(1, capacity - 1)
+                       each tensor    --------->   tensors of the header's shape
+    <--- ready         (outbox is empty)           inbox ---------------------> recv
+                                                                                use
+                                                   may post again  <----------- release
+                       heartbeat      --------->   (ignored)
+    close ---------->  goodbye        --------->   (the end)
+
+In flight: outbox and receiver's share together, that is `capacity`, but 2 where `capacity` is 1.
+
+Dead peers: a broken connection fails the pending operation at once; a sender with nothing to say finds
+out by its next heartbeat. A receiver whose share is full learns of it when its caller releases.
+
+Deadlines: the group's `timeout` is the longest that a message (or a heartbeat) may wait for the
+receiver to post. A receiver that holds its share for longer than that ends the channel.
+
+Close both ends before the interpreter ends: a thread that still waits inside gloo can abort the exit.
+The receiver's `close` reads on in the background until the goodbye, so the sender never hangs in its own
+`close`; the sender learns of it by the process's end only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from dni_async.messages import Message
+from workers.transport.base import PeerGone, Receiver, Sender, TransportError, TransportTimeout
+from workers.transport.queues import Credits, Inbox, check_capacity
+from workers.transport.wire import (
+    HEADER_BYTES,
+    TensorSpec,
+    WireError,
+    assemble,
+    decode,
+    encode,
+    payload_bytes,
+)
+
+HEARTBEAT = 2.0
+"""Seconds of silence after which the sender says that it is alive (sooner for short group timeouts)."""
+LINGER = 5.0
+"""Seconds that `close` waits for the peer to take what is still to be sent."""
+
+_HEARTBEAT_FRAME = b"beat".ljust(HEADER_BYTES, b"\0")
+_GOODBYE_FRAME = b"bye!".ljust(HEADER_BYTES, b"\0")
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The process groups of one channel. Header and payload share one unless the device is CUDA."""
+
+    header: dist.ProcessGroup
+    payload: dist.ProcessGroup
+    timeout: float
+    """Seconds an operation may wait for its counterpart."""
+    device: torch.device
+    """Where payloads are sent from and received to."""
+
+
+def make_groups(
+    links: Iterable[tuple[int, int]], timeout: float, device: torch.device | str = "cpu"
+) -> dict[tuple[int, int], Groups]:
+    """Groups of both channels of every link (a pair of ranks), by (sender's rank, receiver's rank).
+
+    Every rank of the default group calls this with the same links in the same order, also the ranks
+    that have no part in a link. Raises RuntimeError when the default group is not initialised.
+    """
+    span = timedelta(seconds=timeout)
+    device, groups = torch.device(device), {}
+    for link in links:
+        for source, destination in (link, link[::-1]):
+            ranks = sorted(link)
+            header = dist.new_group(ranks, timeout=span, backend="gloo")
+            payload = header
+            if device.type == "cuda":
+                payload = dist.new_group(ranks, timeout=span, backend="nccl")
+            groups[source, destination] = Groups(header, payload, timeout, device)
+    return groups
+
+
+class DistSender(Sender):
+    """The end that messages go into. `peer` is the receiver's stage and, in the default group, its rank."""
+
+    def __init__(self, peer: int, groups: Groups) -> None:
+        self.peer = peer
+        self._groups = groups
+        self._credits = Credits(1)
+        self._outbox: queue.SimpleQueue[_Parcel | None] = queue.SimpleQueue()
+        self._sending = 0
+        self._thread = threading.Thread(target=self._run, name=f"send to {peer}", daemon=True)
+        self._thread.start()
+
+    def fileno(self) -> int:
+        """A doorbell: the outbox is empty, or the channel ended."""
+        return self._credits.fileno()
+
+    def peer_gone(self) -> bool:
+        """Whether sending failed."""
+        return self._credits.ended()
+
+    def ready(self) -> bool:
+        """Whether the outbox is empty."""
+        return self._credits.ready()
+
+    def send(self, message: Message, timeout: float) -> None:
+        """Put the message into the outbox; its tensors are read until `ready`."""
+        header, tensors = encode(message)
+        self._credits.take(timeout)
+        self._sending = payload_bytes(message)
+        self._outbox.put(_Parcel(header, [tensor.contiguous() for tensor in tensors]))
+        self.sent += 1
+
+    def held_bytes(self) -> int:
+        """Bytes of the message in the outbox."""
+        return self._sending
+
+    def close(self) -> None:
+        """Send what is left and the goodbye, waiting up to LINGER seconds for the peer to take it."""
+        self._outbox.put(None)
+        self._thread.join(LINGER)
+        self._credits.close()
+
+    def _run(self) -> None:
+        """Send parcels until the goodbye; the thread's body."""
+        silence = min(HEARTBEAT, self._groups.timeout / 4)
+        with _thread_of(self._credits, self.peer, self._groups.device):
+            while True:
+                try:
+                    parcel = self._outbox.get(timeout=silence)
+                except queue.Empty:
+                    self._frame(_HEARTBEAT_FRAME)
+                    continue
+                if parcel is None:
+                    self._frame(_GOODBYE_FRAME)
+                    return
+                self._deliver(parcel)
+                self._sending = 0
+                self._credits.give()
+
+    def _deliver(self, parcel: _Parcel) -> None:
+        parcel.wait()
+        self._frame(parcel.header)
+        for tensor in parcel.tensors:
+            if tensor.numel():
+                there = _bytes(tensor.to(self._groups.device))
+                dist.send(there, self.peer, group=self._groups.payload)
+
+    def _frame(self, frame: bytes) -> None:
+        packet = torch.frombuffer(bytearray(frame), dtype=torch.uint8)
+        dist.send(packet, self.peer, group=self._groups.header)
+
+
+class DistReceiver(Receiver):
+    """The end that messages come out of, with tensors on the groups' device."""
+
+    def __init__(self, peer: int, groups: Groups, capacity: int) -> None:
+        self.peer = peer
+        self._groups = groups
+        self._inbox = Inbox()
+        self._room = threading.Semaphore(max(1, check_capacity(capacity) - 1))
+        self._lent = 0
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=f"receive from {peer}", daemon=True)
+        self._thread.start()
+
+    def fileno(self) -> int:
+        """A doorbell: a message came, or the channel ended."""
+        return self._inbox.fileno()
+
+    def peer_gone(self) -> bool:
+        """Whether the goodbye came or receiving failed."""
+        return self._inbox.ended()
+
+    def poll(self) -> bool:
+        """Whether a message waits."""
+        return self._inbox.poll()
+
+    def recv(self, timeout: float) -> Message:
+        """The oldest message, in memory of its own."""
+        message = self._inbox.get(timeout)
+        self._lent += 1
+        return message
+
+    def release(self) -> None:
+        """Let the thread post one more receive."""
+        if not self._lent:
+            raise TransportError("nothing to release (every received message was released already)")
+        self._lent -= 1
+        self._room.release()
+
+    def close(self) -> None:
+        """Read on to the goodbye, waiting up to LINGER seconds for it; the messages are dropped."""
+        self._closed = True
+        self._room.release()
+        self._thread.join(LINGER)
+        self._inbox.close()
+
+    def _run(self) -> None:
+        """Receive messages until the goodbye; the thread's body."""
+        with _thread_of(self._inbox, self.peer, self._groups.device):
+            while True:
+                self._room.acquire()
+                message = self._next()
+                if message is None:
+                    raise PeerGone(f"stage {self.peer} closed its end")
+                if self._closed:
+                    self._room.release()
+                else:
+                    self._inbox.put(message)
+
+    def _next(self) -> Message | None:
+        """The next message; None for the goodbye."""
+        frame = _HEARTBEAT_FRAME
+        while frame == _HEARTBEAT_FRAME:
+            buffer = torch.empty(HEADER_BYTES, dtype=torch.uint8)
+            dist.recv(buffer, self.peer, group=self._groups.header)
+            frame = buffer.numpy().tobytes()
+        if frame == _GOODBYE_FRAME:
+            return None
+        header = decode(frame)
+        tensors = [self._tensor(spec) for spec in header.specs]
+        if self._groups.device.type == "cuda":
+            torch.cuda.current_stream().synchronize()
+        return assemble(header, tensors)
+
+    def _tensor(self, spec: TensorSpec) -> Tensor:
+        tensor = torch.empty(spec.shape, dtype=spec.dtype, device=self._groups.device)
+        if spec.nbytes:
+            dist.recv(_bytes(tensor), self.peer, group=self._groups.payload)
+        return tensor
+
+
+class _Parcel:
+    """An encoded message, and when its tensors are computed (CUDA)."""
+
+    def __init__(self, header: bytes, tensors: list[Tensor]) -> None:
+        self.header = header
+        self.tensors = tensors
+        on = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
+        self._computed = torch.cuda.current_stream(on).record_event() if on else None
+
+    def wait(self) -> None:
+        """Let this thread's stream wait for the caller's."""
+        if self._computed:
+            torch.cuda.current_stream().wait_event(self._computed)
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """A tensor as bytes, since gloo does not know every dtype."""
+    return tensor.view(-1).view(torch.uint8)
+
+
+@contextlib.contextmanager
+def _thread_of(end: Inbox | Credits, peer: int, device: torch.device) -> Iterator[None]:
+    """Choose the thread's device; turn what ends the thread into what the channel's next call raises."""
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        yield
+    except (TransportError, WireError) as error:
+        end.fail(error if isinstance(error, TransportError) else TransportError(str(error)))
+    except Exception as error:
+        cause = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        late = "timed out" in cause.lower() or "timeout" in cause.lower()
+        kind = TransportTimeout if late else PeerGone
+        end.fail(kind(f"stage {peer} {'did not answer' if late else 'is gone'} ({cause})"))

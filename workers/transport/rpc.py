@@ -1,0 +1,305 @@
+"""Channels over torch.distributed.rpc: each queue is a bounded buffer at the receiver.
+
+    sender                                        receiver
+    take a credit
+    rpc_async(_deliver, number, message) ------>  buffer, in the order of the numbers
+                                                  recv, use
+    a credit more  <------ rpc_async(_credit)     release
+    rpc_async(_deliver, number, nothing) ------>  (the end, after all that was sent)
+    (the end)      <------ rpc_async(_leave)      close
+
+rpc runs calls in a pool of threads, in any order; hence the numbers. Every end pings its peer once a
+second, since a call to a dead process fails at once and silence tells nothing.
+
+Call `start_rpc` before the first channel is made and `stop_rpc` after the last one is closed.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import torch
+import torch.distributed.rpc as rpc
+from torch import Tensor
+
+from dni_async.messages import Message
+from workers.transport.base import Deadline, PeerGone, Receiver, Sender, TransportError
+from workers.transport.queues import Credits, Inbox, check_capacity
+from workers.transport.wire import WireError, assemble, decode, encode
+
+PING = 1.0
+"""Seconds between two pings."""
+LINGER = 5.0
+"""Seconds that `close` waits for the answers to calls under way."""
+
+
+def start_rpc(rank: int, world_size: int, timeout: float, url: str = "env://") -> None:
+    """Join the rpc of `world_size` processes as f"stage{rank}". `timeout` is for each call, in seconds."""
+    options = rpc.TensorPipeRpcBackendOptions(rpc_timeout=timeout, init_method=url)
+    with _quiet():
+        rpc.init_rpc(worker_name(rank), rank=rank, world_size=world_size, rpc_backend_options=options)
+
+
+def stop_rpc(graceful: bool = True) -> None:
+    """Leave the rpc, waiting for all others if `graceful`; forget all channels."""
+    with _quiet():
+        rpc.shutdown(graceful=graceful)
+    _ENDS.clear()
+
+
+def worker_name(rank: int) -> str:
+    """What rpc calls the process of a stage."""
+    return f"stage{rank}"
+
+
+class RpcSender(Sender):
+    """The end that messages go into. Several channels from `me` to `peer` need different names."""
+
+    def __init__(self, me: int, peer: int, capacity: int, name: str = "") -> None:
+        self.peer = peer
+        self._key = _key(me, peer, name)
+        self._credits = _ENDS.credits(self._key)
+        for _ in range(check_capacity(capacity)):
+            self._credits.give()
+        self._line = _Line(peer, self._credits.fail)
+
+    def fileno(self) -> int:
+        """A doorbell: a credit came, or the channel ended."""
+        return self._credits.fileno()
+
+    def peer_gone(self) -> bool:
+        """Whether a call failed or the receiver closed."""
+        return self._credits.ended()
+
+    def ready(self) -> bool:
+        """Whether there is a credit."""
+        return self._credits.ready()
+
+    def send(self, message: Message, timeout: float) -> None:
+        """Call the receiver, without waiting for the answer. Tensors are copied to the CPU."""
+        header, tensors = encode(message)
+        self._credits.take(timeout)
+        self._line.call(_deliver, self._key, self.sent, header, [tensor.cpu() for tensor in tensors])
+        self.sent += 1
+
+    def held_bytes(self) -> int:
+        """Bytes of the messages that the receiver has not acknowledged."""
+        return self._line.pending_bytes()
+
+    def close(self) -> None:
+        """Tell the receiver that this was all, and wait up to LINGER seconds for its answers."""
+        if not self._line.closed:
+            self._line.call(_deliver, self._key, self.sent, b"", [])
+            self._line.close()
+        self._credits.close()
+
+
+class RpcReceiver(Receiver):
+    """The end that messages come out of."""
+
+    def __init__(self, me: int, peer: int, name: str = "") -> None:
+        self.peer = peer
+        self._key = _key(peer, me, name)
+        self._buffer = _ENDS.buffer(self._key)
+        self._inbox = self._buffer.inbox
+        self._line = _Line(peer, self._inbox.fail)
+        self._lent = 0
+
+    def fileno(self) -> int:
+        """A doorbell: a message came, or the channel ended."""
+        return self._inbox.fileno()
+
+    def peer_gone(self) -> bool:
+        """Whether a call failed or the sender closed."""
+        return self._inbox.ended()
+
+    def poll(self) -> bool:
+        """Whether the next message waits."""
+        return self._inbox.poll()
+
+    def recv(self, timeout: float) -> Message:
+        """The oldest message, in memory of its own."""
+        message = self._inbox.get(timeout)
+        self._lent += 1
+        return message
+
+    def release(self) -> None:
+        """Return one credit to the sender."""
+        if not self._lent:
+            raise TransportError("nothing to release (every received message was released already)")
+        self._lent -= 1
+        self._line.call(_credit, self._key)
+
+    def close(self) -> None:
+        """Tell the sender that nobody listens."""
+        if not self._line.closed:
+            self._line.call(_leave, self._key)
+            self._line.close()
+        self._inbox.close()
+
+
+class _Line:
+    """Calls to one peer, the watch on their answers, and a ping a second."""
+
+    def __init__(self, peer: int, fail: Callable[[TransportError], None]) -> None:
+        self.closed = False
+        self._peer = peer
+        self._fail = fail
+        self._pending: dict[int, int] = {}
+        self._calls = 0
+        self._idle = threading.Condition()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ping, name=f"ping {peer}", daemon=True)
+        self._thread.start()
+
+    def call(self, function: Callable[..., None], *args: object) -> None:
+        """Run `function(*args)` at the peer; if that fails, the channel fails."""
+        try:
+            with self._idle:
+                future = rpc.rpc_async(worker_name(self._peer), function, args=args)
+                self._calls += 1
+                self._pending[self._calls] = _size(args)
+                done = partial(self._done, self._calls)
+            future.add_done_callback(done)
+        except RuntimeError as error:
+            self._report(error)
+
+    def pending_bytes(self) -> int:
+        """Bytes of the tensors in calls that were not answered yet."""
+        with self._idle:
+            return sum(self._pending.values())
+
+    def close(self) -> None:
+        """Stop pinging and wait up to LINGER seconds for the answers."""
+        self.closed = True
+        self._stop.set()
+        self._thread.join()
+        deadline = Deadline(LINGER)
+        with self._idle:
+            while self._pending and deadline.left():
+                self._idle.wait(deadline.left())
+
+    def _done(self, call: int, future: torch.futures.Future) -> None:
+        try:
+            future.wait()
+        except Exception as error:  # whatever the peer raised
+            self._report(error)
+        with self._idle:
+            del self._pending[call]
+            self._idle.notify_all()
+
+    def _report(self, error: Exception) -> None:
+        cause = str(error).strip().splitlines() or [repr(error)]
+        self._fail(PeerGone(f"stage {self._peer} is gone ({cause[0]})"))
+
+    def _ping(self) -> None:
+        while not self._stop.wait(PING):
+            self.call(_nothing)
+
+
+class _Buffer:
+    """Puts messages in the order of their numbers. Credits bound it."""
+
+    def __init__(self) -> None:
+        self.inbox = Inbox()
+        self._lock = threading.Lock()
+        self._early: dict[int, Message | None] = {}
+        self._next = 0
+
+    def add(self, number: int, message: Message | None) -> None:
+        """Take message `number`; None is the end. Called from any thread."""
+        with self._lock:
+            self._early[number] = message
+            while self._next in self._early:
+                following = self._early.pop(self._next)
+                self._next += 1
+                if following is None:
+                    self.inbox.fail(PeerGone(f"the peer closed its end (after {number} messages)"))
+                else:
+                    self.inbox.put(following)
+
+
+class _Ends:
+    """The ends in this process, by channel: where a call from outside finds its channel.
+
+    An end exists from its first mention, since a call can come before its channel is made here.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._buffers: dict[str, _Buffer] = {}
+        self._credits: dict[str, Credits] = {}
+
+    def buffer(self, key: str) -> _Buffer:
+        """The receiving end of a channel."""
+        with self._lock:
+            if key not in self._buffers:
+                self._buffers[key] = _Buffer()
+            return self._buffers[key]
+
+    def credits(self, key: str) -> Credits:
+        """The sending end of a channel."""
+        with self._lock:
+            if key not in self._credits:
+                self._credits[key] = Credits(0)
+            return self._credits[key]
+
+    def clear(self) -> None:
+        """Forget all channels; their keys may be used again."""
+        with self._lock:
+            for buffer in self._buffers.values():
+                buffer.inbox.close()
+            for credits in self._credits.values():
+                credits.close()
+            self._buffers.clear()
+            self._credits.clear()
+
+
+_ENDS = _Ends()
+
+
+def _deliver(key: str, number: int, header: bytes, tensors: list[Tensor]) -> None:
+    """Called by the sender; an empty header is the end."""
+    _ENDS.buffer(key).add(number, _message(header, tensors) if header else None)
+
+
+def _credit(key: str) -> None:
+    """Called by the receiver for each release."""
+    _ENDS.credits(key).give()
+
+
+def _leave(key: str) -> None:
+    """Called by the receiver when it closes."""
+    _ENDS.credits(key).fail(PeerGone("the peer closed its end"))
+
+
+def _nothing() -> None:
+    """Called to see whether somebody answers."""
+
+
+def _message(header: bytes, tensors: list[Tensor]) -> Message:
+    decoded = decode(header)
+    if [(spec.dtype, spec.shape) for spec in decoded.specs] != [(t.dtype, tuple(t.shape)) for t in tensors]:
+        raise WireError("header and tensors do not fit together")
+    return assemble(decoded, tensors)
+
+
+def _key(source: int, destination: int, name: str) -> str:
+    return f"{name}:{source}>{destination}"
+
+
+def _size(args: tuple[object, ...]) -> int:
+    lists = [arg for arg in args if isinstance(arg, list)]
+    return sum(tensor.nbytes for tensors in lists for tensor in tensors)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the notice that rpc is deprecated: whoever asked for it knows."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
