@@ -112,12 +112,10 @@ class Stage:
     def _train(self, message: Activation) -> Iterator[Message]:
         assert self.updater is not None
         x, h = self._forward(message)
-        out = h.detach()
+        out = own(h.detach(), message)
         self.notice("forward")
         if not self.is_last:
-            if shares_memory(out, message.h):  # views only: the ledger outlives the message
-                out = out.clone()
-            yield Activation(message.step, self.version, out, message.y)
+            yield self._activation(message, out)
         gradient = self.rule.gradient(message.step, self.version, out, message.y)
         self.notice("backward" if self.is_last else "sg")
         if h.requires_grad:
@@ -147,7 +145,7 @@ class Stage:
         self.layers.train()
         h = self.layers(self._unshared(message.h))
         self.notice("forward")
-        yield Activation(message.step, 0, h, message.y)
+        yield self._activation(message, h)
         self._count(message)
 
     def _evaluate(self, message: Activation) -> Iterator[Message]:
@@ -158,7 +156,12 @@ class Stage:
                 self.rule.evaluate(h, message.y)
         self.notice("evaluate")
         if not self.is_last:
-            yield Activation(message.step, self.version, h, message.y, train=False)
+            yield self._activation(message, h)
+
+    def _activation(self, message: Activation, h: Tensor) -> Activation:
+        """The message that answers `message` downstream, in memory of its own: it is still on its way
+        when the transport upstream takes back what it lent."""
+        return Activation(message.step, self.version, own(h, message), own(message.y, message), message.train)
 
     def _count(self, message: Activation) -> None:
         self.steps += 1
@@ -173,6 +176,8 @@ def starts_in_place(layers: nn.Module) -> bool:
     return bool(getattr(first, "inplace", False))
 
 
-def shares_memory(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors live in the same storage."""
-    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+def own(tensor: Tensor, message: Activation) -> Tensor:
+    """`tensor`, copied if it lies in the memory of `message`, which is only lent."""
+    storage = tensor.untyped_storage().data_ptr()
+    lent = (message.h.untyped_storage().data_ptr(), message.y.untyped_storage().data_ptr())
+    return tensor.clone() if storage in lent else tensor

@@ -11,15 +11,21 @@ Both listen before either connects, so nobody waits for a neighbour that waits f
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 
 from dni_async.errors import UserError
 from workers.rendezvous import Rendezvous, host_identity
 from workers.transport.base import Receiver, Sender
+from workers.transport.dist import DistReceiver, DistSender, make_groups
+from workers.transport.rpc import RpcReceiver, RpcSender, start_rpc, stop_rpc
 from workers.transport.shm import ShmListener, connect
 
 
@@ -64,6 +70,9 @@ def agree_on_transports(rendezvous: Rendezvous, asked: str, timeout: float) -> l
     """Tell the others where this rank runs, hear where they run, and choose alike."""
     rendezvous.publish(f"host/{rendezvous.rank}", host_identity())
     hosts = [rendezvous.read(f"host/{rank}", timeout) for rank in range(rendezvous.world)]
+    if len(set(hosts)) == 1 and sys.platform == "linux":
+        for backend in ("GLOO", "TP"):  # nobody else needs to reach us
+            os.environ.setdefault(f"{backend}_SOCKET_IFNAME", "lo")
     return choose_transports(asked, hosts)
 
 
@@ -73,18 +82,76 @@ def open_links(
 ) -> Iterator[Links]:
     """This rank's links, by the transport of each; closed at the end.
 
-    capacity: messages under way per channel. timeout: seconds for the neighbours to come.
+    capacity: messages under way per channel. timeout: seconds for the neighbours to come, and for any
+    message to be taken. After a failure nothing is closed: closing waits for peers, and the process
+    is about to end anyway.
     """
-    rank, pin = rendezvous.rank, device.type == "cuda"
-    neighbours = [n for n in (rank - 1, rank + 1) if 0 <= n < rendezvous.world]
-    over_shm = [n for n in neighbours if transports[min(rank, n)] == "shm"]
-    listeners = {n: ShmListener(n, pin) for n in over_shm}
-    for n, listener in listeners.items():
-        rendezvous.publish(f"shm/{n}-{rank}", listener.address)
-    opened: dict[int, Link] = {}
-    with ExitStack() as stack:
-        for n in over_shm:
-            address = rendezvous.read(f"shm/{rank}-{n}", timeout)
-            sender = stack.enter_context(connect(address, n, capacity, timeout, pin))
-            opened[n] = Link(sender, stack.enter_context(listeners[n].accept(timeout)))
-        yield Links(opened.get(rank - 1), opened.get(rank + 1))
+    stack = ExitStack()
+    opener = _Opener(rendezvous, transports, capacity, timeout, device, stack)
+    links = opener.shm() | opener.dist() | opener.rpc()
+    yield Links(links.get(rendezvous.rank - 1), links.get(rendezvous.rank + 1))
+    stack.close()
+
+
+@dataclass(slots=True)
+class _Opener:
+    """Opens the links of one transport after the other, all ranks in the same order."""
+
+    rendezvous: Rendezvous
+    transports: Sequence[str]
+    capacity: int
+    timeout: float
+    device: torch.device
+    stack: ExitStack
+
+    def shm(self) -> dict[int, Link]:
+        """Listen, publish the addresses, connect, accept; see the diagram above."""
+        rank, pin = self.rendezvous.rank, self.device.type == "cuda"
+        listeners = {n: ShmListener(n, pin) for n in self._neighbours("shm")}
+        for n, listener in listeners.items():
+            self.rendezvous.publish(f"shm/{n}-{rank}", listener.address)
+        links = {}
+        for n, listener in listeners.items():
+            address = self.rendezvous.read(f"shm/{rank}-{n}", self.timeout)
+            sender = connect(address, n, self.capacity, self.timeout, pin)
+            links[n] = self._link(sender, listener.accept(self.timeout))
+        return links
+
+    def dist(self) -> dict[int, Link]:
+        """Make the groups of all links, which every rank of the job takes part in."""
+        pairs = [(i, i + 1) for i, name in enumerate(self.transports) if name == "dist"]
+        if not pairs:
+            return {}
+        dist.init_process_group(
+            "gloo",
+            store=dist.PrefixStore("gloo", self.rendezvous.store),
+            rank=self.rendezvous.rank,
+            world_size=self.rendezvous.world,
+            timeout=timedelta(seconds=self.timeout),
+        )
+        self.stack.callback(dist.destroy_process_group)
+        rank, groups = self.rendezvous.rank, make_groups(pairs, self.timeout, self.device)
+        return {
+            n: self._link(DistSender(n, groups[rank, n]), DistReceiver(n, groups[n, rank], self.capacity))
+            for n in self._neighbours("dist")
+        }
+
+    def rpc(self) -> dict[int, Link]:
+        """Join the rpc of all ranks."""
+        if "rpc" not in self.transports:
+            return {}
+        rank = self.rendezvous.rank
+        start_rpc(rank, self.rendezvous.world, self.timeout)
+        self.stack.callback(stop_rpc)
+        return {
+            n: self._link(RpcSender(rank, n, self.capacity), RpcReceiver(rank, n))
+            for n in self._neighbours("rpc")
+        }
+
+    def _neighbours(self, transport: str) -> list[int]:
+        rank = self.rendezvous.rank
+        pairs = ((n, min(rank, n)) for n in (rank - 1, rank + 1) if 0 <= n < self.rendezvous.world)
+        return [n for n, link in pairs if self.transports[link] == transport]
+
+    def _link(self, sender: Sender, receiver: Receiver) -> Link:
+        return Link(self.stack.enter_context(sender), self.stack.enter_context(receiver))
