@@ -21,7 +21,7 @@ from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradie
 from dni_async.stage import Stage
 from workers.device import move
 from workers.probe import Probe, Throughput
-from workers.transport.base import Channel, Deadline, Receiver, Sender, TransportError, wait_any
+from workers.transport.base import Channel, Deadline, PeerGone, Receiver, Sender, TransportError, wait_any
 
 SLICE = 0.5
 """Seconds of sleep after which a waiting stage looks at its peers again."""
@@ -80,7 +80,7 @@ class StageLoop:
         self.device = device if device is not None and device.type != "cpu" else None
         self.inputs_open = True
         """False once the STOP mark went down: nothing more to send downstream."""
-        self._last_was = "start"
+        self._position = "before the first step"
         stage.notice = probe.mark
 
     def run(self) -> None:
@@ -89,6 +89,9 @@ class StageLoop:
             while not self.stage.done:
                 if not self.step():
                     self._wait()
+        except PeerGone as error:
+            self._raise_if_peer_gone()
+            raise StageError(f"{self.where()}: {error}") from error
         except (TransportError, StageError, UserError, RuntimeError, ValueError, TypeError) as error:
             kind = UserError if isinstance(error, UserError) else StageError
             raise kind(f"{self.where()}: {error}") from error
@@ -115,12 +118,13 @@ class StageLoop:
         self.probe.begin(message.step, is_training(message), "load" if from_source else "wait")
         if self.device:
             move(message, self.device)
+        self._position = f"at step {message.step}"
         for out in self.stage.on(message):
             self._send(out)
         if isinstance(message, Activation):
             self._count(message)
         receiver.release()
-        self._last_was = f"step {message.step}"
+        self._position = f"after step {message.step}"
 
     def _send(self, message: Message) -> None:
         if isinstance(message, Mark):
@@ -188,8 +192,8 @@ class StageLoop:
         for end in self.ends.all():
             if end.peer_gone() and (self.inputs_open or end not in downstream):
                 raise StageError(
-                    f"stage {end.peer} (rank {end.peer}) is gone; stage {self.stage.index} noticed after "
-                    f"{self._last_was}"
+                    f"stage {end.peer} (rank {end.peer}) is gone; "
+                    f"stage {self.stage.index} noticed {self._position}"
                 )
 
     def _neighbours(self) -> str:
@@ -197,7 +201,7 @@ class StageLoop:
 
     def where(self) -> str:
         """For the line that reports a failure."""
-        return f"stage {self.stage.index} (rank {self.stage.index}), after {self._last_was}"
+        return f"stage {self.stage.index} (rank {self.stage.index}), {self._position}"
 
 
 def is_training(message: Message) -> bool:

@@ -23,13 +23,15 @@ out by its next heartbeat. A receiver whose share is full learns of it when its 
 Deadlines: the group's `timeout` is the longest that a message (or a heartbeat) may wait for the
 receiver to post. A receiver that holds its share for longer than that ends the channel.
 
-Close both ends before the interpreter ends: a thread that still waits inside gloo can abort the exit.
+Close all ends before `destroy_process_group`: a thread that still waits inside gloo when its group or the
+interpreter ends can abort the process. What is open when the interpreter ends is closed by then (atexit).
 The receiver's `close` reads on in the background until the goodbye, so the sender never hangs in its own
 `close`; the sender learns of it by the process's end only.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import queue
 import threading
@@ -107,6 +109,7 @@ class DistSender(Sender):
         self._sending = 0
         self._thread = threading.Thread(target=self._run, name=f"send to {peer}", daemon=True)
         self._thread.start()
+        atexit.register(self.close)
 
     def fileno(self) -> int:
         """A doorbell: the outbox is empty, or the channel ended."""
@@ -136,6 +139,7 @@ class DistSender(Sender):
         """Send what is left and the goodbye, waiting up to LINGER seconds for the peer to take it."""
         self._outbox.put(None)
         self._thread.join(LINGER)
+        atexit.unregister(self.close)
         self._credits.close()
 
     def _run(self) -> None:
@@ -180,6 +184,7 @@ class DistReceiver(Receiver):
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"receive from {peer}", daemon=True)
         self._thread.start()
+        atexit.register(self.close)
 
     def fileno(self) -> int:
         """A doorbell: a message came, or the channel ended."""
@@ -211,6 +216,7 @@ class DistReceiver(Receiver):
         self._closed = True
         self._room.release()
         self._thread.join(LINGER)
+        atexit.unregister(self.close)
         self._inbox.close()
 
     def _run(self) -> None:
