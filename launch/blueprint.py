@@ -72,10 +72,10 @@ def draw(config: TrainConfig, task: Task, data: Data, stages: int) -> Blueprint:
     layers = build_layers(task, config.seed)
     if stages > len(layers):
         raise UserError(f"{stages} stages cannot share {len(layers)} layers; use 1 to {len(layers)} stages")
-    _check_last_batch(layers, data)
     x, y = data.sample()
-    label_size = label_size_of(task.condition, y) if config.rule == "cdni" else 0
+    label_size = label_size_of(task.condition, y) if config.rule == "cdni" and stages > 1 else 0
     shapes = _shapes(layers, x)
+    _check_last_batch(layers, x, data)
     cut = config.cut_layers()
     if cut is None:
         costs = _measure(config, task, layers, (x, y), label_size, stages) if stages > 1 else None
@@ -157,7 +157,7 @@ def _shapes(layers: list[nn.Module], x: Tensor) -> list[tuple[int, ...]]:
         try:
             x = layer(x)
         except Exception as error:
-            cause = str(error).splitlines()[0]
+            cause = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"layer {i} does not take what comes before it, {tuple(x.shape)} ({cause})"
             ) from error
@@ -167,12 +167,17 @@ def _shapes(layers: list[nn.Module], x: Tensor) -> list[tuple[int, ...]]:
     return shapes
 
 
-def _check_last_batch(layers: list[nn.Module], data: Data) -> None:
-    """Batch norm cannot train on one sample: say so now, not at the end of the first epoch."""
-    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    has_norm = any(isinstance(m, norms) for layer in layers for m in layer.modules())
-    if has_norm and size(data.train) % data.batch_size == 1:
+@torch.no_grad()
+def _check_last_batch(layers: list[nn.Module], x: Tensor, data: Data) -> None:
+    """Batch norm cannot train on one value per channel: say so now, not at the end of the first epoch."""
+    if (size(data.train) - 1) % data.batch_size:
+        return
+    x = x[:1]
+    try:
+        for layer in copy.deepcopy(layers):
+            x = layer.train()(x)
+    except ValueError as error:
         raise UserError(
             f"batch size {data.batch_size} leaves a last batch of one sample (of {size(data.train)}), "
             "which batch norm cannot train on; choose another --batch-size"
-        )
+        ) from error

@@ -52,7 +52,12 @@ def build_stage(
 
 
 def _rule(
-    config: TrainConfig, task: Task, blueprint: Blueprint, index: int, rest: nn.Module, device: torch.device
+    config: TrainConfig,
+    task: Task,
+    blueprint: Blueprint,
+    index: int,
+    rest: nn.Sequential,
+    device: torch.device,
 ) -> Rule:
     stages = len(blueprint.bounds)
     if index == stages - 1:
@@ -62,7 +67,24 @@ def _rule(
     if config.rule == "oracle":
         replica = copy.deepcopy(rest).to(device)
         total_steps = config.epochs * blueprint.steps_per_epoch
-        return DniRule(Oracle(replica, task.loss, build_updater(config, replica, total_steps)))
+        end = blueprint.bounds[index][1]
+        parts = [replica[a - end : b - end] for a, b in blueprint.bounds[index + 1 :]]
+        updater = _Together([build_updater(config, part, total_steps) for part in parts])
+        return DniRule(Oracle(replica, task.loss, updater))
     shape = blueprint.shapes[blueprint.bounds[index][1] - 1]
     seed = config.seed + 1000 + index
     return DniRule(synthesizer_for(config, task, shape, blueprint.label_size, stages, seed, device))
+
+
+class _Together(Updater):
+    """The updaters of several stages in one: each clips its own gradients, as the stages do."""
+
+    def __init__(self, updaters: list[Updater]) -> None:
+        super().__init__(None)
+        self.updaters = updaters
+
+    def step(self) -> None:
+        """Step all of them."""
+        super().step()
+        for updater in self.updaters:
+            updater.step()

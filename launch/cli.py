@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import tyro
@@ -20,7 +20,10 @@ def parse(cls: type[Config], prog: str, arguments: Sequence[str] | None = None) 
     """`cls` from the command line. Raises UserError with one line; --help prints and exits as usual."""
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint), _wide_terminal():
+        with (
+            contextlib.redirect_stderr(complaint),
+            _wide_terminal(sys.argv if arguments is None else arguments),
+        ):
             return tyro.cli(cls, prog=prog, args=arguments)
     except SystemExit as stop:
         if not stop.code:
@@ -47,10 +50,10 @@ def main() -> None:
 
 
 @contextlib.contextmanager
-def _wide_terminal():  # type: ignore[no-untyped-def]
+def _wide_terminal(arguments: Sequence[str]) -> Iterator[None]:
     """Keep messages that are meant for a box from being broken into lines (help is left alone)."""
     before = os.environ.get("COLUMNS")
-    if "--help" not in sys.argv and "-h" not in sys.argv:
+    if "--help" not in arguments and "-h" not in arguments:
         os.environ["COLUMNS"] = "1000"
     try:
         yield

@@ -18,7 +18,6 @@ from launch.cli import parse
 from launch.config import CompareConfig
 from launch.files import prepare_out, write_json
 from launch.local import run_local
-from launch.plots import plot_compare
 from launch.tables import compare_grid, markdown, show
 from tasks.base import Task
 from tasks.registry import create
@@ -112,6 +111,8 @@ def write(rows: list[dict[str, Any]], runs: dict[str, list[Run]], task: Task, ou
     (out / "compare.md").write_text(markdown(compare_grid(rows, task.metric_name, title(task, runs))))
     with_summaries = [row | {"summary": runs[row["engine"]][0]} for row in rows if "error" not in row]
     if with_summaries:
+        from launch.plots import plot_compare  # matplotlib: a second that --help and errors do not need
+
         plot_compare(with_summaries, out / "compare.png")
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 
 from dni_async.errors import UserError
 from dni_async.recipes import SGConfig
@@ -81,8 +85,12 @@ class JobConfig:
             if value < low:
                 raise UserError(f"{name} is {value}; it must be at least {low}")
         for name, number in (("lr", self.lr), ("timeout", self.timeout), ("clip-norm", self.clip_norm)):
-            if number is not None and not number > 0:
-                raise UserError(f"{name} is {number}; it must be positive")
+            if number is not None and not 0 < number < math.inf:
+                raise UserError(f"{name} is {number}; it must be positive and finite")
+        if (
+            not 0 <= self.seed < 2**32
+        ):  # the generators take 64 bits, and epochs and stages get seeds of their own
+            raise UserError(f"seed is {self.seed}; it must be 0 to {2**32 - 1}")
         if not 0 <= self.port < 65536:
             raise UserError(f"port is {self.port}; it must be 0 to 65535")
         _one_of("schedule", self.schedule, SCHEDULES)
@@ -90,7 +98,8 @@ class JobConfig:
         for transport in self.transport.split(","):
             _one_of("transport", transport, TRANSPORTS)
         self.cut_layers()
-        optimizer_factory(self.optimizer, self.lr, **self.optimizer_settings())
+        _check_optimizer(self.optimizer, self.lr, self.optimizer_settings())
+        _check_optimizer(self.sg.optimizer, self.sg.lr or 1e-3, {})
 
     def cut_layers(self) -> list[int] | None:
         """The cut as numbers; None when it is to be found."""
@@ -149,6 +158,8 @@ class CompareConfig(JobConfig):
             raise UserError("no engines given; name some, such as --engines backprop cdni")
         for engine in self.engines:
             _one_of("engine", engine, ("backprop", *RULES))
+            if self.engines.count(engine) > 1:
+                raise UserError(f"engine {engine} is given twice; for more runs of each use --repeats")
         if self.repeats < 1:
             raise UserError(f"repeats is {self.repeats}; it must be at least 1")
 
@@ -183,6 +194,16 @@ def _value(text: str) -> Any:
         return float(text) if any(c in text for c in ".eE") else int(text)
     except ValueError:
         return text
+
+
+def _check_optimizer(name: str, lr: float, settings: dict[str, Any]) -> None:
+    """Make one for a single weight: torch checks the values of settings only then."""
+    make = optimizer_factory(name, lr, **settings)
+    try:
+        make([nn.Parameter(torch.zeros(1, 1))])
+    except (ValueError, TypeError, RuntimeError) as error:
+        cause = str(error).splitlines()[0]
+        raise UserError(f"optimizer {name} refuses its settings ({cause}); change --optimizer-args") from None
 
 
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -17,7 +17,6 @@ import torch
 from dni_async.messages import Mark, MarkKind
 from launch.config import TrainConfig
 from launch.files import JsonLines, write_json
-from launch.plots import plot_curves, plot_timeline
 from launch.progress import Progress
 from launch.timeline import chrome_trace, overlap
 from tasks.base import Task
@@ -132,6 +131,8 @@ class Recorder:
         """Write everything to the folder, when the run is over."""
         if self.out is None:
             return
+        from launch.plots import plot_curves, plot_timeline  # matplotlib: a second that only rank 0 needs
+
         out = self.out
         write_json(out / "timeline.json", chrome_trace(self.timeline, self.summary), indent=None)
         plot_timeline(self.timeline, out / "timeline.png", self.summary)

@@ -154,4 +154,6 @@ class _Opener:
         return [n for n, link in pairs if self.transports[link] == transport]
 
     def _link(self, sender: Sender, receiver: Receiver) -> Link:
-        return Link(self.stack.enter_context(sender), self.stack.enter_context(receiver))
+        self.stack.enter_context(receiver)
+        self.stack.enter_context(sender)  # closes first: its goodbye is what the peer's receiver waits for
+        return Link(sender, receiver)

@@ -24,7 +24,8 @@ Deadlines: the group's `timeout` is the longest that a message (or a heartbeat) 
 receiver to post. A receiver that holds its share for longer than that ends the channel.
 
 Close all ends before `destroy_process_group`: a thread that still waits inside gloo when its group or the
-interpreter ends can abort the process. What is open when the interpreter ends is closed by then (atexit).
+interpreter ends can abort the process. Close the senders first: two stages that both close their receiver
+first wait LINGER seconds for each other's goodbye. What is open when the interpreter ends is closed then.
 The receiver's `close` reads on in the background until the goodbye, so the sender never hangs in its own
 `close`; the sender learns of it by the process's end only.
 """
@@ -36,7 +37,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
@@ -75,6 +76,8 @@ class Groups:
     """Seconds an operation may wait for its counterpart."""
     device: torch.device
     """Where payloads are sent from and received to."""
+    ends: list[DistSender | DistReceiver] = field(repr=False)
+    """What is open on these groups and those made together with them."""
 
 
 def make_groups(
@@ -87,6 +90,8 @@ def make_groups(
     """
     span = timedelta(seconds=timeout)
     device, groups = torch.device(device), {}
+    ends: list[DistSender | DistReceiver] = []
+    atexit.register(_close_all, ends)
     for link in links:
         for source, destination in (link, link[::-1]):
             ranks = sorted(link)
@@ -94,8 +99,14 @@ def make_groups(
             payload = header
             if device.type == "cuda":
                 payload = dist.new_group(ranks, timeout=span, backend="nccl")
-            groups[source, destination] = Groups(header, payload, timeout, device)
+            groups[source, destination] = Groups(header, payload, timeout, device, ends)
     return groups
+
+
+def _close_all(ends: list[DistSender | DistReceiver]) -> None:
+    """Say goodbye on all channels, then wait for the goodbyes."""
+    for end in sorted(ends, key=lambda end: isinstance(end, DistReceiver)):
+        end.close()
 
 
 class DistSender(Sender):
@@ -109,7 +120,7 @@ class DistSender(Sender):
         self._sending = 0
         self._thread = threading.Thread(target=self._run, name=f"send to {peer}", daemon=True)
         self._thread.start()
-        atexit.register(self.close)
+        groups.ends.append(self)
 
     def fileno(self) -> int:
         """A doorbell: the outbox is empty, or the channel ended."""
@@ -139,7 +150,8 @@ class DistSender(Sender):
         """Send what is left and the goodbye, waiting up to LINGER seconds for the peer to take it."""
         self._outbox.put(None)
         self._thread.join(LINGER)
-        atexit.unregister(self.close)
+        if self in self._groups.ends:
+            self._groups.ends.remove(self)
         self._credits.close()
 
     def _run(self) -> None:
@@ -184,7 +196,7 @@ class DistReceiver(Receiver):
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"receive from {peer}", daemon=True)
         self._thread.start()
-        atexit.register(self.close)
+        groups.ends.append(self)
 
     def fileno(self) -> int:
         """A doorbell: a message came, or the channel ended."""
@@ -216,7 +228,8 @@ class DistReceiver(Receiver):
         self._closed = True
         self._room.release()
         self._thread.join(LINGER)
-        atexit.unregister(self.close)
+        if self in self._groups.ends:
+            self._groups.ends.remove(self)
         self._inbox.close()
 
     def _run(self) -> None:

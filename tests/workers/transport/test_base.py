@@ -1,0 +1,77 @@
+"""Doorbell, wait_any, Deadline, and the queues made of them."""
+
+import threading
+import time
+
+import pytest
+
+from dni_async.messages import Mark, MarkKind
+from workers.transport.base import Deadline, Doorbell, PeerGone, TransportError, TransportTimeout, wait_any
+from workers.transport.queues import Credits, Inbox, check_capacity
+
+
+def test_a_doorbell_rings_until_hushed() -> None:
+    bell = Doorbell()
+    assert not wait_any([bell], 0.0)
+    bell.ring()
+    bell.ring()
+    assert wait_any([bell], 0.0)
+    bell.hush()
+    bell.hush()
+    assert not wait_any([bell], 0.01)
+    bell.close()
+    bell.close()
+    bell.ring()
+    bell.hush()
+
+
+def test_a_doorbell_wakes_a_sleeper() -> None:
+    bell, quiet = Doorbell(), Doorbell()
+    thread = threading.Timer(0.02, bell.ring)
+    thread.start()
+    begin = time.monotonic()
+    assert wait_any([quiet, bell], 10.0)
+    assert time.monotonic() - begin < 5.0
+    thread.join()
+    bell.close()
+    quiet.close()
+
+
+def test_a_deadline_ends_at_zero() -> None:
+    assert Deadline(-1.0).left() == 0.0
+    assert 0.0 < Deadline(5.0).left() <= 5.0
+
+
+def test_an_inbox_gives_all_before_its_end() -> None:
+    inbox = Inbox()
+    mark = Mark(MarkKind.STOP, 0, 0)
+    inbox.put(mark)
+    inbox.fail(PeerGone("first"))
+    inbox.fail(TransportError("second"))
+    assert inbox.get(0.0) is mark
+    for _ in range(2):
+        with pytest.raises(PeerGone, match="first"):
+            inbox.get(1.0)
+    inbox.close()
+    with pytest.raises(TransportError, match="closed"):
+        inbox.poll()
+
+
+def test_credits_run_out_and_come_back() -> None:
+    credits = Credits(1)
+    credits.take(0.0)
+    assert not credits.ready()
+    with pytest.raises(TransportTimeout, match="no credit came back"):
+        credits.take(0.01)
+    credits.give()
+    assert wait_any([credits], 0.0)
+    credits.take(0.0)
+    credits.close()
+
+
+def test_capacity_is_checked() -> None:
+    assert check_capacity(3, 3) == 3
+    with pytest.raises(ValueError, match="at least 1"):
+        check_capacity(0)
+    with pytest.raises(ValueError, match="1 to 3"):
+        check_capacity(4, 3)

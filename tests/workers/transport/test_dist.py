@@ -1,0 +1,90 @@
+"""The torch.distributed transport: the conformance suite in two processes, over gloo, and its deadline."""
+
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.workers.transport.conformance import (
+    KILLED,
+    NAMES,
+    PATIENCE,
+    Outcome,
+    Report,
+    Side,
+    assert_same,
+    comes_ready,
+    message,
+    run_facts,
+)
+from tests.workers.transport.processes import dist_links, run_in_processes
+from workers.transport.base import TransportTimeout
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return run_in_processes(dist_links, tmp_path_factory.mktemp("dist"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_conforms(outcome: Outcome, name: str) -> None:
+    outcome.check(name)
+
+
+def test_a_killed_peer_is_noticed(outcome: Outcome) -> None:
+    outcome.check(KILLED, ranks=(0,))
+
+
+TIMEOUT = 1.0
+
+
+def an_idle_link_lives_on(side: Side) -> None:
+    time.sleep(1.5 * TIMEOUT)
+    side.narrow.tx.send(message(side.rank), TIMEOUT)
+    assert_same(side.narrow.rx.recv(TIMEOUT), message(1 - side.rank))
+    side.narrow.rx.release()
+    side.barrier()
+
+
+def a_full_receiver_may_take_its_time(side: Side) -> None:
+    """Half the timeout without a release is no reason to fail."""
+    if side.rank == 1:
+        for i in range(3):
+            assert_same(side.wide.rx.recv(PATIENCE), message(i))
+            time.sleep(TIMEOUT / 2)
+            side.wide.rx.release()
+    else:
+        for i in range(3):
+            side.wide.tx.send(message(i), PATIENCE)
+        assert comes_ready(side.wide.tx, PATIENCE)
+    side.barrier()
+
+
+def a_full_receiver_ends_the_channel_at_the_timeout(side: Side) -> None:
+    if side.rank == 0:
+        for i in range(2):
+            side.narrow.tx.send(message(i), TIMEOUT)  # one there, one in the outbox
+        with pytest.raises(TransportTimeout, match="stage 1 did not answer"):
+            side.narrow.tx.send(message(2), PATIENCE)
+    side.barrier()
+
+
+DEADLINES = (
+    an_idle_link_lives_on,
+    a_full_receiver_may_take_its_time,
+    a_full_receiver_ends_the_channel_at_the_timeout,
+)
+
+
+def play_deadlines(side: Side, report: Report) -> None:
+    run_facts(DEADLINES, side, report)
+    side.wide.close()
+    side.narrow.close()
+
+
+def test_deadlines(tmp_path: Path) -> None:
+    links = partial(dist_links, timeout=TIMEOUT)
+    outcome = run_in_processes(links, tmp_path, play_deadlines, exits=(0, 0))
+    for fact in DEADLINES:
+        outcome.check(fact.__name__)

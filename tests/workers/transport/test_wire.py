@@ -1,0 +1,114 @@
+"""The wire format: what goes in comes out, and what was damaged is refused."""
+
+import zlib
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
+from tests.workers.transport.conformance import assert_same, message, special_messages
+from workers.transport.wire import (
+    ALIGN,
+    HEADER_BYTES,
+    WireError,
+    assemble,
+    decode,
+    encode,
+    layout,
+    payload_bytes,
+)
+
+
+def there_and_back(sent: Message) -> Message:
+    """Through one buffer, as a slot does it."""
+    header, tensors = encode(sent)
+    decoded = decode(header)
+    assert decoded.specs == layout(tensors)
+    payload = torch.zeros(decoded.payload_bytes, dtype=torch.uint8)
+    for spec, tensor in zip(decoded.specs, tensors, strict=True):
+        assert spec.offset % ALIGN == 0
+        payload[spec.offset : spec.offset + spec.nbytes].view(spec.dtype).copy_(tensor.reshape(-1))
+    parts = [payload[s.offset : s.offset + s.nbytes].view(s.dtype).view(s.shape) for s in decoded.specs]
+    return assemble(decoded, parts)
+
+
+@pytest.mark.parametrize("sent", special_messages(), ids=lambda m: type(m).__name__)
+def test_special_messages(sent: Message) -> None:
+    assert_same(there_and_back(sent), sent)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**31))
+def test_random_messages(seed: int) -> None:
+    assert_same(there_and_back(message(seed)), message(seed))
+
+
+def test_the_layout_in_literals() -> None:
+    h, y = torch.zeros(3, 7), torch.zeros(3, dtype=torch.int64)
+    assert HEADER_BYTES == 164
+    header, tensors = encode(Activation(1, 2, h, y))
+    assert header[:8] == b"DNI1" + bytes([1, 1, 0, 2])
+    assert tensors[0] is h
+    assert [(s.offset, s.nbytes) for s in decode(header).specs] == [(0, 84), (128, 24)]
+    assert payload_bytes(Activation(1, 2, h, y)) == 108
+    assert payload_bytes(TargetGradient(1, 2, h)) == 84
+    assert payload_bytes(Mark(MarkKind.STOP, 0, 0)) == 0
+
+
+HEADERS = [encode(message(i))[0] for i in range(20)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(HEADERS), st.lists(st.tuples(st.integers(0, 163), st.integers(1, 255)), min_size=1))
+def test_a_damaged_header_is_refused(header: bytes, flips: list[tuple[int, int]]) -> None:
+    damaged = bytearray(header)
+    for position, bits in flips:
+        damaged[position] ^= bits
+    if bytes(damaged) != header:
+        with pytest.raises(WireError):
+            decode(bytes(damaged))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=2 * HEADER_BYTES))
+def test_noise_is_refused(noise: bytes) -> None:
+    with pytest.raises(WireError):
+        decode(noise)
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.binary(min_size=HEADER_BYTES - 4, max_size=HEADER_BYTES - 4))
+def test_a_forged_header_never_makes_an_impossible_tensor(noise: bytes) -> None:
+    """Even with a right checksum: WireError, or shapes that torch can make."""
+    header = bytearray(b"DNI1" + bytes([2, noise[1], noise[2], 1]) + noise[8:28] + b"\0" * 4 + noise[28:])
+    header = header[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0")
+    header[32:34] = bytes([noise[32] % 12, noise[33] % 10])
+    crc = zlib.crc32(header[32:], zlib.crc32(header[:32]))
+    header[28:32] = crc.to_bytes(4, "little")
+    try:
+        decoded = decode(bytes(header))
+    except WireError:
+        return
+    for spec in decoded.specs:
+        torch.empty(spec.shape, dtype=spec.dtype, device="meta")
+
+
+@pytest.mark.parametrize(
+    "unsendable",
+    [
+        TargetGradient(0, 0, torch.zeros([1] * 9)),
+        TargetGradient(0, 0, torch.zeros(1, dtype=torch.complex64)),
+        Mark(MarkKind.STOP, 0, 0, body={"tensor": torch.zeros(1)}),
+    ],
+)
+def test_what_has_no_place_on_the_wire(unsendable: Message) -> None:
+    with pytest.raises(WireError, match="cannot be sent"):
+        encode(unsendable)
+
+
+def test_a_mark_that_cannot_be_read() -> None:
+    header, _ = encode(Mark(MarkKind.STOP, 0, 0))
+    with pytest.raises(WireError, match="mark cannot be read"):
+        assemble(decode(header), [torch.tensor([255, 1], dtype=torch.uint8)])
