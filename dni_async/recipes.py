@@ -72,7 +72,7 @@ def resolve(
     if kind == "auto":
         kind = "linear" if not image else "head" if conditional and classes else "conv"
     if kind in ("conv", "head") and not image:
-        raise UserError(f"SG network {kind} needs activations (B, C, H, W), not (B, {shape}); use linear")
+        raise UserError(f"SG network {kind} needs activations (B, C, H, W), not {('B', *shape)}; use linear")
     if kind == "head" and not (conditional and classes):
         raise UserError("SG network head needs class labels (rule cdni); use conv or linear")
     flat = int(torch.Size(shape).numel()) if image else shape[-1]

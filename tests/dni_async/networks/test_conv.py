@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dni_async.networks import ConvSG
+
+
+def filled(classes: int = 3, kernel_size: int = 3) -> ConvSG:
+    torch.manual_seed(0)
+    network = ConvSG(2, 4, 2, classes, layers=1, kernel_size=kernel_size).double()
+    nn.init.normal_(network.output.weight)
+    return network
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 3), (5, 4), (7, 7), (8, 5)])
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+def test_untrained_it_predicts_exactly_zero_in_the_shape_of_h(
+    height: int, width: int, kernel_size: int
+) -> None:
+    network = ConvSG(3, 4, 3, 6, kernel_size=kernel_size)
+    gradient = network.synthesize(torch.randn(5, 3, height, width), F.one_hot(torch.arange(5), 6).float())
+    assert gradient.shape == (5, 3, height, width)
+    assert gradient.eq(0).all()
+
+
+@pytest.mark.parametrize("layers", [0, 1, 3])
+def test_it_has_as_many_hidden_layers_as_asked_for(layers: int) -> None:
+    network = ConvSG(3, 4, 3, 0, layers)
+    assert [type(m).__name__ for m in network.body] == ["Conv2d", "BatchNorm2d", "ReLU"] * layers
+
+
+def test_labels_are_planes() -> None:
+    """The labels reach every pixel alike: with 1x1 kernels a constant h gives a constant gradient."""
+    network = filled(kernel_size=1)
+    h = torch.randn(4, 2, 1, 1).double().expand(-1, -1, 3, 5)
+    a, b = (F.one_hot(torch.tensor(k), 3).double() for k in ([0, 1, 2, 0], [1, 1, 2, 0]))
+    gradient = network.synthesize(h, a)
+    torch.testing.assert_close(gradient, gradient[:, :, :1, :1].expand(-1, -1, 3, 5))
+    assert (gradient - network.synthesize(h, b)).abs().max() > 1e-3
+
+
+def test_it_normalises_by_the_batch_in_train_and_in_eval_mode() -> None:
+    network, h, labels = filled(), torch.randn(4, 2, 5, 5).double(), torch.randn(4, 3).double()
+    trained = network.train().synthesize(h, labels)
+    assert torch.equal(network.eval().synthesize(h, labels), trained)
+    assert list(network.buffers()) == []
+
+
+def test_without_labels_it_ignores_them() -> None:
+    network, h = filled(classes=0), torch.randn(4, 2, 5, 5).double()
+    assert torch.equal(network.synthesize(h, torch.randn(4, 3).double()), network.synthesize(h, None))
+
+
+def test_a_conditional_network_insists_on_labels() -> None:
+    with pytest.raises(AssertionError, match="conditional"):
+        filled().synthesize(torch.zeros(2, 2, 4, 4).double(), None)
+
+
+def test_its_prediction_is_differentiable_in_all_its_weights() -> None:
+    network, h, labels = filled(), torch.randn(2, 2, 3, 3).double(), torch.randn(2, 3).double()
+    names = [name for name, _ in network.named_parameters()]
+
+    def predict(*weights: torch.Tensor) -> torch.Tensor:
+        arguments = (h, None, labels)
+        return torch.func.functional_call(network, dict(zip(names, weights, strict=True)), arguments)[0]
+
+    assert torch.autograd.gradcheck(
+        predict, [p.detach().requires_grad_() for p in network.parameters()], atol=1e-4
+    )
+
+
+def test_regress_lowers_the_error() -> None:
+    network, h, labels = filled(), torch.randn(8, 2, 5, 5).double(), torch.randn(8, 3).double()
+    target = h.tanh()
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    before = F.mse_loss(network.synthesize(h, labels), target)
+    for _ in range(50):
+        network.regress(h, labels, target)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert F.mse_loss(network.synthesize(h, labels), target) < before / 4

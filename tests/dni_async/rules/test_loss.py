@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dni_async.errors import UserError
+from dni_async.messages import TargetGradient
+from dni_async.rules import LossRule
+from tests.dni_async.helpers import accuracy, loss_rule
+
+
+def batch(rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, 5, generator=generator), torch.arange(rows) % 5
+
+
+def test_the_gradient_is_autograds_to_the_bit() -> None:
+    h, y = batch(7)
+    leaf = h.clone().requires_grad_()
+    F.cross_entropy(leaf, y).backward()
+    gradient = loss_rule().gradient(0, 0, h, y)
+    assert leaf.grad is not None
+    assert torch.equal(gradient, leaf.grad)
+    assert not gradient.requires_grad
+
+
+def test_it_leaves_h_alone() -> None:
+    h, y = batch(7)
+    loss_rule().gradient(0, 0, h, y)
+    assert not h.requires_grad
+    assert h.grad is None
+
+
+def test_the_training_loss_is_the_mean_over_samples_not_over_batches() -> None:
+    rule, (h, y) = loss_rule(), batch(47)
+    rule.gradient(0, 0, h[:30], y[:30])
+    rule.gradient(1, 0, h[30:], y[30:])
+    assert rule.result()["loss"] == pytest.approx(float(F.cross_entropy(h, y)))
+
+
+def test_evaluation_is_the_mean_over_samples_not_over_batches() -> None:
+    rule, (h, y) = loss_rule(), batch(47)
+    rule.evaluate(h[:40], y[:40])
+    rule.evaluate(h[40:], y[40:])
+    result = rule.result()
+    assert result["test_loss"] == pytest.approx(float(F.cross_entropy(h, y)))
+    assert result["test_accuracy"] == pytest.approx(float(accuracy(h, y).mean()))
+    assert result["tested"] == 47
+    assert result["loss"] is None
+
+
+def test_where_nothing_was_counted_there_is_no_mean() -> None:
+    assert loss_rule().result() == {"loss": None, "test_loss": None, "test_accuracy": None, "tested": 0}
+
+
+def test_a_new_epoch_starts_all_means_over() -> None:
+    rule = loss_rule()
+    rule.gradient(0, 0, *batch(4))
+    rule.evaluate(*batch(4))
+    rule.new_epoch()
+    assert rule.result() == loss_rule().result()
+
+
+@pytest.mark.parametrize(("value", "shown"), [(float("nan"), "nan"), (float("inf"), "inf")])
+def test_a_loss_that_is_not_finite_is_the_users_to_mend(value: float, shown: str) -> None:
+    rule, (h, y) = LossRule(lambda output, y: output.sum() * value, accuracy), batch(4)
+    with pytest.raises(UserError, match=f"the loss is {shown}; lower --lr") as error:
+        rule.gradient(3, 3, h.abs() + 1, y)
+    assert "\n" not in str(error.value)
+    assert rule.result()["loss"] is None
+
+
+def test_nan_activations_are_noticed() -> None:
+    h, y = batch(4)
+    h[2, 1] = float("nan")
+    with pytest.raises(UserError, match="the loss is nan"):
+        loss_rule().gradient(0, 0, h, y)
+
+
+def test_a_regression_loss_works_as_well() -> None:
+    rule = LossRule(F.mse_loss, lambda output, y: -(output - y).square().mean(1))
+    h, y = torch.randn(6, 3), torch.randn(6, 3)
+    torch.testing.assert_close(rule.gradient(0, 0, h, y), 2 * (h - y) / 18)
+
+
+def test_it_wants_no_targets_and_ignores_them() -> None:
+    rule = loss_rule()
+    assert (rule.wants_targets, rule.updates) == (False, True)
+    rule.take_target(TargetGradient(0, 0, torch.zeros(2, 5)), 0)
+    assert rule.stats() == {}

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from dni_async.errors import UserError
+from dni_async.partition import Costs, best_cut, check_cut, measure_costs, stage_bounds
+from dni_async.synthesizer import Synthesizer
+from dni_async.updater import optimizer_factory
+from tests.dni_async.helpers import CLASSES, FEATURES, fcn, synthesizer
+
+
+def costs(layers: list[float], interfaces: list[float]) -> Costs:
+    return Costs(layers, interfaces, [(1,)] * len(layers))
+
+
+def slowest(given: Costs, cut: list[int]) -> float:
+    bounds = [0, *cut, len(given.layers)]
+    interface = [*given.interfaces, 0.0]
+    return max(sum(given.layers[a:b]) + interface[b - 1] for a, b in itertools.pairwise(bounds))
+
+
+EXAMPLE = costs([4, 2, 2, 2, 2], [1, 1, 1, 1])
+
+
+def test_the_example() -> None:
+    """2 stages: 4+2+1 | 2+2+2, slowest 7; any other cut gives 8 or more."""
+    assert best_cut(EXAMPLE, 2) == [2]
+    assert {start: slowest(EXAMPLE, [start]) for start in range(1, 5)} == {1: 8, 2: 7, 3: 9, 4: 11}
+
+
+def test_the_sg_networks_cost_moves_the_cut() -> None:
+    assert best_cut(costs([2, 2, 2, 2], [0, 0, 0]), 2) == [2]
+    assert best_cut(costs([2, 2, 2, 2], [0, 5, 0]), 2) in ([1], [3])
+
+
+def test_one_stage_has_no_cut_and_as_many_stages_as_layers_cut_everywhere() -> None:
+    assert best_cut(EXAMPLE, 1) == []
+    assert best_cut(EXAMPLE, 5) == [1, 2, 3, 4]
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@given(st.data(), st.integers(1, 8))
+def test_no_cut_is_better_than_the_best_cut(data: st.DataObject, layers: int) -> None:
+    cost = st.integers(0, 20).map(float)
+    given_costs = costs(
+        data.draw(st.lists(cost, min_size=layers, max_size=layers)),
+        data.draw(st.lists(cost, min_size=layers - 1, max_size=layers - 1)),
+    )
+    stages = data.draw(st.integers(1, layers))
+    cut = best_cut(given_costs, stages)
+    assert len(cut) == stages - 1
+    check_cut(cut, layers)
+    every = [list(c) for c in itertools.combinations(range(1, layers), stages - 1)]
+    assert slowest(given_costs, cut) == min(slowest(given_costs, c) for c in every)
+
+
+@pytest.mark.parametrize("stages", [-1, 0, 6])
+def test_stages_without_layers_are_the_users_to_mend(stages: int) -> None:
+    with pytest.raises(UserError) as error:
+        best_cut(EXAMPLE, stages)
+    assert str(error.value) == f"{stages} stages cannot share 5 layers; use 1 to 5 stages"
+
+
+@pytest.mark.parametrize("cut", [[], [1], [4], [1, 2, 3, 4], [2, 4]])
+def test_an_increasing_cut_is_fine(cut: list[int]) -> None:
+    check_cut(cut, 5)
+
+
+@pytest.mark.parametrize("cut", [[0], [5], [6], [-1], [2, 2], [3, 1], [1, 5]])
+def test_any_other_cut_is_the_users_to_mend(cut: list[int]) -> None:
+    with pytest.raises(UserError) as error:
+        check_cut(cut, 5)
+    given_cut = ",".join(map(str, cut))
+    assert str(error.value) == f"cut {given_cut} is not increasing between 1 and 4 (the model has 5 layers)"
+
+
+@pytest.mark.parametrize(
+    ("cut", "bounds"), [([], [(0, 5)]), ([2], [(0, 2), (2, 5)]), ([1, 4], [(0, 1), (1, 4), (4, 5)])]
+)
+def test_the_bounds_of_the_stages(cut: list[int], bounds: list[tuple[int, int]]) -> None:
+    assert stage_bounds(cut, 5) == bounds
+
+
+class Ticks:
+    """A clock: every interval between an even and the next odd reading lasts what the list says."""
+
+    def __init__(self, durations: Iterator[float]) -> None:
+        self.durations = durations
+        self.now = 0.0
+        self.readings = 0
+
+    def __call__(self) -> float:
+        if self.readings % 2:
+            self.now += next(self.durations)
+        self.readings += 1
+        return self.now
+
+
+def measure(layers: list[nn.Module], clock: Ticks, repeats: int, sg: Synthesizer | None) -> Costs:
+    return measure_costs(
+        layers,
+        torch.randn(6, FEATURES),
+        torch.arange(6) % CLASSES,
+        loss=F.cross_entropy,
+        optimizer=optimizer_factory("adam", 1e-3),
+        synthesizer=lambda shape: sg,
+        clock=clock,
+        repeats=repeats,
+    )
+
+
+def test_costs_are_medians_without_the_first_run() -> None:
+    """4 runs each: layer 0, its SG network, layer 1, .. The first one warms up."""
+    runs = [
+        [99, 1, 2, 30],
+        [99, 4, 40, 3],
+        [99, 7, 7, 1],
+        [99, 5, 5, 5],
+        [99, 6, 2, 9],
+        [99, 1, 1, 8],
+        [99, 8, 8, 9],
+    ]
+    clock = Ticks(iter(itertools.chain(*runs)))
+    measured = measure(fcn(), clock, 3, synthesizer())
+    assert measured.layers == [2, 7, 6, 8]
+    assert measured.interfaces == [4, 5, 1]
+    assert clock.readings == 2 * 7 * 4
+
+
+def test_shapes_are_measured_without_the_batch() -> None:
+    layers = [nn.Unflatten(1, (3, 4)), nn.Conv1d(3, 2, 3), nn.Flatten(), nn.Linear(4, CLASSES)]
+    measured = measure(layers, Ticks(itertools.repeat(1.0)), 1, None)
+    assert measured.shapes == [(3, 4), (2, 2), (4,), (CLASSES,)]
+
+
+def test_without_an_sg_network_interfaces_cost_nothing() -> None:
+    measured = measure(fcn(), Ticks(itertools.repeat(1.0)), 2, None)
+    assert measured.interfaces == [0.0, 0.0, 0.0]
+    assert measured.layers == [1.0] * 4
+
+
+def test_the_sg_network_of_every_interface_is_asked_for_by_shape_and_run() -> None:
+    asked: list[tuple[int, ...]] = []
+    sg = synthesizer()
+
+    def make(shape: tuple[int, ...]) -> Synthesizer:
+        asked.append(shape)
+        return sg
+
+    measure_costs(
+        fcn(),
+        torch.randn(6, FEATURES),
+        torch.arange(6) % CLASSES,
+        loss=F.cross_entropy,
+        optimizer=optimizer_factory("adam", 1e-3),
+        synthesizer=make,
+        clock=Ticks(itertools.repeat(1.0)),
+        repeats=2,
+    )
+    assert asked == [(14,), (14,), (14,)]
+    assert sg.updates == 3 * 3
+    assert len(sg.ledger) == 0
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.ReLU(inplace=True), nn.ReLU(inplace=True), nn.Linear(FEATURES, CLASSES)],
+        [nn.Flatten(), nn.Dropout(0.5), nn.Linear(FEATURES, CLASSES)],
+        [nn.Linear(FEATURES, CLASSES)],
+    ],
+)
+def test_layers_in_place_or_without_parameters_are_measured_too(layers: list[nn.Module]) -> None:
+    assert measure(layers, Ticks(itertools.repeat(1.0)), 2, None).layers == [1.0] * len(layers)
+
+
+def test_an_embedding_is_measured_on_whole_numbers() -> None:
+    measured = measure_costs(
+        [nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, CLASSES)],
+        torch.randint(0, 9, (6, 3)),
+        torch.arange(6) % CLASSES,
+        loss=F.cross_entropy,
+        optimizer=optimizer_factory("sgd", 0.1),
+        synthesizer=lambda shape: None,
+        clock=Ticks(itertools.repeat(1.0)),
+        repeats=1,
+    )
+    assert measured.shapes == [(3, 4), (12,), (CLASSES,)]

@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dni_async.ledger import Ledger
+from dni_async.messages import TargetGradient
+from dni_async.networks import ConvSG, DNINetwork, HeadSG, LinearSG, MlpSG
+from dni_async.scale import GradientScale
+from dni_async.synthesizer import Agreement, Condition, Synthesizer
+from tests.dni_async.helpers import CLASSES, WIDTH, clone_state, one_hot, synthesizer
+
+
+class Recorder(DNINetwork):
+    """Predicts 1, learns nothing, and remembers what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__(WIDTH, 0, WIDTH)
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.seen: list[tuple[Tensor, Tensor | None]] = []
+        self.regressed: list[tuple[Tensor, Tensor | None, Tensor]] = []
+
+    def synthesize(self, h: Tensor, labels: Tensor | None) -> Tensor:
+        self.seen.append((h, labels))
+        return torch.ones_like(h)
+
+    def regress(self, h: Tensor, labels: Tensor | None, target: Tensor) -> Tensor:
+        self.regressed.append((h.clone(), None if labels is None else labels.clone(), target.clone()))
+        return torch.ones_like(h)
+
+
+def batch(rows: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, WIDTH, generator=generator), torch.arange(rows) % CLASSES
+
+
+def target(step: int, rows: int = 4, value: float = 0.5) -> TargetGradient:
+    return TargetGradient(step, 0, torch.full((rows, WIDTH), value))
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [
+        (LinearSG(WIDTH, WIDTH, CLASSES), (WIDTH,)),
+        (LinearSG(WIDTH, WIDTH, CLASSES, rank=3), (WIDTH,)),
+        (MlpSG(WIDTH, 8, WIDTH, CLASSES), (WIDTH,)),
+        (ConvSG(3, 4, 3, CLASSES), (3, 6, 6)),
+    ],
+)
+def test_untrained_it_predicts_exactly_zero(network: DNINetwork, shape: tuple[int, ...]) -> None:
+    sg = synthesizer(network, condition=one_hot)
+    gradient = sg.predict(0, 0, torch.randn(4, *shape), torch.arange(4))
+    assert gradient.shape == (4, *shape)
+    assert gradient.eq(0).all()
+
+
+def test_predict_gives_the_gradient_of_the_mean_loss() -> None:
+    h, y = batch(rows=17)
+    assert synthesizer(Recorder()).predict(0, 0, h, y).eq(1 / 17).all()
+
+
+def test_take_gives_the_version_of_the_prediction() -> None:
+    sg = synthesizer()
+    sg.predict(7, 70, *batch())
+    sg.predict(8, 80, *batch())
+    assert sg.take(target(8)) == 80
+    assert sg.take(target(7)) == 70
+
+
+def test_a_target_trains_on_the_remembered_batch_in_sample_units() -> None:
+    network = Recorder()
+    sg = synthesizer(network, condition=one_hot)
+    h, y = batch(rows=4)
+    sg.predict(7, 0, h, y)
+    sg.predict(8, 0, *batch(seed=1))
+    sg.take(target(7, value=0.5))
+    [(seen, labels, wanted)] = network.regressed
+    assert torch.equal(seen, h)
+    assert labels is not None
+    assert torch.equal(labels, one_hot(y))
+    assert wanted.eq(0.5 * 4).all()
+
+
+def test_the_target_meets_a_fresh_prediction() -> None:
+    """After the weights moved, the regression starts from them, not from the old prediction."""
+    sg = synthesizer(LinearSG(WIDTH, WIDTH))
+    h, y = batch()
+    sg.predict(0, 0, h, y)
+    with torch.no_grad():
+        sg.network.output.bias.fill_(0.25 * 4)
+    before = clone_state(sg.network)
+    sg.take(target(0, value=0.25))
+    assert all(torch.equal(before[k], v) for k, v in sg.network.state_dict().items())
+
+
+def test_an_unknown_target_is_dropped_and_counted() -> None:
+    sg = synthesizer()
+    before = clone_state(sg.network)
+    assert sg.take(target(3)) is None
+    assert sg.updates == 0
+    assert sg.ledger.unmatched == 1
+    assert all(torch.equal(before[k], v) for k, v in sg.network.state_dict().items())
+
+
+def test_a_full_ledger_drops_the_oldest_batch() -> None:
+    sg = synthesizer(capacity=2)
+    for step in range(5):
+        sg.predict(step, step, *batch())
+    assert [sg.take(target(step)) for step in range(5)] == [None, None, None, 3, 4]
+    assert sg.stats()["targets_dropped"] == 3
+
+
+@pytest.mark.parametrize("condition", [lambda y: y, lambda y: y[:, 1:], lambda y: y * 2])
+def test_labels_may_be_overwritten_once_predict_returned(condition: Condition) -> None:
+    """y belongs to the transport. h is the stage's own memory and is not copied."""
+    network = Recorder()
+    sg = synthesizer(network, condition=condition)
+    h, y = torch.randn(4, WIDTH), torch.randn(4, CLASSES)
+    wanted = condition(y).clone()
+    sg.predict(0, 0, h, y)
+    y.fill_(float("nan"))
+    sg.take(target(0))
+    [(_, labels, _)] = network.regressed
+    assert labels is not None
+    assert torch.equal(labels, wanted)
+    assert network.seen[0][0] is h
+
+
+@pytest.mark.parametrize("units", ["sample", "rms", "none"])
+def test_a_target_may_be_overwritten_once_take_returned(units: str) -> None:
+    network = Recorder()
+    sg = synthesizer(network, scale=GradientScale(units), replay=4, replay_window=4)
+    for step in range(4):
+        arrived = target(step)
+        sg.predict(step, 0, *batch())
+        sg.take(arrived)
+        arrived.grad.fill_(float("nan"))
+    assert len(network.regressed) == 4 * (1 + 4)
+    assert all(wanted.isfinite().all() for _, _, wanted in network.regressed)
+
+
+@pytest.mark.parametrize("replay", [0, 1, 2, 5])
+def test_replay_adds_so_many_updates_to_each_target(replay: int) -> None:
+    sg = synthesizer(replay=replay)
+    for step in range(3):
+        sg.predict(step, 0, *batch())
+        sg.take(target(step))
+    assert sg.updates == 3 * (1 + replay)
+    assert sg.stats()["sg_updates"] == 3 * (1 + replay)
+
+
+def test_replay_draws_from_the_last_tuples_only() -> None:
+    network = Recorder()
+    sg = synthesizer(network, replay=20, replay_window=3)
+    for step in range(6):
+        sg.predict(step, 0, *batch())
+        sg.take(target(step, value=float(step)))
+    replayed = {float(wanted[0, 0]) / 4 for _, _, wanted in network.regressed[-20:]}
+    assert replayed == {3.0, 4.0, 5.0}
+
+
+@pytest.mark.parametrize("kind", ["linear", "head"])
+def test_the_same_seed_learns_the_same_to_the_bit(kind: str) -> None:
+    def train(seed: int) -> dict[str, Tensor]:
+        torch.manual_seed(0)
+        network = LinearSG(WIDTH, WIDTH, CLASSES, 3) if kind == "linear" else HeadSG(2, CLASSES, 5)
+        shape = (WIDTH,) if kind == "linear" else (2, 5, 5)
+        sg = synthesizer(network, condition=one_hot, replay=2, seed=seed)
+        generator = torch.Generator().manual_seed(1)
+        for step in range(6):
+            h = torch.randn(4, *shape, generator=generator)
+            sg.predict(step, 0, h, torch.arange(4))
+            sg.take(TargetGradient(step, 0, h.tanh()))
+        return clone_state(network)
+
+    once, again, other = train(3), train(3), train(4)
+    assert all(torch.equal(once[k], again[k]) for k in once)
+    assert any(not torch.equal(once[k], other[k]) for k in once)
+
+
+def test_replay_leaves_the_global_random_numbers_alone() -> None:
+    sg = synthesizer(replay=3)
+    state = torch.get_rng_state()
+    sg.predict(0, 0, *batch())
+    sg.take(target(0))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_network_that_learns_when_predicting_is_stepped_at_once() -> None:
+    network = HeadSG(2, CLASSES, 5)
+    sg = synthesizer(network, condition=one_hot)
+    before = clone_state(network)
+    sg.predict(0, 0, torch.randn(4, 2, 5, 5), torch.arange(4))
+    assert sg.updates == 1
+    assert not torch.equal(before["head.0.weight"], network.head[0].weight)
+    assert torch.equal(before["log_scale"], network.log_scale)
+    sg.take(TargetGradient(0, 0, torch.randn(4, 2, 5, 5)))
+    assert sg.updates == 2
+    assert not torch.equal(before["log_scale"], network.log_scale)
+
+
+def test_gradients_are_cleared_after_every_update() -> None:
+    for network, shape in ((LinearSG(WIDTH, WIDTH, CLASSES), (WIDTH,)), (HeadSG(2, CLASSES, 5), (2, 5, 5))):
+        sg = synthesizer(network, condition=one_hot)
+        sg.predict(0, 0, torch.randn(4, *shape), torch.arange(4))
+        sg.take(TargetGradient(0, 0, torch.randn(4, *shape)))
+        assert [p.grad for p in network.parameters() if p.grad is not None] == []
+
+
+def test_the_fused_optimizer_steps_the_head_as_the_plain_one() -> None:
+    """Gradients by `autograd.grad` may have other strides, which fused optimizers do not look at."""
+    states = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        network = HeadSG(4, CLASSES, 9)
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, fused=fused)
+        sg = Synthesizer(network, optimizer, Ledger(4), condition=one_hot)
+        for step in range(2):
+            h = torch.randn(6, 4, 9, 9)
+            sg.predict(step, 0, h, torch.arange(6) % CLASSES)
+            sg.take(TargetGradient(step, 0, h))
+        states.append(clone_state(network))
+    for name in states[0]:
+        torch.testing.assert_close(states[0][name], states[1][name], rtol=1e-5, atol=1e-6)
+
+
+def test_held_bytes_counts_the_ledger_and_the_replay_window() -> None:
+    h_bytes, label_bytes = 4 * WIDTH * 4, 4 * CLASSES * 4
+    sg = synthesizer(replay=1, replay_window=2)
+    for step in range(5):
+        sg.predict(step, 0, *batch())
+    assert sg.held_bytes() == 5 * (h_bytes + label_bytes)
+    for step in range(4):
+        sg.take(target(step))
+    assert sg.held_bytes() == (h_bytes + label_bytes) + 2 * (2 * h_bytes + label_bytes)
+    assert sg.stats()["held_bytes"] == sg.held_bytes()
+
+
+def test_without_replay_nothing_is_held_once_the_targets_came() -> None:
+    sg = synthesizer()
+    for step in range(3):
+        sg.predict(step, 0, *batch())
+    for step in range(3):
+        sg.take(target(step))
+    assert sg.held_bytes() == 0
+
+
+def stationary_run(sg: Synthesizer, steps: int, lateness: int = 3) -> list[float]:
+    """Relative errors on L(h) = mean of |A (h - 1)|^2 / 2, with targets that come late."""
+    generator = torch.Generator().manual_seed(2)
+    root = torch.randn(WIDTH, WIDTH, generator=generator) / WIDTH**0.5
+    errors, waiting = [], []
+    for step in range(steps):
+        h, y = torch.randn(32, WIDTH, generator=generator), torch.zeros(32, dtype=torch.long)
+        wanted = (h - 1) @ (root.T @ root) / len(h)
+        errors.append(float((sg.predict(step, step, h, y) - wanted).norm() / wanted.norm()))
+        waiting.append(TargetGradient(step, 0, wanted))
+        if len(waiting) > lateness:
+            assert sg.take(waiting.pop(0)) == step - lateness
+    return errors
+
+
+def test_its_error_falls_on_a_stationary_problem_whose_targets_come_late() -> None:
+    network = LinearSG(WIDTH, WIDTH)
+    sg = Synthesizer(network, torch.optim.Adam(network.parameters(), lr=1e-2), Ledger(8))
+    errors = stationary_run(sg, 300)
+    assert errors[:4] == [pytest.approx(1.0)] * 4
+    assert errors[60] < 0.7
+    assert max(errors[-20:]) < 0.1
+
+
+def test_a_linear_network_recovers_the_exact_gradient_of_a_quadratic_loss() -> None:
+    network = LinearSG(WIDTH, WIDTH)
+    sg = Synthesizer(network, torch.optim.SGD(network.parameters(), lr=0.3 * WIDTH), Ledger(8))
+    assert stationary_run(sg, 150)[-1] < 1e-4
+
+
+def test_agreement_is_measured_on_every_eighth_target() -> None:
+    sg = synthesizer(Recorder())
+    for step in range(17):
+        sg.predict(step, 0, *batch())
+        sg.take(target(step, value=0.25))
+        assert sg.agreement._count == step // 8 + 1
+    assert sg.stats()["sg_relative_error"] == pytest.approx(0.0, abs=1e-12)
+    assert sg.stats()["sg_cosine"] == pytest.approx(1.0)
+
+
+def test_a_new_epoch_starts_the_agreement_over_and_keeps_the_counts() -> None:
+    sg = synthesizer(replay=1)
+    sg.predict(0, 0, *batch())
+    sg.predict(1, 0, *batch())
+    sg.take(target(0))
+    assert sg.stats()["sg_relative_error"] == pytest.approx(1.0)
+    sg.new_epoch()
+    assert sg.stats()["sg_relative_error"] is None
+    assert sg.stats()["sg_cosine"] is None
+    assert sg.stats()["sg_updates"] == 2
+    assert sg.take(target(1)) == 0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "wanted", "error", "cosine"),
+    [
+        ([3.0, 4.0], [3.0, 4.0], 0.0, 1.0),
+        ([-3.0, -4.0], [3.0, 4.0], 2.0, -1.0),
+        ([4.0, -3.0], [3.0, 4.0], math.sqrt(2), 0.0),
+        ([0.0, 0.0], [3.0, 4.0], 1.0, 0.0),
+        ([6.0, 8.0], [3.0, 4.0], 1.0, 1.0),
+    ],
+)
+def test_agreement_is_relative_error_and_cosine(
+    prediction: list[float], wanted: list[float], error: float, cosine: float
+) -> None:
+    agreement = Agreement()
+    agreement.add(torch.tensor(prediction), torch.tensor(wanted))
+    assert agreement.stats() == {
+        "sg_relative_error": pytest.approx(error, abs=1e-12),
+        "sg_cosine": pytest.approx(cosine, abs=1e-12),
+    }
+
+
+def test_agreement_is_the_mean_over_targets() -> None:
+    agreement = Agreement()
+    agreement.add(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.0]))
+    agreement.add(torch.tensor([-3.0, -4.0]), torch.tensor([3.0, 4.0]))
+    assert agreement.stats() == {"sg_relative_error": pytest.approx(1.0), "sg_cosine": pytest.approx(0.0)}
+
+
+def test_agreement_that_is_not_finite_is_none_in_a_report() -> None:
+    agreement = Agreement()
+    agreement.add(torch.tensor([float("nan")]), torch.tensor([1.0]))
+    assert agreement.stats() == {"sg_relative_error": None, "sg_cosine": None}

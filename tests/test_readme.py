@@ -1,0 +1,53 @@
+"""What README shows is run as it stands there."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def run(folder: Path, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_users_own_task_trains_from_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "my_task.py").write_text(PYTHON[0])
+    options = "--task my_task:Tumours --task-args width=128 --stages 2 --batch-size 32 --epochs 10"
+    printed = run(tmp_path, "-m", "launch.train", *options.split())
+    accuracy = re.search(r"test accuracy ([\d.]+) %, test loss", printed)
+    assert accuracy is not None and float(accuracy[1]) > 90, printed
+
+
+def test_the_python_example_trains_and_gives_the_model_back(tmp_path: Path) -> None:
+    (tmp_path / "example.py").write_text(PYTHON[1])
+    printed = run(tmp_path, "example.py")
+    assert float(printed.split()[0]) > 0.9 and "Sequential(" in printed
+
+
+def test_every_command_that_readme_shows_exists() -> None:
+    for module in set(re.findall(r"-m (launch\.\w+)", README)):
+        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+    targets = re.findall(r"^make (\w+)", README, re.MULTILINE)
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets and all(f"\n{target}:" in makefile for target in targets)
+    options = set(re.findall(r"--[a-z][a-z-]+(?:\.[a-z-]+)?", README))
+    torchrun = {"--standalone", "--nproc-per-node", "--nnodes", "--master-addr", "--master-port", "--node-rank"}
+    for option in options - torchrun - {"--help"}:
+        name = option[2:].split(".")[-1].replace("-", "_")
+        config = (ROOT / "launch" / "config.py").read_text() + (ROOT / "dni_async" / "recipes.py").read_text()
+        assert f"    {name}: " in config, option
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
