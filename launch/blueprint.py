@@ -14,6 +14,7 @@ from dni_async.partition import Costs, best_cut, check_cut, measure_costs, stage
 from dni_async.recipes import build_synthesizer, label_size_of, resolve
 from dni_async.synthesizer import Synthesizer
 from dni_async.updater import optimizer_factory
+from launch.checks import check_labels, check_last_batch, check_scores, run_through
 from launch.config import TrainConfig
 from launch.source import Data, size
 from tasks.base import Task, seed_everything
@@ -48,7 +49,13 @@ def build_layers(task: Task, seed: int) -> list[nn.Module]:
     return layers
 
 
-def agree(rendezvous: Rendezvous, config: TrainConfig, task: Task, data: Data | None) -> Blueprint:
+def agree(
+    rendezvous: Rendezvous,
+    config: TrainConfig,
+    task: Task,
+    data: Data | None,
+    device: torch.device | None = None,
+) -> Blueprint:
     """Rank 0, which has the data, draws the blueprint; the others read it, or its failure."""
     if data is None:
         told = rendezvous.read(KEY, max(config.timeout, 120.0))
@@ -56,7 +63,7 @@ def agree(rendezvous: Rendezvous, config: TrainConfig, task: Task, data: Data | 
             raise (UserError if told["user"] else StageError)(told["error"])
         bounds, shapes = ([tuple(pair) for pair in told[key]] for key in ("bounds", "shapes"))
         return Blueprint(**told | {"bounds": bounds, "shapes": shapes})
-    blueprint = draw(config, task, data, rendezvous.world)
+    blueprint = draw(config, task, data, rendezvous.world, device)
     rendezvous.publish(KEY, asdict(blueprint))
     return blueprint
 
@@ -67,18 +74,29 @@ def tell_failure(rendezvous: Rendezvous, error: Exception) -> None:
     rendezvous.publish(KEY, {"error": line, "user": isinstance(error, UserError)})
 
 
-def draw(config: TrainConfig, task: Task, data: Data, stages: int) -> Blueprint:
-    """Run every layer once (by hand) or measure every layer and SG network (automatic), and cut."""
+def draw(
+    config: TrainConfig, task: Task, data: Data, stages: int, device: torch.device | None = None
+) -> Blueprint:
+    """Run every layer once (by hand) or measure every layer and SG network (automatic), and cut.
+
+    device: where costs are measured, by default the CPU.
+    """
     layers = build_layers(task, config.seed)
     if stages > len(layers):
         raise UserError(f"{stages} stages cannot share {len(layers)} layers; use 1 to {len(layers)} stages")
+    check_labels(task, data)
     x, y = data.sample()
     label_size = label_size_of(task.condition, y) if config.rule == "cdni" and stages > 1 else 0
-    shapes = _shapes(layers, x)
-    _check_last_batch(layers, x, data)
+    shapes, output = run_through(layers, x)
+    check_scores(task, output, y)
+    check_last_batch(layers, x, data)
     cut = config.cut_layers()
     if cut is None:
-        costs = _measure(config, task, layers, (x, y), label_size, stages) if stages > 1 else None
+        costs = (
+            _measure(config, task, layers, (x.to(device), y.to(device)), label_size, stages)
+            if stages > 1
+            else None
+        )
         cut = best_cut(costs, stages) if costs else []
     else:
         costs = None
@@ -136,48 +154,21 @@ def _measure(
         return synthesizer_for(config, task, shape, label_size, stages, config.seed, batch[0].device)
 
     return measure_costs(
-        copy.deepcopy(layers),
+        [copy.deepcopy(layer).to(batch[0].device) for layer in layers],
         *batch,
         loss=task.loss,
         optimizer=optimizer_factory(config.optimizer, config.lr, **config.optimizer_settings()),
         synthesizer=synthesizer,
-        clock=time.perf_counter,
+        clock=lambda: _clock(batch[0].device),
     )
+
+
+def _clock(device: torch.device) -> float:
+    """Seconds, when all that was asked of the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def _stage_cost(costs: Costs, first: int, end: int) -> float:
     return sum(costs.layers[first:end]) + [*costs.interfaces, 0.0][end - 1]
-
-
-@torch.no_grad()
-def _shapes(layers: list[nn.Module], x: Tensor) -> list[tuple[int, ...]]:
-    shapes = []
-    for i, layer in enumerate(layers):
-        layer = copy.deepcopy(layer).eval()
-        try:
-            x = layer(x)
-        except Exception as error:
-            cause = (str(error) or type(error).__name__).splitlines()[0]
-            raise UserError(
-                f"layer {i} does not take what comes before it, {tuple(x.shape)} ({cause})"
-            ) from error
-        if not isinstance(x, Tensor):
-            raise UserError(f"layer {i} gives {type(x).__name__}; layers of a pipeline must give one tensor")
-        shapes.append(tuple(x.shape[1:]))
-    return shapes
-
-
-@torch.no_grad()
-def _check_last_batch(layers: list[nn.Module], x: Tensor, data: Data) -> None:
-    """Batch norm cannot train on one value per channel: say so now, not at the end of the first epoch."""
-    if (size(data.train) - 1) % data.batch_size:
-        return
-    x = x[:1]
-    try:
-        for layer in copy.deepcopy(layers):
-            x = layer.train()(x)
-    except ValueError as error:
-        raise UserError(
-            f"batch size {data.batch_size} leaves a last batch of one sample (of {size(data.train)}), "
-            "which batch norm cannot train on; choose another --batch-size"
-        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class JobConfig:
     seed: int = 0
     """Of initial weights and data order."""
     stages: int = 0
-    """Processes to start on this machine; 0 leaves it to torchrun, or is 1 without it."""
+    """Processes to start on this machine; 0: as many as torchrun started, or 1 (in comparisons 2)."""
     cut: str = ""
     """First layer of every stage but the first, such as 2,4; by default cut by measured cost."""
     optimizer: str = "adam"
@@ -94,12 +94,15 @@ class JobConfig:
         if not 0 <= self.port < 65536:
             raise UserError(f"port is {self.port}; it must be 0 to 65535")
         _one_of("schedule", self.schedule, SCHEDULES)
+        if not all(0 < share < 1 for share in self.milestones):
+            given = " ".join(map(str, self.milestones))
+            raise UserError(f"milestones are {given}; each must be a share of the run, between 0 and 1")
         _one_of("device", self.device, ("cpu", "cuda"))
         for transport in self.transport.split(","):
             _one_of("transport", transport, TRANSPORTS)
         self.cut_layers()
         _check_optimizer(self.optimizer, self.lr, self.optimizer_settings())
-        _check_optimizer(self.sg.optimizer, self.sg.lr or 1e-3, {})
+        optimizer_factory(self.sg.optimizer, 1.0)
 
     def cut_layers(self) -> list[int] | None:
         """The cut as numbers; None when it is to be found."""
@@ -154,6 +157,8 @@ class CompareConfig(JobConfig):
 
     def __post_init__(self) -> None:
         JobConfig.__post_init__(self)
+        if not self.stages:
+            self.stages = 2
         if not self.engines:
             raise UserError("no engines given; name some, such as --engines backprop cdni")
         for engine in self.engines:
@@ -180,25 +185,22 @@ def key_values(option: str, pairs: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(pair.split("=", 1)[0], pair.split("=", 1)[1]) for pair in pairs]
 
 
-def with_stages(config: TrainConfig, stages: int) -> TrainConfig:
-    """The same job with this many stages."""
-    return replace(config, stages=stages)
-
-
 def _value(text: str) -> Any:
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     if "," in text:
         return tuple(_value(part) for part in text.split(","))
     try:
-        return float(text) if any(c in text for c in ".eE") else int(text)
+        return None if text.lower() == "none" else float(text) if set(text) & set(".eEn") else int(text)
     except ValueError:
         return text
 
 
 def _check_optimizer(name: str, lr: float, settings: dict[str, Any]) -> None:
-    """Make one for a single weight: torch checks the values of settings only then."""
+    """Make one for a single weight if there are settings: torch looks at their values only then."""
     make = optimizer_factory(name, lr, **settings)
+    if not settings:
+        return  # the first optimizer of a process takes a second or more (torch._dynamo)
     try:
         make([nn.Parameter(torch.zeros(1, 1))])
     except (ValueError, TypeError, RuntimeError) as error:

@@ -45,7 +45,7 @@ def run_rank(guard: Guard, config: TrainConfig, task: Task) -> None:
         if config.out:
             prepare_out(config.out)
         data = Data(*task.data(config.data_folder()), config.batch_size, config.seed)
-        blueprint = agree(rendezvous, config, task, data)
+        blueprint = agree(rendezvous, config, task, data, placement.device)
     except Exception as error:
         tell_failure(rendezvous, error)
         raise

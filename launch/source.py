@@ -40,8 +40,8 @@ class Data:
         return -(-size(self.train) // self.batch_size)
 
     def sample(self) -> Batch:
-        """One batch, to learn shapes and to measure costs."""
-        return next(batches(self.test, self.batch_size))
+        """One training batch, to learn shapes and to measure costs."""
+        return next(self.training(0))
 
     def training(self, epoch: int) -> Iterator[Batch]:
         """The batches of an epoch; the order depends on seed and epoch alone, so all engines share it."""

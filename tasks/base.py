@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from dni_async.errors import UserError
+
 
 class Task(ABC):
     """A network to train and the data to train it on. Everything a user's own task has to say.
@@ -43,18 +45,24 @@ class Task(ABC):
 
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
         """Mean loss of a batch, a scalar. Cross-entropy for classes, else mean squared error."""
-        return F.mse_loss(output, y) if self.classes is None else F.cross_entropy(output, y)
+        if self.classes is not None:
+            return F.cross_entropy(output, y)
+        if output.shape != y.shape:
+            raise UserError(
+                f"outputs {tuple(output.shape)} and targets {tuple(y.shape)} differ; shape them alike"
+            )
+        return F.mse_loss(output, y)
 
     def metric(self, output: Tensor, y: Tensor) -> Tensor:
         """(B,) score of each sample, higher is better; reports give its mean over the test set."""
         if self.classes is None:
-            return -(output - y).flatten(1).square().mean(1)
+            return -(output - y).reshape(len(y), -1).square().mean(1)
         return (output.argmax(-1) == y).float()
 
     def condition(self, y: Tensor) -> Tensor:
         """(B, C) what a conditional SG network sees of the labels: one-hot classes, or y as it is."""
         if self.classes is None:
-            return y.flatten(1).float()
+            return y.reshape(len(y), -1).float()
         return F.one_hot(y, self.classes).float()
 
     @property

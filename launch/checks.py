@@ -1,0 +1,81 @@
+"""What can be wrong with a task, found before the start and said in one line."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from dni_async.errors import UserError
+from launch.source import Data, size
+from tasks.base import Task
+
+
+@torch.no_grad()
+def run_through(layers: list[nn.Module], x: Tensor) -> tuple[list[tuple[int, ...]], Tensor]:
+    """Output shape of each layer (without the batch) for a batch x, and the last output.
+
+    Raises UserError naming the layer that does not fit.
+    """
+    shapes = []
+    for i, layer in enumerate(layers):
+        layer = copy.deepcopy(layer).eval()
+        try:
+            x = layer(x)
+        except Exception as error:
+            raise UserError(
+                f"layer {i} does not take what comes before it, {tuple(x.shape)} ({_cause(error)})"
+            ) from error
+        if not isinstance(x, Tensor):
+            raise UserError(f"layer {i} gives {type(x).__name__}; layers of a pipeline must give one tensor")
+        shapes.append(tuple(x.shape[1:]))
+    return shapes, x
+
+
+@torch.no_grad()
+def check_scores(task: Task, output: Tensor, y: Tensor) -> None:
+    """Loss and metric must take what the network gives: a scalar, and one score per sample."""
+    for name, function, wanted in (("loss", task.loss, ()), ("metric", task.metric, (len(y),))):
+        try:
+            shape = tuple(function(output, y).shape)
+        except Exception as error:
+            given = f"outputs {tuple(output.shape)} and labels {tuple(y.shape)}"
+            raise UserError(f"the task's {name} does not take {given} ({_cause(error)})") from error
+        if shape != wanted:
+            raise UserError(f"the task's {name} gives shape {shape}; it must give {wanted}")
+
+
+def check_labels(task: Task, data: Data) -> None:
+    """Class labels must be 0 to classes - 1 (looked at where the whole set is a tensor)."""
+    if task.classes is None:
+        return
+    for dataset in (data.train, data.test):
+        if isinstance(dataset, TensorDataset):
+            y = dataset.tensors[1]
+            if y.is_floating_point() or int(y.min()) < 0 or int(y.max()) >= task.classes:
+                raise UserError(
+                    f"labels of {y.dtype} from {y.min().item()} to {y.max().item()} do not fit "
+                    f"{task.classes} classes; use integers from 0 to {task.classes - 1}"
+                )
+
+
+@torch.no_grad()
+def check_last_batch(layers: list[nn.Module], x: Tensor, data: Data) -> None:
+    """Batch norm cannot train on one value per channel: say so now, not at the end of the first epoch."""
+    if (size(data.train) - 1) % data.batch_size:
+        return
+    x = x[:1]
+    try:
+        for layer in copy.deepcopy(layers):
+            x = layer.train()(x)
+    except ValueError as error:
+        raise UserError(
+            f"batch size {data.batch_size} leaves a last batch of one sample (of {size(data.train)}), "
+            "which batch norm cannot train on; choose another --batch-size"
+        ) from error
+
+
+def _cause(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,184 @@
+"""Sequential backprop is the textbook loop."""
+
+import functools
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dni_async.errors import UserError
+from dni_async.messages import MarkKind
+from launch import baselines
+from launch.baselines import train_backprop
+from launch.config import TrainConfig
+from tests.launch.tiny import Tiny, data_of
+from workers.device import Placement
+from workers.probe import Probe
+from workers.supervise import Guard
+
+CPU = Placement(torch.device("cpu"), 1, [])
+
+
+def config_of(**settings):
+    return TrainConfig(**{"engine": "backprop", "batch_size": 16, "epochs": 2, "seed": 3} | settings)
+
+
+def train(config, task=None, guard=None):
+    """(trained network, marks)."""
+    marks = []
+    task = task or Tiny()
+    model = train_backprop(guard or Guard(), config, task, data_of(task, config), CPU, marks.append)
+    return model, marks
+
+
+def textbook(config, make_optimizer, clip=None):
+    """(trained network, [(loss, test loss, test accuracy) of each epoch])."""
+    task = Tiny()
+    (x, y), (test_x, test_y) = (dataset.tensors for dataset in task.data())
+    torch.manual_seed(config.seed)
+    model = nn.Sequential(*task.layers())
+    optimizer, schedule = make_optimizer(model.parameters())
+    torch.manual_seed(config.seed + 1)
+    epochs = []
+    for epoch in range(1, config.epochs + 1):
+        order = torch.randperm(
+            len(x), generator=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+        )
+        model.train()
+        total = 0.0
+        for index in order.split(config.batch_size):
+            loss = F.cross_entropy(model(x[index]), y[index])
+            total += loss.item() * len(index)
+            optimizer.zero_grad()
+            loss.backward()
+            if clip:
+                nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            if schedule:
+                schedule.step()
+        model.eval()
+        with torch.no_grad():
+            output = model(test_x)
+        accuracy = (output.argmax(1) == test_y).float().mean().item()
+        epochs.append((total / len(x), F.cross_entropy(output, test_y).item(), accuracy))
+    return model, epochs
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, lr=0.01, fused=True), None
+
+
+def momentum(parameters):
+    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, fused=True)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "make_optimizer", "clip"),
+    [
+        ({"lr": 0.01}, adam, None),
+        (
+            {
+                "optimizer": "sgd",
+                "lr": 0.1,
+                "optimizer_args": ("momentum=0.9",),
+                "schedule": "linear",
+                "clip_norm": 0.3,
+            },
+            momentum,
+            0.3,
+        ),
+    ],
+)
+def test_the_weights_are_those_of_the_textbook_loop_bit_for_bit(settings, make_optimizer, clip):
+    config = config_of(**settings)
+    model, marks = train(config)
+    wanted, epochs = textbook(config, make_optimizer, clip)
+    state, wanted_state = model.state_dict(), wanted.state_dict()
+    assert state.keys() == wanted_state.keys()
+    for name, value in state.items():
+        assert torch.equal(value, wanted_state[name]), name
+    results = [m.body["result"] for m in marks if m.kind is MarkKind.EPOCH]
+    for result, (loss, test_loss, accuracy) in zip(results, epochs, strict=True):
+        assert result["loss"] == loss
+        assert result["test_loss"] == pytest.approx(test_loss, rel=1e-5)
+        assert result["test_accuracy"] == pytest.approx(accuracy)
+        assert result["tested"] == 20
+
+
+def test_training_moves_every_weight():
+    model, _ = train(config_of(lr=0.01))
+    torch.manual_seed(3)
+    start = nn.Sequential(*Tiny().layers())
+    for (name, after), before in zip(model.named_parameters(), start.parameters(), strict=True):
+        assert not torch.equal(after, before), name
+
+
+def test_a_mark_ends_every_epoch_and_one_the_run():
+    _, marks = train(config_of())
+    assert [(m.kind, m.step, m.epoch, m.returning) for m in marks] == [
+        (MarkKind.EPOCH, 4, 1, True),
+        (MarkKind.EPOCH, 8, 2, True),
+        (MarkKind.STOP, 8, 2, True),
+    ]
+
+
+def test_marks_tell_what_a_single_stage_would():
+    _, marks = train(config_of())
+    for step, samples, mark in zip((4, 8, 8), (50, 100, 100), marks, strict=True):
+        assert mark.body.keys() == {"result", "0"}
+        stage = mark.body["0"]
+        assert (stage["index"], stage["steps"], stage["version"], stage["samples"]) == (
+            0,
+            step,
+            step,
+            samples,
+        )
+        assert stage["layers"] == ["0 Sequential", "1 ReLU", "2 Linear", "3 Dropout", "4 Linear"]
+        assert stage["parameters"] == (6 * 8 + 8) + 2 * 8 + (8 * 7 + 7) + (7 * 3 + 3)
+        assert (stage["threads"], stage["cores"], stage["device"]) == (1, [], "cpu")
+        assert stage["targets_sent"] == stage["targets_received"] == 0
+        assert stage["peak_rss_bytes"] > 0
+        assert 0 < stage["utilisation"] <= 1
+    assert ["timeline" in mark.body["0"] for mark in marks] == [False, False, True]
+    kinds = {event[0] for event in marks[-1].body["0"]["timeline"]}
+    assert {"forward", "backward", "update", "evaluate"} <= kinds
+    assert marks[-1].body["result"]["samples_per_s"] > 0
+
+
+def test_about_every_second_it_reports(monkeypatch):
+    ticks = itertools.count()
+    clock = functools.partial(Probe, clock=lambda: next(ticks) * 0.25)
+    monkeypatch.setattr(baselines, "Probe", clock)
+    _, marks = train(config_of(epochs=1))
+    reports = [m for m in marks if m.kind is MarkKind.REPORT]
+    # five readings of the clock a step: 1.25 s, and one more for the report itself
+    assert [(m.step, m.epoch) for m in reports] == [(1, 1), (2, 1), (3, 1), (4, 1)]
+    assert all(m.body["result"]["loss"] > 0 and m.body["result"]["test_loss"] is None for m in reports)
+    assert all("timeline" not in m.body["0"] for m in reports)
+
+
+class Diverging(Tiny):
+    """Its loss is of no use from the sixth training batch on."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.bad, self.calls = loss, 0
+
+    def loss(self, output, y):
+        self.calls += torch.is_grad_enabled()
+        return super().loss(output, y) + (self.bad if self.calls > 5 else 0.0)
+
+
+@pytest.mark.parametrize("loss", ["nan", "inf"])
+def test_a_loss_out_of_bounds_ends_the_run_and_names_the_step(loss):
+    guard = Guard()
+    with pytest.raises(UserError) as error:
+        train(config_of(), Diverging(float(loss)), guard)
+    assert str(error.value) == (
+        f"stage 0 (backprop), after step 5: the loss is {loss}; "
+        "lower --lr or set --clip-norm, and check the data"
+    )
+    assert guard.where() == "in backprop, after step 5"

@@ -1,0 +1,152 @@
+"""Settings are checked when they are set, and say what to do instead."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from dni_async.errors import UserError
+from dni_async.recipes import SGConfig
+from launch.config import CompareConfig, JobConfig, TrainConfig
+
+REFUSED = [
+    ({"epochs": 0}, "epochs is 0; it must be at least 1"),
+    ({"batch_size": 0}, "batch-size is 0; it must be at least 1"),
+    ({"stages": -1}, "stages is -1; it must be at least 0"),
+    ({"in_flight": 0}, "in-flight is 0; it must be at least 1"),
+    ({"threads": -2}, "threads is -2; it must be at least 0"),
+    ({"lr": 0.0}, "lr is 0.0; it must be positive"),
+    ({"lr": float("nan")}, "lr is nan; it must be positive"),
+    ({"lr": float("inf")}, "lr is inf; it must be positive and finite"),
+    ({"timeout": -1.0}, "timeout is -1.0; it must be positive"),
+    ({"timeout": float("inf")}, "timeout is inf; it must be positive and finite"),
+    ({"clip_norm": 0.0}, "clip-norm is 0.0; it must be positive"),
+    ({"seed": -1}, "seed is -1; it must be 0 to 4294967295"),
+    ({"seed": 2**32}, "seed is 4294967296; it must be 0 to 4294967295"),
+    ({"port": 65536}, "port is 65536; it must be 0 to 65535"),
+    ({"port": -1}, "port is -1; it must be 0 to 65535"),
+    ({"schedule": "cosin"}, "unknown schedule (cosin); use one of constant, linear, cosine, step"),
+    ({"milestones": (30.0, 40.0)}, "milestones are 30.0 40.0; each must be a share of the run"),
+    ({"device": "tpu"}, "unknown device (tpu); use one of cpu, cuda"),
+    ({"transport": "shm,tcp"}, "unknown transport (tcp); use one of auto, shm, dist, rpc"),
+    ({"cut": "2;4"}, "cut is 2;4; write layer numbers with commas, such as 2,4"),
+    ({"cut": "2,,4"}, "cut is 2,,4; write layer numbers with commas, such as 2,4"),
+    ({"cut": "4,2"}, "cut is 4,2; layer numbers must increase and start at 1 or more"),
+    ({"cut": "2,2"}, "cut is 2,2; layer numbers must increase and start at 1 or more"),
+    ({"cut": "0,2"}, "cut is 0,2; layer numbers must increase and start at 1 or more"),
+    ({"optimizer": "adm"}, "unknown optimizer (adm); use one of adadelta, "),
+    ({"optimizer_args": ("momentum",)}, "--optimizer-args got momentum; write name=value"),
+    ({"optimizer_args": ("momentum=0.9",)}, "optimizer adam has no setting momentum; it has betas, "),
+    (
+        {"optimizer": "sgd", "optimizer_args": ("momentum=-1",)},
+        "optimizer sgd refuses its settings (Invalid momentum value: -1); change --optimizer-args",
+    ),
+    ({"optimizer_args": ("betas=0.9",)}, "optimizer adam refuses its settings ("),
+    ({"sg": SGConfig(optimizer="adm")}, "unknown optimizer (adm); use one of adadelta, "),
+]
+
+
+@pytest.mark.parametrize(("settings", "words"), REFUSED)
+@pytest.mark.parametrize("cls", [TrainConfig, CompareConfig])
+def test_a_wrong_value_is_named_with_its_remedy(cls, settings, words):
+    with pytest.raises(UserError) as error:
+        cls(**settings)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cls", "settings", "words"),
+    [
+        (TrainConfig, {"rule": "backprop"}, "unknown rule (backprop); use one of dni, cdni, frozen, oracle"),
+        (TrainConfig, {"engine": "cdni"}, "unknown engine (cdni); use one of decoupled, backprop"),
+        (CompareConfig, {"engines": ()}, "no engines given; name some, such as --engines backprop cdni"),
+        (CompareConfig, {"engines": ("dni", "ddpp")}, "unknown engine (ddpp); use one of backprop, dni, "),
+        (CompareConfig, {"engines": ("dni", "dni")}, "engine dni is given twice; for more runs of each use"),
+        (CompareConfig, {"repeats": 0}, "repeats is 0; it must be at least 1"),
+    ],
+)
+def test_rules_and_engines_are_known(cls, settings, words):
+    with pytest.raises(UserError) as error:
+        cls(**settings)
+    assert words in str(error.value)
+
+
+def test_the_defaults_and_the_limits_are_accepted():
+    JobConfig()
+    TrainConfig(seed=2**32 - 1, port=65535, milestones=(), clip_norm=None, threads=0, in_flight=1)
+    CompareConfig(engines=("backprop",), transport="shm,dist")
+
+
+@pytest.mark.parametrize(("text", "cut"), [("", None), ("2", [2]), ("1,3,4", [1, 3, 4]), ("2, 4", [2, 4])])
+def test_a_cut_is_read_as_numbers(text, cut):
+    assert JobConfig(cut=text).cut_layers() == cut
+
+
+def test_optimizer_settings_get_the_types_that_they_look_like():
+    args = ("betas=0.8,0.95", "eps=1e-6", "weight_decay=0", "amsgrad=True", "foreach=false")
+    settings = JobConfig(optimizer_args=args).optimizer_settings()
+    assert settings == {
+        "betas": (0.8, 0.95),
+        "eps": 1e-6,
+        "weight_decay": 0,
+        "amsgrad": True,
+        "foreach": False,
+    }
+    kinds = [type(value) for value in settings.values()]
+    assert kinds == [tuple, float, int, bool, bool]
+
+
+def test_words_stay_words_and_the_first_equals_sign_divides():
+    config = JobConfig()
+    config.optimizer_args = ("mode=nesterov", "path=a=b")
+    assert config.optimizer_settings() == {"mode": "nesterov", "path": "a=b"}
+
+
+def test_the_option_goes_before_the_environment(monkeypatch):
+    monkeypatch.setenv("DNI_DATA", "/from/environment")
+    assert JobConfig(data_root="/from/option").data_folder() == Path("/from/option")
+    assert JobConfig().data_folder() == Path("/from/environment")
+    monkeypatch.delenv("DNI_DATA")
+    assert JobConfig().data_folder() is None
+
+
+def test_tables_call_a_decoupled_run_by_its_rule():
+    assert TrainConfig(rule="dni").engine_name == "dni"
+    assert TrainConfig(rule="dni", engine="backprop").engine_name == "backprop"
+
+
+def comparison():
+    return CompareConfig(
+        task="digits-fcn",
+        task_args=("depth=2",),
+        epochs=7,
+        seed=3,
+        stages=2,
+        cut="1",
+        lr=0.01,
+        sg=SGConfig(kind="mlp"),
+        transport="dist",
+        out="all",
+        repeats=2,
+    )
+
+
+def test_backprop_competes_in_one_process_without_a_cut():
+    job = comparison().job("backprop", Path("all/backprop"))
+    assert (job.engine, job.engine_name, job.stages, job.cut) == ("backprop", "backprop", 1, "")
+
+
+@pytest.mark.parametrize("rule", ["dni", "cdni", "frozen", "oracle"])
+def test_a_rule_competes_with_all_stages(rule):
+    job = comparison().job(rule, Path("all") / rule)
+    assert (job.engine, job.rule, job.engine_name, job.stages, job.cut) == ("decoupled", rule, rule, 2, "1")
+
+
+@pytest.mark.parametrize("engine", ["backprop", "cdni"])
+def test_all_other_settings_are_shared_by_the_contestants(engine):
+    config = comparison()
+    job = config.job(engine, Path("all/one"))
+    shared = {field.name for field in dataclasses.fields(JobConfig)} - {"stages", "cut", "out"}
+    assert {name: getattr(job, name) for name in shared} == {name: getattr(config, name) for name in shared}
+    assert job.out == str(Path("all/one"))

@@ -1,0 +1,178 @@
+"""The stream of messages that stage 0 works through."""
+
+import pytest
+import torch
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from dni_async.errors import UserError
+from dni_async.messages import Activation
+from launch.source import Data, batches, size, stream
+
+CPU = torch.device("cpu")
+
+
+def numbered(count, first=0):
+    """Samples that tell their number: x is (3,) of it, y it."""
+    y = torch.arange(first, first + count)
+    return TensorDataset(y[:, None].expand(count, 3).float().contiguous(), y)
+
+
+class Pairs(Dataset):
+    """The same samples, handed out one by one."""
+
+    def __init__(self, tensors):
+        self.tensors_ = tensors.tensors
+
+    def __len__(self):
+        return len(self.tensors_[0])
+
+    def __getitem__(self, index):
+        return tuple(tensor[index] for tensor in self.tensors_)
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        yield torch.zeros(3), torch.tensor(0)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def data(train=5, test=3, batch_size=2, seed=0, wrap=lambda dataset: dataset):
+    return Data(wrap(numbered(train)), wrap(numbered(test, 100)), batch_size, seed)
+
+
+def show(message):
+    if isinstance(message, Activation):
+        return f"{'A' if message.train else 'E'}{message.step}"
+    return f"{message.kind.name}({message.step},{message.epoch})"
+
+
+def labels(pairs):
+    return [y.tolist() for _, y in pairs]
+
+
+def test_messages_come_in_the_order_of_the_diagram():
+    messages = [show(m) for m in stream(data(), 2, CPU, lambda: 0.0)]
+    assert messages == [
+        *("A0", "A1", "A2", "E0", "E1", "EPOCH(3,1)"),
+        *("A3", "A4", "A5", "E0", "E1", "EPOCH(6,2)"),
+        "STOP(6,2)",
+    ]
+
+
+def test_a_report_is_asked_for_when_more_than_a_second_has_passed():
+    clock, messages = Clock(), []
+    for message in stream(data(train=12), 1, CPU, clock):
+        messages.append(show(message))
+        clock.now += 0.5 if messages[-1] in ("A0", "A1", "A2", "A3", "A4") else 0.0
+    # seconds     0.5   1.0   1.5                   2.0   2.5
+    assert messages == [
+        *("A0", "A1", "A2", "REPORT(3,1)", "A3", "A4"),
+        *("A5", "E0", "E1", "EPOCH(6,1)", "STOP(6,1)"),
+    ]
+
+
+def test_reports_go_on_through_the_epochs():
+    clock, messages = Clock(), []
+    for message in stream(data(train=4), 2, CPU, clock):
+        messages.append(show(message))
+        clock.now += 0.6 if messages[-1].startswith("A") else 0.0
+    assert [m for m in messages if m.startswith("REPORT")] == ["REPORT(2,1)", "REPORT(4,2)"]
+
+
+def test_activations_carry_the_batches_of_their_epoch():
+    source = data()
+    messages = [m for m in stream(source, 2, CPU, lambda: 0.0) if isinstance(m, Activation)]
+    expected = [*source.training(1), *source.evaluation(), *source.training(2), *source.evaluation()]
+    assert len(messages) == len(expected)
+    for message, (x, y) in zip(messages, expected, strict=True):
+        assert torch.equal(message.h, x) and torch.equal(message.y, y)
+        assert message.version == 0
+
+
+def test_seed_and_epoch_alone_decide_the_order():
+    order = labels(data(seed=3).training(2))
+    torch.manual_seed(99)
+    other = data(seed=3)
+    list(other.training(1))
+    assert labels(other.training(2)) == order
+    assert labels(data(seed=3, test=1).training(2)) == order
+
+
+def test_another_epoch_or_seed_gives_another_order():
+    orders = [labels(data(train=50, seed=seed).training(epoch)) for seed in (0, 1, 2) for epoch in (1, 2, 3)]
+    assert len({str(order) for order in orders}) == 9
+
+
+def test_the_order_leaves_the_global_generator_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    list(stream(data(), 2, CPU, lambda: 0.0))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("wrap", [lambda dataset: dataset, Pairs])
+def test_every_sample_comes_once_per_epoch_shuffled_and_x_with_its_y(wrap):
+    source = data(train=50, batch_size=8, wrap=wrap)
+    for epoch in (1, 2):
+        seen = []
+        for x, y in source.training(epoch):
+            assert torch.equal(x[:, 0], y.float())
+            seen += y.tolist()
+        assert seen != sorted(seen)
+        assert sorted(seen) == list(range(50))
+
+
+@pytest.mark.parametrize("wrap", [lambda dataset: dataset, Pairs])
+def test_the_last_batch_may_be_short(wrap):
+    source = data(train=5, test=3, batch_size=2, wrap=wrap)
+    assert [len(y) for _, y in source.training(1)] == [2, 2, 1]
+    assert [len(y) for _, y in source.evaluation()] == [2, 1]
+
+
+@pytest.mark.parametrize(("train", "steps"), [(1, 1), (4, 1), (5, 2), (8, 2), (9, 3)])
+def test_steps_of_an_epoch_count_the_short_batch(train, steps):
+    source = data(train=train, batch_size=4)
+    assert source.steps_per_epoch == steps == len(list(source.training(1)))
+
+
+def test_a_map_style_data_set_is_evaluated_like_tensors():
+    fast, slow = data(test=7), data(test=7, wrap=Pairs)
+    for (x, y), (x2, y2) in zip(fast.evaluation(), slow.evaluation(), strict=True):
+        assert torch.equal(x, x2) and torch.equal(y, y2)
+        assert (x.dtype, y.dtype) == (x2.dtype, y2.dtype)
+    assert labels(fast.evaluation()) == [[100, 101], [102, 103], [104, 105], [106]]
+
+
+def test_a_map_style_data_set_is_shuffled_by_seed_and_epoch():
+    order = labels(data(train=50, wrap=Pairs).training(1))
+    torch.manual_seed(99)
+    assert labels(data(train=50, wrap=Pairs).training(1)) == order
+    assert labels(data(train=50, wrap=Pairs).training(2)) != order
+
+
+def test_the_sample_is_a_training_batch():
+    x, y = data(train=5, test=3, batch_size=2).sample()
+    assert x.shape == (2, 3) and set(y.tolist()) <= set(range(5))
+
+
+@pytest.mark.parametrize(("train", "test", "name"), [(0, 3, "training"), (5, 0, "test")])
+def test_an_empty_set_is_refused(train, test, name):
+    with pytest.raises(UserError, match=f"the {name} set is empty; check the task's data"):
+        data(train=train, test=test)
+
+
+def test_a_data_set_without_length_is_refused():
+    with pytest.raises(UserError, match="data set Endless has no length; give a map-style data set"):
+        Data(Endless(), numbered(3), 2, 0)
+    with pytest.raises(UserError, match="Endless has no length"):
+        size(Endless())
+
+
+def test_batches_in_order_without_a_generator():
+    assert labels(batches(numbered(5), 2)) == [[0, 1], [2, 3], [4]]

@@ -1,0 +1,225 @@
+"""Marks that come back become the record of the run."""
+
+import json
+import os
+
+import pytest
+
+from dni_async.messages import Mark, MarkKind
+from launch.config import TrainConfig
+from launch.progress import Progress
+from launch.summary import Recorder
+from tests.launch import samples
+from tests.launch.tiny import Tiny
+
+STEPS = 20
+SG = {"sg_relative_error": 0.42, "sg_cosine": 0.91}
+
+
+class Told(Progress):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        super().__init__(quiet=True)
+        self.said = []
+
+    def start(self, *arguments):
+        self.said.append(("start", *arguments))
+
+    def update(self, *arguments):
+        self.said.append(("update", *arguments))
+
+    def epoch(self, record):
+        self.said.append(("epoch", record["epoch"]))
+
+    def close(self):
+        self.said.append(("close",))
+
+
+def result(loss, accuracy=None):
+    test = None if accuracy is None else loss + 0.1
+    return {
+        "loss": loss,
+        "test_loss": test,
+        "test_accuracy": accuracy,
+        "tested": 20 if accuracy else 0,
+        "samples_per_s": 1000.0,
+    }
+
+
+def mark(kind, step, epoch, told, sg=SG, timeline=None):
+    stages = {str(i): samples.stage(i, last=i == 1) for i in range(2)}
+    stages["0"] |= sg
+    del stages["1"]["sg_relative_error"], stages["1"]["sg_cosine"]
+    for row in timeline or []:
+        stages[str(row["stage"])]["timeline"] = [list(event) for event in row["events"]]
+    return Mark(kind, step, epoch, returning=True, body={"result": told} | stages)
+
+
+def recorder(out=None, progress=None, **settings):
+    return Recorder(
+        TrainConfig(**{"task": "my:Tiny", "seed": 7, "epochs": 2, "stages": 2} | settings),
+        Tiny(),
+        stages=2,
+        steps_per_epoch=STEPS,
+        samples=(50, 20),
+        transports=["shm"],
+        notes=["made-up data"],
+        out=out,
+        progress=progress or Told(),
+    )
+
+
+def later(rows, by):
+    return [
+        {"stage": row["stage"], "events": [[e[0], e[1] + by, *e[2:]] for e in row["events"]]} for row in rows
+    ]
+
+
+def feed(record):
+    """Two epochs with a report in the second, and the end."""
+    record.on_mark(mark(MarkKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    record.on_mark(mark(MarkKind.REPORT, STEPS + 5, 2, result(0.8)))
+    record.on_mark(mark(MarkKind.EPOCH, 2 * STEPS, 2, result(0.7, 0.75)))
+    end = mark(
+        MarkKind.STOP, 2 * STEPS, 2, result(None), {"sg_relative_error": None}, later(samples.pipeline(), 9e6)
+    )
+    record.on_mark(end)
+    return record
+
+
+def test_the_summary_says_what_ran_and_how_it_went():
+    summary = feed(recorder()).summary
+    assert (summary["task"], summary["engine"], summary["rule"], summary["seed"]) == (
+        "Tiny",
+        "cdni",
+        "cdni",
+        7,
+    )
+    assert summary["dataset"] == {"train": 50, "test": 20}
+    assert summary["notes"] == ["made-up data"]
+    assert summary["transports"] == ["shm"]
+    assert summary["metric_name"] == "accuracy"
+    assert summary["samples_per_s"] == 1000.0
+    assert summary["final"] == {"loss": 0.7, "test_loss": pytest.approx(0.8), "test_accuracy": 0.75}
+    assert summary.keys() == {
+        *("task", "engine", "rule", "seed", "dataset", "notes", "versions", "hardware", "settings"),
+        *("samples_per_s", "train_s", "total_s", "metric_name", "epochs", "final", "transports"),
+        *("stages", "overlap"),
+    }
+
+
+def test_settings_versions_and_hardware_are_kept():
+    summary = recorder(lr=0.25).summary
+    assert summary["settings"]["lr"] == 0.25
+    assert summary["settings"]["sg"]["units"] == "sample"
+    assert summary["versions"].keys() == {"dni_async", "torch", "numpy", "python"}
+    assert summary["versions"]["torch"].startswith("2.")
+    assert summary["hardware"]["cores"] >= 1 and summary["hardware"]["memory_gib"] > 0
+    assert summary["hardware"]["cpu"]
+
+
+def test_epochs_come_with_their_means_and_the_time_since_the_start():
+    summary = feed(recorder()).summary
+    assert [(e["epoch"], e["loss"], e["test_accuracy"]) for e in summary["epochs"]] == [
+        (1, 0.9, 0.5),
+        (2, 0.7, 0.75),
+    ]
+    first, second = (e["seconds"] for e in summary["epochs"])
+    assert 0 < first < second == summary["train_s"] < summary["total_s"] < 30
+
+
+def test_stages_come_in_order_with_the_agreement_of_the_last_whole_epoch():
+    first, second = feed(recorder()).summary["stages"]
+    assert (first["index"], second["index"]) == (0, 1)
+    wanted = {"layers", "parameters", "steps", "busy_s", "utilisation", "staleness_mean", "peak_rss_bytes"}
+    assert wanted <= first.keys() and wanted <= second.keys()
+    assert (first["sg_relative_error"], first["sg_cosine"]) == (0.42, 0.91)
+    assert "sg_cosine" not in second
+    assert "timeline" not in first and "timeline" not in second
+
+
+def test_the_timeline_starts_at_zero_and_overlaps():
+    record = feed(recorder())
+    assert record.timeline == samples.pipeline()
+    assert 0.5 < record.summary["overlap"] <= 1.0
+
+
+def test_a_run_without_events_has_an_empty_timeline():
+    record = recorder()
+    record.on_mark(mark(MarkKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    empty = [{"stage": 0, "events": []}, {"stage": 1, "events": []}]
+    record.on_mark(mark(MarkKind.STOP, STEPS, 1, result(None), timeline=empty))
+    assert record.timeline == empty and record.summary["overlap"] == 0.0
+
+
+def test_backprop_has_no_rule():
+    summary = recorder(engine="backprop").summary
+    assert (summary["engine"], summary["rule"]) == ("backprop", None)
+
+
+def test_progress_counts_the_steps_of_the_epoch_and_the_loss_of_the_last_stage():
+    told = Told()
+    feed(recorder(progress=told))
+    shown = [
+        {"step": 1170, "utilisation": 0.971, "staleness": 1.02},
+        {"step": 1170, "utilisation": pytest.approx(0.951), "staleness": None, "loss": 0.8},
+    ]
+    assert told.said == [
+        ("start", 2, 2),
+        ("epoch", 1),
+        ("update", 5, STEPS, 1000.0, shown),
+        ("epoch", 2),
+        ("close",),
+    ]
+
+
+def test_every_mark_but_the_last_is_a_line_of_metrics_at_once(tmp_path):
+    record = recorder(tmp_path)
+    record.on_mark(mark(MarkKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
+    record.on_mark(mark(MarkKind.REPORT, STEPS + 5, 2, result(0.8)))
+    record.on_mark(mark(MarkKind.EPOCH, 2 * STEPS, 2, result(0.7, 0.75)))
+    record.on_mark(mark(MarkKind.STOP, 2 * STEPS, 2, result(None), timeline=samples.pipeline()))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["epoch"], line["loss"]) for line in lines] == [
+        ("epoch", 1, 0.9),
+        ("report", 2, 0.8),
+        ("epoch", 2, 0.7),
+    ]
+    assert lines[1]["step"] == STEPS + 5
+    for line in lines:
+        assert line["seconds"] > 0
+        assert [stage["index"] for stage in line["stages"]] == [0, 1]
+
+
+def test_a_new_run_starts_the_metrics_anew(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("old\n")
+    feed(recorder(tmp_path))
+    assert "old" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_all_files_are_written(tmp_path):
+    record = feed(recorder(tmp_path))
+    record.write_files()
+    assert sorted(os.listdir(tmp_path)) == [
+        "curves.png",
+        "metrics.jsonl",
+        "summary.json",
+        "timeline.json",
+        "timeline.png",
+    ]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["final"] == record.summary["final"]
+    assert summary["settings"]["milestones"] == [0.6, 0.8]
+    trace = json.loads((tmp_path / "timeline.json").read_text())
+    work = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    assert len(work) == sum(len(row["events"]) for row in samples.pipeline())
+    for name in ("curves.png", "timeline.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    feed(recorder()).write_files()
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,202 @@
+"""Whole training jobs: under torchrun, without it, on two nodes, and what is left when a rank dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.launch.jobs import (
+    TINY,
+    TORCHRUN,
+    kill,
+    our_lines,
+    rank_processes,
+    run,
+    shared_memory,
+    started,
+    until,
+)
+
+LONG = (*TINY, "--epochs", "100000")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], str]:
+    """A run of three stages under torchrun: its folder, its summary, what it printed."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    command = [TORCHRUN, "--standalone", "--nproc-per-node", "3", "-m", "launch.train", *TINY]
+    with started([*command, "--epochs", "3", "--out", str(out)]) as process:
+        stdout, stderr = process.communicate(timeout=90)
+    assert process.returncode == 0, stderr
+    return out, json.loads((out / "summary.json").read_text()), stdout
+
+
+def test_every_sample_is_trained_at_every_stage_and_every_target_arrives(
+    finished: tuple[Path, dict[str, Any], str],
+) -> None:
+    stages = finished[1]["stages"]
+    assert [stage["samples"] for stage in stages] == [3 * 1497] * 3
+    assert [stage["steps"] for stage in stages] == [3 * 24] * 3  # 23 batches of 64 and one of 25
+    assert [stage["targets_sent"] for stage in stages] == [0, 72, 72]
+    assert [stage["targets_received"] for stage in stages] == [72, 72, 0]
+    assert [stage.get("targets_dropped", 0) for stage in stages] == [0, 0, 0]
+
+
+def test_the_whole_test_set_is_evaluated_after_each_epoch(finished: tuple[Path, dict[str, Any], str]) -> None:
+    epochs = finished[1]["epochs"]
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
+    assert [epoch["tested"] for epoch in epochs] == [300] * 3
+    assert finished[1]["final"]["test_accuracy"] == epochs[-1]["test_accuracy"] > 0.5
+    assert epochs[0]["seconds"] < epochs[1]["seconds"] < epochs[2]["seconds"] == finished[1]["train_s"]
+
+
+def test_the_summary_says_what_ran_and_how_well(finished: tuple[Path, dict[str, Any], str]) -> None:
+    summary = finished[1]
+    assert (summary["task"], summary["engine"], summary["seed"]) == ("digits-fcn", "cdni", 0)
+    assert summary["settings"]["batch_size"] == 64 and "torch" in summary["versions"]
+    assert summary["samples_per_s"] > 0 and summary["transports"] == ["shm", "shm"]
+    for stage in summary["stages"]:
+        assert stage["layers"] and stage["parameters"] > 0 and stage["peak_rss_bytes"] > 1e7
+        assert 0 < stage["utilisation"] <= 1 and stage["busy_s"] > 0 and stage["wait_s"] >= 0
+        assert stage["threads"] == 1 and stage["cores"]
+    first = summary["stages"][0]
+    assert 0 < first["staleness_mean"] <= first["staleness_max"]
+    assert first["sg_relative_error"] > 0 and -1 <= first["sg_cosine"] <= 1
+
+
+def test_all_files_are_there(finished: tuple[Path, dict[str, Any], str]) -> None:
+    out, _, stdout = finished
+    assert {path.name for path in out.iterdir()} == {
+        "summary.json", "metrics.jsonl", "timeline.json", "timeline.png", "curves.png", "weights",
+    }  # fmt: skip
+    events = json.loads((out / "timeline.json").read_text())["traceEvents"]
+    assert {event["name"] for event in events if event["ph"] == "X" and event["tid"] == 0} >= {
+        "forward", "backward", "update", "sg", "send", "evaluate",
+    }  # fmt: skip
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [1, 2, 3]
+    assert "epoch 3/3" in stdout and "digits-fcn, cdni, 3 stages" in stdout
+
+
+def test_two_nodes_train_together_over_dist(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    agent = [TORCHRUN, "--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "localhost"]
+    job = [
+        "-m",
+        "launch.train",
+        *TINY,
+        "--epochs",
+        "1",
+        "--transport",
+        "dist",
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    nodes = [[*agent, "--master-port", str(port), "--node-rank", rank, *job] for rank in ("0", "1")]
+    with started(nodes[0]) as first, started(nodes[1]) as second:
+        _, error = first.communicate(timeout=90)
+        assert first.returncode == 0, error
+        assert second.wait(30) == 0
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["transports"] == ["dist"]
+    assert [stage["samples"] for stage in summary["stages"]] == [1497, 1497]
+
+
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_a_killed_rank_ends_the_job_with_one_line_and_leaves_nothing(tmp_path: Path, victim: int) -> None:
+    out = tmp_path / "run"
+    before = shared_memory()
+    command = [
+        TORCHRUN,
+        "--standalone",
+        "--nproc-per-node",
+        "3",
+        "-m",
+        "launch.train",
+        *LONG,
+        "--out",
+        str(out),
+    ]
+    with started(command) as process:
+        metrics = out / "metrics.jsonl"
+        until(lambda: metrics.exists() and metrics.stat().st_size > 0, 60, "the first epoch")
+        kill(rank_processes(f"--out {out}")[victim])
+        start = time.monotonic()
+        _, error = process.communicate(timeout=30)
+        assert time.monotonic() - start < 10
+        assert process.returncode == 1
+        lines = our_lines(error)
+        assert len(lines) == 1, error
+        assert f"rank {victim}" in lines[0] and "step" in lines[0] and "gone" in lines[0]
+        until(lambda: not rank_processes(str(out)), 5, "the end of all ranks")
+    assert shared_memory() == before
+
+
+def test_ctrl_c_stops_a_local_job_with_one_line(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with started(
+        [sys.executable, "-m", "launch.train", "--stages", "2", *LONG, "--out", str(out)]
+    ) as process:
+        metrics = out / "metrics.jsonl"
+        until(lambda: metrics.exists() and metrics.stat().st_size > 0, 60, "the first epoch")
+        os.kill(process.pid, signal.SIGINT)
+        start = time.monotonic()
+        _, error = process.communicate(timeout=30)
+        assert time.monotonic() - start < 10
+    assert process.returncode == 130
+    assert len(our_lines(error)) == 1 and "SIGINT" in our_lines(error)[0] and "step" in our_lines(error)[0]
+    assert "Traceback" not in error
+
+
+def test_a_nan_loss_names_stage_and_step_in_one_line(tmp_path: Path) -> None:
+    done = run("launch.train", "--stages", "2", *TINY, "--lr", "1e30", "--out", str(tmp_path / "run"))
+    assert done.returncode == 2
+    assert len(our_lines(done.stderr)) == 1 and done.stderr.count("\n") == 1, done.stderr
+    assert "stage 1 (rank 1), at step 1: the loss is nan" in done.stderr
+
+
+def test_a_corrupt_data_file_is_one_line_even_under_torchrun(tmp_path: Path) -> None:
+    (tmp_path / "mnist").mkdir()
+    for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (tmp_path / "mnist" / f"{name}-ubyte").write_bytes(b"not an idx file")
+    command = [TORCHRUN, "--standalone", "--nproc-per-node", "2", "-m", "launch.train"]
+    with started([*command, "--task", "mnist-fcn", "--data-root", str(tmp_path)]) as process:
+        _, error = process.communicate(timeout=60)
+    assert process.returncode != 0
+    lines = our_lines(error)
+    assert len(lines) == 1 and "-ubyte" in lines[0], error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--task", "nope"), "unknown task (nope)"),
+        (("--stages", "2", *TINY, "--device", "cuda"), "cuda"),
+        (("--stages", "9", *TINY), "9 stages cannot share 4 layers"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(arguments: tuple[str, ...], words: str) -> None:
+    done = run("launch.train", *arguments, CUDA_VISIBLE_DEVICES="")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("dni-async: ") and done.stderr.count("\n") == 1, done.stderr
+    assert words in done.stderr
+
+
+def test_a_port_in_use_is_one_line_and_status_2() -> None:
+    with socket.socket() as other:
+        other.bind(("localhost", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        done = run("launch.train", "--stages", "2", *TINY, "--port", port)
+    assert done.returncode == 2
+    assert len(our_lines(done.stderr)) == 1 and port in done.stderr and "Traceback" not in done.stderr
