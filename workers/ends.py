@@ -1,11 +1,12 @@
-"""What stands at stage 0 where the other stages have a neighbour: the data and the report."""
+"""Ends that are no transport: the data and the report at stage 0, and targets ahead of their turn."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 
-from dni_async.messages import Mark, Message
-from workers.transport.base import Receiver, Sender
+from dni_async.messages import Mark, Message, TargetGradient
+from workers.transport.base import PeerGone, Receiver, Sender
 
 
 class Source(Receiver):
@@ -70,3 +71,52 @@ class Sink(Sender):
 
     def close(self) -> None:
         """Nothing to give back."""
+
+
+class Drained(Receiver):
+    """Takes in whatever has arrived, so that the neighbour's way out has room while messages wait here.
+
+    In lockstep a target waits for its turn, and marks queue behind it. Left in the channel they would
+    fill it, the neighbour would take no more activations, and nobody's turn would ever come.
+    """
+
+    def __init__(self, receiver: Receiver) -> None:
+        self.peer = receiver.peer
+        self._receiver = receiver
+        self._kept: deque[Message] = deque()
+
+    def fileno(self) -> int:
+        """The receiver's; quiet after `poll` even while messages wait here."""
+        return self._receiver.fileno()
+
+    def peer_gone(self) -> bool:
+        """Whether the receiver's peer is."""
+        return self._receiver.peer_gone()
+
+    def poll(self) -> bool:
+        """Take in what has arrived; whether a message waits here."""
+        try:
+            while self._receiver.poll():
+                self._kept.append(self._take())
+        except PeerGone:
+            if not self._kept:
+                raise
+        return bool(self._kept)
+
+    def recv(self, timeout: float) -> Message:
+        """The oldest message, in memory of its own."""
+        return self._kept.popleft() if self._kept else self._take(timeout)
+
+    def release(self) -> None:
+        """It was given back when it was taken in."""
+
+    def close(self) -> None:
+        """Close the receiver."""
+        self._receiver.close()
+
+    def _take(self, timeout: float = 0.0) -> Message:
+        message = self._receiver.recv(timeout)
+        if isinstance(message, TargetGradient):
+            message.grad = message.grad.clone()
+        self._receiver.release()
+        return message

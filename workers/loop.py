@@ -11,7 +11,7 @@ deadline. Targets are always taken, whatever happens downstream, so no ring of f
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,8 +20,9 @@ from dni_async.errors import StageError, UserError
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient, goes_upstream
 from dni_async.stage import Stage
 from workers.device import move
+from workers.ends import Drained
 from workers.probe import Probe, Throughput
-from workers.transport.base import Channel, Deadline, PeerGone, Receiver, Sender, TransportError, wait_any
+from workers.transport.base import Channel, Deadline, PeerGone, Receiver, Sender, wait_any
 
 SLICE = 0.5
 """Seconds of sleep after which a waiting stage looks at its peers again."""
@@ -76,10 +77,14 @@ class StageLoop:
         self.throughput = throughput
         self.timeout = timeout
         self.lockstep = lockstep if stage.rule.wants_targets else 0
+        if self.lockstep and ends.targets_in:
+            self.ends = replace(ends, targets_in=Drained(ends.targets_in))
         self.facts = facts
         self.device = device if device is not None and device.type != "cpu" else None
         self.inputs_open = True
         """False once the STOP mark went down: nothing more to send downstream."""
+        self._full: Sender | None = None
+        """The way out that had no room when `step` looked."""
         self._position = "before the first step"
         stage.notice = probe.mark
 
@@ -89,25 +94,41 @@ class StageLoop:
             while not self.stage.done:
                 if not self.step():
                     self._wait()
-        except PeerGone as error:
-            self._raise_if_peer_gone()
-            raise StageError(f"{self.where()}: {error}") from error
-        except (TransportError, StageError, UserError, RuntimeError, ValueError, TypeError) as error:
-            kind = UserError if isinstance(error, UserError) else StageError
-            raise kind(f"{self.where()}: {error}") from error
+        except Exception as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> StageError | UserError:
+        """The same in the user's words: who, when, what."""
+        gone = self._gone() if isinstance(error, PeerGone) else []
+        if gone:
+            noticed = f"stage {self.stage.index} noticed {self._position}"
+            return StageError(f"stage {gone[0]} (rank {gone[0]}) is gone; {noticed}")
+        says_it_all = isinstance(error, RuntimeError | ValueError | TypeError)
+        text = str(error) if says_it_all else f"{type(error).__name__}: {error}"
+        kind = UserError if isinstance(error, UserError) else StageError
+        return kind(f"{self.where()}: {text}")
 
     def step(self) -> bool:
         """Handle one message if one may be handled now."""
-        targets, outputs = self.ends.targets_in, self.ends.activations_out
-        room_upstream = self.ends.targets_out.ready()
-        if targets and room_upstream and self._turn_of_target() and targets.poll():
-            self._handle(targets)
-            return True
-        if not (self.inputs_open and room_upstream and self._turn_of_activation()):
+        ends, self._full = self.ends, None
+        if not self._has_room(ends.targets_out):
             return False
-        if (outputs is None or outputs.ready()) and self.ends.activations_in.poll():
-            self._handle(self.ends.activations_in)
+        if ends.targets_in and ends.targets_in.poll() and self._turn_of_target():
+            self._handle(ends.targets_in)
             return True
+        if not (self.inputs_open and self._turn_of_activation()):
+            return False
+        if self._has_room(ends.activations_out) and ends.activations_in.poll():
+            self._handle(ends.activations_in)
+            return True
+        return False
+
+    def _has_room(self, way_out: Sender | None) -> bool:
+        """Whether a message would go out. If not, that is noted: asking again when waiting could miss the
+        credit that has come in between."""
+        if way_out is None or way_out.ready():
+            return True
+        self._full = way_out
         return False
 
     def _handle(self, receiver: Receiver) -> None:
@@ -166,7 +187,8 @@ class StageLoop:
     def _wait(self) -> None:
         deadline = Deadline(self.timeout)
         while not wait_any(self._awaited(), min(SLICE, deadline.left())):
-            self._raise_if_peer_gone()
+            if self._gone():
+                raise PeerGone("a neighbour has left")
             if not deadline.left():
                 raise StageError(
                     f"nothing came from {self._neighbours()} for {self.timeout:g} s; "
@@ -176,25 +198,21 @@ class StageLoop:
     def _awaited(self) -> list[Channel]:
         """The ends whose news would let this stage go on (others may be readable all the time)."""
         ends = self.ends
-        if not ends.targets_out.ready():
+        if self._full is ends.targets_out:
             return [ends.targets_out]
-        awaited: list[Channel] = []
-        if ends.targets_in and self._turn_of_target():
-            awaited.append(ends.targets_in)
+        awaited: list[Channel] = [ends.targets_in] if ends.targets_in else []
         if self.inputs_open and self._turn_of_activation():
-            full = ends.activations_out is not None and not ends.activations_out.ready()
-            awaited.append(ends.activations_out if full and ends.activations_out else ends.activations_in)
+            awaited.append(self._full or ends.activations_in)
         return awaited
 
-    def _raise_if_peer_gone(self) -> None:
-        """Downstream neighbours may leave once the STOP mark is with them; nobody else may."""
+    def _gone(self) -> list[int]:
+        """Neighbours that left. Those downstream may, once the STOP mark is with them; nobody else may."""
         downstream = (self.ends.activations_out, self.ends.targets_in)
-        for end in self.ends.all():
-            if end.peer_gone() and (self.inputs_open or end not in downstream):
-                raise StageError(
-                    f"stage {end.peer} (rank {end.peer}) is gone; "
-                    f"stage {self.stage.index} noticed {self._position}"
-                )
+        return [
+            end.peer
+            for end in self.ends.all()
+            if end.peer_gone() and (self.inputs_open or end not in downstream)
+        ]
 
     def _neighbours(self) -> str:
         return " and ".join(sorted({f"stage {end.peer}" for end in self._awaited()})) or "anybody"

@@ -1,0 +1,269 @@
+"""How a rank ends. Every child is a process of its own, with its standard error in a file."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from dni_async.errors import StageError, UserError
+from tests.workers.helpers import PATIENCE, Child, Work
+from workers.rendezvous import Rendezvous
+from workers.supervise import FAILURE_FILE, Guard, Stopped, Told, leave, line_of, status_of, tell
+from workers.transport.base import PeerGone
+
+
+def end_well(guard: Guard, mouth: Connection) -> None:
+    mouth.send("done")
+
+
+def user_error(guard: Guard, mouth: Connection) -> None:
+    raise UserError("batch size is 0; it must be at least 1")
+
+
+def stage_error(guard: Guard, mouth: Connection) -> None:
+    raise StageError("stage 1 (rank 1), at step 3: no\n  memory")
+
+
+def any_error(guard: Guard, mouth: Connection) -> None:
+    raise KeyError("name")
+
+
+def told(guard: Guard, mouth: Connection) -> None:
+    raise Told("somebody said this already", 2)
+
+
+def interrupted(guard: Guard, mouth: Connection) -> None:
+    guard.where = lambda: "stage 0 (rank 0), after step 7"
+    signal.raise_signal(signal.SIGINT)
+
+
+def terminated(guard: Guard, mouth: Connection) -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def interrupted_on_the_way_out(guard: Guard, mouth: Connection) -> None:
+    def where() -> str:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        return "stage 0"
+
+    guard.where = where
+    signal.raise_signal(signal.SIGTERM)
+
+
+ENDS: dict[str, tuple[Work, int, list[str]]] = {
+    "well": (end_well, 0, []),
+    "by a user error": (user_error, 2, ["dni-async: batch size is 0; it must be at least 1"]),
+    "by a stage error": (stage_error, 1, ["dni-async: stage 1 (rank 1), at step 3: no memory"]),
+    "by any error": (any_error, 1, ["dni-async: KeyError: 'name'"]),
+    "by what was told": (told, 2, []),
+    "by SIGINT": (interrupted, 130, ["dni-async: stage 0 (rank 0), after step 7: stopped by SIGINT"]),
+    "by SIGTERM": (terminated, 143, ["dni-async: rank 0, before the first step: stopped by SIGTERM"]),
+    "by many signals": (interrupted_on_the_way_out, 143, ["dni-async: stage 0: stopped by SIGTERM"]),
+}
+
+
+@pytest.mark.parametrize(("work", "status", "lines"), ENDS.values(), ids=ENDS)
+def test_the_exit_status_and_the_only_line(work: Work, status: int, lines: list[str], tmp_path: Path) -> None:
+    with Child(work, tmp_path) as child:
+        assert child.status() == status
+        assert child.lines() == lines
+
+
+class TestTheLog:
+    @pytest.mark.parametrize("rank", [0, 3])
+    def test_the_traceback_goes_there(self, rank: int, tmp_path: Path) -> None:
+        with Child(stage_error, tmp_path, RANK=str(rank)) as child:
+            assert child.status() == 1
+            assert len(child.lines()) == 1
+        text = (tmp_path / f"rank-{rank}.log").read_text()
+        assert text.startswith("Traceback (most recent call last):")
+        assert 'raise StageError("stage 1 (rank 1), at step 3: no\\n  memory")' in text
+        assert sorted(path.name for path in tmp_path.iterdir()) == [f"rank-{rank}.log", "stderr"]
+
+    @pytest.mark.parametrize("work", [end_well, told, interrupted])
+    def test_there_is_none_when_nothing_went_wrong_here(self, work: Work, tmp_path: Path) -> None:
+        with Child(work, tmp_path) as child:
+            child.status()
+        assert not list(tmp_path.glob("*.log"))
+
+    def test_a_folder_that_cannot_be_written_changes_nothing(self, tmp_path: Path) -> None:
+        with Child(into_no_folder, tmp_path) as child:
+            assert (child.status(), len(child.lines())) == (2, 1)
+
+
+def into_no_folder(guard: Guard, mouth: Connection) -> None:
+    guard.folder = Path("/nowhere")
+    raise UserError("no")
+
+
+class TestTheFailureFile:
+    def test_it_gets_the_line(self, tmp_path: Path) -> None:
+        file = tmp_path / "told"
+        with Child(user_error, tmp_path, **{FAILURE_FILE: str(file)}) as child:
+            child.status()
+        assert file.read_text() == "batch size is 0; it must be at least 1"
+
+    def test_what_was_told_is_not_told_again(self, tmp_path: Path) -> None:
+        file = tmp_path / "told"
+        with Child(told, tmp_path, **{FAILURE_FILE: str(file)}) as child:
+            child.status()
+        assert not file.exists()
+
+    def test_a_file_that_cannot_be_written_changes_nothing(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv(FAILURE_FILE, "/nowhere/told")
+        tell("the end")
+        assert capsys.readouterr().err == "dni-async: the end\n"
+
+
+class TestSeveralRanks:
+    @pytest.fixture
+    def job(self) -> dict[str, str]:
+        """The environment of two ranks whose store is in this process, as with torchrun."""
+        self.store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        return {
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(self.store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+        }
+
+    def play(self, folder: Path, job: dict[str, str], *works: Work) -> tuple[list[int | None], list[str]]:
+        """The statuses of both ranks, and all their lines."""
+        with ExitStack() as stack:
+            children = [
+                stack.enter_context(Child(work, folder / str(rank), RANK=str(rank), **job))
+                for rank, work in enumerate(works)
+            ]
+            statuses = [child.status() for child in children]
+            return statuses, [line for child in children for line in child.lines()]
+
+    def test_the_first_that_fails_speaks_for_all(self, tmp_path: Path, job: dict[str, str]) -> None:
+        statuses, lines = self.play(tmp_path, job, fail_second, fail_first)
+        assert statuses == [1, 2]
+        assert lines == ["dni-async: rank 1 was first"]
+        assert (tmp_path / "0" / "rank-0.log").exists()  # nothing is lost
+        assert (tmp_path / "1" / "rank-1.log").exists()
+
+    def test_a_stopped_rank_names_the_one_that_is_gone(self, tmp_path: Path, job: dict[str, str]) -> None:
+        statuses, lines = self.play(tmp_path, job, stopped_when_the_other_is_gone, killed)
+        assert statuses == [143, -signal.SIGKILL]
+        assert lines == ["dni-async: rank 1 is gone; rank 0, before the first step: stopped"]
+
+
+def fail_first(guard: Guard, mouth: Connection) -> None:
+    guard.meet(PATIENCE)
+    raise UserError("rank 1 was first")
+
+
+def fail_second(guard: Guard, mouth: Connection) -> None:
+    """Fail once the other rank has claimed the failure."""
+    guard.meet(PATIENCE).store.wait(["failure"])
+    raise StageError("rank 0 was second")
+
+
+def killed(guard: Guard, mouth: Connection) -> None:
+    guard.meet(PATIENCE)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def stopped_when_the_other_is_gone(guard: Guard, mouth: Connection) -> None:
+    rendezvous, deadline = guard.meet(PATIENCE), time.monotonic() + PATIENCE
+    rendezvous.store.wait(["process/1"])
+    while not rendezvous.gone_ranks() and time.monotonic() < deadline:
+        pass
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's death")
+def test_the_launchers_death_ends_a_rank(tmp_path: Path) -> None:
+    with Child(launch_and_die, tmp_path) as launcher:
+        rank = launcher.hear()
+        assert isinstance(rank, int)
+        try:
+            assert launcher.status() == 0
+            with pytest.raises(EOFError):  # both ends of the launcher's and the rank's are closed
+                launcher.hear()
+            assert launcher.lines() == ["dni-async: rank 0, before the first step: stopped by SIGTERM"]
+        finally:
+            if Path(f"/proc/{rank}").exists():
+                os.kill(rank, signal.SIGKILL)
+
+
+def launch_and_die(guard: Guard, mouth: Connection) -> None:
+    ready, told_ready = os.pipe()
+    if os.fork() == 0:
+
+        def work(guard: Guard) -> None:
+            mouth.send(os.getpid())
+            os.write(told_ready, b"!")
+            for _ in range(int(PATIENCE / 0.05)):  # a sleep that began a moment too late must end as well
+                time.sleep(0.05)
+
+        leave(Guard().run(work))
+    os.read(ready, 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (UserError("bad\n value"), 2, "bad value"),
+        (StageError("bad  stage"), 1, "bad stage"),
+        (PeerGone("left"), 1, "PeerGone: left"),
+        (Told("said", 143), 143, "Told: said"),
+        (Stopped(signal.SIGINT), 130, "stopped by SIGINT"),
+        (Stopped(signal.SIGTERM), 143, "stopped by SIGTERM"),
+        (ZeroDivisionError("by zero"), 1, "ZeroDivisionError: by zero"),
+    ],
+)
+def test_status_and_line_of_an_error(error: BaseException, status: int, line: str) -> None:
+    assert (status_of(error), line_of(error)) == (status, line)
+
+
+class TestWhoTells:
+    """A guard asks the store; without an answer it tells."""
+
+    @pytest.fixture
+    def run(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> Callable[[Rendezvous | None], str]:
+        """Fails with this rendezvous, in this process; what was printed."""
+        monkeypatch.setattr("workers.supervise.install_signals", lambda: None)
+
+        def run(rendezvous: Rendezvous | None) -> str:
+            guard = Guard()
+            guard.rendezvous = rendezvous
+            assert guard.run(lambda guard: user_error(guard, None)) == 2  # type: ignore[arg-type]
+            return capsys.readouterr().err
+
+        return run
+
+    def test_before_the_meeting_everybody(self, run: Callable) -> None:
+        assert run(None) != ""
+
+    def test_a_lonely_rank_each_time(self, run: Callable) -> None:
+        alone = Rendezvous(0, 1, 0, 1, dist.HashStore())
+        assert run(alone) == run(alone) != ""
+
+    def test_of_many_ranks_the_first(self, run: Callable) -> None:
+        store = dist.HashStore()
+        said = [run(Rendezvous(rank, 3, rank, 3, store)) for rank in (2, 0, 1)]
+        assert [bool(text) for text in said] == [True, False, False]
+
+    def test_with_a_broken_store_everybody(self, run: Callable) -> None:
+        class Broken:
+            def set_timeout(self, timeout: object) -> None:
+                raise dist.DistNetworkError("broken pipe")
+
+        assert run(Rendezvous(1, 2, 1, 2, Broken())) != ""  # type: ignore[arg-type]
