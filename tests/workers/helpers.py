@@ -27,7 +27,7 @@ from workers.transport.base import Receiver, Sender
 from workers.transport.memory import memory_channel
 from workers.transport.shm import ShmListener, connect
 
-PATIENCE = 20.0
+PATIENCE = 40.0
 """Seconds after which something that should happen did not."""
 
 MakeChannel = Callable[[int, int, int], tuple[Sender, Receiver]]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -104,15 +105,16 @@ class TestWhoIsGone:
         first.sign_in()
         assert second.gone_ranks() == []
 
-    def test_a_process_that_ended_is(self, tmp_path: Path) -> None:
+    def test_a_process_that_ended_is_even_before_its_parent_knows(self) -> None:
         first, second = ranks(2)
-        with Child(say_who, tmp_path) as child:
-            pid, _ = child.hear()
+        with subprocess.Popen(["sleep", str(PATIENCE)]) as process:
             first.sign_in()
-            second.publish("process/1", [host_identity(), pid])
+            second.publish("process/1", [host_identity(), process.pid])
             assert first.gone_ranks() == []
-            child.process.kill()
-            child.status()
+            process.kill()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+            assert first.gone_ranks() == [1]
+            process.wait(PATIENCE)
             assert first.gone_ranks() == [1]
 
     def test_of_other_hosts_nothing_is_known(self) -> None:
@@ -175,11 +177,6 @@ class TestMeeting:
         assert [t["place"] for t in told] == [[0, 2, 1, 2], [1, 2, 0, 2]]
         assert sorted(t["first"] for t in told) == [False, True]
         assert store.check(["dni_async/3/process/0"])  # after a restart nobody reads what was before
-
-
-def say_who(guard: Guard, mouth: Connection) -> None:
-    mouth.send((os.getpid(), host_identity()))
-    time.sleep(PATIENCE)  # it is killed
 
 
 def meet_and_tell(guard: Guard, mouth: Connection) -> None:
