@@ -13,7 +13,9 @@ PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def run(folder: Path, *arguments: str) -> str:
-    done = subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -39,7 +41,14 @@ def test_every_command_that_readme_shows_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     assert targets and all(f"\n{target}:" in makefile for target in targets)
     options = set(re.findall(r"--[a-z][a-z-]+(?:\.[a-z-]+)?", README))
-    torchrun = {"--standalone", "--nproc-per-node", "--nnodes", "--master-addr", "--master-port", "--node-rank"}
+    torchrun = {
+        "--standalone",
+        "--nproc-per-node",
+        "--nnodes",
+        "--master-addr",
+        "--master-port",
+        "--node-rank",
+    }
     for option in options - torchrun - {"--help"}:
         name = option[2:].split(".")[-1].replace("-", "_")
         config = (ROOT / "launch" / "config.py").read_text() + (ROOT / "dni_async" / "recipes.py").read_text()

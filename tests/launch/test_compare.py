@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
+from launch import compare
 from launch.compare import make_rows
-from launch.config import CompareConfig
+from launch.config import CompareConfig, TrainConfig
+from launch.files import prepare_out, write_json
+from tasks.base import Task
 from tests.launch.jobs import TINY, run
+from workers.supervise import Guard, Told
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +66,32 @@ def test_rows_are_medians_over_the_repeats() -> None:
     assert [row["speedup"] for row in rows] == [1.0, 2.0]
 
 
-def test_an_engine_that_fails_gives_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
-    arguments = (*TINY, "--epochs", "1", "--stages", "2", "--sg.lr", "1e38", "--lr", "1e-3")
-    done = run("launch.compare", "--engines", "backprop", "cdni", *arguments, "--out", str(tmp_path / "run"))
-    rows = json.loads((tmp_path / "run" / "compare.json").read_text())["rows"]
-    assert "error" not in rows[0]
-    assert "the loss is nan" in rows[1]["error"] and "stage 1" in rows[1]["error"]
-    assert done.returncode == 0 and "cdni failed" in done.stdout
+def test_an_engine_that_fails_gives_its_reason_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run_local(job: TrainConfig, task: Task) -> None:
+        if job.rule == "dni" and job.engine == "decoupled":
+            raise Told("stage 1 (rank 1), at step 7: the loss is nan", 2)
+        write_json(prepare_out(job.out) / "summary.json", compared_summary(job.engine_name))
+
+    monkeypatch.setattr(compare, "run_local", run_local)
+    arguments = ["--engines", "backprop", "dni", "cdni", *TINY, "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["launch.compare", *arguments])
+    compare.work(Guard())
+    rows = json.loads((tmp_path / "compare.json").read_text())["rows"]
+    assert [row["engine"] for row in rows if "error" not in row] == ["backprop", "cdni"]
+    assert rows[1]["error"] == "stage 1 (rank 1), at step 7: the loss is nan"
+    assert "dni failed: stage 1 (rank 1), at step 7: the loss is nan" in capsys.readouterr().out
+
+
+def compared_summary(engine: str) -> dict[str, Any]:
+    epochs = [{"epoch": 1, "loss": 1.0, "test_loss": 1.0, "test_accuracy": 0.9, "seconds": 1.0}]
+    return summary(100.0) | {
+        "task": "digits-fcn",
+        "engine": engine,
+        "epochs": epochs,
+        "dataset": {"train": 1, "test": 1},
+    }
 
 
 def test_bad_input_is_one_line_and_status_2() -> None:

@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from launch.config import TrainConfig
+from tasks.digits import DigitsFcn
+from tasks.mnist import MnistFcn
+from tests.forks import Job
 from tests.launch.jobs import (
     TINY,
     TORCHRUN,
@@ -112,8 +116,7 @@ def test_two_nodes_train_together_over_dist(tmp_path: Path) -> None:
     assert [stage["samples"] for stage in summary["stages"]] == [1497, 1497]
 
 
-@pytest.mark.parametrize("victim", [0, 1, 2])
-def test_a_killed_rank_ends_the_job_with_one_line_and_leaves_nothing(tmp_path: Path, victim: int) -> None:
+def test_a_killed_rank_ends_the_job_with_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     out = tmp_path / "run"
     before = shared_memory()
     command = [
@@ -130,16 +133,35 @@ def test_a_killed_rank_ends_the_job_with_one_line_and_leaves_nothing(tmp_path: P
     with started(command) as process:
         metrics = out / "metrics.jsonl"
         until(lambda: metrics.exists() and metrics.stat().st_size > 0, 60, "the first epoch")
-        kill(rank_processes(f"--out {out}")[victim])
+        kill(rank_processes(f"--out {out}")[1])
         start = time.monotonic()
         _, error = process.communicate(timeout=30)
         assert time.monotonic() - start < 10
         assert process.returncode == 1
         lines = our_lines(error)
         assert len(lines) == 1, error
-        assert f"rank {victim}" in lines[0] and "step" in lines[0] and "gone" in lines[0]
+        assert "rank 1" in lines[0] and "step" in lines[0] and "gone" in lines[0]
         until(lambda: not rank_processes(str(out)), 5, "the end of all ranks")
     assert shared_memory() == before
+
+
+@pytest.mark.parametrize("transport", ["shm", "dist", "rpc"])
+@pytest.mark.parametrize("victim", [0, 1, 2])
+def test_the_others_notice_a_killed_rank_by_themselves(tmp_path: Path, victim: int, transport: str) -> None:
+    """Without torchrun to tell them."""
+    config = TrainConfig(epochs=100_000, batch_size=64, transport=transport)
+    with Job(config, DigitsFcn(depth=3, width=32), 3, tmp_path) as job:
+        metrics = job.out / "metrics.jsonl"
+        until(lambda: metrics.exists() and metrics.stat().st_size > 0, 60, "the first epoch")
+        job.ranks[victim].kill()
+        start = time.monotonic()
+        statuses = job.statuses()
+        assert time.monotonic() - start < 10
+    assert sorted(statuses) == [-9, 1, 1]
+    lines = our_lines("\n".join(job.lines()))
+    assert len(lines) == 1 and f"stage {victim} (rank {victim}) is gone" in lines[0] and "step" in lines[0], (
+        lines
+    )
 
 
 def test_ctrl_c_stops_a_local_job_with_one_line(tmp_path: Path) -> None:
@@ -158,38 +180,49 @@ def test_ctrl_c_stops_a_local_job_with_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in error
 
 
-def test_a_nan_loss_names_stage_and_step_in_one_line(tmp_path: Path) -> None:
-    done = run("launch.train", "--stages", "2", *TINY, "--lr", "1e30", "--out", str(tmp_path / "run"))
-    assert done.returncode == 2
-    assert len(our_lines(done.stderr)) == 1 and done.stderr.count("\n") == 1, done.stderr
-    assert "stage 1 (rank 1), at step 1: the loss is nan" in done.stderr
+BAD: list[tuple[int, str, dict[str, Any]]] = [
+    (2, "stage 1 (rank 1), at step 1: the loss is nan", {"lr": 1e30}),
+    (2, "cuda", {"device": "cuda"}),
+    (5, "5 stages cannot share 4 layers", {}),
+    (2, "cut 5 is not increasing", {"cut": "5"}),
+    (2, "2 links", {"transport": "shm,shm"}),
+    (2, "3 stages were asked for and 2 ranks run", {"stages": 3}),
+]
 
 
-def test_a_corrupt_data_file_is_one_line_even_under_torchrun(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ranks", "words", "settings"), BAD, ids=[words for _, words, _ in BAD])
+def test_what_ranks_find_wrong_is_one_line_and_status_2(
+    tmp_path: Path, ranks: int, words: str, settings: dict[str, Any]
+) -> None:
+    config = TrainConfig(batch_size=64, **settings)
+    with Job(config, DigitsFcn(depth=3, width=32), ranks, tmp_path) as job:
+        statuses = job.statuses()
+    assert set(statuses) <= {1, 2} and 2 in statuses  # a neighbour may notice first that a rank is gone
+    assert len(job.lines()) == 1 and job.lines()[0].startswith("dni-async: "), job.lines()
+    assert words in job.lines()[0]
+
+
+def test_a_corrupt_data_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "mnist").mkdir()
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (tmp_path / "mnist" / f"{name}-ubyte").write_bytes(b"not an idx file")
-    command = [TORCHRUN, "--standalone", "--nproc-per-node", "2", "-m", "launch.train"]
-    with started([*command, "--task", "mnist-fcn", "--data-root", str(tmp_path)]) as process:
-        _, error = process.communicate(timeout=60)
-    assert process.returncode != 0
-    lines = our_lines(error)
-    assert len(lines) == 1 and "-ubyte" in lines[0], error
+    with Job(TrainConfig(data_root=str(tmp_path)), MnistFcn(), 2, tmp_path) as job:
+        assert job.statuses() == [2, 2]
+    assert len(job.lines()) == 1 and "-ubyte" in job.lines()[0], job.lines()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--task", "nope"), "unknown task (nope)"),
-        (("--stages", "2", *TINY, "--device", "cuda"), "cuda"),
-        (("--stages", "9", *TINY), "9 stages cannot share 4 layers"),
-    ],
-)
-def test_bad_input_is_one_line_and_status_2(arguments: tuple[str, ...], words: str) -> None:
-    done = run("launch.train", *arguments, CUDA_VISIBLE_DEVICES="")
+def test_bad_input_under_the_local_launcher_is_one_line_and_status_2(tmp_path: Path) -> None:
+    done = run("launch.train", "--stages", "2", *TINY, "--cut", "9", "--out", str(tmp_path / "run"))
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("dni-async: ") and done.stderr.count("\n") == 1, done.stderr
-    assert words in done.stderr
+    assert done.stderr.startswith("dni-async: cut 9") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_an_unknown_task_is_one_line_and_status_2() -> None:
+    done = run("launch.train", "--task", "nope")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("dni-async: unknown task (nope)") and done.stderr.count("\n") == 1, (
+        done.stderr
+    )
 
 
 def test_a_port_in_use_is_one_line_and_status_2() -> None:

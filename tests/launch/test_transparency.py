@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from launch.fit import fit
+from launch.config import TrainConfig
 from launch.source import Data
+from launch.weights import load_all
 from tasks.base import seed_everything
 from tasks.digits import DigitsFcn
+from tests.forks import Job
 
 EPOCHS, BATCH, SEED = 2, 100, 3
 
@@ -32,6 +37,17 @@ def textbook() -> dict[str, Tensor]:
     return model.state_dict()
 
 
+def trained(
+    folder: Path, stages: int, rule: str, transport: str = "auto"
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights of a run in `stages` processes, and the transports of its links."""
+    config = TrainConfig(rule=rule, epochs=EPOCHS, batch_size=BATCH, seed=SEED, transport=transport)
+    with Job(config, DigitsFcn(depth=4, width=48), stages, folder) as job:
+        assert job.statuses() == [0] * stages, job.lines()
+    summary = json.loads((job.out / "summary.json").read_text())
+    return load_all(job.out, stages), summary["transports"]
+
+
 @pytest.mark.parametrize(
     ("stages", "transport"),
     [
@@ -46,27 +62,25 @@ def textbook() -> dict[str, Tensor]:
     ],
 )
 def test_an_oracle_makes_the_pipeline_equal_to_backprop_to_the_bit(
-    textbook: dict[str, Tensor], stages: int, transport: str
+    textbook: dict[str, Tensor], tmp_path: Path, stages: int, transport: str
 ) -> None:
-    trained = fit(
-        DigitsFcn(depth=4, width=48),
-        stages=stages,
-        rule="oracle",
-        epochs=EPOCHS,
-        batch_size=BATCH,
-        seed=SEED,
-        transport=transport,
-    )
-    weights = trained.model.state_dict()
+    weights, transports = trained(tmp_path, stages, "oracle", transport)
     assert weights.keys() == textbook.keys()
     assert [name for name in textbook if not torch.equal(weights[name], textbook[name])] == []
-    links = transport.split(",") if "," in transport else [transport] * (stages - 1)
-    assert trained.summary["transports"] == links
+    assert transports == (transport.split(",") if "," in transport else [transport] * (stages - 1))
 
 
-def test_without_an_oracle_the_weights_differ(textbook: dict[str, Tensor]) -> None:
+def test_without_an_oracle_the_weights_differ(textbook: dict[str, Tensor], tmp_path: Path) -> None:
     """So the comparison above can fail."""
-    trained = fit(
-        DigitsFcn(depth=4, width=48), stages=2, rule="cdni", epochs=EPOCHS, batch_size=BATCH, seed=SEED
-    )
-    assert not torch.equal(trained.model.state_dict()["0.0.weight"], textbook["0.0.weight"])
+    weights, _ = trained(tmp_path, 2, "cdni")
+    assert not torch.equal(weights["0.0.weight"], textbook["0.0.weight"])
+
+
+def test_lock_step_gives_the_same_weights_again(tmp_path: Path) -> None:
+    config = TrainConfig(deterministic=True, epochs=EPOCHS, batch_size=BATCH, seed=SEED)
+    runs = []
+    for name in ("first", "second"):
+        with Job(config, DigitsFcn(depth=4, width=48), 3, tmp_path / name) as job:
+            assert job.statuses() == [0] * 3, job.lines()
+        runs.append(load_all(job.out, 3))
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import threading
@@ -18,6 +17,7 @@ import torch
 
 from dni_async.messages import Mark, Message
 from dni_async.stage import Stage
+from tests import forks
 from tests.dni_async.helpers import show
 from workers.ends import Sink, Source
 from workers.loop import Ends, StageLoop
@@ -192,11 +192,9 @@ class Child:
     def __init__(self, work: Work, folder: Path, **environment: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["tests.workers.helpers"])  # torch is imported once for all
-        self.ear, self._mouth = context.Pipe(duplex=False)
+        self.ear, self._mouth = forks.context().Pipe(duplex=False)
         arguments = (work, folder, environment, self._mouth)
-        self.process: BaseProcess = context.Process(target=_child, args=arguments)
+        self.process: BaseProcess = forks.context().Process(target=_child, args=arguments)
 
     def __enter__(self) -> Child:
         self.process.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 import traceback
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from tests import forks
 from tests.workers.transport.conformance import CAPACITY, PATIENCE, Link, Outcome, Report, Side, run_side
 from workers.transport.base import Deadline
 
@@ -73,7 +73,7 @@ def run_in_processes(
     open_links: Open, folder: Path, play: Play = the_suite, exits: tuple[int, int] = (0, -signal.SIGKILL)
 ) -> Outcome:
     """Run a play over what `open_links` opens; every child is reaped before this returns."""
-    context = multiprocessing.get_context("spawn")
+    context = forks.context()
     barrier = context.Barrier(2, timeout=PATIENCE)
     ears, children = [], []
     try:

@@ -1,0 +1,86 @@
+"""Real processes that start in milliseconds: forked off a server that has imported torch already.
+
+The server imports this module, so what is imported here is there in every child.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from dataclasses import replace
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch._dynamo  # noqa: F401  (an optimizer imports it)
+import torch.distributed as dist
+
+import launch.job
+import workers.transport.rpc  # noqa: F401
+from launch.config import TrainConfig
+from tasks.base import Task
+from workers.supervise import Guard, leave
+
+PATIENCE = 60.0
+"""Seconds after which a job should have ended."""
+
+
+def context() -> ForkServerContext:
+    """For all process tests: one server, one import of torch."""
+    chosen = multiprocessing.get_context("forkserver")
+    chosen.set_forkserver_preload(["tests.forks"])
+    return chosen
+
+
+class Job:
+    """The ranks of a job, without a launcher; a context manager that reaps them."""
+
+    def __init__(self, config: TrainConfig, task: Task, ranks: int, folder: Path) -> None:
+        self.folder = folder
+        self.out = folder / "run"
+        self._store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        config = replace(config, out=str(self.out), quiet=True)
+        self.ranks: list[BaseProcess] = [
+            context().Process(target=_rank, args=(config, task, self._environment(rank, ranks), folder))
+            for rank in range(ranks)
+        ]
+
+    def __enter__(self) -> Job:
+        for rank in self.ranks:
+            rank.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for rank in self.ranks:
+            rank.kill()
+            rank.join()
+
+    def statuses(self) -> list[int | None]:
+        """Exit status of every rank, when all have ended."""
+        for rank in self.ranks:
+            rank.join(PATIENCE)
+        return [rank.exitcode for rank in self.ranks]
+
+    def lines(self) -> list[str]:
+        """What all ranks together wrote to stderr."""
+        texts = (self.folder / f"stderr-{rank}" for rank in range(len(self.ranks)))
+        return [line for text in texts for line in text.read_text().splitlines()]
+
+    def _environment(self, rank: int, ranks: int) -> dict[str, str]:
+        mine = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": ranks}
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": self._store.port}
+        return {k: str(v) for k, v in (mine | place | {"TORCHELASTIC_USE_AGENT_STORE": True}).items()}
+
+
+def _rank(config: TrainConfig, task: Task, environment: dict[str, str], folder: Path) -> None:
+    os.dup2(os.open(folder / f"stderr-{environment['RANK']}", os.O_WRONLY | os.O_CREAT), 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    os.environ.update(environment)
+
+    def work(guard: Guard) -> None:
+        guard.meet(PATIENCE)
+        launch.job.run_rank(guard, config, task)
+
+    leave(Guard().run(work))
