@@ -36,6 +36,7 @@ KINDS = {
     "update": ("update", "#3d9e6d"),
     "sg": ("SG training", "#8e5fb8"),
     "send": ("send", "#566270"),
+    "load": ("load batch", "#a8b7c7"),
     "evaluate": ("evaluate", "#c8b560"),
     "wait": ("wait", "#e4e7eb"),
 }
@@ -50,6 +51,7 @@ ENGINES = {
     "local": "#c9a227",
     "dni": "#8e5fb8",
     "cdni": "#3f78c9",
+    "frozen": "#9fb8c8",
 }
 _OTHERS = ("#d277a5", "#5b7f2b", "#39556e", "#e8833a")
 

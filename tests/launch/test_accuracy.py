@@ -1,0 +1,62 @@
+"""Decoupled stages learn as well as backprop: real MNIST, real processes, the floors of the issue.
+
+    make test-slow
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pytest
+
+from launch.fit import fit
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+NOISE = 0.0025
+"""How much accuracies of neighbouring epochs differ by chance."""
+
+
+def accuracies(root: Path, task: str, **settings: Any) -> list[float]:
+    """Final test accuracy of two seeds."""
+    settings = {"epochs": 5, "data_root": str(root)} | settings
+    runs = [fit(task, seed=seed, **settings) for seed in (0, 1)]
+    for run in runs:
+        stages = run.summary["stages"]
+        assert len({stage["samples"] for stage in stages}) == 1
+        sent, received = ([stage[f"targets_{kind}"] for stage in stages] for kind in ("sent", "received"))
+        assert sent[1:] == received[:-1]
+    return [run.summary["final"]["test_accuracy"] for run in runs]
+
+
+@pytest.mark.parametrize(
+    ("settings", "floor"),
+    [
+        ({"stages": 2}, 0.980),
+        ({"stages": 3}, 0.978),
+        ({"stages": 1, "engine": "backprop"}, 0.976),
+    ],
+    ids=["two stages", "three stages with replay", "backprop"],
+)
+def test_fully_connected_mnist_reaches_its_floor(
+    data_root: Path, settings: dict[str, Any], floor: float
+) -> None:
+    scores = accuracies(data_root, "mnist-fcn", **settings)
+    assert mean(scores) >= floor and min(scores) >= floor - NOISE, scores
+
+
+def test_three_convolutional_stages_learn_like_backprop_and_frozen_ones_do_not(data_root: Path) -> None:
+    cnn = {"task_args": ("filters=8", "subset=10000"), "batch_size": 64, "epochs": 3}
+    decoupled = mean(accuracies(data_root, "mnist-cnn", stages=3, **cnn))
+    frozen = mean(accuracies(data_root, "mnist-cnn", stages=3, rule="frozen", **cnn))
+    backprop = mean(accuracies(data_root, "mnist-cnn", stages=1, engine="backprop", **cnn))
+    assert decoupled > frozen + 0.02, (decoupled, frozen)
+    assert decoupled > backprop - 0.015, (decoupled, backprop)
+
+
+def test_the_busiest_of_two_stages_computes_nine_tenths_of_the_time(data_root: Path) -> None:
+    run = fit("mnist-fcn", stages=2, epochs=2, data_root=str(data_root))
+    assert max(stage["utilisation"] for stage in run.summary["stages"]) >= 0.85, run.summary["stages"]
+    assert run.summary["overlap"] > 0.3
