@@ -19,55 +19,24 @@ from launch.source import Data
 from tasks.base import Task
 from workers.device import Placement
 from workers.probe import Probe, Throughput, process_facts, warmup_steps
-from workers.supervise import Guard
 
 
-def train_backprop(
-    guard: Guard,
-    config: TrainConfig,
-    task: Task,
-    data: Data,
-    placement: Placement,
-    report: Callable[[Mark], None],
-) -> nn.Sequential:
+class Backprop:
     """Sequential backprop in this process: the textbook loop, timed and reported like a stage.
 
-    Same initial weights, data order, optimizer and threads as the stages. Returns the trained network.
+    Same initial weights, data order, optimizer and threads as the stages. Built first and trained then,
+    so that the clock of a run starts behind the set-up, as it does for stages.
     """
-    layers = build_layers(task, config.seed)
-    model = nn.Sequential(*layers).to(placement.device)
-    run = _Backprop(config, task, data, model, placement.device)
-    guard.where = lambda: f"in backprop, after step {run.steps}"
-    facts = {
-        "layers": [f"{i} {type(layer).__name__}" for i, layer in enumerate(layers)],
-        "parameters": parameters_of(model),
-    } | placement.describe()
 
-    def mark(kind: MarkKind, epoch: int) -> None:
-        body: dict[str, Any] = {"result": run.result(), "0": run.stats() | facts | process_facts()}
-        if kind is MarkKind.STOP:
-            body["0"]["timeline"] = run.probe.timeline()
-        report(Mark(kind, run.steps, epoch, returning=True, body=body))
-
-    try:
-        for epoch in range(1, config.epochs + 1):
-            run.epoch(epoch, lambda epoch=epoch: mark(MarkKind.REPORT, epoch))  # type: ignore[misc]
-            mark(MarkKind.EPOCH, epoch)
-            run.rule.new_epoch()
-    except UserError as error:
-        raise UserError(f"stage 0 (backprop), after step {run.steps}: {error}") from error
-    mark(MarkKind.STOP, config.epochs)
-    return model
-
-
-class _Backprop:
-    """The loop, with a probe in it."""
-
-    def __init__(
-        self, config: TrainConfig, task: Task, data: Data, model: nn.Sequential, device: torch.device
-    ) -> None:
-        self.task, self.data, self.model, self.device = task, data, model, device
-        self.updater = build_updater(config, model, config.epochs * data.steps_per_epoch)
+    def __init__(self, config: TrainConfig, task: Task, data: Data, placement: Placement) -> None:
+        self.config, self.task, self.data, self.device = config, task, data, placement.device
+        layers = build_layers(task, config.seed)
+        self.model = nn.Sequential(*layers).to(self.device)
+        self.facts = {
+            "layers": [f"{i} {type(layer).__name__}" for i, layer in enumerate(layers)],
+            "parameters": parameters_of(self.model),
+        } | placement.describe()
+        self.updater = build_updater(config, self.model, config.epochs * data.steps_per_epoch)
         self.rule = LossRule(task.loss, task.metric)
         warmup = warmup_steps(data.steps_per_epoch)
         self.probe = Probe(warmup)
@@ -75,6 +44,21 @@ class _Backprop:
         self.steps = self.samples = 0
         self._told = self.probe.clock()
         torch.manual_seed(config.seed + 1)
+
+    def where(self) -> str:
+        """For the line that reports a failure."""
+        return f"stage 0 (backprop), at step {self.steps}"
+
+    def train(self, report: Callable[[Mark], None]) -> None:
+        """The whole run; `report` gets the marks that a pipeline would send back."""
+        try:
+            for epoch in range(1, self.config.epochs + 1):
+                self.epoch(epoch, lambda epoch=epoch: report(self._mark(MarkKind.REPORT, epoch)))  # type: ignore[misc]
+                report(self._mark(MarkKind.EPOCH, epoch))
+                self.rule.new_epoch()
+        except UserError as error:
+            raise UserError(f"{self.where()}: {error}") from error
+        report(self._mark(MarkKind.STOP, self.config.epochs))
 
     def epoch(self, epoch: int, tell: Callable[[], None]) -> None:
         """Train on every batch and evaluate on the whole test set; `tell` about once a second."""
@@ -107,6 +91,12 @@ class _Backprop:
             self.rule.evaluate(self.model(x), y)
             self.probe.mark("evaluate")
         self.throughput.pause()
+
+    def _mark(self, kind: MarkKind, epoch: int) -> Mark:
+        body: dict[str, Any] = {"result": self.result(), "0": self.stats() | self.facts | process_facts()}
+        if kind is MarkKind.STOP:
+            body["0"]["timeline"] = self.probe.timeline()
+        return Mark(kind, self.steps, epoch, returning=True, body=body)
 
     def result(self) -> dict[str, Any]:
         """What the last stage of a pipeline reports."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dni_async.errors import UserError
 from dni_async.recipes import parameters_of
-from launch.baselines import train_backprop
+from launch.baselines import Backprop
 from launch.blueprint import Blueprint, agree, tell_failure
 from launch.build import build_stage
 from launch.config import TrainConfig
@@ -100,10 +100,12 @@ def _run_stage(
 def _run_backprop(
     guard: Guard, config: TrainConfig, task: Task, blueprint: Blueprint, placement: Placement, data: Data
 ) -> None:
+    engine = Backprop(config, task, data, placement)
+    guard.where = engine.where
     recorder = _recorder(config, task, blueprint, data, [])
-    model = train_backprop(guard, config, task, data, placement, recorder.on_mark)
+    engine.train(recorder.on_mark)
     if config.out:
-        save_part(Path(config.out), 0, 0, model)
+        save_part(Path(config.out), 0, 0, engine.model)
     _finish(recorder, config)
 
 
@@ -146,4 +148,4 @@ def _finish(recorder: Recorder, config: TrainConfig) -> None:
     """Write the files and show the table."""
     recorder.write_files()
     if not config.quiet:
-        show(run_grid(recorder.summary))
+        show(run_grid(recorder.summary | {"notes": []}))  # those were shown at the start

@@ -1,6 +1,6 @@
 """Decoupled stages learn as well as backprop: real MNIST, real processes, the floors of the issue.
 
-    make test-slow
+make test-slow
 """
 
 from __future__ import annotations

@@ -11,12 +11,11 @@ from torch.nn import functional as F
 from dni_async.errors import UserError
 from dni_async.messages import MarkKind
 from launch import baselines
-from launch.baselines import train_backprop
+from launch.baselines import Backprop
 from launch.config import TrainConfig
 from tests.launch.tiny import Tiny, data_of
 from workers.device import Placement
 from workers.probe import Probe
-from workers.supervise import Guard
 
 CPU = Placement(torch.device("cpu"), 1, [])
 
@@ -25,12 +24,13 @@ def config_of(**settings):
     return TrainConfig(**{"engine": "backprop", "batch_size": 16, "epochs": 2, "seed": 3} | settings)
 
 
-def train(config, task=None, guard=None):
+def train(config, task=None):
     """(trained network, marks)."""
     marks = []
     task = task or Tiny()
-    model = train_backprop(guard or Guard(), config, task, data_of(task, config), CPU, marks.append)
-    return model, marks
+    engine = Backprop(config, task, data_of(task, config), CPU)
+    engine.train(marks.append)
+    return engine.model, marks
 
 
 def textbook(config, make_optimizer, clip=None):
@@ -174,11 +174,9 @@ class Diverging(Tiny):
 
 @pytest.mark.parametrize("loss", ["nan", "inf"])
 def test_a_loss_out_of_bounds_ends_the_run_and_names_the_step(loss):
-    guard = Guard()
     with pytest.raises(UserError) as error:
-        train(config_of(), Diverging(float(loss)), guard)
+        train(config_of(), Diverging(float(loss)))
     assert str(error.value) == (
-        f"stage 0 (backprop), after step 5: the loss is {loss}; "
+        f"stage 0 (backprop), at step 5: the loss is {loss}; "
         "lower --lr or set --clip-norm, and check the data"
     )
-    assert guard.where() == "in backprop, after step 5"
