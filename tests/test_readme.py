@@ -31,7 +31,7 @@ def test_the_users_own_task_trains_from_another_folder(tmp_path: Path) -> None:
 def test_the_python_example_trains_and_gives_the_model_back(tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text(PYTHON[1])
     printed = run(tmp_path, "example.py")
-    assert float(printed.split()[0]) > 0.9 and "Sequential(" in printed
+    assert float(printed.split()[0]) > 0.85 and "Sequential(" in printed
 
 
 def test_every_command_that_readme_shows_exists() -> None:
