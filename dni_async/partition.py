@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
-from dni_async.synthesizer import Synthesizer
+from dni_async.rules import Rule
 from dni_async.updater import OptimizerFactory, Updater
 
 Clock = Callable[[], float]
@@ -40,7 +40,7 @@ class InterfaceCost:
     """Seconds per training batch of what a stage does at its output for want of the exact gradient."""
 
     predict: float = 0.0
-    """The gradient at once."""
+    """The gradient at once, from an SG network or an auxiliary head."""
     train: float = 0.0
     """Learning from the target."""
 
@@ -56,12 +56,12 @@ class Costs:
 
     layers: list[LayerCost]
     interfaces: list[InterfaceCost]
-    """The SG network after each layer but the last, paid by the stage that ends there."""
+    """The SG network or auxiliary head after each layer but the last, paid by the stage that ends there."""
     shapes: list[tuple[int, ...]]
     """Output shape of each layer, without the batch."""
 
     def of_stage(self, first: int, end: int) -> float:
-        """Seconds per batch of a stage of these layers, its SG network included."""
+        """Seconds per batch of a stage of these layers, its rule included."""
         interface = self.interfaces[end - 1].total if end < len(self.layers) else 0.0
         return sum(layer.total for layer in self.layers[first:end]) + interface
 
@@ -170,14 +170,14 @@ def measure_costs(
     *,
     loss: Callable[[Tensor, Tensor], Tensor],
     optimizer: OptimizerFactory,
-    synthesizer: Callable[[tuple[int, ...]], Synthesizer | None],
+    rule: Callable[[tuple[int, ...]], Rule | None],
     clock: Clock,
     repeats: int = 7,
 ) -> Costs:
-    """Run every layer, and the SG network after it, on a batch and take the median times.
+    """Run every layer, and the rule after it, on a batch and take the median times.
 
-    x, y: one batch. synthesizer: makes the SG network for an interface shape, or None where the rule
-    has none. The layers learn while they are measured, so hand in a copy.
+    x, y: one batch. rule: makes the rule for an interface shape, or None where its gradient costs
+    nothing. The layers learn while they are measured, so hand in a copy.
     """
     costs = Costs([], [], [])
     for i, layer in enumerate(layers):
@@ -187,18 +187,18 @@ def measure_costs(
         x = run.output
         costs.shapes.append(tuple(x.shape[1:]))
         if not last:
-            sg = synthesizer(costs.shapes[-1])
-            costs.interfaces.append(measure_interface(sg, x, y, clock, repeats))
+            at_output = rule(costs.shapes[-1])
+            costs.interfaces.append(measure_interface(at_output, x, y, clock, repeats))
     return costs
 
 
 def measure_interface(
-    synthesizer: Synthesizer | None, h: Tensor, y: Tensor, clock: Clock, repeats: int = 7
+    rule: Rule | None, h: Tensor, y: Tensor, clock: Clock, repeats: int = 7
 ) -> InterfaceCost:
-    """Median times of one prediction and one target at h (B, ...); nothing without an SG network."""
-    if synthesizer is None:
+    """Median times of one gradient and one target at h (B, ...); nothing without a rule."""
+    if rule is None:
         return InterfaceCost()
-    return InterfaceCost(*_medians(_SGRun(synthesizer, h, y), repeats, clock))
+    return InterfaceCost(*_medians(_RuleRun(rule, h, y), repeats, clock))
 
 
 _Run = Callable[[], Iterator[None]]
@@ -246,16 +246,17 @@ class _LayerRun:
         yield
 
 
-class _SGRun:
-    """What an SG network does for a batch: one prediction, one target."""
+class _RuleRun:
+    """What a rule does for a batch: one gradient, and one target if it wants any."""
 
-    def __init__(self, synthesizer: Synthesizer, h: Tensor, y: Tensor) -> None:
-        self.synthesizer, self.h, self.y = synthesizer, h, y
+    def __init__(self, rule: Rule, h: Tensor, y: Tensor) -> None:
+        self.rule, self.h, self.y = rule, h, y
         self.target = TargetGradient(0, 0, torch.full_like(h, 1e-5))
 
     def __call__(self) -> Iterator[None]:
         """One batch."""
-        self.synthesizer.predict(0, 0, self.h, self.y)
+        self.rule.gradient(0, 0, self.h, self.y)
         yield
-        self.synthesizer.take(self.target)
+        if self.rule.wants_targets:
+            self.rule.take_target(self.target, 0)
         yield

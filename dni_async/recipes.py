@@ -1,15 +1,19 @@
-"""Which SG network suits which cut: the measured defaults, and how to build what was chosen."""
+"""Which SG network or auxiliary head suits which cut: the measured defaults, and how to build them."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 from dni_async.errors import UserError
 from dni_async.ledger import Ledger
-from dni_async.networks import ConvSG, DNINetwork, HeadSG, LinearSG, MlpSG
+from dni_async.networks import AuxiliaryHead, ConvSG, DNINetwork, HeadSG, LinearSG, MlpSG
 from dni_async.scale import UNITS, GradientScale
 from dni_async.synthesizer import Condition, Synthesizer
 from dni_async.updater import optimizer_factory
@@ -62,6 +66,24 @@ class SGConfig:
             raise UserError(f"sg.lr is {self.lr}; it must be positive")
 
 
+@dataclass(kw_only=True, slots=True)
+class LocalConfig:
+    """The auxiliary head of every stage but the last, under rule local."""
+
+    hidden: int | None = None
+    """Hidden units (128), or channels for (B, C, H, W) (twice those of h, at most 32)."""
+    optimizer: str = "adam"
+    """Any optimizer of torch.optim."""
+    lr: float = 3e-3
+    """Learning rate."""
+
+    def __post_init__(self) -> None:
+        if self.hidden is not None and self.hidden < 1:
+            raise UserError(f"local.hidden is {self.hidden}; it must be at least 1")
+        if not 0 < self.lr < math.inf:
+            raise UserError(f"local.lr is {self.lr}; it must be positive and finite")
+
+
 def resolve(
     config: SGConfig, shape: tuple[int, ...], stages: int, conditional: bool, classes: bool
 ) -> SGConfig:
@@ -83,11 +105,16 @@ def resolve(
         kind=kind,
         rank=config.rank if config.rank is not None else (64 if flat > WIDE else 0),
         hidden=config.hidden
-        or (min(2 * shape[0], MAX_HEAD) if kind == "head" else shape[0] if kind == "conv" else flat),
+        or (head_channels(shape) if kind == "head" else shape[0] if kind == "conv" else flat),
         layers=config.layers or (2 if kind == "conv" else 1),
         lr=config.lr or (3e-3 if kind == "head" else 1e-3),
         replay=config.replay if config.replay is not None else (2 if stages >= 3 and not image else 0),
     )
+
+
+def head_channels(shape: tuple[int, ...]) -> int:
+    """Channels that a head has on activations of `shape` (C, H, W) unless said otherwise."""
+    return min(2 * shape[0], MAX_HEAD)
 
 
 def build_network(config: SGConfig, shape: tuple[int, ...], label_size: int) -> DNINetwork:
@@ -119,8 +146,7 @@ def build_synthesizer(
 ) -> Synthesizer:
     """A synthesizer by a resolved `config`; the same seed gives the same initial network."""
     assert config.lr is not None and config.replay is not None, "resolve first"
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
+    with _seeded(seed):
         network = build_network(config, shape, label_size if condition is not None else 0)
     network = network.to(device)
     return Synthesizer(
@@ -133,6 +159,29 @@ def build_synthesizer(
         replay_window=config.replay_window,
         seed=seed,
     )
+
+
+def build_auxiliary(
+    config: LocalConfig,
+    shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
+    device: torch.device | None = None,
+    seed: int = 0,
+) -> tuple[AuxiliaryHead, Optimizer]:
+    """The head from an interface of `shape` to `output_shape` (both without the batch), and its optimizer."""
+    hidden = config.hidden or (head_channels(shape) if len(shape) == 3 else 128)
+    with _seeded(seed):
+        head = AuxiliaryHead(shape, output_shape, hidden)
+    head = head.to(device)
+    return head, optimizer_factory(config.optimizer, config.lr)(list(head.parameters()))
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Initial weights by `seed` alone; the generator of the process goes on as if nothing had been."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
+        yield
 
 
 class Flattened(DNINetwork):

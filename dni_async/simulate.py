@@ -66,11 +66,11 @@ class Simulation:
             self.move(order(moves))
 
     def possible(self) -> list[Move]:
-        """The moves whose queue has a message and, for activations, whose way out has room."""
+        """The moves whose queue has a message and, for activations, whose stage and way out have room."""
         moves: list[Move] = [(i, "target") for i, queue in enumerate(self.targets) if queue]
         for i, queue in enumerate(self.activations):
             full = i + 1 < len(self.stages) and len(self.activations[i + 1]) >= self.capacity
-            if queue and not full:
+            if queue and not full and self.stages[i].has_room:
                 moves.append((i, "activation"))
         return moves
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
 from dni_async.rules.base import Rule
+from dni_async.rules.delayed import DelayedRule
 from dni_async.rules.loss import LossRule
 from dni_async.updater import Updater
 
@@ -21,6 +22,8 @@ class Stage:
     neighbours can start while this stage goes on:
 
         forward -> Activation | gradient from the rule, backward -> TargetGradient | optimizer step
+
+    Under rule `delayed` the batch waits at the bar, in a stash, until its own target comes.
 
     The same stage runs in the simulator, in threads and in torchrun ranks. The last stage has a
     `LossRule` and sends no activations; stage 0, or a stage whose neighbour upstream wants none
@@ -42,8 +45,9 @@ class Stage:
         self.updater = updater if rule.updates else None
         self.send_targets = send_targets
         self.notice: Callable[[str], None] = lambda kind: None
-        """Called when a piece of work ends (forward, backward, update, sg, evaluate)."""
+        """Called when a piece of work ends (forward, backward, update, sg, head, evaluate)."""
         self._in_place = starts_in_place(layers)
+        self._delayed = rule if isinstance(rule, DelayedRule) else None
         self.done = False
         """The STOP mark has gone back: nothing will come any more."""
         self.steps = self.samples = 0
@@ -58,6 +62,11 @@ class Stage:
     def version(self) -> int:
         """Optimizer steps taken so far."""
         return self.updater.version if self.updater else 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether an activation may be handled; if not, targets must come first."""
+        return self._delayed is None or self._delayed.stash.has_room
 
     def on(self, message: Message) -> Iterator[Message]:
         """Handle any message. Iterate to the end: the work goes on between the messages."""
@@ -77,11 +86,14 @@ class Stage:
             yield from self._train(message)
 
     def on_target(self, message: TargetGradient) -> Iterator[Message]:
-        """The target gradient of an earlier batch: it trains the SG network."""
+        """The target gradient of an earlier batch: it trains the SG network, or the stage (`delayed`)."""
         self.targets_received += 1
-        self.rule.take_target(message, self.version)
-        self.notice("sg")
-        return iter(())
+        if self._delayed is None:
+            self.rule.take_target(message, self.version)
+            self.notice(self.rule.work)
+        else:
+            batch = self._delayed.resume(message, self.version)
+            yield from self._learn(message, batch.x, batch.h, message.grad)
 
     def on_mark(self, mark: Mark) -> Iterator[Message]:
         """Pass it down; the last stage turns it round; on the way back add what this stage knows."""
@@ -94,6 +106,8 @@ class Stage:
             mark.body["result"] = self.rule.result()
             if mark.kind is MarkKind.EVALUATION:
                 self.rule.new_evaluation()
+        if self._delayed is not None:
+            self._delayed.stash.check_answered(mark.step)
         mark.body[str(self.index)] = self.stats()
         if mark.kind is MarkKind.EPOCH:
             self.rule.new_epoch()
@@ -112,31 +126,46 @@ class Stage:
         } | self.rule.stats()
 
     def _train(self, message: Activation) -> Iterator[Message]:
-        assert self.updater is not None
         x, h = self._forward(message)
         out = own(h.detach(), message)
         self.notice("forward")
         if not self.is_last:
             yield self._activation(message, out)
+        self._count(message)
         gradient = self.rule.gradient(message.step, self.version, out, message.y)
-        self.notice("backward" if self.is_last else "sg")
+        if gradient is not None:
+            self.notice(self.rule.work)
+            yield from self._learn(message, x, h, gradient)
+
+    def _forward(self, message: Activation) -> tuple[Tensor, Tensor]:
+        self.layers.train()
+        x = message.h.detach()
+        if self._delayed is not None:
+            x = x.clone()  # it outlives the message
+        if self.send_targets:
+            x.requires_grad_()
+        if self._delayed is None:
+            return x, self.layers(self._unshared(x))
+        h = self._delayed.stash.forward(self.layers, self._unshared(x))
+        self._delayed.stash.put(message.step, self.version, x, h)
+        return x, h
+
+    def _learn(
+        self, message: Activation | TargetGradient, x: Tensor, h: Tensor, gradient: Tensor
+    ) -> Iterator[Message]:
+        """Backward and update, for the batch that went from x to h; `message` brought the occasion."""
+        assert self.updater is not None
         if h.requires_grad:
             h.backward(gradient)
         self.notice("backward")
         if self.send_targets:
             assert x.grad is not None
             self.targets_sent += 1
-            yield TargetGradient(message.step, self.version, x.grad)
+            yield TargetGradient(message.step, self.version, own(x.grad, message))
+        if self._delayed is not None:
+            self._delayed.stash.before_update()
         self.updater.step()
-        self._count(message)
         self.notice("update")
-
-    def _forward(self, message: Activation) -> tuple[Tensor, Tensor]:
-        self.layers.train()
-        x = message.h.detach()
-        if self.send_targets:
-            x.requires_grad_()
-        return x, self.layers(self._unshared(x))
 
     def _unshared(self, x: Tensor) -> Tensor:
         # a first layer that works in place must touch neither the leaf nor the sender's memory
@@ -178,8 +207,8 @@ def starts_in_place(layers: nn.Module) -> bool:
     return bool(getattr(first, "inplace", False))
 
 
-def own(tensor: Tensor, message: Activation) -> Tensor:
+def own(tensor: Tensor, message: Activation | TargetGradient) -> Tensor:
     """`tensor`, copied if it lies in the memory of `message`, which is only lent."""
-    storage = tensor.untyped_storage().data_ptr()
-    lent = (message.h.untyped_storage().data_ptr(), message.y.untyped_storage().data_ptr())
-    return tensor.clone() if storage in lent else tensor
+    lent = (message.grad,) if isinstance(message, TargetGradient) else (message.h, message.y)
+    addresses = [other.untyped_storage().data_ptr() for other in lent]
+    return tensor.clone() if tensor.untyped_storage().data_ptr() in addresses else tensor

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from dni_async.errors import StageError, UserError
 from dni_async.partition import Costs, best_cut, check_cut, measure_costs, stage_bounds
-from dni_async.recipes import build_synthesizer, label_size_of, resolve
-from dni_async.synthesizer import Synthesizer
+from dni_async.recipes import build_auxiliary, build_synthesizer, label_size_of, resolve
+from dni_async.rules import DniRule, LocalRule, Rule
 from dni_async.updater import optimizer_factory
 from launch.checks import check_evaluations, check_labels, check_last_batch, check_scores, run_through
 from launch.config import TrainConfig
@@ -36,7 +36,7 @@ class Blueprint:
     shapes: list[tuple[int, ...]]
     """Output shape of each layer, without the batch."""
     costs: list[float]
-    """Measured seconds per batch of each stage, its SG network included; empty for a cut by hand."""
+    """Measured seconds per batch of each stage, its rule included; empty for a cut by hand."""
     label_size: int
     """Columns that the SG networks condition on."""
     steps_per_epoch: int
@@ -82,7 +82,7 @@ def tell_failure(rendezvous: Rendezvous, error: Exception) -> None:
 def draw(
     config: TrainConfig, task: Task, data: Data, stages: int, device: torch.device | None = None
 ) -> Blueprint:
-    """Run every layer once (by hand) or measure every layer and SG network (automatic), and cut.
+    """Run every layer once (by hand) or measure every layer and rule (automatic), and cut.
 
     device: where costs are measured, by default the CPU.
     """
@@ -99,7 +99,7 @@ def draw(
     cut = config.cut_layers()
     if cut is None:
         costs = (
-            _measure(config, task, layers, (x.to(device), y.to(device)), label_size, stages)
+            _measure(config, task, layers, (x.to(device), y.to(device)), shapes[-1], label_size, stages)
             if stages > 1
             else None
         )
@@ -123,19 +123,28 @@ def draw(
     )
 
 
-def synthesizer_for(
+def rule_with_network(
     config: TrainConfig,
     task: Task,
     shape: tuple[int, ...],
+    output_shape: tuple[int, ...],
     label_size: int,
     stages: int,
     seed: int,
     device: torch.device,
-) -> Synthesizer:
-    """The synthesizer of rule dni or cdni at an interface of `shape`."""
+) -> Rule | None:
+    """Rule dni, cdni or local with its network at an interface of `shape`; None for rules that have none.
+
+    output_shape: of the whole network. Shapes are without the batch.
+    """
+    if config.rule == "local":
+        head = build_auxiliary(config.local, shape, output_shape, device, seed)
+        return LocalRule(*head, task.loss, task.metric)
+    if config.rule not in ("dni", "cdni"):
+        return None
     conditional = config.rule == "cdni"
     settings = resolve(config.sg, shape, stages, conditional, task.classes is not None)
-    return build_synthesizer(
+    synthesizer = build_synthesizer(
         settings,
         shape,
         label_size=label_size,
@@ -144,6 +153,7 @@ def synthesizer_for(
         device=device,
         seed=seed,
     )
+    return DniRule(synthesizer)
 
 
 def _measure(
@@ -151,22 +161,23 @@ def _measure(
     task: Task,
     layers: list[nn.Module],
     batch: tuple[Tensor, Tensor],
+    output_shape: tuple[int, ...],
     label_size: int,
     stages: int,
 ) -> Costs:
-    def synthesizer(shape: tuple[int, ...]) -> Synthesizer | None:
-        if config.rule not in ("dni", "cdni"):
-            return None
-        return synthesizer_for(config, task, shape, label_size, stages, config.seed, batch[0].device)
+    device = batch[0].device
+
+    def rule(shape: tuple[int, ...]) -> Rule | None:
+        return rule_with_network(config, task, shape, output_shape, label_size, stages, config.seed, device)
 
     gflops = config.emulate_gflops
-    with flop_clock(gflops) if gflops else _device_clock(batch[0].device) as clock:
+    with flop_clock(gflops) if gflops else _device_clock(device) as clock:
         return measure_costs(
-            [copy.deepcopy(layer).to(batch[0].device) for layer in layers],
+            [copy.deepcopy(layer).to(device) for layer in layers],
             *batch,
             loss=task.loss,
             optimizer=optimizer_factory(config.optimizer, config.lr, **config.optimizer_settings()),
-            synthesizer=synthesizer,
+            rule=rule,
             clock=clock,
             repeats=1 if gflops else 7,  # FLOPs are always the same
         )

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from dni_async.oracle import Oracle
-from dni_async.rules import DniRule, FrozenRule, LossRule, Rule
+from dni_async.rules import DelayedRule, DniRule, FrozenRule, LossRule, Rule
 from dni_async.stage import Stage
 from dni_async.updater import Updater, optimizer_factory, schedule_factor
-from launch.blueprint import Blueprint, build_layers, synthesizer_for
+from launch.blueprint import Blueprint, build_layers, rule_with_network
 from launch.config import JobConfig, TrainConfig
 from tasks.base import Task
 
@@ -46,7 +46,7 @@ def build_stage(
         mine,
         rule,
         build_updater(config, mine, total_steps),
-        send_targets=index > 0 and config.rule != "frozen",
+        send_targets=index > 0 and config.rule not in ("local", "frozen"),
     )
     return stage, names
 
@@ -64,6 +64,8 @@ def _rule(
         return LossRule(task.loss, task.metric)
     if config.rule == "frozen":
         return FrozenRule()
+    if config.rule == "delayed":
+        return DelayedRule(config.in_flight)
     if config.rule == "oracle":
         replica = copy.deepcopy(rest).to(device)
         total_steps = config.epochs * blueprint.steps_per_epoch
@@ -71,9 +73,11 @@ def _rule(
         parts = [replica[a - end : b - end] for a, b in blueprint.bounds[index + 1 :]]
         updater = _Together([build_updater(config, part, total_steps) for part in parts])
         return DniRule(Oracle(replica, task.loss, updater))
-    shape = blueprint.shapes[blueprint.bounds[index][1] - 1]
+    shape, output_shape = blueprint.shapes[blueprint.bounds[index][1] - 1], blueprint.shapes[-1]
     seed = config.seed + 1000 + index
-    return DniRule(synthesizer_for(config, task, shape, blueprint.label_size, stages, seed, device))
+    rule = rule_with_network(config, task, shape, output_shape, blueprint.label_size, stages, seed, device)
+    assert rule is not None, config.rule
+    return rule
 
 
 class _Together(Updater):

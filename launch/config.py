@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from dni_async.errors import UserError
-from dni_async.recipes import SGConfig
+from dni_async.recipes import LocalConfig, SGConfig
 from dni_async.updater import SCHEDULES, optimizer_factory
 from launch.engines import BASELINES, ENGINES
 
-RULES = ("dni", "cdni", "frozen", "oracle")
+RULES = ("dni", "cdni", "delayed", "local", "frozen", "oracle")
 """Ways of the stages to get their gradients."""
 TRANSPORTS = ("auto", "shm", "dist", "rpc")
 
@@ -59,8 +59,10 @@ class JobConfig:
     """Clip the gradient norm of each stage's own parameters to this."""
     sg: SGConfig = field(default_factory=SGConfig)
     """The SG networks of rules dni and cdni."""
+    local: LocalConfig = field(default_factory=LocalConfig)
+    """The auxiliary heads of rule local."""
     in_flight: int = 4
-    """Batches that may lie between two neighbouring stages."""
+    """Batches that may lie between two neighbouring stages, and that a stage may stash (rule delayed)."""
     deterministic: bool = False
     """Lock-step delivery: the same cut gives the same weights, bit for bit (costs speed)."""
     transport: str = "auto"
@@ -121,6 +123,7 @@ class JobConfig:
         self.cut_layers()
         _check_optimizer(self.optimizer, self.lr, self.optimizer_settings())
         optimizer_factory(self.sg.optimizer, 1.0)
+        optimizer_factory(self.local.optimizer, 1.0)
 
     def cut_layers(self) -> list[int] | None:
         """The cut as numbers; None when it is to be found."""
@@ -149,7 +152,8 @@ class TrainConfig(JobConfig):
     """Train one task with one engine."""
 
     rule: str = "cdni"
-    """How stages get their gradients: dni, cdni, frozen (a control) or oracle (checks the pipeline)."""
+    """How stages get their gradients: dni, cdni, delayed, local, frozen (a control) or oracle (checks the
+    pipeline)."""
     engine: str = "decoupled"
     """decoupled (stages by --rule), or a baseline: backprop (one process) or backprop-all (all cores)."""
 
@@ -169,7 +173,8 @@ class CompareConfig(JobConfig):
     """Run several engines on one task, each in a job of its own, and set them side by side."""
 
     engines: tuple[str, ...] = ("backprop", "dni", "cdni")
-    """Baselines: backprop, backprop-all; and rules: dni, cdni, frozen, oracle. Speed-up is over backprop."""
+    """Baselines: backprop, backprop-all; and rules: dni, cdni, delayed, local, frozen, oracle. Speed-up is
+    over backprop."""
     repeats: int = 1
     """Runs of each engine, in turn (A B A B); the table gives medians."""
     vary_seed: bool = False

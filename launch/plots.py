@@ -38,6 +38,7 @@ KINDS = {
     "backward": ("backward", "#e8833a"),
     "update": ("update", "#3d9e6d"),
     "sg": ("SG training", "#8e5fb8"),
+    "head": ("auxiliary head", "#c9a227"),
     "send": ("send", "#566270"),
     "load": ("load batch", "#a8b7c7"),
     "evaluate": ("evaluate", "#c8b560"),

@@ -25,6 +25,9 @@ from workers.emulate import overrun_warning
 UNTIL = ("accuracy", "reached", "seconds", "seconds_without_evaluations", "epochs", "steps")
 """What the summary says of --until: None where the accuracy was not reached."""
 
+EPOCH_MEANS = ("sg_relative_error", "sg_cosine", "local_loss", "local_accuracy")
+"""What a stage reports as a mean since the epoch began."""
+
 
 class Recorder:
     """Takes the marks as they come back to stage 0; knows the whole run when STOP is here.
@@ -122,10 +125,8 @@ class Recorder:
         self._look_whether_reached(record)
         self.progress.epoch(record)
         self._write({"kind": "epoch" if whole else "evaluation"} | record, stages)
-        # agreement counts start over with each epoch: the summary keeps those of the last evaluation
-        self._agreement = [
-            {key: s[key] for key in s if key in ("sg_relative_error", "sg_cosine")} for s in stages
-        ]
+        # these start over with each epoch: the summary keeps those of the last evaluation
+        self._means = [{key: s[key] for key in s if key in EPOCH_MEANS} for s in stages]
 
     def _look_whether_reached(self, record: dict[str, Any]) -> None:
         until = self.summary["until"]
@@ -147,7 +148,7 @@ class Recorder:
             "total_s": seconds,
             "final": {key: last[key] for key in keys},
             "overlap": overlap(self.timeline),
-            "stages": [s | kept for s, kept in zip(stages, self._agreement, strict=True)],
+            "stages": [s | kept for s, kept in zip(stages, self._means, strict=True)],
         }
         if self.summary["emulated_gflops"] and (warning := overrun_warning(stages)):
             self.warnings.append(warning)

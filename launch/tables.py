@@ -82,7 +82,7 @@ def stage_name(stage: Mapping[str, Any]) -> str:
 
 def run_grid(summary: Mapping[str, Any]) -> Grid:
     """One row per stage; columns that say nothing for this engine are left out."""
-    stages = summary["stages"]
+    stages, name = summary["stages"], summary.get("metric_name", "accuracy")
 
     def column(head: str, text: Callable[[Mapping[str, Any]], str], **kind: bool) -> Column:
         return Column(head=head, cells=[text(stage) for stage in stages], **kind)
@@ -95,9 +95,12 @@ def run_grid(summary: Mapping[str, Any]) -> Grid:
         column("wait s", lambda s: number(s.get("wait_s"), 1)),
         column("send s", lambda s: number(s.get("send_s"), 1), spare=True),
         column("SG s", lambda s: number(s.get("sg_s") or None, 1)),
+        column("head s", lambda s: number(s.get("head_s") or None, 1)),
         column("staleness\nmean / max", _staleness),
         column("SG\nerror", lambda s: number(s.get("sg_relative_error"), 2)),
         column("SG\ncosine", lambda s: number(s.get("sg_cosine"), 2)),
+        column("local\nloss", lambda s: number(s.get("local_loss"), 3)),
+        column(f"local\n{name}", lambda s: metric(s.get("local_accuracy"), name)),
         column("emulation\noverrun", lambda s: percent(s.get("emulation_overrun"), 1)),
         column("peak\nMB", lambda s: number(_megabytes(s.get("peak_rss_bytes"))), spare=True),
     ]

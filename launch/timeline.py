@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 Timeline = Sequence[Mapping[str, Any]]
 Interval = tuple[float, float]
 
-COMPUTE = ("forward", "backward", "update", "sg")
+COMPUTE = ("forward", "backward", "update", "sg", "head")
 """The kinds of event in which a stage computes for training."""
 
 _CATEGORY = {"send": "transport", "wait": "idle", "evaluate": "evaluation"}

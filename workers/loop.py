@@ -5,7 +5,9 @@
     targets_out ◄──└───────┘                           they will send
 
 A stage waits only when it has nothing to handle or its neighbours are full, and never longer than the
-deadline. Targets are always taken, whatever happens downstream, so no ring of full queues can form.
+deadline. Targets are always taken, whatever happens downstream, so no ring of full queues can form. A
+stage without room for one more batch (rule `delayed`) takes targets only: all that it waits for lies
+downstream, where the last stage needs nobody's target to go on.
 """
 
 from __future__ import annotations
@@ -190,7 +192,7 @@ class StageLoop:
         return not self.lockstep or self._unanswered() >= self.lockstep or not self.inputs_open
 
     def _turn_of_activation(self) -> bool:
-        return not self.lockstep or self._unanswered() < self.lockstep
+        return self.stage.has_room and (not self.lockstep or self._unanswered() < self.lockstep)
 
     def _wait(self) -> None:
         deadline = Deadline(self.timeout)

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-COMPUTE = ("forward", "backward", "update", "sg", "evaluate")
+COMPUTE = ("forward", "backward", "update", "sg", "head", "evaluate")
 """Kinds of work that count as busy."""
 
 Event = tuple[str, float, float, int]
@@ -85,6 +85,7 @@ class Probe:
             "send_s": self.totals.get("send", 0.0),
             "load_s": self.totals.get("load", 0.0),
             "sg_s": self.totals.get("sg", 0.0),
+            "head_s": self.totals.get("head", 0.0),
             "utilisation": busy / total if total else 0.0,
         }
 

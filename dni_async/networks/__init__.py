@@ -1,5 +1,6 @@
-"""SG networks: small networks that predict dL/dh from h (and from the labels)."""
+"""SG networks, which predict dL/dh from h (and from the labels), and the auxiliary head."""
 
+from dni_async.networks.auxiliary import AuxiliaryHead as AuxiliaryHead
 from dni_async.networks.base import DNINetwork as DNINetwork
 from dni_async.networks.classic import Conv2dDNI as Conv2dDNI
 from dni_async.networks.classic import LinearBatchNormDNI as LinearBatchNormDNI

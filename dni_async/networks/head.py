@@ -29,15 +29,7 @@ class HeadSG(DNINetwork):
         hidden_size = hidden_size or 2 * channels
         super().__init__(channels, hidden_size, channels)
         self.classes = classes
-        stride = 2 if height >= 8 else 1
-        self.head = nn.Sequential(
-            nn.Conv2d(channels, hidden_size, 3, stride=stride, padding=1, bias=False),
-            BatchNorm(hidden_size),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(2),
-            nn.Flatten(),
-            nn.Linear(4 * hidden_size, classes),
-        )
+        self.head = classifier(channels, hidden_size, classes, height)
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.target_square: Tensor
         self.target_count: Tensor
@@ -78,3 +70,15 @@ class HeadSG(DNINetwork):
 
     def _cross_entropy(self, h: Tensor, labels: Tensor | None) -> Tensor:
         return F.cross_entropy(self.head(h), required(labels, self.classes))
+
+
+def classifier(channels: int, hidden_size: int, classes: int, height: int) -> nn.Sequential:
+    """The small classifier of `HeadSG`: (B, C, H, W) -> (B, classes)."""
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden_size, 3, stride=2 if height >= 8 else 1, padding=1, bias=False),
+        BatchNorm(hidden_size),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(4 * hidden_size, classes),
+    )

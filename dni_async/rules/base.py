@@ -19,9 +19,12 @@ class Rule(ABC):
     updates = True
     """Whether the stage learns at all."""
 
+    work = "sg"
+    """What `gradient` and `take_target` are called where a stage's time is told apart."""
+
     @abstractmethod
-    def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
-        """dL/dh for the mean loss, in the shape of `h` (B, ...), detached, now.
+    def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor | None:
+        """dL/dh for the mean loss, in the shape of `h` (B, ...), detached, now; None: the target will be it.
 
         version: optimizer steps that the stage has taken so far.
         """

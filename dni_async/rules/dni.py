@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dni_async.messages import TargetGradient
 from dni_async.rules.base import Rule
+from dni_async.rules.staleness import Staleness
 
 
 class Predictor(Protocol):
@@ -36,7 +37,7 @@ class DniRule(Rule):
 
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
-        self._staleness_sum = self._staleness_max = self._count = 0
+        self._staleness = Staleness()
 
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
         """The synthetic gradient at h (B, ...)."""
@@ -46,17 +47,11 @@ class DniRule(Rule):
         """Train the SG network."""
         then = self.predictor.take(target)
         if then is not None:
-            self._staleness_sum += version - then
-            self._staleness_max = max(self._staleness_max, version - then)
-            self._count += 1
+            self._staleness.add(version - then)
 
     def stats(self) -> dict[str, Any]:
         """Staleness and the SG network's agreement with its targets."""
-        staleness = {
-            "staleness_mean": self._staleness_sum / self._count if self._count else 0.0,
-            "staleness_max": self._staleness_max,
-        }
-        return staleness | self.predictor.stats()
+        return self._staleness.stats() | self.predictor.stats()
 
     def new_epoch(self) -> None:
         """Start the SG network's running means over; staleness counts through the run."""

@@ -20,6 +20,7 @@ class LossRule(Rule):
     """
 
     wants_targets = False
+    work = "backward"
 
     def __init__(
         self, loss: Callable[[Tensor, Tensor], Tensor], metric: Callable[[Tensor, Tensor], Tensor]
@@ -47,9 +48,7 @@ class LossRule(Rule):
 
     def count(self, loss: float, samples: int) -> None:
         """Count one training batch. Raises UserError when its mean loss is NaN or infinite."""
-        if not math.isfinite(loss):
-            raise UserError(f"the loss is {loss}; lower --lr or set --clip-norm, and check the data")
-        self._loss += loss * samples
+        self._loss += check_finite(loss) * samples
         self._samples += samples
 
     def evaluate(self, h: Tensor, y: Tensor) -> None:
@@ -69,3 +68,10 @@ class LossRule(Rule):
             "trained": trained,
             "tested": tested,
         }
+
+
+def check_finite(loss: float, which: str = "the loss", rates: str = "--lr") -> float:
+    """The loss, if training can go on with it. Raises UserError when it is NaN or infinite."""
+    if not math.isfinite(loss):
+        raise UserError(f"{which} is {loss}; lower {rates} or set --clip-norm, and check the data")
+    return loss

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dni_async.errors import UserError
+from dni_async.messages import TargetGradient
 from dni_async.partition import (
     Costs,
     InterfaceCost,
@@ -20,9 +21,10 @@ from dni_async.partition import (
     measure_costs,
     stage_bounds,
 )
-from dni_async.synthesizer import Synthesizer
+from dni_async.rules import DniRule, LocalRule
+from dni_async.rules.base import Rule
 from dni_async.updater import optimizer_factory
-from tests.dni_async.helpers import CLASSES, FEATURES, costs, fcn, synthesizer
+from tests.dni_async.helpers import CLASSES, FEATURES, accuracy, costs, fcn, synthesizer
 
 
 def slowest(given: Costs, cut: list[int]) -> float:
@@ -117,14 +119,14 @@ class Ticks:
         return self.now
 
 
-def measure(layers: list[nn.Module], clock: Ticks, repeats: int, sg: Synthesizer | None) -> Costs:
+def measure(layers: list[nn.Module], clock: Ticks, repeats: int, rule: Rule | None) -> Costs:
     return measure_costs(
         layers,
         torch.randn(6, FEATURES),
         torch.arange(6) % CLASSES,
         loss=F.cross_entropy,
         optimizer=optimizer_factory("adam", 1e-3),
-        synthesizer=lambda shape: sg,
+        rule=lambda shape: rule,
         clock=clock,
         repeats=repeats,
     )
@@ -144,7 +146,7 @@ def test_costs_are_medians_of_each_section_without_the_first_run() -> None:
         for sections in [[warming] * len(many[0]), *many]
     ]
     clock = Ticks(iter(itertools.chain(*runs)))
-    measured = measure(fcn(), clock, 3, synthesizer())
+    measured = measure(fcn(), clock, 3, DniRule(synthesizer()))
     assert measured.layers == [LayerCost(2, 20, 8)] * 4
     assert measured.interfaces == [InterfaceCost(5, 3)] * 3
     assert next(clock.durations, None) is None
@@ -166,9 +168,9 @@ def test_the_sg_network_of_every_interface_is_asked_for_by_shape_and_run() -> No
     asked: list[tuple[int, ...]] = []
     sg = synthesizer()
 
-    def make(shape: tuple[int, ...]) -> Synthesizer:
+    def make(shape: tuple[int, ...]) -> Rule:
         asked.append(shape)
-        return sg
+        return DniRule(sg)
 
     measure_costs(
         fcn(),
@@ -176,13 +178,26 @@ def test_the_sg_network_of_every_interface_is_asked_for_by_shape_and_run() -> No
         torch.arange(6) % CLASSES,
         loss=F.cross_entropy,
         optimizer=optimizer_factory("adam", 1e-3),
-        synthesizer=make,
+        rule=make,
         clock=Ticks(itertools.repeat(1.0)),
         repeats=2,
     )
     assert asked == [(14,), (14,), (14,)]
     assert sg.updates == 3 * 3
     assert len(sg.ledger) == 0
+
+
+def test_a_rule_without_targets_costs_its_gradient_alone() -> None:
+    class Learned(LocalRule):
+        taken = 0
+
+        def take_target(self, target: TargetGradient, version: int) -> None:
+            self.taken += 1
+
+    head = nn.Linear(14, CLASSES)
+    rule = Learned(head, optimizer_factory("sgd", 0.1)(list(head.parameters())), F.cross_entropy, accuracy)
+    measure(fcn(), Ticks(itertools.repeat(1.0)), 2, rule)
+    assert (rule.taken, rule.stats()["local_loss"] is not None) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +221,7 @@ def test_an_embedding_is_measured_on_whole_numbers() -> None:
         torch.arange(6) % CLASSES,
         loss=F.cross_entropy,
         optimizer=optimizer_factory("sgd", 0.1),
-        synthesizer=lambda shape: None,
+        rule=lambda shape: None,
         clock=Ticks(itertools.repeat(1.0)),
         repeats=1,
     )

@@ -13,7 +13,9 @@ from dni_async.messages import TargetGradient
 from dni_async.networks import ConvSG, HeadSG, LinearSG, MlpSG
 from dni_async.recipes import (
     Flattened,
+    LocalConfig,
     SGConfig,
+    build_auxiliary,
     build_network,
     build_synthesizer,
     label_size_of,
@@ -232,3 +234,44 @@ def test_a_condition_that_gives_no_columns_of_floats_is_the_users_to_mend(condit
 def test_parameters_are_counted() -> None:
     assert parameters_of(nn.Linear(3, 4)) == 3 * 4 + 4
     assert parameters_of(nn.ReLU()) == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "hidden", "wanted"),
+    [((64,), None, 128), ((7, 64), None, 128), ((64,), 9, 9), ((6, 8, 8), None, 12), ((64, 8, 8), None, 32)],
+)
+def test_the_auxiliary_head_has_128_units_or_twice_the_channels_up_to_32(
+    shape: tuple[int, ...], hidden: int | None, wanted: int
+) -> None:
+    head, optimizer = build_auxiliary(LocalConfig(hidden=hidden), shape, (CLASSES,))
+    assert next(m for m in head.modules() if isinstance(m, nn.Linear | nn.Conv2d)).weight.shape[0] == wanted
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert optimizer.param_groups[0]["lr"] == 3e-3
+    assert [p for group in optimizer.param_groups for p in group["params"]] == list(head.parameters())
+
+
+def test_the_auxiliary_head_depends_on_its_seed_alone_and_draws_nothing_from_the_process() -> None:
+    def head(seed: int) -> list[torch.Tensor]:
+        return list(build_auxiliary(LocalConfig(), (8,), (3,), seed=seed)[0].parameters())
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = head(5)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, head(5), strict=True))
+    assert not torch.equal(first[0], head(6)[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"hidden": 0}, "local.hidden is 0; it must be at least 1"),
+        ({"lr": 0.0}, "local.lr is 0.0; it must be positive and finite"),
+        ({"lr": float("nan")}, "local.lr is nan; it must be positive and finite"),
+    ],
+)
+def test_settings_of_the_auxiliary_head_are_checked(asked: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as error:
+        LocalConfig(**asked)
+    assert str(error.value) == line

@@ -12,9 +12,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dni_async.errors import StageError
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
-from dni_async.recipes import SGConfig, build_synthesizer, resolve
-from dni_async.rules import DniRule, FrozenRule
+from dni_async.recipes import LocalConfig, SGConfig, build_auxiliary, build_synthesizer, resolve
+from dni_async.rules import DelayedRule, DniRule, FrozenRule, LocalRule
 from dni_async.rules.base import Rule
 from dni_async.simulate import Move, Order, Simulation, downstream_first, upstream_first
 from dni_async.stage import Stage
@@ -24,6 +25,7 @@ from tests.dni_async.helpers import (
     FEATURES,
     WIDTH,
     MakeUpdater,
+    accuracy,
     adam,
     backprop,
     batches,
@@ -408,6 +410,90 @@ class TestLostAndReordered:
             assert len(ledger) + ledger.dropped + (stage.targets_received - ledger.unmatched) == 10
 
 
+class TestDelayed:
+    """The exact gradient, late: with one batch in flight that is backprop."""
+
+    @pytest.mark.parametrize("order", ORDERS)
+    @pytest.mark.parametrize("cut", CUTS)
+    def test_a_stash_of_one_equals_backprop_to_the_bit_in_any_order(
+        self, cut: tuple[int, ...], order: str
+    ) -> None:
+        messages = batches(SIZES)
+        stages = pipeline(cut, lambda: DelayedRule(1))
+        Simulation(stages).run(with_stop(messages), ORDERS[order])
+        assert same_bits(state_of(stages), backprop(messages))
+
+    def test_so_does_a_larger_one_while_one_batch_is_in_flight(self) -> None:
+        messages = batches(SIZES)
+        stages = pipeline((1, 3), lambda: DelayedRule(3))
+        Simulation(stages).run(with_stop(messages), downstream_first)
+        assert same_bits(state_of(stages), backprop(messages))
+        assert [stage.rule.stats()["staleness_max"] for stage in stages[:2]] == [0, 0]
+
+    def test_with_more_in_flight_the_numbers_differ(self) -> None:
+        messages = batches(SIZES)
+        stages = pipeline((1, 3), lambda: DelayedRule(3))
+        Simulation(stages).run(with_stop(messages))
+        assert not same_bits(state_of(stages), backprop(messages))
+
+    @pytest.mark.parametrize("make_updater", [sgd, clipped, scheduled])
+    def test_with_momentum_clipping_and_a_schedule(self, make_updater: MakeUpdater) -> None:
+        messages, cut = batches(SIZES), (1, 3)
+        stages = pipeline(cut, lambda: DelayedRule(1), make_updater)
+        Simulation(stages).run(with_stop(messages))
+        assert same_bits(state_of(stages), backprop(messages, cut, make_updater))
+
+    def test_with_evaluation_batches_and_marks_in_between(self) -> None:
+        messages = batches(SIZES)
+        between = [*batches([7], train=False), Mark(MarkKind.EPOCH, 2, 0)]
+        stages = pipeline((1, 3), lambda: DelayedRule(1))
+        Simulation(stages).run(with_stop([*messages[:2], *between, *messages[2:]]))
+        assert same_bits(state_of(stages), backprop(messages))
+
+    @settings(max_examples=20, deadline=None, database=None)
+    @given(orders, st.integers(1, 4), st.integers(1, 3))
+    def test_no_order_locks_up_and_no_stash_overflows(
+        self, choices: list[int], stash: int, capacity: int
+    ) -> None:
+        stages = pipeline((1, 2, 3), lambda: DelayedRule(stash))
+        inner, fullest = by_choices(choices), []
+
+        def order(moves: list[Move]) -> Move:
+            fullest.append(max(len(stage.rule.stash) for stage in stages[:-1]))
+            return inner(moves)
+
+        epoch = [*batches([4] * 6), *batches([5] * 3, train=False), Mark(MarkKind.EPOCH, 6, 0)]
+        simulation = Simulation(stages, capacity).run([*epoch, Mark(MarkKind.STOP, 6, 0)], order)
+        assert all(stage.done and stage.samples == 24 and stage.version == 6 for stage in stages)
+        assert [stage.targets_received for stage in stages] == [6, 6, 6, 0]
+        assert [mark.body["result"]["tested"] for mark in simulation.marks] == [15, 0]
+        assert max(fullest) <= stash
+
+    @pytest.mark.parametrize(
+        ("stash", "late"),
+        [(1, [0] * 8), (2, [0, *[1] * 7]), (3, [0, 1, *[2] * 6]), (5, [0, 1, 2, 3, *[4] * 4])],
+    )
+    def test_a_full_stash_of_d_makes_gradients_d_minus_1_steps_late(
+        self, stash: int, late: list[int]
+    ) -> None:
+        stages = pipeline((2,), lambda: DelayedRule(stash))
+        Simulation(stages, capacity=8).run(batches([4] * 8))
+        stats = stages[0].rule.stats()
+        assert (stats["staleness_mean"], stats["staleness_max"]) == (sum(late) / 8, max(late))
+
+    @pytest.mark.parametrize(
+        ("lost", "text"),
+        [
+            (2, "the target of step 3 came, and that of step 2 is missing"),
+            (5, "the target of step 5 never came"),
+        ],
+    )
+    def test_a_lost_target_is_an_error(self, lost: int, text: str) -> None:
+        stages = pipeline((2,), lambda: DelayedRule(3))
+        with pytest.raises(StageError, match=text):
+            Simulation(stages, keep=lambda target: target.step != lost).run(with_stop(batches([4] * 6)))
+
+
 @pytest.fixture(scope="module")
 def digits() -> tuple[Tensor, Tensor]:
     """The 8x8 digits of scikit-learn, shuffled: (1797, 64) in [0, 1] and (1797,)."""
@@ -475,3 +561,15 @@ class TestLearning:
         assert [report[str(i)]["samples"] for i in range(3)] == [1500 * self.epochs] * 3
         assert [report[str(i)]["staleness_max"] for i in range(2)] == [4, 4]
         assert [report[str(i)]["targets_dropped"] for i in range(2)] == [0, 0]
+
+    @pytest.mark.parametrize("rule", ["delayed", "local"])
+    def test_so_do_delayed_and_local_ones(self, digits: tuple[Tensor, Tensor], rule: str) -> None:
+        trained = self.run(digits, {"delayed": lambda: DelayedRule(4), "local": self.local}[rule])
+        assert self.accuracies(trained)[-1] > 0.75
+        report = trained.marks[-1].body
+        assert [report[str(i)]["samples"] for i in range(3)] == [1500 * self.epochs] * 3
+        targets = 0 if rule == "local" else self.epochs * 47
+        assert [report[str(i)]["targets_sent"] for i in range(3)] == [0, targets, targets]
+
+    def local(self) -> LocalRule:
+        return LocalRule(*build_auxiliary(LocalConfig(), (self.width,), (10,)), F.cross_entropy, accuracy)

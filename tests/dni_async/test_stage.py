@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
 from dni_async.networks import LinearSG
-from dni_async.rules import DniRule, FrozenRule
+from dni_async.rules import DelayedRule, DniRule, FrozenRule
 from dni_async.stage import Stage, starts_in_place
 from dni_async.updater import Updater
 from tests.dni_async.helpers import (
@@ -416,3 +417,85 @@ def test_the_counts_of_a_report() -> None:
     }
     counts = {"index": 0, "steps": 2, "samples": 47, "version": 2, "targets_sent": 0, "targets_received": 2}
     assert counts.items() <= first.stats().items()
+
+
+class TestDelayed:
+    """The batch waits at the bar: forward -> Activation | ... target: backward -> TargetGradient | update"""
+
+    def stage(self, layers: nn.Module | None = None, capacity: int = 2) -> Stage:
+        layers = layers or nn.Linear(FEATURES, WIDTH)
+        updater = adam(layers) if list(layers.parameters()) else Updater(None)
+        return Stage(1, layers, DelayedRule(capacity), updater, send_targets=True)
+
+    def test_the_target_leaves_before_the_update(self) -> None:
+        stage = self.stage()
+        [activation] = list(stage.on(one_batch()))
+        assert isinstance(activation, Activation)
+        assert (stage.steps, stage.samples, stage.version) == (1, 30, 0)
+        before = clone_state(stage.layers)
+        work = stage.on(TargetGradient(0, 0, torch.ones(30, WIDTH)))
+        target = next(work)
+        assert isinstance(target, TargetGradient)
+        assert (target.step, target.version, stage.version) == (0, 0, 0)
+        torch.testing.assert_close(target.grad, torch.ones(30, WIDTH) @ stage.layers.weight.detach())
+        assert not changed(stage, before)
+        assert next(work, "the end") == "the end"
+        assert changed(stage, before)
+        assert (stage.version, stage.targets_sent, stage.targets_received) == (1, 1, 1)
+        assert [p for p in stage.layers.parameters() if p.grad is not None] == []
+
+    def test_every_piece_of_work_is_noticed_in_order(self) -> None:
+        noticed: list[str] = []
+        stage = self.stage()
+        stage.notice = noticed.append
+        for message in (one_batch(), TargetGradient(0, 0, torch.ones(30, WIDTH))):
+            for sent in stage.on(message):
+                noticed.append(type(sent).__name__)
+        assert noticed == ["forward", "Activation", "backward", "TargetGradient", "update"]
+
+    @pytest.mark.parametrize(
+        "layers",
+        [nn.Linear(FEATURES, WIDTH), nn.Sequential(nn.ReLU(inplace=True), nn.Linear(FEATURES, WIDTH))],
+    )
+    def test_what_came_may_be_overwritten_before_the_backward(self, layers: nn.Module) -> None:
+        results = []
+        for overwrite in (False, True):
+            stage, message = self.stage(copy.deepcopy(layers)), one_batch()
+            list(stage.on(message))
+            if overwrite:
+                message.h.fill_(float("nan"))
+                message.y.zero_()
+            [target] = list(stage.on(TargetGradient(0, 0, torch.ones(30, WIDTH))))
+            results.append([target.grad, *clone_state(stage.layers).values()])
+        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+    def test_what_is_sent_upstream_outlives_the_target(self) -> None:
+        stage = self.stage(nn.Flatten())
+        list(stage.on(one_batch()))
+        message = TargetGradient(0, 0, torch.ones(30, FEATURES))
+        [target] = list(stage.on(message))
+        message.grad.fill_(float("nan"))
+        assert torch.equal(target.grad, torch.ones(30, FEATURES))
+
+    def test_a_first_stage_without_parameters_works(self) -> None:
+        stage = Stage(0, nn.MaxPool1d(2), DelayedRule(1), Updater(None), send_targets=False)
+        list(stage.on(one_batch()))
+        assert list(stage.on(TargetGradient(0, 0, torch.ones(30, FEATURES // 2)))) == []
+        assert (stage.version, stage.has_room) == (1, True)
+
+    def test_evaluation_runs_with_the_weights_of_now_and_takes_no_room(self) -> None:
+        stage = self.stage(capacity=2)
+        for message in batches([30, 30]):
+            list(stage.on(message))
+        held = stage.rule.stash.held_bytes()
+        message = one_batch(train=False)
+        for _ in range(2):
+            [sent] = list(stage.on(message))
+            assert isinstance(sent, Activation)
+            assert torch.equal(sent.h, stage.layers(message.h).detach())
+            with torch.no_grad():
+                stage.layers.bias.add_(1.0)
+        assert (len(stage.rule.stash), stage.rule.stash.held_bytes()) == (2, held)
+
+    def test_other_rules_always_have_room(self) -> None:
+        assert all(stage.has_room for stage in pipeline())

@@ -55,7 +55,7 @@ def test_an_automatic_cut_balances_what_was_measured(monkeypatch):
     assert three.costs == [4 + 1, 2 + 2 + 1, 2 + 2]
 
 
-@pytest.mark.parametrize("rule", ["dni", "cdni", "frozen", "oracle"])
+@pytest.mark.parametrize("rule", ["dni", "cdni", "delayed", "local", "frozen", "oracle"])
 def test_costs_are_measured_for_every_rule(rule):
     plan = drawn(cut="", stages=3, rule=rule)
     assert len(plan.costs) == 3 and all(cost > 0 for cost in plan.costs)
@@ -63,13 +63,16 @@ def test_costs_are_measured_for_every_rule(rule):
     assert flat == [0, 1, 2, 3, 4] and len(plan.bounds) == 3
 
 
-@pytest.mark.parametrize(("rule", "measured"), [("dni", 4), ("cdni", 4), ("frozen", 0), ("oracle", 0)])
-def test_an_sg_network_is_measured_where_the_rule_has_one(rule, measured, monkeypatch):
+@pytest.mark.parametrize(
+    ("rule", "measured"),
+    [("dni", 4), ("cdni", 4), ("local", 4), ("delayed", 0), ("frozen", 0), ("oracle", 0)],
+)
+def test_a_rule_is_measured_where_it_has_a_network(rule, measured, monkeypatch):
     seen = []
 
-    def measure(layers, x, y, *, synthesizer, **settings):
-        made = [synthesizer(shape) for shape in [(8,), (8,), (7,), (7,)]]
-        seen.extend(sg for sg in made if sg is not None)
+    def measure(layers, x, y, **settings):
+        made = [settings["rule"](shape) for shape in [(8,), (8,), (7,), (7,)]]
+        seen.extend(one for one in made if one is not None)
         return costs([1.0] * 5, [1.0] * 4)
 
     monkeypatch.setattr(module, "measure_costs", measure)

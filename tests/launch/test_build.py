@@ -6,8 +6,8 @@ from torch import nn
 
 from dni_async.networks import LinearSG
 from dni_async.oracle import Oracle
-from dni_async.recipes import SGConfig
-from dni_async.rules import DniRule, FrozenRule, LossRule
+from dni_async.recipes import LocalConfig, SGConfig
+from dni_async.rules import DelayedRule, DniRule, FrozenRule, LocalRule, LossRule
 from dni_async.simulate import Simulation, downstream_first, upstream_first
 from dni_async.synthesizer import Synthesizer
 from launch.blueprint import build_layers, draw
@@ -49,7 +49,7 @@ def equal(first, second):
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("rule", ["dni", "cdni", "frozen", "oracle"])
+@pytest.mark.parametrize("rule", ["dni", "cdni", "delayed", "local", "frozen", "oracle"])
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_the_stages_together_start_as_the_uncut_network(stages, rule):
     whole = nn.Sequential(*build_layers(Tiny(), 5)).state_dict()
@@ -75,6 +75,8 @@ def test_layers_keep_their_numbers_in_the_whole_network(stages, names):
         ("dni", DniRule, True),
         ("cdni", DniRule, True),
         ("oracle", DniRule, True),
+        ("delayed", DelayedRule, True),
+        ("local", LocalRule, False),
         ("frozen", FrozenRule, False),
     ],
 )
@@ -85,7 +87,7 @@ def test_the_loss_is_last_and_the_rule_below_it(rule, below, targets):
     assert [stage.send_targets for stage in stages] == [False, targets, targets]
 
 
-@pytest.mark.parametrize("rule", ["dni", "cdni", "frozen", "oracle"])
+@pytest.mark.parametrize("rule", ["dni", "cdni", "delayed", "local", "frozen", "oracle"])
 def test_one_stage_has_the_loss_alone(rule):
     (stage,) = built(1, rule=rule)
     assert isinstance(stage.rule, LossRule) and not stage.send_targets
@@ -104,6 +106,19 @@ def test_the_sg_network_fits_its_cut(rule, label_size):
         assert (stage.rule.predictor.condition is not None) == (rule == "cdni")
 
 
+def test_the_auxiliary_head_maps_its_cut_to_the_networks_output():
+    first, second, _ = built(3, rule="local", local=LocalConfig(hidden=9, lr=0.5))
+    for stage, width in ((first, 8), (second, 7)):
+        assert stage.rule.head(torch.randn(4, width)).shape == (4, 3)
+        assert stage.rule.head.layers[0].out_features == 9
+        assert stage.rule.optimizer.param_groups[0]["lr"] == 0.5
+    assert not torch.equal(first.rule.head.layers[2].weight, second.rule.head.layers[2].weight)
+
+
+def test_the_stash_holds_what_is_in_flight():
+    assert built(2, rule="delayed", in_flight=3)[0].rule.stash.capacity == 3
+
+
 def test_the_ledger_holds_whatever_is_in_flight():
     (first, _) = built(2, in_flight=3)
     assert first.rule.predictor.ledger.capacity == 2 * 3 + 2
@@ -120,13 +135,13 @@ def test_frozen_stages_never_move_while_the_last_one_learns():
     assert after[-1].version == 8
 
 
-@pytest.mark.parametrize("rule", ["dni", "cdni"])
-def test_decoupled_stages_learn(rule):
+@pytest.mark.parametrize(("rule", "targets"), [("dni", 8), ("cdni", 8), ("delayed", 8), ("local", 0)])
+def test_decoupled_stages_learn(rule, targets):
     before, after = built(2, rule=rule), trained(2, rule=rule)
     for first, second in zip(before, after, strict=True):
         assert not equal(weights([first]), weights([second]))
         assert second.version == 8
-    assert after[0].targets_received == 8
+    assert after[0].targets_received == targets
 
 
 @pytest.mark.parametrize("settings", [{}, {"clip_norm": 0.05}, {"optimizer": "sgd", "schedule": "cosine"}])

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dni_async.errors import UserError
-from dni_async.recipes import SGConfig
+from dni_async.recipes import LocalConfig, SGConfig
 from launch import cli, compare, train
 from launch.config import CompareConfig, TrainConfig
 from tests.launch.jobs import run
@@ -89,8 +89,9 @@ def test_help_shows_every_option_and_ends_well(cls, flag, capsys):
         cli.parse(cls, "launch.train", [flag])
     assert stop.value.code in (0, None)
     text = capsys.readouterr().out
-    names = [field.name for field in dataclasses.fields(cls) if field.name != "sg"]
+    names = [field.name for field in dataclasses.fields(cls) if field.name not in ("sg", "local")]
     names += [f"sg.{field.name}" for field in dataclasses.fields(SGConfig)]
+    names += [f"local.{field.name}" for field in dataclasses.fields(LocalConfig)]
     shown = set(re.findall(r"(?<=\s)--[\w.-]+", text))
     assert {f"--{name.replace('_', '-')}" for name in names} <= shown
     assert "Unrecognized" not in text

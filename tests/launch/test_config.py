@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dni_async.errors import UserError
-from dni_async.recipes import SGConfig
+from dni_async.recipes import LocalConfig, SGConfig
 from launch.config import CompareConfig, JobConfig, TrainConfig
 
 REFUSED = [
@@ -51,6 +51,7 @@ REFUSED = [
     ),
     ({"optimizer_args": ("betas=0.9",)}, "optimizer adam refuses its settings ("),
     ({"sg": SGConfig(optimizer="adm")}, "unknown optimizer (adm); use one of adadelta, "),
+    ({"local": LocalConfig(optimizer="adm")}, "unknown optimizer (adm); use one of adadelta, "),
 ]
 
 
@@ -66,7 +67,11 @@ def test_a_wrong_value_is_named_with_its_remedy(cls, settings, words):
 @pytest.mark.parametrize(
     ("cls", "settings", "words"),
     [
-        (TrainConfig, {"rule": "backprop"}, "unknown rule (backprop); use one of dni, cdni, frozen, oracle"),
+        (
+            TrainConfig,
+            {"rule": "backprop"},
+            "unknown rule (backprop); use one of dni, cdni, delayed, local, ",
+        ),
         (TrainConfig, {"engine": "cdni"}, "unknown engine (cdni); use one of decoupled, backprop, "),
         (CompareConfig, {"engines": ()}, "no engines given; name some, such as --engines backprop cdni"),
         (CompareConfig, {"engines": ("dni", "ddpp")}, "unknown engine (ddpp); use one of backprop, "),
@@ -145,7 +150,7 @@ def test_backprop_competes_in_one_process_without_a_cut():
     assert (job.engine, job.engine_name, job.stages, job.cut) == ("backprop", "backprop", 1, "")
 
 
-@pytest.mark.parametrize("rule", ["dni", "cdni", "frozen", "oracle"])
+@pytest.mark.parametrize("rule", ["dni", "cdni", "delayed", "local", "frozen", "oracle"])
 def test_a_rule_competes_with_all_stages(rule):
     job = comparison().job(rule, Path("all") / rule)
     assert (job.engine, job.rule, job.engine_name, job.stages, job.cut) == ("decoupled", rule, rule, 2, "1")

@@ -218,6 +218,14 @@ def test_stages_come_in_order_with_the_agreement_of_the_last_whole_epoch():
     assert "timeline" not in first and "timeline" not in second
 
 
+def test_local_losses_are_of_the_last_whole_epoch_too():
+    record, means = recorder(), {"local_loss": 0.25, "local_accuracy": 0.9}
+    record.on_mark(mark(MarkKind.EPOCH, STEPS, 1, result(0.9, 0.5), SG | means))
+    nothing = dict.fromkeys(means)
+    record.on_mark(mark(MarkKind.STOP, STEPS, 1, result(None), SG | nothing, samples.pipeline()))
+    assert record.summary["stages"][0].items() >= means.items()
+
+
 def test_the_timeline_starts_at_zero_and_overlaps():
     record = feed(recorder())
     assert record.timeline == samples.pipeline()

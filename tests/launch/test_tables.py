@@ -114,3 +114,16 @@ def test_a_pipe_is_wide_and_its_notes_are_not_broken(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == long
     assert lines[2].split()[-1] == "MB"
+
+
+def test_local_losses_have_columns_of_their_own():
+    stages = [
+        {"index": 0, "head_s": 2.5, "local_loss": 0.12345, "local_accuracy": 0.9712},
+        {"index": 1, "head_s": 0.0},
+    ]
+    grid = run_grid(summary("local", stages=2) | {"stages": stages})
+    cells = {column.head: column.cells for column in grid.columns}
+    assert cells["head s"] == ["2.5", "-"]
+    assert cells["local\nloss"] == ["0.123", "-"]
+    assert cells["local\naccuracy"] == ["97.1 %", "-"]
+    assert "staleness\nmean / max" not in cells

@@ -54,6 +54,26 @@ def test_every_sample_is_trained_at_every_stage_and_every_target_arrives(
     assert [stage.get("targets_dropped", 0) for stage in stages] == [0, 0, 0]
 
 
+def test_delayed_and_local_stages_learn_what_frozen_ones_cannot(tmp_path: Path) -> None:
+    """Three narrow stages: frozen ones reach 0.46 here, delayed ones 0.92, local ones 0.94."""
+    final = {}
+    for rule in ("delayed", "local"):
+        config = TrainConfig(rule=rule, epochs=5, batch_size=32, lr=3e-3, cut="2,4")
+        with Job(config, DigitsFcn(depth=6, width=16), 3, tmp_path / rule) as job:
+            assert job.statuses() == [0] * 3, job.lines()
+        final[rule] = json.loads((job.out / "summary.json").read_text())
+    accuracies = {rule: summary["final"]["test_accuracy"] for rule, summary in final.items()}
+    assert min(accuracies.values()) > 0.8, accuracies
+    steps = 5 * 47
+    delayed, local = final["delayed"]["stages"], final["local"]["stages"]
+    assert [stage["targets_sent"] for stage in delayed] == [0, steps, steps]
+    assert [stage["targets_received"] for stage in delayed] == [steps, steps, 0]
+    assert all(0 <= stage["staleness_mean"] <= stage["staleness_max"] <= 3 for stage in delayed[:2])
+    assert all(stage["held_bytes"] > 0 and stage["sg_s"] == 0 for stage in delayed[:2])
+    assert [stage["targets_sent"] for stage in local] == [0, 0, 0]
+    assert all(stage["local_accuracy"] > 0.5 and stage["head_s"] > 0 for stage in local[:2])
+
+
 def test_emulated_stages_are_as_fast_as_their_flops_allow(tmp_path: Path) -> None:
     task, gflops = DigitsFcn(depth=3, width=32), 0.2
     config = TrainConfig(epochs=1, batch_size=64, emulate_gflops=gflops, cut="1,2,3")

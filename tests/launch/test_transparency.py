@@ -38,10 +38,12 @@ def textbook() -> dict[str, Tensor]:
 
 
 def trained(
-    folder: Path, stages: int, rule: str, transport: str = "auto"
+    folder: Path, stages: int, rule: str, transport: str = "auto", in_flight: int = 4
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Weights of a run in `stages` processes, and the transports of its links."""
-    config = TrainConfig(rule=rule, epochs=EPOCHS, batch_size=BATCH, seed=SEED, transport=transport)
+    config = TrainConfig(
+        rule=rule, epochs=EPOCHS, batch_size=BATCH, seed=SEED, transport=transport, in_flight=in_flight
+    )
     with Job(config, DigitsFcn(depth=4, width=48), stages, folder) as job:
         assert job.statuses() == [0] * stages, job.lines()
     summary = json.loads((job.out / "summary.json").read_text())
@@ -70,14 +72,23 @@ def test_an_oracle_makes_the_pipeline_equal_to_backprop_to_the_bit(
     assert transports == (transport.split(",") if "," in transport else [transport] * (stages - 1))
 
 
+def test_delayed_gradients_with_one_batch_in_flight_equal_backprop_to_the_bit(
+    textbook: dict[str, Tensor], tmp_path: Path
+) -> None:
+    weights, _ = trained(tmp_path, 3, "delayed", "shm,dist", in_flight=1)
+    assert [name for name in textbook if not torch.equal(weights[name], textbook[name])] == []
+
+
 def test_without_an_oracle_the_weights_differ(textbook: dict[str, Tensor], tmp_path: Path) -> None:
     """So the comparison above can fail."""
     weights, _ = trained(tmp_path, 2, "cdni")
     assert not torch.equal(weights["0.0.weight"], textbook["0.0.weight"])
 
 
-def test_lock_step_gives_the_same_weights_again(tmp_path: Path) -> None:
-    config = TrainConfig(deterministic=True, cut="2,4", epochs=EPOCHS, batch_size=BATCH, seed=SEED)
+@pytest.mark.parametrize("rule", ["cdni", "delayed"])
+def test_lock_step_gives_the_same_weights_again(tmp_path: Path, rule: str) -> None:
+    settings = {"deterministic": True, "cut": "2,4"}
+    config = TrainConfig(rule=rule, epochs=EPOCHS, batch_size=BATCH, seed=SEED, **settings)
     runs = []
     for name in ("first", "second"):
         with Job(config, DigitsFcn(depth=4, width=48), 3, tmp_path / name) as job:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from dni_async.errors import StageError, UserError
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
-from dni_async.rules import DniRule, FrozenRule
+from dni_async.rules import DelayedRule, DniRule, FrozenRule
 from dni_async.stage import Stage
 from tests.dni_async.helpers import (
     FEATURES,
@@ -90,6 +90,17 @@ class TestTransparency:
         run_stages(stages, messages, CHANNELS[channel], capacity=ahead, lockstep=ahead, jitter=ahead)
         assert same_bits(state_of(stages), textbook(batches(SIZES)))
 
+    @over_every_channel
+    @pytest.mark.parametrize("lockstep", [0, 1])
+    @pytest.mark.parametrize("count", [2, 3])
+    def test_of_delayed_gradients_with_one_batch_in_flight(
+        self, count: int, lockstep: int, channel: str
+    ) -> None:
+        stages = pipeline(STAGES[count], rule=lambda: DelayedRule(1))
+        messages = with_stop(batches(SIZES))
+        run_stages(stages, messages, CHANNELS[channel], capacity=2, lockstep=lockstep, jitter=count)
+        assert same_bits(state_of(stages), textbook(batches(SIZES)))
+
     def test_it_would_show_a_wrong_gradient(self) -> None:
         stages = pipeline(STAGES[2])
         run_stages(stages, with_stop(batches(SIZES)))
@@ -121,6 +132,16 @@ class TestLockstep:
             run_stages(stages, with_stop(batches(SIZES)), channel, ahead, jitter=jitter, lockstep=ahead)
             states.append(state_of(stages))
         assert same_bits(*states)
+
+    @pytest.mark.parametrize("ahead", [2, 3])
+    def test_two_runs_with_delayed_gradients_too(self, ahead: int) -> None:
+        states = []
+        for jitter, channel in enumerate(CHANNELS.values()):
+            stages = pipeline(cut=(1, 2), rule=lambda: DelayedRule(ahead))
+            run_stages(stages, with_stop(batches(SIZES)), channel, ahead, jitter=jitter, lockstep=ahead)
+            states.append(state_of(stages))
+        assert same_bits(*states)
+        assert not same_bits(states[0], textbook(batches(SIZES)))
 
     def test_batches_in_flight_change_the_numbers(self) -> None:
         states = []
@@ -206,6 +227,22 @@ class TestWhatComesNext:
         assert handled == ["A0", "T0", "A1"]
 
     @over_every_channel
+    def test_a_full_stash_takes_targets_only(self, channel: str) -> None:
+        """Not even a mark or an evaluation batch: the way in is in order, and a target will come."""
+        stage = pipeline(cut=(2,), rule=lambda: DelayedRule(2))[0]
+        handled = record(stage)
+        source = [*batches([30] * 3), mark(MarkKind.EPOCH, 3), *batches([30], train=False)]
+        with one_loop(stage, source, CHANNELS[channel], capacity=9, timeout=5.0) as (loop, far):
+            assert steps(loop) == 2
+            for step, handled_now in ((0, 2), (1, 3)):
+                far.targets_in.send(a_target(step), 1.0)
+                loop._wait()
+                for _ in range(handled_now):
+                    assert loop.step()
+                assert loop.stage.has_room is (step == 1)
+        assert handled == ["A0", "A1", "T0", "A2", "T1", "EPOCH", "E0"]
+
+    @over_every_channel
     def test_a_credit_that_comes_between_looking_and_sleeping_is_not_missed(self, channel: str) -> None:
         stage = pipeline(cut=(2,))[0]
         with one_loop(stage, batches(SIZES), CHANNELS[channel], capacity=1, timeout=5.0) as (loop, far):
@@ -216,7 +253,11 @@ class TestWhatComesNext:
             assert steps(loop) == 1
 
     @over_every_channel
-    def test_four_stages_with_room_for_one_message_each_do_not_lock_up(self, channel: str) -> None:
+    @pytest.mark.parametrize("stash", [0, 1, 3])
+    @pytest.mark.parametrize("lockstep", [False, True])
+    def test_four_stages_with_room_for_one_message_each_do_not_lock_up(
+        self, channel: str, stash: int, lockstep: bool
+    ) -> None:
         several = [
             m
             for epoch in range(3)
@@ -228,8 +269,9 @@ class TestWhatComesNext:
                 mark(MarkKind.EPOCH),
             )
         ]
-        stages = pipeline(cut=(1, 2, 3))
-        run = run_stages(stages, [*several, mark(MarkKind.STOP)], CHANNELS[channel], capacity=1, jitter=0)
+        stages = pipeline(cut=(1, 2, 3), rule=lambda: DelayedRule(stash) if stash else DniRule(synthesizer()))
+        settings = {"capacity": 1, "jitter": 0, "lockstep": max(1, stash) if lockstep else 0}
+        run = run_stages(stages, [*several, mark(MarkKind.STOP)], CHANNELS[channel], **settings)
         assert len(run.marks) == 10
         assert [stage.samples for stage in stages] == [144] * 4
 
@@ -434,6 +476,17 @@ class TestTrouble:
             pytest.raises(StageError, match=r"^stage 0 \(rank 0\), at step 0: IndexError: Target 99"),
         ):
             loop.run()
+
+    def test_a_lost_target_ends_a_run_with_delayed_gradients(self) -> None:
+        stage = pipeline(cut=(2,), rule=lambda: DelayedRule(2))[0]
+        with one_loop(stage, batches(SIZES), capacity=9) as (loop, far):
+            assert steps(loop) == 2
+            far.targets_in.send(a_target(1), 1.0)
+            with pytest.raises(StageError) as error:
+                loop.run()
+        assert str(error.value) == (
+            "stage 0 (rank 0), at step 1: the target of step 1 came, and that of step 0 is missing"
+        )
 
     def test_a_user_error_stays_one(self) -> None:
         [stage] = pipeline(cut=())

@@ -111,20 +111,30 @@ class TestWarmUp:
 
 class TestStats:
     def test_utilisation_is_the_share_of_computing(self, probe: Probe, clock: Clock) -> None:
-        spent = {"forward": 1, "backward": 2, "update": 3, "sg": 4, "wait": 5, "send": 6, "load": 4}
+        spent = {
+            "forward": 1,
+            "backward": 2,
+            "update": 3,
+            "sg": 4,
+            "head": 5,
+            "wait": 5,
+            "send": 6,
+            "load": 4,
+        }
         play(probe, clock, [(kind, float(seconds)) for kind, seconds in spent.items()])
         assert probe.stats() == {
-            "busy_s": 10.0,
+            "busy_s": 15.0,
             "wait_s": 5.0,
             "send_s": 6.0,
             "load_s": 4.0,
             "sg_s": 4.0,
-            "utilisation": 0.4,
+            "head_s": 5.0,
+            "utilisation": 0.5,
         }
 
     def test_every_kind_of_computing_is_busy(self, probe: Probe, clock: Clock) -> None:
         play(probe, clock, [(kind, 1.0) for kind in COMPUTE])
-        assert (probe.stats()["busy_s"], probe.stats()["utilisation"]) == (5.0, 1.0)
+        assert (probe.stats()["busy_s"], probe.stats()["utilisation"]) == (6.0, 1.0)
 
     def test_nothing_done_is_no_utilisation(self, probe: Probe) -> None:
         assert probe.stats() == dict.fromkeys(probe.stats(), 0.0)

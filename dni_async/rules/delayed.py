@@ -1,0 +1,44 @@
+"""Delayed gradients: the backward waits for the target, the stage meanwhile goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from dni_async.messages import TargetGradient
+from dni_async.rules.base import Rule
+from dni_async.rules.staleness import Staleness
+from dni_async.stash import Stash, Waiting
+
+
+class DelayedRule(Rule):
+    """Rule `delayed`: the exact gradient at the weights of the forward, applied to those of now.
+
+    DDG (Huo et al. 2018, "Decoupled parallel backpropagation with convergence guarantee", algorithm 1),
+    with the weights of the forward stashed, as PipeDream does without a flush (Narayanan et al. 2019, 3.3).
+
+        batch         7     8     9      7        10    8
+                      fwd   fwd   fwd    target   fwd   target
+        weights       v     v     v      of v     v+1   of v      staleness: version now - then, here 0, 1
+        stash (3)     7     7,8   7,8,9  8,9      8-10  9,10      full at 9: no activation until a target
+
+    With one batch in flight this is sequential backprop, to the bit.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.stash = Stash(capacity)
+        self._staleness = Staleness()
+
+    def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> None:
+        """Not now: the target will be it."""
+
+    def resume(self, target: TargetGradient, version: int) -> Waiting:
+        """The batch whose gradient has come. Raises StageError when a target got lost."""
+        batch = self.stash.pop(target.step)
+        self._staleness.add(version - batch.version)
+        return batch
+
+    def stats(self) -> dict[str, Any]:
+        """Staleness, and the most bytes that the stash held."""
+        return self._staleness.stats() | {"held_bytes": self.stash.most_bytes}

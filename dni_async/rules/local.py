@@ -1,0 +1,73 @@
+"""Local losses: a small head on the stage's output has a loss of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dni_async.rules.base import Rule
+from dni_async.rules.loss import check_finite
+
+
+class LocalRule(Rule):
+    """Rule `local`: decoupled greedy learning (Belilovsky et al. 2020, algorithm 2). Nothing comes back.
+
+        h ─► head ─► the task's loss ─► dL/dh for the stage, dL/dw for the head; both step at once
+
+    head: h (B, ...) -> the shape of the whole network's output. loss: (output, y) -> scalar mean loss.
+    metric: (output, y) -> (B,) scores.
+    """
+
+    wants_targets = False
+    work = "head"
+
+    def __init__(
+        self,
+        head: nn.Module,
+        optimizer: Optimizer,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        metric: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        self.head = head
+        self.optimizer = optimizer
+        self.loss = loss
+        self.metric = metric
+        self.new_epoch()
+
+    def new_epoch(self) -> None:
+        """Start the means over."""
+        self._loss = self._score = 0.0
+        self._samples = 0
+
+    def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
+        """The gradient of the head's mean loss at h (B, ...); the head takes its step.
+
+        Raises UserError when the loss is NaN or infinite.
+        """
+        leaf = h.detach().requires_grad_()
+        output = self.head(leaf)
+        loss = self.loss(output, y)
+        self._count(check_finite(loss.item(), "the local loss", "--lr or --local.lr"), output.detach(), y)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        assert leaf.grad is not None
+        return leaf.grad
+
+    def stats(self) -> dict[str, Any]:
+        """Mean loss and metric of the head in training since the epoch began; None without a batch."""
+        seen = self._samples
+        return {
+            "local_loss": self._loss / seen if seen else None,
+            "local_accuracy": self._score / seen if seen else None,
+        }
+
+    @torch.no_grad()
+    def _count(self, loss: float, output: Tensor, y: Tensor) -> None:
+        self._loss += loss * len(y)
+        self._score += float(self.metric(output, y).sum())
+        self._samples += len(y)

@@ -1,0 +1,23 @@
+"""How late targets come, counted in the stage's own optimizer steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Staleness:
+    """Mean and maximum, through the run, of the version at a target less the version at its forward."""
+
+    def __init__(self) -> None:
+        self._sum = self._most = self._count = 0
+
+    def add(self, steps: int) -> None:
+        """One target came this late."""
+        self._sum += steps
+        self._most = max(self._most, steps)
+        self._count += 1
+
+    def stats(self) -> dict[str, Any]:
+        """What a report shows; 0 when nothing came."""
+        mean = self._sum / self._count if self._count else 0.0
+        return {"staleness_mean": mean, "staleness_max": self._most}
