@@ -155,7 +155,8 @@ class TrainConfig(JobConfig):
     """How stages get their gradients: dni, cdni, delayed, local, frozen (a control) or oracle (checks the
     pipeline)."""
     engine: str = "decoupled"
-    """decoupled (stages by --rule), or a baseline: backprop (one process) or backprop-all (all cores)."""
+    """decoupled (stages by --rule), or in one process: backprop, backprop-all (all cores), dni-local,
+    cdni-local (every layer decoupled by the library's wrapper)."""
 
     def __post_init__(self) -> None:
         JobConfig.__post_init__(self)
@@ -173,8 +174,8 @@ class CompareConfig(JobConfig):
     """Run several engines on one task, each in a job of its own, and set them side by side."""
 
     engines: tuple[str, ...] = ("backprop", "dni", "cdni")
-    """Baselines: backprop, backprop-all; and rules: dni, cdni, delayed, local, frozen, oracle. Speed-up is
-    over backprop."""
+    """Baselines: backprop, backprop-all, ddp, dni-local, cdni-local; and rules: dni, cdni, delayed, local,
+    frozen, oracle. Speed-up is over backprop."""
     repeats: int = 1
     """Runs of each engine, in turn (A B A B); the table gives medians."""
     vary_seed: bool = False

@@ -5,6 +5,8 @@ decoupled     stages      its layers             process 0           launch.deco
 backprop      1           whole                  process 0           launch.baselines.backprop
 backprop-all  1           whole                  process 0           launch.baselines.backprop
 ddp           stages      whole                  each its part       launch.baselines.ddp
+dni-local     1           whole                  process 0           launch.baselines.dni_local
+cdni-local    1           whole                  process 0           launch.baselines.dni_local
 """
 
 from __future__ import annotations
@@ -58,6 +60,8 @@ ENGINES = {
         module="launch.baselines.backprop", processes=1, all_cores=True, environment=PASSIVE
     ),
     "ddp": Engine(module="launch.baselines.ddp", everybody_reads=True, shares_batches=True),
+    "dni-local": Engine(module="launch.baselines.dni_local", processes=1),
+    "cdni-local": Engine(module="launch.baselines.dni_local", processes=1),
 }
 
 BASELINES = tuple(name for name in ENGINES if name != "decoupled")

@@ -164,8 +164,11 @@ class CDNI(DNI):
         self.label_size = label_size
         super().__init__(network, *args, label_size=label_size, **settings)
 
-    def register_labels(self, labels: Tensor) -> None:
-        """The labels of the batches from now on: classes (B) or (B, T), or floats (B, label_size)."""
+    def register_labels(self, labels: Tensor, classes: bool = False) -> None:
+        """The labels of the batches from now on: classes (B) or (B, T), or floats (B, label_size).
+
+        classes: floats are one-hot classes, too (for images this decides which SG network is the default).
+        """
         if not labels.is_floating_point() and labels.numel():
             low, high = (int(value) for value in labels.aminmax())
             if low < 0 or high >= self.label_size:
@@ -174,8 +177,8 @@ class CDNI(DNI):
                     f"label {wrong} is outside the classes 0 to {self.label_size - 1}; "
                     "change label_size or the data"
                 )
-        self._shared.classes = not labels.is_floating_point()
-        if self._shared.classes:
+        self._shared.classes = classes or not labels.is_floating_point()
+        if not labels.is_floating_point():
             labels = F.one_hot(labels.long(), self.label_size).float()
         if labels.shape[-1] != self.label_size or labels.ndim < 2:
             raise UserError(

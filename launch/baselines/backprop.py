@@ -18,13 +18,18 @@ class Backprop(Loop):
 
     def step(self, x: Tensor, y: Tensor) -> None:
         """One batch."""
-        loss = self.task.loss(self.module(x), y)
+        loss = self.task.loss(self.forward(x), y)
         self.rule.count(loss.item(), len(y))
         self.probe.mark("forward")
         loss.backward()
         self.probe.mark("backward")
         self.updater.step()
         self.probe.mark("update")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The scores of a batch."""
+        output: Tensor = self.module(x)
+        return output
 
     def evaluate(self, x: Tensor, y: Tensor) -> None:
         """One batch of the test set."""

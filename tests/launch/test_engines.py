@@ -22,7 +22,12 @@ def test_only_stages_are_no_baseline():
 
 @pytest.mark.parametrize(
     ("engine", "stages", "cut", "threads"),
-    [("backprop", 1, "", 1), ("backprop-all", 1, "", 1), ("cdni", 3, "1,2", 0)],
+    [
+        ("backprop", 1, "", 1),
+        ("backprop-all", 1, "", 1),
+        ("dni-local", 1, "", 1),
+        ("cdni", 3, "1,2", 0),
+    ],
 )
 def test_in_a_comparison_each_gets_the_processes_that_it_takes(tmp_path, engine, stages, cut, threads):
     job = CompareConfig(stages=3, cut="1,2", threads=0).job(engine, tmp_path)

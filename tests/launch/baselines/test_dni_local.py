@@ -1,0 +1,67 @@
+"""The wrapper as an engine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from dni_async import CDNI
+from dni_async.errors import UserError
+from dni_async.messages import MarkKind
+from dni_async.recipes import SGConfig
+from launch.baselines.backprop import Backprop
+from launch.baselines.dni_local import DniLocal, inner_layers
+from launch.config import TrainConfig
+from tests.launch.tiny import Tiny, plain_layers, rank_of
+from workers.peers import Peers
+
+
+def trained(engine, make=DniLocal, **settings):
+    """(loop after training, marks)."""
+    config = TrainConfig(**{"engine": engine, "batch_size": 16, "epochs": 2, "lr": 0.01} | settings)
+    rank = rank_of(Tiny(plain_layers), config)
+    loop = make(rank, Peers(rank.rendezvous))
+    marks = []
+    loop.train(marks.append)
+    return loop, marks
+
+
+@pytest.mark.parametrize("engine", ["dni-local", "cdni-local"])
+def test_every_layer_but_the_last_learns_from_its_sg_network(engine):
+    loop, marks = trained(engine, epochs=3)
+    assert isinstance(loop.dni, CDNI) == (engine == "cdni-local")
+    torch.manual_seed(0)
+    start = nn.Sequential(*Tiny(plain_layers).layers())
+    for (name, after), before in zip(loop.module.named_parameters(), start.parameters(), strict=True):
+        assert not torch.equal(after, before), name
+    stage = marks[-1].body["0"]
+    assert list(stage["interfaces"]) == ["0", "1", "2", "3"]
+    assert all(row["updates"] == 12 and row["sg_updates"] == 12 * 3 for row in stage["interfaces"].values())
+    assert 0 < stage["sg_relative_error"] < 2 and [mark.kind for mark in marks][-1] is MarkKind.STOP
+
+
+def test_it_is_backprop_when_nothing_is_synthetic():
+    """Same initial weights, order of batches and optimizer: with λ = 1 the same weights to the bit."""
+
+    def exact(rank, peers):
+        loop = DniLocal(rank, peers)
+        loop.dni._shared.mix = 1.0
+        return loop
+
+    ours, _ = trained("cdni-local", exact)
+    plain, _ = trained("backprop", Backprop)
+    pairs = zip(ours.module.state_dict().values(), plain.module.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_sg_settings_of_the_command_line_hold():
+    loop, _ = trained("dni-local", epochs=1, sg=SGConfig(kind="mlp", optimizer="sgd", lr=0.5, replay=0))
+    made = loop.dni.interfaces["0"].synthesizer
+    assert type(made.network).__name__ == "MlpSG" and type(made.optimizer).__name__ == "SGD"
+    assert made.optimizer.param_groups[0]["lr"] == 0.5 and made.replay == 0
+
+
+def test_a_network_of_one_layer_is_refused():
+    with pytest.raises(UserError, match="1 of the task's layers have parameters; decoupling needs two"):
+        inner_layers([nn.Linear(2, 2), nn.ReLU()])
