@@ -155,8 +155,8 @@ class TrainConfig(JobConfig):
     """How stages get their gradients: dni, cdni, delayed, local, frozen (a control) or oracle (checks the
     pipeline)."""
     engine: str = "decoupled"
-    """decoupled (stages by --rule), or in one process: backprop, backprop-all (all cores), dni-local,
-    cdni-local (every layer decoupled by the library's wrapper)."""
+    """decoupled (stages by --rule); in one process backprop, backprop-all (all cores), dni-local or
+    cdni-local (every layer decoupled by the library's wrapper); ddp (data parallel)."""
 
     def __post_init__(self) -> None:
         JobConfig.__post_init__(self)

@@ -1,0 +1,65 @@
+"""What docs/LIBRARY.md shows runs as it stands there, and learns."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import dni_async
+from dni_async.wrapper import DNI
+
+PAGE = (Path(__file__).parents[1] / "docs" / "LIBRARY.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+PREAMBLE = EXAMPLES[0].split("net = ")[0] + "from dni_async import CDNI\n"
+
+
+def run(example: str, capsys: pytest.CaptureFixture[str], steps: int = 100) -> tuple[float, Any]:
+    """(last loss, network) of an example, behind the imports and data of the first one."""
+    names: dict[str, Any] = {}
+    torch.manual_seed(0)
+    exec((PREAMBLE + example).replace("range(100)", f"range({steps})"), names)
+    capsys.readouterr()
+    return names["loss"].item(), names["net"]
+
+
+@pytest.mark.parametrize("number", range(len(EXAMPLES)))
+def test_every_example_learns(number: int, capsys: pytest.CaptureFixture[str]) -> None:
+    first, _ = run(EXAMPLES[number], capsys, steps=1)
+    last, net = run(EXAMPLES[number], capsys)
+    assert last < 0.7 * first
+    wrappers = [module for module in net.modules() if isinstance(module, DNI)]
+    rows = [row for wrapper in wrappers for row in wrapper.dni_stats().values()]
+    assert len(wrappers) >= 1 and all(row["sg_updates"] >= 100 for row in rows)
+
+
+def test_with_an_opt_step_in_the_loop_the_first_example_learns_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    stepped = EXAMPLES[0].replace("loss.backward()\n", "loss.backward()\n    opt.step()\n")
+    assert stepped != EXAMPLES[0] and run(stepped, capsys)[0] == run(EXAMPLES[0], capsys)[0]
+
+
+def test_every_argument_of_pytorch_dni_is_taken() -> None:
+    DNI(
+        nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)),
+        dni_network=dni_async.LinearDNI,
+        dni_params={},
+        optim=None,
+        grad_optim="adam",
+        grad_lr=0.001,
+        hidden_size=10,
+        λ=0.5,
+        recursive=True,
+        skip_last_layer=True,
+        format_fn=None,
+        gpu_id=-1,
+    )
+
+
+def test_every_name_of_the_library_is_shown() -> None:
+    assert all(name in PAGE for name in dni_async.__all__)
