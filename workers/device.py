@@ -10,7 +10,6 @@ import psutil
 import torch
 
 from dni_async.errors import UserError
-from dni_async.messages import Activation, Message, TargetGradient
 
 
 @dataclass(slots=True)
@@ -74,14 +73,6 @@ def place(device: str, threads: int, local_rank: int, local_world: int) -> Place
     threads = threads or max(1, len(cores))
     torch.set_num_threads(threads)
     return Placement(pick_device(device, local_rank), threads, cores, alone)
-
-
-def move(message: Message, device: torch.device) -> None:
-    """Bring a message's tensors to `device`, in place."""
-    if isinstance(message, Activation):
-        message.h, message.y = message.h.to(device), message.y.to(device)
-    elif isinstance(message, TargetGradient):
-        message.grad = message.grad.to(device)
 
 
 def pick_device(device: str, local_rank: int) -> torch.device:

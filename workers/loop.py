@@ -21,7 +21,7 @@ import torch
 from dni_async.errors import StageError, UserError
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient, goes_upstream
 from dni_async.stage import Stage
-from workers.device import move
+from workers.copies import DONE, move
 from workers.ends import Drained
 from workers.probe import Probe, Throughput
 from workers.transport.base import Channel, Deadline, PeerGone, Receiver, Sender, wait_any
@@ -145,14 +145,14 @@ class StageLoop:
         message = receiver.recv(self.timeout)
         before = "load" if from_source else "wait"
         self.probe.begin(message.step, is_training(message), before, work_of(message))
-        if self.device:
-            move(message, self.device)
+        moved = move(message, self.device) if self.device else DONE
         self._position = f"at step {message.step}"
         for out in self.stage.on(message):
             self._send(out)
         self.probe.end()
         if isinstance(message, Activation):
             self._count(message)
+        moved.synchronize()  # the neighbour overwrites what is released
         receiver.release()
         self._position = f"after step {message.step}"
 
@@ -196,6 +196,9 @@ class StageLoop:
 
     def _wait(self) -> None:
         deadline = Deadline(self.timeout)
+        for sender in (self.ends.activations_out, self.ends.targets_out):
+            if sender:
+                sender.flush(deadline.left())
         while not wait_any(self._awaited(), min(SLICE, deadline.left()), self.eager):
             if self._gone():
                 raise PeerGone("a neighbour has left")

@@ -6,7 +6,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -14,11 +14,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dni_async.messages import Mark, Message
 from dni_async.stage import Stage
 from tests import forks
 from tests.dni_async.helpers import show
+from workers.copies import copy_out
 from workers.ends import Sink, Source
 from workers.loop import Ends, StageLoop
 from workers.probe import Probe, Throughput
@@ -41,7 +43,37 @@ def shm_channel(capacity: int, sender_stage: int = 0, receiver_stage: int = 1) -
     return sender, listener.accept(PATIENCE)
 
 
+class Copying:
+    """A GPU's copy into a slot as the host sees it: under way until waited for or `finished`."""
+
+    def __init__(self) -> None:
+        self.finished = False
+
+    def query(self) -> bool:
+        """Whether it is done."""
+        return self.finished
+
+    def synchronize(self) -> None:
+        """It is done now."""
+        self.finished = True
+
+
+def late_channel(capacity: int, sender_stage: int = 0, receiver_stage: int = 1) -> tuple[Sender, Receiver]:
+    """As `shm_channel`, with copies that end only when somebody waits for them."""
+    sender, receiver = shm_channel(capacity, sender_stage, receiver_stage)
+    sender.copy_out = copy_late  # type: ignore[attr-defined]
+    return sender, receiver
+
+
+def copy_late(places: Sequence[Tensor], tensors: Sequence[Tensor]) -> Copying:
+    """In place of `copy_out`."""
+    copy_out(places, tensors)
+    return Copying()
+
+
 CHANNELS: dict[str, MakeChannel] = {"memory": memory_channel, "shm": shm_channel}
+GPU_LIKE = CHANNELS | {"late": late_channel}
+"""A message may leave such a channel only when the sender looks again or sleeps."""
 
 
 class Clock:

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from dni_async.errors import UserError
-from dni_async.messages import Activation, Mark, MarkKind, TargetGradient
 from workers import device
-from workers.device import Placement, move, pick_device, place, share_of_cores
+from workers.device import Placement, pick_device, place, share_of_cores
 
 needs_affinity = pytest.mark.skipif(not hasattr(psutil.Process(), "cpu_affinity"), reason="no affinity here")
 
@@ -125,37 +124,3 @@ class TestPickDevice:
         wanted = [torch.device("cuda", index) for index in (0, 1, 0)]
         assert [pick_device("cuda", rank) for rank in range(3)] == wanted
         assert gpus == wanted
-
-
-class TestMove:
-    elsewhere = torch.device("meta")
-
-    def test_activations_and_their_labels(self) -> None:
-        message = Activation(3, 1, torch.ones(2, 5), torch.arange(2))
-        move(message, self.elsewhere)
-        assert (message.h.device, message.y.device) == (self.elsewhere, self.elsewhere)
-        assert (message.h.shape, message.y.dtype) == ((2, 5), torch.int64)
-
-    def test_targets(self) -> None:
-        message = TargetGradient(3, 1, torch.ones(2, 5))
-        move(message, self.elsewhere)
-        assert message.grad.device == self.elsewhere
-
-    def test_marks_have_nothing_to_move(self) -> None:
-        mark = Mark(MarkKind.STOP, 3, 1)
-        move(mark, self.elsewhere)
-        assert mark == Mark(MarkKind.STOP, 3, 1)
-
-    def test_what_is_there_already_is_not_copied(self) -> None:
-        h = torch.ones(2, 5)
-        message = Activation(3, 1, h, torch.arange(2))
-        move(message, torch.device("cpu"))
-        assert message.h is h
-
-
-@pytest.mark.gpu
-def test_tensors_move_to_a_gpu() -> None:
-    message = TargetGradient(3, 1, torch.arange(6.0))
-    move(message, pick_device("cuda", 0))
-    assert message.grad.device == torch.device("cuda", 0)
-    assert torch.equal(message.grad.cpu(), torch.arange(6.0))

@@ -24,7 +24,7 @@ from tests.dni_async.helpers import (
     synthesizer,
     with_stop,
 )
-from tests.workers.helpers import CHANNELS, Clock, one_loop, record, run_stages, steps
+from tests.workers.helpers import CHANNELS, GPU_LIKE, Clock, one_loop, record, run_stages, steps
 from workers import loop as loop_module
 from workers.loop import StageLoop
 from workers.transport.base import Sender, wait_any
@@ -34,6 +34,7 @@ STAGES = {1: (), 2: (2,), 3: (1, 3)}
 """Number of stages -> where the four layers are cut."""
 
 over_every_channel = pytest.mark.parametrize("channel", CHANNELS)
+over_gpu_like_channels_too = pytest.mark.parametrize("channel", GPU_LIKE)
 
 
 def textbook(messages: list[Message]) -> list[torch.Tensor]:
@@ -73,21 +74,21 @@ class TestTransparency:
         run_stages(stages, with_stop(batches(SIZES)))
         assert same_bits(state_of(stages), textbook(batches(SIZES)))
 
-    @over_every_channel
+    @over_gpu_like_channels_too
     @pytest.mark.parametrize("capacity", [1, 2, 4])
     @pytest.mark.parametrize("count", [2, 3])
     def test_free_running(self, count: int, capacity: int, channel: str) -> None:
         stages = oracle_pipeline(STAGES[count])
-        run_stages(stages, with_stop(batches(SIZES)), CHANNELS[channel], capacity, jitter=capacity)
+        run_stages(stages, with_stop(batches(SIZES)), GPU_LIKE[channel], capacity, jitter=capacity)
         assert same_bits(state_of(stages), textbook(batches(SIZES)))
 
-    @over_every_channel
+    @over_gpu_like_channels_too
     @pytest.mark.parametrize("ahead", [1, 2])
     @pytest.mark.parametrize("count", [2, 3])
     def test_in_lockstep(self, count: int, ahead: int, channel: str) -> None:
         stages = oracle_pipeline(STAGES[count])
         messages = with_stop(batches(SIZES))
-        run_stages(stages, messages, CHANNELS[channel], capacity=ahead, lockstep=ahead, jitter=ahead)
+        run_stages(stages, messages, GPU_LIKE[channel], capacity=ahead, lockstep=ahead, jitter=ahead)
         assert same_bits(state_of(stages), textbook(batches(SIZES)))
 
     @over_every_channel
@@ -252,7 +253,7 @@ class TestWhatComesNext:
             loop._wait()
             assert steps(loop) == 1
 
-    @over_every_channel
+    @over_gpu_like_channels_too
     @pytest.mark.parametrize("stash", [0, 1, 3])
     @pytest.mark.parametrize("lockstep", [False, True])
     def test_four_stages_with_room_for_one_message_each_do_not_lock_up(
@@ -271,7 +272,7 @@ class TestWhatComesNext:
         ]
         stages = pipeline(cut=(1, 2, 3), rule=lambda: DelayedRule(stash) if stash else DniRule(synthesizer()))
         settings = {"capacity": 1, "jitter": 0, "lockstep": max(1, stash) if lockstep else 0}
-        run = run_stages(stages, [*several, mark(MarkKind.STOP)], CHANNELS[channel], **settings)
+        run = run_stages(stages, [*several, mark(MarkKind.STOP)], GPU_LIKE[channel], **settings)
         assert len(run.marks) == 10
         assert [stage.samples for stage in stages] == [144] * 4
 

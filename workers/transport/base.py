@@ -101,6 +101,11 @@ class Sender(Channel):
     def send(self, message: Message, timeout: float) -> None:
         """Hand a message over, waiting up to `timeout` seconds for a credit."""
 
+    def flush(self, timeout: float) -> None:
+        """See off what waits for its copy from a GPU, which else leaves at the next `ready` or `send`; for
+        who is about to sleep."""
+        return
+
     @abstractmethod
     def held_bytes(self) -> int:
         """Bytes that this end holds for messages on their way."""

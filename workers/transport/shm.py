@@ -21,6 +21,7 @@ in flight.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import select
@@ -29,6 +30,7 @@ import struct
 from collections import deque
 
 from dni_async.messages import Message
+from workers.copies import Event, copy_out
 from workers.transport.base import (
     Deadline,
     PeerGone,
@@ -56,6 +58,8 @@ _CREDIT = struct.Struct("<Q")
 _DESCRIPTOR = struct.Struct("i")
 _ROOM = socket.CMSG_LEN(_DESCRIPTOR.size)
 """For one descriptor. (socket.recv_fds and send_fds would do, but they ignore their flags.)"""
+_PATIENCE = 1.0
+"""Seconds that `close` waits for the receiver to take what waits for its copy."""
 _UCRED = struct.Struct("3i")
 _GROWTH = 1.25
 _PACKET = _PLACE.size + HEADER_BYTES
@@ -144,6 +148,7 @@ class ShmSender(Sender):
     """The end that messages go into; made by `connect`."""
 
     spin = SPIN
+    copy_out = staticmethod(copy_out)
 
     def __init__(self, peer: int, connection: socket.socket, capacity: int, pin: bool) -> None:
         self.peer = peer
@@ -154,6 +159,8 @@ class ShmSender(Sender):
         self._generations = [0] * capacity
         self._free = list(range(capacity - 1, -1, -1))
         self._flying: deque[int] = deque()
+        self._leaving: deque[tuple[Event, bytes, Slot]] = deque()
+        """Packets that wait for the copy into their slot, which a GPU makes in its own time."""
 
     def fileno(self) -> int:
         """The socket: credits and the peer's end arrive there."""
@@ -166,6 +173,7 @@ class ShmSender(Sender):
     def ready(self) -> bool:
         """Whether a slot is free."""
         _check_open(self._socket)
+        self._see_off(Deadline(0.0))
         while packet := _receive(self._socket, _CREDIT.size + 1):
             self._take_credit(packet[0])
         return bool(self._free)
@@ -174,17 +182,24 @@ class ShmSender(Sender):
         """Copy the tensors (on any device) into a slot and tell the receiver."""
         deadline = Deadline(timeout)
         while not (self._free or self.ready()):  # who asked a moment ago shall not pay twice
+            self.flush(deadline.left())
             if not wait_any([self], deadline.left()):
                 raise TransportTimeout(f"stage {self.peer} released no message in {timeout:g} s")
         header, tensors = encode(message)
         specs = layout(tensors)
         index = self._free[-1]
         slot = self._fitting(index, specs[-1].offset + specs[-1].nbytes)
-        for place, tensor in zip(slot.places(specs), tensors, strict=True):
-            place.copy_(tensor)
-        self._tell(_PLACE.pack(index, self._generations[index]) + header, slot, deadline)
+        copied = self.copy_out(slot.places(specs), tensors)
+        self._leaving.append((copied, _PLACE.pack(index, self._generations[index]) + header, slot))
         self._flying.append(self._free.pop())
         self.sent += 1
+        self._see_off(deadline)
+
+    def flush(self, timeout: float) -> None:
+        """Wait for the copies under way, and tell the receiver."""
+        for copied, _, _ in self._leaving:
+            copied.synchronize()
+        self._see_off(Deadline(timeout))
 
     def held_bytes(self) -> int:
         """Bytes of all slots."""
@@ -192,6 +207,10 @@ class ShmSender(Sender):
 
     def close(self) -> None:
         """Close the socket, forget the slots; packets and slots under way live on."""
+        if self._socket.fileno() >= 0:
+            with contextlib.suppress(TransportError):  # a receiver that left does not want them
+                self.flush(_PATIENCE)
+        self._leaving.clear()
         self._socket.close()
         for slot in filter(None, self._slots):
             slot.drop()
@@ -219,6 +238,13 @@ class ShmSender(Sender):
             slot = self._slots[index] = fresh
             self._generations[index] += 1
         return slot
+
+    def _see_off(self, deadline: Deadline) -> None:
+        """Tell the receiver of the messages whose copies are done, in order."""
+        while self._leaving and self._leaving[0][0].query():
+            _, packet, slot = self._leaving[0]
+            self._tell(packet, slot, deadline)
+            self._leaving.popleft()
 
     def _tell(self, packet: bytes, slot: Slot, deadline: Deadline) -> None:
         passed = []

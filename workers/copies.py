@@ -1,0 +1,90 @@
+"""Copies between slots and a GPU, on a stream of their own beside the computation.
+
+    compute stream   forward ──┬─ sg ─ backward ─ update ─ forward ...
+    copy stream                └─ to the slot ─┐ event
+    host             ... send, which goes on ──┴─ the packet leaves: at the next look, or before a sleep
+
+On the CPU a copy is done as soon as it is asked for, and the packet leaves at once; the rest is the same.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from dni_async.messages import Activation, Message, TargetGradient
+
+
+class Event(Protocol):
+    """When a copy is done. (A `torch.cuda.Event` is one.)"""
+
+    def query(self) -> bool:
+        """Whether it is."""
+
+    def synchronize(self) -> None:
+        """Wait until it is."""
+
+
+class _Done:
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        return
+
+
+DONE = _Done()
+"""It is."""
+
+
+def copy_out(places: Sequence[Tensor], tensors: Sequence[Tensor]) -> Event:
+    """Copy tensors, on any device, to places in the host's memory, which may be read after the event."""
+    device = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
+    if device is None:
+        for place, tensor in zip(places, tensors, strict=True):
+            place.copy_(tensor)
+        return DONE
+    side = _side_stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))  # they may not be computed yet
+    with torch.cuda.stream(side):
+        for place, tensor in zip(places, tensors, strict=True):
+            place.copy_(tensor, non_blocking=True)
+            if tensor.is_cuda:
+                tensor.record_stream(side)  # its memory is not used again before it is copied
+        return side.record_event()
+
+
+def move(message: Message, device: torch.device) -> Event:
+    """Bring a message's tensors to `device`, in place; where they were may be overwritten after the event.
+
+    What this thread computes on the device from now on waits for them there.
+    """
+    if isinstance(message, Activation):
+        (message.h, message.y), event = _copies_on([message.h, message.y], device)
+    elif isinstance(message, TargetGradient):
+        (message.grad,), event = _copies_on([message.grad], device)
+    else:
+        event = DONE
+    return event
+
+
+def _copies_on(tensors: list[Tensor], device: torch.device) -> tuple[list[Tensor], Event]:
+    if device.type != "cuda":
+        return [tensor.to(device) for tensor in tensors], DONE
+    side, compute = _side_stream(device), torch.cuda.current_stream(device)
+    with torch.cuda.stream(side):
+        copies = [tensor.to(device, non_blocking=True) for tensor in tensors]
+        event = side.record_event()
+    compute.wait_event(event)
+    for copy in copies:
+        copy.record_stream(compute)  # it was allocated for the side stream
+    return copies, event
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
