@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
 
+from dni_async.costs import ROUNDS, Clock, Costs, measure_costs
 from dni_async.errors import StageError, UserError
-from dni_async.partition import Costs, best_cut, check_cut, measure_costs, stage_bounds
+from dni_async.partition import best_cut, check_cut, stage_bounds
 from dni_async.recipes import build_auxiliary, build_synthesizer, label_size_of, resolve
 from dni_async.rules import DniRule, LocalRule, Rule
 from dni_async.updater import optimizer_factory
 from launch.checks import check_evaluations, check_labels, check_last_batch, check_scores, run_through
-from launch.config import TrainConfig
+from launch.config import JobConfig, TrainConfig
 from launch.engines import ENGINES
 from launch.source import Data, size
 from tasks.base import Task, seed_everything
@@ -36,7 +37,7 @@ class Blueprint:
     shapes: list[tuple[int, ...]]
     """Output shape of each layer, without the batch."""
     costs: list[float]
-    """Measured seconds per batch of each stage, its rule included; empty for a cut by hand."""
+    """Seconds per batch of each stage, its rule included (see `cost_clock`); empty for a cut by hand."""
     label_size: int
     """Columns that the SG networks condition on."""
     steps_per_epoch: int
@@ -170,8 +171,7 @@ def _measure(
     def rule(shape: tuple[int, ...]) -> Rule | None:
         return rule_with_network(config, task, shape, output_shape, label_size, stages, config.seed, device)
 
-    gflops = config.emulate_gflops
-    with flop_clock(gflops) if gflops else _device_clock(device) as clock:
+    with cost_clock(config, device) as (clock, rounds):
         return measure_costs(
             [copy.deepcopy(layer).to(device) for layer in layers],
             *batch,
@@ -179,12 +179,26 @@ def _measure(
             optimizer=optimizer_factory(config.optimizer, config.lr, **config.optimizer_settings()),
             rule=rule,
             clock=clock,
-            repeats=1 if gflops else 7,  # FLOPs are always the same
+            rounds=rounds,
         )
 
 
 @contextmanager
-def _device_clock(device: torch.device) -> Iterator[Callable[[], float]]:
+def cost_clock(config: JobConfig, device: torch.device) -> Iterator[tuple[Clock, int]]:
+    """What an automatic cut goes by, and how many rounds of it: the clock, or FLOPs.
+
+    FLOPs on emulated devices, and with `deterministic`, when the same command shall give the same cut: then
+    at 1 GFLOP/s.
+    """
+    gflops = config.emulate_gflops or (1.0 if config.deterministic else None)
+    if gflops is None:
+        yield device_clock(device), ROUNDS
+        return
+    with flop_clock(gflops) as clock:
+        yield clock, 1  # FLOPs are always the same
+
+
+def device_clock(device: torch.device) -> Clock:
     """Shows the seconds when all that was asked of the device is done."""
 
     def clock() -> float:
@@ -192,4 +206,4 @@ def _device_clock(device: torch.device) -> Iterator[Callable[[], float]]:
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    yield clock
+    return clock

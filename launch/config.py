@@ -44,7 +44,8 @@ class JobConfig:
     stages: int = 0
     """Processes to start on this machine; 0: as many as torchrun started, or 1 (in comparisons 2)."""
     cut: str = ""
-    """First layer of every stage but the first, such as 2,4; by default cut by measured cost."""
+    """First layer of every stage but the first, such as 2,4; by default cut by measured cost
+    (with --deterministic and on emulated devices by FLOPs)."""
     optimizer: str = "adam"
     """Of the stages: any name of torch.optim."""
     lr: float = 1e-3
@@ -64,7 +65,7 @@ class JobConfig:
     in_flight: int = 4
     """Batches that may lie between two neighbouring stages, and that a stage may stash (rule delayed)."""
     deterministic: bool = False
-    """Lock-step delivery: the same cut gives the same weights, bit for bit (costs speed)."""
+    """Lock-step delivery: the same command gives the same weights, bit for bit (costs speed)."""
     transport: str = "auto"
     """auto, shm, dist or rpc; several, one per link, with commas. Auto: shm within a host, else dist."""
     device: str = "cpu"

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dni_async.costs import Costs, InterfaceCost, LayerCost
 from dni_async.ledger import Ledger
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
 from dni_async.networks import DNINetwork, LinearSG
 from dni_async.oracle import Oracle
-from dni_async.partition import Costs, InterfaceCost, LayerCost
 from dni_async.rules import DniRule, LossRule
 from dni_async.rules.base import Rule
 from dni_async.simulate import Move
@@ -91,7 +91,6 @@ def costs(layers: list[float], interfaces: list[float]) -> Costs:
     return Costs(
         [LayerCost(cost / 4, cost / 2, cost / 4) for cost in layers],
         [InterfaceCost(cost / 4, cost * 3 / 4) for cost in interfaces],
-        [(1,)] * len(layers),
     )
 
 

@@ -70,8 +70,8 @@ def test_costs_are_measured_for_every_rule(rule):
 def test_a_rule_is_measured_where_it_has_a_network(rule, measured, monkeypatch):
     seen = []
 
-    def measure(layers, x, y, **settings):
-        made = [settings["rule"](shape) for shape in [(8,), (8,), (7,), (7,)]]
+    def measure(layers, x, y, *, rule, **settings):
+        made = [rule(shape) for shape in [(8,), (8,), (7,), (7,)]]
         seen.extend(one for one in made if one is not None)
         return costs([1.0] * 5, [1.0] * 4)
 
@@ -87,6 +87,14 @@ def test_emulated_devices_are_cut_by_counted_flops():
     layers = [2 * forwards[0], *(3 * flops for flops in forwards[1:])]
     assert plan.bounds == [(0, 2), (2, 5)]
     assert plan.costs == [sum(layers[:2]), sum(layers[2:])]
+
+
+def test_deterministic_runs_are_cut_by_flops_so_the_same_command_gives_the_same_cut():
+    emulated, deterministic = (
+        drawn(Tiny(plain_layers), cut="", stages=3, **settings)
+        for settings in ({"emulate_gflops": 1.0}, {"deterministic": True})
+    )
+    assert deterministic == emulated
 
 
 def test_the_sg_network_counts_on_emulated_devices():
