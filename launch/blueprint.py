@@ -93,7 +93,7 @@ def draw(
     check_evaluations(config.evaluations, data)
     check_labels(task, data)
     x, y = data.sample()
-    label_size = label_size_of(task.condition, y) if config.rule == "cdni" and stages > 1 else 0
+    label_size = label_size_of(task.condition, y) if config.engine_name == "cdni" and stages > 1 else 0
     shapes, output = run_through(layers, x)
     check_scores(task, output, y)
     check_last_batch(layers, x, data)
@@ -134,14 +134,14 @@ def rule_with_network(
     seed: int,
     device: torch.device,
 ) -> Rule | None:
-    """Rule dni, cdni or local with its network at an interface of `shape`; None for rules that have none.
+    """Rule dni, cdni or local with its network at an interface of `shape`; None for all that has none.
 
     output_shape: of the whole network. Shapes are without the batch.
     """
-    if config.rule == "local":
+    if config.engine_name == "local":
         head = build_auxiliary(config.local, shape, output_shape, device, seed)
         return LocalRule(*head, task.loss, task.metric)
-    if config.rule not in ("dni", "cdni"):
+    if config.engine_name not in ("dni", "cdni"):
         return None
     conditional = config.rule == "cdni"
     settings = resolve(config.sg, shape, stages, conditional, task.classes is not None)

@@ -62,6 +62,8 @@ class JobConfig:
     """The SG networks of rules dni and cdni."""
     local: LocalConfig = field(default_factory=LocalConfig)
     """The auxiliary heads of rule local."""
+    micro_batches: int = 0
+    """Of gpipe and 1f1b, per batch; 0 takes the fastest of several counts (with `deterministic` the most)."""
     in_flight: int = 4
     """Batches that may lie between two neighbouring stages, and that a stage may stash (rule delayed)."""
     deterministic: bool = False
@@ -90,6 +92,7 @@ class JobConfig:
             ("batch-size", self.batch_size, 1),
             ("stages", self.stages, 0),
             ("in-flight", self.in_flight, 1),
+            ("micro-batches", self.micro_batches, 0),
             ("threads", self.threads, 0),
         ):
             if value < low:
@@ -157,7 +160,8 @@ class TrainConfig(JobConfig):
     pipeline)."""
     engine: str = "decoupled"
     """decoupled (stages by --rule); in one process backprop, backprop-all (all cores), dni-local or
-    cdni-local (every layer decoupled by the library's wrapper); ddp (data parallel)."""
+    cdni-local (every layer decoupled by the library's wrapper); ddp (data parallel); gpipe, 1f1b (torch's
+    pipelines)."""
 
     def __post_init__(self) -> None:
         JobConfig.__post_init__(self)
@@ -175,8 +179,8 @@ class CompareConfig(JobConfig):
     """Run several engines on one task, each in a job of its own, and set them side by side."""
 
     engines: tuple[str, ...] = ("backprop", "dni", "cdni")
-    """Baselines: backprop, backprop-all, ddp, dni-local, cdni-local; and rules: dni, cdni, delayed, local,
-    frozen, oracle. Speed-up is over backprop."""
+    """Baselines: backprop, backprop-all, ddp, gpipe, 1f1b, dni-local, cdni-local; and rules: dni, cdni,
+    delayed, local, frozen, oracle. Speed-up is over backprop."""
     repeats: int = 1
     """Runs of each engine, in turn (A B A B); the table gives medians."""
     vary_seed: bool = False

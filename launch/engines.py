@@ -5,6 +5,7 @@ decoupled     stages      its layers             process 0           launch.deco
 backprop      1           whole                  process 0           launch.baselines.backprop
 backprop-all  1           whole                  process 0           launch.baselines.backprop
 ddp           stages      whole                  each its part       launch.baselines.ddp
+gpipe, 1f1b   stages      its layers             each all            launch.baselines.pipelining
 dni-local     1           whole                  process 0           launch.baselines.dni_local
 cdni-local    1           whole                  process 0           launch.baselines.dni_local
 """
@@ -31,6 +32,8 @@ class Engine:
     imported when it runs: what one engine needs, the others need not wait for."""
     processes: int | None = None
     """None: as many as there are stages."""
+    together: bool = False
+    """Whether it makes no sense in one process."""
     cut: bool = False
     """Whether each process holds a stage of the network, not all of it."""
     everybody_reads: bool = False
@@ -59,7 +62,9 @@ ENGINES = {
     "backprop-all": Engine(
         module="launch.baselines.backprop", processes=1, all_cores=True, environment=PASSIVE
     ),
-    "ddp": Engine(module="launch.baselines.ddp", everybody_reads=True, shares_batches=True),
+    "ddp": Engine(module="launch.baselines.ddp", together=True, everybody_reads=True, shares_batches=True),
+    "gpipe": Engine(module="launch.baselines.pipelining", together=True, cut=True, everybody_reads=True),
+    "1f1b": Engine(module="launch.baselines.pipelining", together=True, cut=True, everybody_reads=True),
     "dni-local": Engine(module="launch.baselines.dni_local", processes=1),
     "cdni-local": Engine(module="launch.baselines.dni_local", processes=1),
 }

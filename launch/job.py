@@ -47,6 +47,8 @@ def run_rank(guard: Guard, config: TrainConfig, task: Task) -> None:
 def _check_world(config: TrainConfig, engine: Engine, world: int) -> None:
     if config.stages and config.stages != world:
         raise UserError(f"{config.stages} stages were asked for and {world} ranks run; change one of them")
+    if engine.together and world < 2:
+        raise UserError(f"engine {config.engine} needs two processes or more; set --stages")
     if engine.processes not in (None, world):
         raise UserError(f"engine {config.engine} runs in one process, not {world}; start it with one rank")
 

@@ -10,7 +10,8 @@ and probe. An engine says only what it does with a batch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -52,6 +53,12 @@ class Loop(ABC):
         self.steps = self.samples = 0
         self.stopped = False
         """Rank 0 has said that it is enough."""
+        self.about: dict[str, Any] = {}
+        """What the summary shall say of this engine's own settings."""
+
+    def prepare(self) -> None:
+        """What is to be found out before the clock starts; all ranks call it together."""
+        return
 
     @abstractmethod
     def step(self, x: Tensor, y: Tensor) -> None:
@@ -77,11 +84,9 @@ class Loop(ABC):
             evaluations=self.config.evaluations,
             enough=lambda: self.stopped,
         )
-        try:
+        with self.explained():
             for message in messages:
                 self.on(message, report, enough)
-        except Exception as error:
-            raise self._explained(error) from error
 
     def on(self, message: Message, report: Callable[[Mark], None], enough: Callable[[], bool]) -> None:
         """Handle a batch or a mark."""
@@ -142,7 +147,16 @@ class Loop(ABC):
             "version": self.updater.version,
             "targets_sent": 0,
             "targets_received": 0,
+            "held_bytes": 0,  # nothing is kept for other batches
         } | self.probe.stats()
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Errors of the work within become StageError or UserError, in the user's words."""
+        try:
+            yield
+        except Exception as error:
+            raise self._explained(error) from error
 
     def _explained(self, error: Exception) -> StageError | UserError:
         """The same in the user's words: who, when, what."""
@@ -174,9 +188,12 @@ def run_loop(rank: Rank, make: Callable[[Rank, Peers], Loop]) -> nn.Module:
     with joined(rank.rendezvous, rank.config.timeout, rank.placement.device) as peers:
         loop = make(rank, peers)
         rank.guard.where = loop.where
-        peers.tell(None)  # all are set up: the clock may start
+        with loop.explained():
+            loop.prepare()
+            peers.tell(None)  # all are set up: the clock may start
         recorder = rank.record()
         if recorder:
+            recorder.summary |= loop.about
             loop.train(recorder.on_mark, lambda: recorder.reached)
         else:
             loop.train(lambda mark: None)

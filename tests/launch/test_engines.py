@@ -25,6 +25,8 @@ def test_only_stages_are_no_baseline():
     [
         ("backprop", 1, "", 1),
         ("backprop-all", 1, "", 1),
+        ("ddp", 3, "", 0),
+        ("1f1b", 3, "1,2", 0),
         ("dni-local", 1, "", 1),
         ("cdni", 3, "1,2", 0),
     ],
