@@ -65,7 +65,10 @@ class JobConfig:
     micro_batches: int = 0
     """Of gpipe and 1f1b, per batch; 0 takes the fastest of several counts (with `deterministic` the most)."""
     in_flight: int = 4
-    """Batches that may lie between two neighbouring stages, and that a stage may stash (rule delayed)."""
+    """Batches that may lie between two neighbouring stages."""
+    stash: int | None = None
+    """Batches that may wait in a stage for their gradient, under rule delayed; by default the stages from
+    it to the loss, itself included."""
     deterministic: bool = False
     """Lock-step delivery: the same command gives the same weights, bit for bit (costs speed)."""
     transport: str = "auto"
@@ -88,6 +91,7 @@ class JobConfig:
     def __post_init__(self) -> None:
         for name, value, low in (
             ("epochs", self.epochs, 1),
+            ("stash", 1 if self.stash is None else self.stash, 1),
             ("evaluations", self.evaluations, 1),
             ("batch-size", self.batch_size, 1),
             ("stages", self.stages, 0),

@@ -56,7 +56,8 @@ class StageLoop:
 
     eager: ask for news for a while before sleeping (see `wait_any`).
     lockstep: 0 for free running; n makes the delivery order deterministic: batch s+n is taken up
-    exactly after the target of batch s (only for rules that get targets).
+    exactly after the target of batch s (only for rules that get targets). Where a stage has room for
+    fewer batches, those downstream must not have more: it would send too few for them to go on.
     timeout: seconds that a wait may last; StageError names the stage and step when it lasts longer.
     device: where the layers are; tensors that arrive elsewhere are moved there.
     facts: called when a mark comes back, for what a report shall say beside counts and times.
@@ -189,7 +190,7 @@ class StageLoop:
 
     def _turn_of_target(self) -> bool:
         """In lockstep a target waits until as many batches are out as may be (or no more will come)."""
-        return not self.lockstep or self._unanswered() >= self.lockstep or not self.inputs_open
+        return not self._turn_of_activation() or not self.lockstep or not self.inputs_open
 
     def _turn_of_activation(self) -> bool:
         return self.stage.has_room and (not self.lockstep or self._unanswered() < self.lockstep)

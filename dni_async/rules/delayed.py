@@ -23,7 +23,9 @@ class DelayedRule(Rule):
         weights       v     v     v      of v     v+1   of v      staleness: version now - then, here 0, 1
         stash (3)     7     7,8   7,8,9  8,9      8-10  9,10      full at 9: no activation until a target
 
-    With one batch in flight this is sequential backprop, to the bit.
+    With room for one batch this is sequential backprop, to the bit. No stage need wait for long if there is
+    room for as many batches as there are stages from this one to the loss, itself included: so many
+    activations DDG keeps, and so many weights PipeDream.
     """
 
     def __init__(self, capacity: int) -> None:

@@ -17,7 +17,7 @@ from launch.source import stream
 from tests.launch.tiny import Tiny, data_of, five_layers, plain_layers
 
 CPU = torch.device("cpu")
-CUTS = {1: "", 2: "2", 3: "1,3"}
+CUTS = {1: "", 2: "2", 3: "1,3", 4: "1,2,3"}
 
 
 def plan(stages, make=five_layers, **settings):
@@ -115,8 +115,10 @@ def test_the_auxiliary_head_maps_its_cut_to_the_networks_output():
     assert not torch.equal(first.rule.head.layers[2].weight, second.rule.head.layers[2].weight)
 
 
-def test_the_stash_holds_what_is_in_flight():
-    assert built(2, rule="delayed", in_flight=3)[0].rule.stash.capacity == 3
+@pytest.mark.parametrize(("stash", "capacities"), [(None, [4, 3, 2]), (1, [1, 1, 1]), (5, [5, 5, 5])])
+def test_a_stash_has_room_for_as_many_batches_as_stages_lie_before_the_loss_or_as_said(stash, capacities):
+    stages = built(4, rule="delayed", stash=stash)
+    assert [stage.rule.stash.capacity for stage in stages[:-1]] == capacities
 
 
 def test_the_ledger_holds_whatever_is_in_flight():

@@ -14,6 +14,7 @@ REFUSED = [
     ({"batch_size": 0}, "batch-size is 0; it must be at least 1"),
     ({"stages": -1}, "stages is -1; it must be at least 0"),
     ({"in_flight": 0}, "in-flight is 0; it must be at least 1"),
+    ({"stash": 0}, "stash is 0; it must be at least 1"),
     ({"threads": -2}, "threads is -2; it must be at least 0"),
     ({"evaluations": 0}, "evaluations is 0; it must be at least 1"),
     ({"until": 1.01}, "until is 1.01; it must be a test accuracy above 0 and at most 1, such as 0.97"),

@@ -38,11 +38,11 @@ def textbook() -> dict[str, Tensor]:
 
 
 def trained(
-    folder: Path, stages: int, rule: str, transport: str = "auto", in_flight: int = 4
+    folder: Path, stages: int, rule: str, transport: str = "auto", stash: int | None = None
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Weights of a run in `stages` processes, and the transports of its links."""
     config = TrainConfig(
-        rule=rule, epochs=EPOCHS, batch_size=BATCH, seed=SEED, transport=transport, in_flight=in_flight
+        rule=rule, epochs=EPOCHS, batch_size=BATCH, seed=SEED, transport=transport, stash=stash
     )
     with Job(config, DigitsFcn(depth=4, width=48), stages, folder) as job:
         assert job.statuses() == [0] * stages, job.lines()
@@ -72,10 +72,10 @@ def test_an_oracle_makes_the_pipeline_equal_to_backprop_to_the_bit(
     assert transports == (transport.split(",") if "," in transport else [transport] * (stages - 1))
 
 
-def test_delayed_gradients_with_one_batch_in_flight_equal_backprop_to_the_bit(
+def test_delayed_gradients_with_room_for_one_batch_equal_backprop_to_the_bit(
     textbook: dict[str, Tensor], tmp_path: Path
 ) -> None:
-    weights, _ = trained(tmp_path, 3, "delayed", "shm,dist", in_flight=1)
+    weights, _ = trained(tmp_path, 3, "delayed", "shm,dist", stash=1)
     assert [name for name in textbook if not torch.equal(weights[name], textbook[name])] == []
 
 

@@ -134,11 +134,13 @@ class TestLockstep:
             states.append(state_of(stages))
         assert same_bits(*states)
 
-    @pytest.mark.parametrize("ahead", [2, 3])
-    def test_two_runs_with_delayed_gradients_too(self, ahead: int) -> None:
+    @pytest.mark.parametrize("stashes", [(2, 2), (3, 3), (3, 2)])
+    @pytest.mark.parametrize("ahead", [2, 9])
+    def test_two_runs_with_delayed_gradients_too(self, stashes: tuple[int, ...], ahead: int) -> None:
         states = []
         for jitter, channel in enumerate(CHANNELS.values()):
-            stages = pipeline(cut=(1, 2), rule=lambda: DelayedRule(ahead))
+            rules = iter(map(DelayedRule, stashes))
+            stages = pipeline(cut=(1, 2), rule=lambda rules=rules: next(rules))
             run_stages(stages, with_stop(batches(SIZES)), channel, ahead, jitter=jitter, lockstep=ahead)
             states.append(state_of(stages))
         assert same_bits(*states)
@@ -254,10 +256,10 @@ class TestWhatComesNext:
             assert steps(loop) == 1
 
     @over_gpu_like_channels_too
-    @pytest.mark.parametrize("stash", [0, 1, 3])
-    @pytest.mark.parametrize("lockstep", [False, True])
+    @pytest.mark.parametrize("lockstep", [0, 1, 9])
+    @pytest.mark.parametrize("stashes", [(), (1, 1, 1), (4, 3, 2)])
     def test_four_stages_with_room_for_one_message_each_do_not_lock_up(
-        self, channel: str, stash: int, lockstep: bool
+        self, channel: str, stashes: tuple[int, ...], lockstep: int
     ) -> None:
         several = [
             m
@@ -270,9 +272,10 @@ class TestWhatComesNext:
                 mark(MarkKind.EPOCH),
             )
         ]
-        stages = pipeline(cut=(1, 2, 3), rule=lambda: DelayedRule(stash) if stash else DniRule(synthesizer()))
-        settings = {"capacity": 1, "jitter": 0, "lockstep": max(1, stash) if lockstep else 0}
-        run = run_stages(stages, [*several, mark(MarkKind.STOP)], GPU_LIKE[channel], **settings)
+        rules = iter([DelayedRule(n) for n in stashes] or [DniRule(synthesizer()) for _ in range(3)])
+        stages = pipeline(cut=(1, 2, 3), rule=lambda: next(rules))
+        messages, channels = [*several, mark(MarkKind.STOP)], GPU_LIKE[channel]
+        run = run_stages(stages, messages, channels, capacity=1, jitter=0, lockstep=lockstep)
         assert len(run.marks) == 10
         assert [stage.samples for stage in stages] == [144] * 4
 
