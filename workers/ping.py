@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -29,7 +30,7 @@ from dni_async.messages import TargetGradient
 from workers.device import place
 from workers.links import Link, open_links
 from workers.rendezvous import Rendezvous
-from workers.transport.base import Waitable, wait_any
+from workers.transport.base import Deadline, Waitable, wait_any
 
 SIZES = (4096, 65536, 1 << 20, 1 << 22)
 """Bytes of the messages that are sent."""
@@ -106,7 +107,7 @@ def ping(
         process.start()
     tell.close()
     try:
-        told = _hear(answer, timeout)
+        told = _hear(answer, processes, timeout)
         for process in processes:
             process.join(5.0)  # they are closing their links
     finally:
@@ -118,14 +119,22 @@ def ping(
     return Ping(links, fit([size // 2 for size in sizes], [s / 2 for s in told["all_reduce"]]), arrival)
 
 
-def _hear(answer: Connection, timeout: float) -> dict[str, Any]:
-    """What the two found out."""
-    if not answer.poll(timeout):
+def _hear(answer: Connection, processes: Sequence[BaseProcess], timeout: float) -> dict[str, Any]:
+    """What the two found out; one that fails is the end of it."""
+    failed = StageError("measuring messages failed; the reason stands above")
+    deadline = Deadline(timeout)
+    running = list(processes)
+    while not answer.poll() and deadline.left() and running:
+        connection.wait([answer, *(process.sentinel for process in running)], deadline.left())
+        running = [process for process in running if process.exitcode is None]
+        if any(process.exitcode for process in processes):
+            raise failed
+    if not answer.poll():
         raise StageError(f"measuring messages took longer than {timeout:g} s; raise --timeout")
     try:
         return dict(answer.recv())
-    except EOFError:
-        raise StageError("measuring messages failed; the reason stands above") from None
+    except EOFError:  # both are gone
+        raise failed from None
 
 
 @dataclass(frozen=True, slots=True)

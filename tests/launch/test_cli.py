@@ -9,7 +9,7 @@ import pytest
 
 from dni_async.errors import UserError
 from dni_async.recipes import LocalConfig, SGConfig
-from launch import cli, compare, train
+from launch import cli, compare, plan, train
 from launch.config import CompareConfig, TrainConfig
 from tests.launch.jobs import run
 
@@ -124,7 +124,10 @@ def test_an_unknown_command_names_the_known_ones(monkeypatch, capsys):
         cli.main()
     assert stop.value.code == 2
     out, err = capsys.readouterr()
-    assert (out, err) == ("", "dni-async: unknown command (trian); use one of train, compare, generate\n")
+    assert (out, err) == (
+        "",
+        "dni-async: unknown command (trian); use one of train, compare, plan, generate\n",
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -133,10 +136,10 @@ def test_without_a_command_the_usage_is_shown(arguments, monkeypatch, capsys):
     cli.main()
     text = capsys.readouterr().out
     assert text.startswith("usage: dni-async COMMAND [options]")
-    assert "train, compare, generate" in text and text.count("\n") == 1
+    assert "train, compare, plan, generate" in text and text.count("\n") == 1
 
 
-@pytest.mark.parametrize(("name", "module"), [("train", train), ("compare", compare)])
+@pytest.mark.parametrize(("name", "module"), [("train", train), ("compare", compare), ("plan", plan)])
 def test_a_command_gets_the_arguments_behind_it(name, module, monkeypatch):
     seen = []
     monkeypatch.setattr(module, "main", lambda: seen.append(list(sys.argv)))

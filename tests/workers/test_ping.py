@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 
 import pytest
 
@@ -55,3 +56,10 @@ def test_processes_that_do_not_answer_are_not_waited_for() -> None:
 def test_a_transport_that_is_none_fails_without_hanging() -> None:
     with pytest.raises(StageError, match="measuring messages failed"):
         ping(["pigeon"], sizes=(64,), repeats=1, timeout=PATIENCE, context=context())
+
+
+def test_a_process_that_dies_is_noticed_at_once() -> None:
+    begun = time.monotonic()
+    with pytest.raises(StageError, match="measuring messages failed"):
+        ping(["shm"], sizes=(-4,), repeats=1, timeout=2 * PATIENCE, context=context())
+    assert time.monotonic() - begun < PATIENCE

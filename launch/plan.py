@@ -1,0 +1,106 @@
+"""How would it scale? Predicts every engine for many numbers of stages from one measured profile.
+
+python -m launch.plan --task mnist-fcn --out runs/p                         the network as it is
+python -m launch.plan --task mnist-fcn --repeat-layers 1024 --out runs/p    its middle layers repeated
+python -m launch.plan --task mnist-fcn --profile runs/p/profile.json        without measuring again
+python -m launch.plan --task mnist-fcn --task-args depth=9 --check          and compare with real runs
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from dni_async.errors import UserError
+from launch.cli import parse
+from launch.config import PlanConfig
+from launch.files import prepare_out, write_json
+from launch.plan_check import Check, check_grid, run_checks
+from launch.plan_tables import plan_grid
+from launch.predict import Planner, Prediction
+from launch.profile import Profile, load_profile
+from launch.tables import markdown, show
+from tasks.base import Task
+from tasks.registry import create
+from workers.supervise import Guard, leave
+
+
+def work(guard: Guard) -> None:
+    """Measure or read the profile, predict, check if that was asked for, and write everything."""
+    config = parse(PlanConfig, "launch.plan")
+    task = create(config.task, config.task_args)
+    out = prepare_out(config.out or tempfile.mkdtemp(prefix="dni_async-plan-"))
+    guard.where = lambda: "while costs were measured"
+    profile = profile_of(config, task)
+    profile.save(out / "profile.json")
+    guard.where = lambda: "while engines were predicted"
+    network = profile.repeat(config.repeat_layers) if config.repeat_layers > len(profile.layers) else profile
+    predictions = predict(config, network)
+    checks = run_checks(config, task, profile, out / "check", guard) if config.check else []
+    write(predictions, checks, network, out)
+    if not config.quiet:
+        show(plan_grid(predictions, network))
+        if checks:
+            show(check_grid(checks))
+        print(f"written to {out}")
+
+
+def profile_of(config: PlanConfig, task: Task) -> Profile:
+    """Read from `--profile`, or measured now."""
+    if config.profile:
+        return load_profile(Path(config.profile), config)
+    if not config.quiet:
+        print("measuring layers, SG networks and messages", flush=True)
+    from launch.measure import measure  # torch's optimizers: seconds that a saved profile does not need
+
+    return measure(config, task)
+
+
+def predict(config: PlanConfig, profile: Profile) -> list[Prediction]:
+    """Every engine for every number of stages; backprop, which has one, comes first."""
+    layers = len(profile.layers)
+    counts = config.counts(layers)
+    if layers < 2:
+        raise UserError(f"a network of {layers} layer cannot be cut")
+    most = max(counts)
+    if most > layers:
+        raise UserError(
+            f"{most} stages cannot share {layers} layers; use 2 to {layers}, or --repeat-layers {most}"
+        )
+    planner = Planner(profile, config.in_flight)
+    first = [planner.predict("backprop", 1)] if "backprop" in config.engines else []
+    others = [engine for engine in config.engines if engine != "backprop"]
+    return first + [planner.predict(engine, count) for count in counts for engine in others]
+
+
+def write(predictions: list[Prediction], checks: list[Check], profile: Profile, out: Path) -> None:
+    """plan.json, plan.md and plan.png."""
+    grids = [plan_grid(predictions, profile)] + ([check_grid(checks)] if checks else [])
+    (out / "plan.md").write_text("\n".join(markdown(grid) for grid in grids))
+    told: dict[str, Any] = {
+        "settings": profile.settings,
+        "hardware": profile.hardware,
+        "layers": len(profile.layers),
+        "repeated": profile.repeated,
+        "emulated": profile.emulated,
+        "predictions": [asdict(prediction) for prediction in predictions],
+        "checks": [asdict(check) | {"error_share": check.off} for check in checks],
+    }
+    write_json(out / "plan.json", told)
+    from launch.plan_plot import plot_plan  # matplotlib: a second that --help and errors do not need
+
+    plot_plan(predictions, out / "plan.png", profile)
+
+
+def main() -> None:
+    """Exit status 0; 2 for bad input; 1 when measuring failed; 130 or 143 when it was stopped."""
+    if "--help" in sys.argv or "-h" in sys.argv:
+        parse(PlanConfig, "launch.plan")
+    leave(Guard().run(work))
+
+
+if __name__ == "__main__":
+    main()

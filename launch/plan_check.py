@@ -1,0 +1,126 @@
+"""Is the plan right? Real jobs with 2 stages, emulated ones with 4 and 8, beside what was predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dni_async.errors import UserError
+from launch.compare import run_engine
+from launch.config import CompareConfig, JobConfig, PlanConfig
+from launch.files import prepare_out
+from launch.predict import Planner, Prediction
+from launch.profile import Profile
+from launch.tables import NOTHING, Column, Grid, number
+from tasks.base import Task
+from workers.supervise import Guard
+
+REAL, EMULATED = (2,), (4, 8)
+"""Numbers of stages."""
+SLOWDOWN = 16
+"""An emulated device is so many times slower than a core here, so that eight of them fit on two cores."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Check:
+    """One engine, predicted and measured, in samples/s."""
+
+    engine: str
+    stages: int
+    emulated: bool
+    predicted: float | None
+    measured: float | None
+    reason: str = ""
+    """Why a number is missing."""
+
+    @property
+    def off(self) -> float | None:
+        """Error of the prediction, as a share of what was measured."""
+        return self.predicted / self.measured - 1 if self.predicted and self.measured else None
+
+
+def run_checks(config: PlanConfig, task: Task, profile: Profile, out: Path, guard: Guard) -> list[Check]:
+    """Run every engine of the plan, one after the other, with the cut that was predicted for it.
+
+    A network with too few layers for a number of stages is not run with it.
+    """
+    layers = len(profile.layers)
+    if layers < REAL[0]:
+        raise UserError(f"--check runs {REAL[0]} stages, and the network has {layers} layers")
+    if profile.emulated:
+        return _run(config, task, profile, [n for n in REAL + EMULATED if n <= layers], out, guard)
+    checks = _run(config, task, profile, REAL, out, guard)
+    counts = [n for n in EMULATED if n <= layers]
+    if counts:
+        config, profile = _emulated(config, task, profile)
+        checks += _run(config, task, profile, counts, out, guard)
+    return checks
+
+
+def _emulated(config: PlanConfig, task: Task, profile: Profile) -> tuple[PlanConfig, Profile]:
+    """The same on devices so slow that this machine keeps up with eight of them."""
+    from launch.measure import gflop_per_batch, measure
+
+    speed = gflop_per_batch(config, task) / Planner(profile, config.in_flight).backprop().period
+    config = replace(config, emulate_gflops=float(f"{speed / SLOWDOWN:.2g}"), stages=0, stage_counts=())
+    return config, measure(config, task)
+
+
+def _run(
+    config: PlanConfig, task: Task, profile: Profile, counts: Sequence[int], out: Path, guard: Guard
+) -> list[Check]:
+    planner = Planner(profile, config.in_flight)
+    wanted = [("backprop", 1)] if "backprop" in config.engines else []
+    wanted += [(engine, n) for n in counts for engine in config.engines if engine != "backprop"]
+    checks = []
+    for engine, stages in wanted:
+        guard.where = lambda engine=engine: f"while {engine} was checked"  # type: ignore[misc]
+        predicted = planner.predict(engine, stages)
+        folder = out / (f"emulated-{stages}" if profile.emulated else str(stages))
+        checks.append(_check(config, task, predicted, profile.emulated, folder))
+    return checks
+
+
+def _check(config: PlanConfig, task: Task, predicted: Prediction, emulated: bool, out: Path) -> Check:
+    check = Check(
+        engine=predicted.engine,
+        stages=predicted.stages,
+        emulated=emulated,
+        predicted=predicted.samples_per_s,
+        measured=None,
+        reason=predicted.error or "",
+    )
+    if predicted.error:
+        return check
+    try:
+        run = run_engine(_job(config, predicted), task, predicted.engine, prepare_out(out), 0)
+    except UserError as error:  # an engine that this version plans and cannot run
+        run = {"error": str(error)}
+    check.measured, check.reason = run.get("samples_per_s"), run.get("error", "")
+    return check
+
+
+def _job(config: PlanConfig, predicted: Prediction) -> CompareConfig:
+    """A comparison of one engine, with the plan's cut."""
+    shared = {name: getattr(config, name) for name in JobConfig.__dataclass_fields__}
+    own = {"stages": max(2, predicted.stages), "cut": ",".join(map(str, predicted.cut)), "out": ""}
+    return CompareConfig(**shared | own, engines=(predicted.engine,))
+
+
+def check_grid(checks: Sequence[Check]) -> Grid:
+    """One row per run."""
+
+    def column(head: str, values: list[float | None], text: str = ",.0f") -> Column:
+        return Column(head=head, cells=[NOTHING if v is None else format(v, text) for v in values])
+
+    columns = [
+        Column(head="stages", cells=[number(c.stages) for c in checks]),
+        Column(head="engine", cells=[c.engine for c in checks], left=True),
+        Column(head="devices", cells=["emulated" if c.emulated else "real" for c in checks], left=True),
+        column("predicted\nsamples/s", [c.predicted for c in checks]),
+        column("measured\nsamples/s", [c.measured for c in checks]),
+        column("error %", [None if c.off is None else 100 * c.off for c in checks], "+.1f"),
+    ]
+    notes = [f"{c.engine}, {c.stages} stages: {c.reason}" for c in checks if c.reason]
+    return Grid(title="Predicted and measured", columns=columns, notes=notes)

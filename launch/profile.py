@@ -1,0 +1,175 @@
+"""What a network costs on this machine, measured once: from this `launch.plan` predicts everything.
+
+    layers        seconds of forward, backward, update, of a whole batch and of a part of it; bytes
+    interfaces    seconds of an SG network or auxiliary head after each layer, by rule
+    links         seconds of a message, by bytes; of one step of an all-reduce
+    load          seconds to read a batch
+
+With `--emulate-gflops` compute lasts as long as on the emulated device, messages as long as here.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from dni_async.errors import UserError
+from dni_async.partition import InterfaceCost, LayerCost
+from launch.config import JobConfig
+from launch.files import jsonable, write_json
+from workers.ping import Line, LinkCost
+
+FORMAT = "dni_async profile 1"
+DEPTHS = (2, 3)
+"""Numbers of stages for which SG networks differ: from three on they replay."""
+SETTINGS = (
+    "task", "task_args", "batch_size", "optimizer", "optimizer_args", "sg", "device", "threads",
+    "transport", "emulate_gflops",
+)  # fmt: skip
+"""What the numbers of a profile depend on."""
+
+
+@dataclass(slots=True)
+class LayerProfile:
+    """One layer; seconds and bytes of a whole batch unless said otherwise."""
+
+    name: str
+    batch: LayerCost
+    part: LayerCost
+    """Of the profile's `part_size` samples."""
+    parameter_bytes: int
+    optimizer_bytes: int
+    saved_bytes: int
+    """What autograd keeps from forward to backward, beside the layer's input where that is kept already."""
+    output_bytes: int
+
+
+@dataclass(slots=True)
+class InterfaceProfile:
+    """The SG network or auxiliary head at a layer's output."""
+
+    cost: InterfaceCost
+    state_bytes: int
+    """Its parameters, their gradients and its optimizer."""
+    replay_bytes: int
+    """What it keeps for replay."""
+
+
+@dataclass(slots=True)
+class Profile:
+    """All that was measured, JSON-able."""
+
+    settings: dict[str, Any]
+    hardware: dict[str, Any]
+    batch_size: int
+    part_size: int
+    load: float
+    label_bytes: int
+    condition_bytes: int
+    fixed: LayerCost
+    """Of a layer with next to nothing to do: paid once per stage, and in every layer's own cost."""
+    layers: list[LayerProfile]
+    interfaces: dict[str, list[InterfaceProfile]]
+    """After each layer but the last, by rule and number of stages: "cdni 2", "cdni 3" (three and more)."""
+    refused: dict[str, str]
+    """Rules that do not fit this network, and why."""
+    link: LinkCost
+    """Between stages, over the transport in use."""
+    gloo: LinkCost
+    """The same over torch.distributed, which torch's own engines use."""
+    all_reduce: Line
+    repeated: int = 0
+    """Layers of the real network when this one has its middle layers repeated, else 0."""
+    format: str = FORMAT
+
+    @property
+    def emulated(self) -> bool:
+        """Whether compute is that of an emulated device."""
+        return self.settings.get("emulate_gflops") is not None
+
+    def interfaces_of(self, rule: str, stages: int) -> list[InterfaceProfile]:
+        """Of a rule in so many stages; nothing for rules without a network."""
+        key = f"{rule} {min(stages, DEPTHS[-1])}"
+        none = InterfaceProfile(InterfaceCost(), 0, 0)
+        return self.interfaces.get(key) or [none] * (len(self.layers) - 1)
+
+    def repeat(self, layers: int) -> Profile:
+        """The same network with its middle layers (all but first and last) repeated until it has so many."""
+        middle = len(self.layers) - 2
+        if middle < 1:
+            raise UserError(f"a network of {len(self.layers)} layers has none in the middle to repeat")
+        times = max(1, math.ceil((layers - 2) / middle))
+
+        def tiled(values: list[Any], after: int) -> list[Any]:
+            return [values[0], *values[1 : 1 + middle] * times, *values[len(values) - after :]]
+
+        grown = copy.copy(self)
+        grown.repeated = len(self.layers)
+        grown.layers = tiled(self.layers, 1)
+        grown.interfaces = {key: tiled(values, 0) for key, values in self.interfaces.items()}
+        return grown
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        write_json(path, asdict(self))
+
+
+def load_profile(path: Path, config: JobConfig) -> Profile:
+    """A saved profile. Raises UserError when it is none, or is one of other settings than `config`."""
+    try:
+        told = json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(
+            f"cannot read profile {path} ({error.strerror}); measure one without --profile"
+        ) from None
+    except ValueError:  # no JSON, or not even text
+        told = None
+    if not isinstance(told, dict) or told.get("format") != FORMAT:
+        raise UserError(f"{path} is no profile of launch.plan; measure one without --profile") from None
+    try:
+        found = _from_json(told)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"profile {path} is damaged ({error}); measure one without --profile") from None
+    for key, wanted in settings_of(config).items():
+        if found.settings.get(key) != wanted:
+            raise UserError(
+                f"profile {path} was measured with {key} {found.settings.get(key)}, not {wanted}; "
+                "measure one without --profile"
+            )
+    return found
+
+
+def settings_of(config: JobConfig) -> dict[str, Any]:
+    """Those settings that a profile depends on, as JSON has them."""
+    known = asdict(config)
+    return {key: jsonable(known[key]) for key in SETTINGS}
+
+
+def _from_json(told: dict[str, Any]) -> Profile:
+    def line(values: dict[str, float]) -> Line:
+        return Line(**values)
+
+    def link(values: dict[str, Any]) -> LinkCost:
+        return LinkCost(**{key: line(value) for key, value in values.items()})
+
+    layers = [
+        LayerProfile(**v | {"batch": LayerCost(**v["batch"]), "part": LayerCost(**v["part"])})
+        for v in told["layers"]
+    ]
+    interfaces = {
+        key: [InterfaceProfile(**v | {"cost": InterfaceCost(**v["cost"])}) for v in values]
+        for key, values in told["interfaces"].items()
+    }
+    read = {
+        "layers": layers,
+        "interfaces": interfaces,
+        "fixed": LayerCost(**told["fixed"]),
+        "link": link(told["link"]),
+        "gloo": link(told["gloo"]),
+        "all_reduce": line(told["all_reduce"]),
+    }
+    return Profile(**told | read)

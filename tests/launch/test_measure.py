@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import torch
+from pytest import approx
+from torch import nn
+
+from dni_async.recipes import SGConfig
+from launch.config import PlanConfig
+from launch.measure import gflop_per_batch, measure, saved_bytes
+from launch.profile import Profile
+from tests.launch.tiny import Tiny, plain_layers
+from workers.ping import Line, LinkCost, Ping
+
+LINK = LinkCost(Line(1, 2), Line(3, 4), Line(5, 6), Line(7, 8))
+GLOO = LinkCost(Line(8, 7), Line(6, 5), Line(4, 3), Line(2, 1))
+
+
+def measured(task: Tiny, **settings: object) -> Profile:
+    config = PlanConfig(**{"batch_size": 32} | settings)  # type: ignore[arg-type]
+    return measure(config, task, lambda config: Ping({"shm": LINK, "dist": GLOO}, Line(9, 9), {}))
+
+
+def test_a_tiny_task_is_measured_layer_by_layer() -> None:
+    """6 -> 8 -> 7 -> 6 -> 5 -> 3, batch 32, Adam keeps two numbers per weight and a count per tensor."""
+    found = measured(Tiny(plain_layers))
+    assert [layer.name for layer in found.layers] == ["Sequential"] * 4 + ["Linear"]
+    assert [layer.output_bytes for layer in found.layers] == [4 * 32 * n for n in (8, 7, 6, 5, 3)]
+    assert found.layers[0].parameter_bytes == 4 * (6 * 8 + 8)
+    assert found.layers[0].optimizer_bytes == 2 * 4 * (6 * 8 + 8) + 2 * 4
+    for layer in found.layers:
+        for cost in (layer.batch, layer.part):
+            assert min(cost.forward, cost.backward, cost.update) > 0
+    assert (found.batch_size, found.part_size) == (32, 4)
+    assert found.load > 0 and found.label_bytes == 32 * 8 and found.condition_bytes == 32 * 3 * 4
+    assert 0 < found.fixed.forward < 0.1
+    assert (found.link, found.gloo, found.all_reduce) == (LINK, GLOO, Line(9, 9))
+
+
+def test_every_rule_is_measured_at_every_interface_for_two_stages_and_for_more() -> None:
+    found = measured(Tiny(plain_layers))
+    for rule in ("dni", "cdni"):
+        two, three = found.interfaces_of(rule, 2), found.interfaces_of(rule, 3)
+        assert len(two) == len(three) == 4
+        assert all(i.cost.predict > 0 and i.cost.train > 0 for i in two + three)
+        assert all(i.replay_bytes == 0 for i in two)
+        labels = 32 * 3 * 4 if rule == "cdni" else 0
+        assert [i.replay_bytes for i in three] == [16 * (2 * 4 * 32 * n + labels) for n in (8, 7, 6, 5)]
+    assert found.interfaces_of("cdni", 2)[0].state_bytes > found.interfaces_of("dni", 2)[0].state_bytes > 0
+
+
+def test_a_network_that_does_not_fit_is_noted_with_its_reason() -> None:
+    found = measured(Tiny(plain_layers), sg=SGConfig(kind="conv"))
+    assert found.refused["cdni"].startswith("SG network conv needs activations (B, C, H, W)")
+    assert not any(key.startswith("cdni") for key in found.interfaces)
+
+
+def test_the_threads_of_the_process_are_as_before() -> None:
+    before = torch.get_num_threads()
+    measured(Tiny(plain_layers), threads=1 + before)
+    assert torch.get_num_threads() == before
+
+
+def test_what_two_layers_keep_both_counts_once() -> None:
+    """ReLU keeps its output, which the next Linear keeps as its input; the batch itself is not counted."""
+    layers: list[nn.Module] = [
+        nn.Sequential(nn.Linear(6, 8), nn.ReLU()),
+        nn.Sequential(nn.Linear(8, 7), nn.ReLU()),
+        nn.Linear(7, 3),
+    ]
+    saved, outputs = saved_bytes(layers, torch.randn(10, 6))
+    assert saved == [10 * 8 * 4, 10 * 7 * 4, 0]
+    assert outputs == [10 * 8 * 4, 10 * 7 * 4, 10 * 3 * 4]
+
+
+def test_on_an_emulated_device_a_section_lasts_flops_by_speed() -> None:
+    """Layer 1 is 8 -> 7 with 32 samples: 2 x 32 x 8 x 7 operations forward, twice as many backward."""
+    found = measured(Tiny(plain_layers), emulate_gflops=1e-6)
+    assert found.emulated
+    assert found.layers[1].batch.forward == approx(2 * 32 * 8 * 7 / 1e3)
+    assert found.layers[1].batch.backward == approx(2 * found.layers[1].batch.forward)
+    assert found.layers[1].part.forward == approx(found.layers[1].batch.forward / 8)
+    assert 0 < found.layers[1].batch.update < 0.5
+    assert found.interfaces_of("dni", 2)[0].cost.predict > 0.99 * 2 * 32 * 8 * 8 / 1e3
+
+
+def test_operations_of_a_batch_are_counted() -> None:
+    """Forward of 6 -> 8 -> 7 -> 6 -> 5 -> 3; backward twice that, but for the gradient at the input."""
+    forward = 2 * 32 * (6 * 8 + 8 * 7 + 7 * 6 + 6 * 5 + 5 * 3)
+    counted = gflop_per_batch(PlanConfig(batch_size=32), Tiny(plain_layers))
+    assert counted * 1e9 == approx(3 * forward - 2 * 32 * 6 * 8)

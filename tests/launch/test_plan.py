@@ -1,0 +1,115 @@
+"""The command, end to end; and what a user may get wrong."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dni_async.errors import UserError
+from launch import plan
+from launch.config import PlanConfig
+from launch.plan import predict
+from tests.launch.jobs import TINY, run
+from tests.launch.plans import profile
+from workers.supervise import Guard
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A plan for digits, measured in a process of its own: its folder and what it printed."""
+    out = tmp_path_factory.mktemp("planned")
+    done = run("launch.plan", *TINY, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def test_a_plan_writes_profile_table_data_and_picture(planned: tuple[Path, str]) -> None:
+    out, printed = planned
+    assert {"profile.json", "plan.json", "plan.md", "plan.png"} <= {path.name for path in out.iterdir()}
+    told = json.loads((out / "plan.json").read_text())
+    rows = told["predictions"]
+    assert [rows[0]["engine"], rows[0]["stages"], rows[0]["speedup"]] == ["backprop", 1, 1.0]
+    assert {row["stages"] for row in rows[1:]} == {2, 4}
+    cdni = next(row for row in rows if row["engine"] == "cdni")
+    assert cdni["samples_per_s"] > 0 and 0 <= cdni["bubble"] < 1 and len(cdni["cut"]) == 1
+    assert (out / "plan.png").read_bytes().startswith(b"\x89PNG")
+    assert "digits-fcn, 4 layers, batch 64: predicted" in printed and str(out) in printed
+    assert re.search(r"^\| 2 \| cdni \|", (out / "plan.md").read_text(), re.M)
+
+
+def test_a_saved_profile_gives_the_same_plan_again(
+    planned: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, _ = planned
+    arguments = [*TINY, "--profile", str(out / "profile.json"), "--out", str(tmp_path), "--quiet"]
+    monkeypatch.setattr("sys.argv", ["launch.plan", *arguments])
+    plan.work(Guard())
+    assert (tmp_path / "plan.json").read_text() == (out / "plan.json").read_text()
+
+
+def counts(layers: int, **settings: Any) -> set[int]:
+    return {p.stages for p in predict(PlanConfig(engines=("local",), **settings), profile(layers))}
+
+
+def test_stages_are_doubled_as_far_as_there_are_layers() -> None:
+    assert counts(9) == {2, 4, 8}
+    assert counts(3) == {2}
+
+
+def test_other_numbers_may_be_asked_for() -> None:
+    assert counts(9, stage_counts=(3, 9)) == {3, 9}
+    assert counts(9, stages=5) == {5}
+
+
+def test_repeated_layers_make_room_for_a_thousand_stages() -> None:
+    assert max(PlanConfig().counts(1028)) == 1024
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"stages": 1}, "stage-counts has 1; a plan needs at least 2 stages"),
+        ({"stage_counts": (4, 0)}, "stage-counts has 0; a plan needs at least 2 stages"),
+        ({"stage_counts": (4,), "stages": 2}, "both --stages and --stage-counts are given; leave one out"),
+        ({"engines": ("magic",)}, "unknown engine (magic); use one of backprop, ddp, gpipe, 1f1b, "),
+        ({"engines": ()}, "no engines given; name some, such as --engines backprop cdni"),
+        ({"repeat_layers": -1}, "repeat-layers is -1; it must be at least 0"),
+        ({"cut": "2"}, "cut is 2; a plan finds the cut of each engine itself, leave --cut out"),
+        ({"transport": "shm,dist"}, "transport is shm,dist; a plan takes one for all links"),
+    ],
+)
+def test_bad_settings_are_one_line(settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as error:
+        PlanConfig(**settings)
+    assert str(error.value).startswith(line) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("layers", "settings", "line"),
+    [
+        (5, {"stages": 8}, "8 stages cannot share 5 layers; use 2 to 5, or --repeat-layers 8"),
+        (
+            5,
+            {"stage_counts": (2, 1024)},
+            "1024 stages cannot share 5 layers; use 2 to 5, or --repeat-layers 1024",
+        ),
+        (1, {}, "a network of 1 layer cannot be cut"),
+    ],
+)
+def test_more_stages_than_layers_are_one_line(layers: int, settings: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as error:
+        predict(PlanConfig(**settings), profile(layers))
+    assert str(error.value) == line
+
+
+def test_a_bad_profile_ends_the_process_with_one_line_and_status_2(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    done = run("launch.plan", *TINY, "--profile", str(tmp_path / "x.json"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"dni-async: {tmp_path}/x.json is no profile of launch.plan; measure one without --profile\n"
+    )

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dni_async.errors import UserError
+from launch import measure as module
+from launch import plan_check
+from launch.config import CompareConfig, PlanConfig
+from launch.plan_check import Check, check_grid, run_checks
+from launch.predict import Planner
+from launch.profile import Profile, settings_of
+from tests.launch.plans import BATCH, profile
+from tests.launch.tiny import Tiny
+from workers.supervise import Guard
+
+
+def check(**changes: Any) -> Check:
+    known = {"engine": "cdni", "stages": 2, "emulated": False, "predicted": 110.0, "measured": 100.0}
+    return Check(**known | changes)
+
+
+def test_the_error_is_a_share_of_what_was_measured() -> None:
+    assert check().off == pytest.approx(0.1)
+    assert check(predicted=80.0).off == pytest.approx(-0.2)
+    assert check(measured=None).off is None
+
+
+def test_the_table_shows_the_error_in_per_cent_and_why_a_number_is_missing() -> None:
+    grid = check_grid([check(), check(measured=None, reason="stage 1 is gone", emulated=True, stages=4)])
+    assert [column.cells for column in grid.columns] == [
+        ["2", "4"],
+        ["cdni", "cdni"],
+        ["real", "emulated"],
+        ["110", "110"],
+        ["100", "-"],
+        ["+10.0", "-"],
+    ]
+    assert grid.notes == ["cdni, 4 stages: stage 1 is gone"]
+
+
+def test_every_engine_runs_with_the_cut_that_was_predicted_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[tuple[str, int, str, int]] = []
+
+    def run_engine(
+        config: CompareConfig, task: object, engine: str, out: Path, repeat: int
+    ) -> dict[str, Any]:
+        job = config.job(engine, out)
+        jobs.append((job.engine_name, job.stages, job.cut, job.batch_size))
+        return {"error": "it broke"} if engine == "dni" else {"samples_per_s": 2.0}
+
+    monkeypatch.setattr(plan_check, "run_engine", run_engine)
+    config = PlanConfig(engines=("dni", "backprop", "cdni"), batch_size=BATCH)
+    measured = profile(6)
+    monkeypatch.setattr(plan_check, "EMULATED", ())
+    checks = run_checks(config, Tiny(), measured, tmp_path, Guard())
+    assert jobs == [("backprop", 1, "", BATCH), ("dni", 2, "3", BATCH), ("cdni", 2, "3", BATCH)]
+    predicted = Planner(measured, 4).predict("cdni", 2).samples_per_s
+    assert [(c.engine, c.measured, c.reason) for c in checks] == [
+        ("backprop", 2.0, ""),
+        ("dni", None, "it broke"),
+        ("cdni", 2.0, ""),
+    ]
+    assert checks[2].predicted == predicted
+
+
+def test_more_stages_than_cores_are_emulated_each_with_a_profile_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A core here does 3 GFLOP in 24 s; an emulated device is 16 times slower."""
+    jobs: list[tuple[int, float | None]] = []
+
+    def run_engine(
+        config: CompareConfig, task: object, engine: str, out: Path, repeat: int
+    ) -> dict[str, Any]:
+        jobs.append((config.stages, config.emulate_gflops))
+        return {"samples_per_s": 1.0}
+
+    def measure(config: PlanConfig, task: object) -> Profile:
+        return profile(6, settings=settings_of(config))
+
+    monkeypatch.setattr(plan_check, "run_engine", run_engine)
+    monkeypatch.setattr(module, "gflop_per_batch", lambda config, task: 3.0)
+    monkeypatch.setattr(module, "measure", measure)
+    config = PlanConfig(engines=("cdni",), batch_size=BATCH)
+    checks = run_checks(config, Tiny(), profile(6), tmp_path, Guard())
+    speed = float(f"{3 / 24 / 16:.2g}")
+    assert jobs == [(2, None), (4, speed)]  # eight stages need eight layers
+    assert [c.emulated for c in checks] == [False, True]
+
+
+def test_a_network_of_one_layer_cannot_be_checked(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--check runs 2 stages, and the network has 1 layers"):
+        run_checks(PlanConfig(), Tiny(), profile(1), tmp_path, Guard())

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dni_async.partition import InterfaceCost, LayerCost
+from launch.predict import ENGINES, Planner, Prediction
+from launch.profile import InterfaceProfile
+from tests.launch.plans import BATCH, layer, network, profile
+from workers.ping import Line, LinkCost
+
+
+def predict(engine: str, stages: int = 4, in_flight: int = 4, **changes: Any) -> Prediction:
+    return Planner(profile(**changes), in_flight).predict(engine, stages)
+
+
+def test_backprop_is_the_sum_of_its_layers_in_one_process() -> None:
+    found = predict("backprop", layers=8, load=8.0)
+    assert (found.stages, found.speedup, found.bubble) == (1, 1.0, 0.0)
+    assert found.samples_per_s == BATCH / (8 * 4 + 8)
+
+
+@pytest.mark.parametrize("engine", ["local", "dni", "cdni"])
+@pytest.mark.parametrize("stages", [2, 4, 8])
+def test_balanced_stages_with_free_networks_and_messages_speed_up_by_their_number(
+    engine: str, stages: int
+) -> None:
+    found = predict(engine, stages)
+    assert found.speedup == pytest.approx(stages)
+    assert found.bubble == pytest.approx(0.0)
+    assert len(found.cut) == stages - 1
+
+
+@pytest.mark.parametrize("engine", ["gpipe", "1f1b"])
+def test_a_flush_costs_a_pipeline_its_bubble(engine: str) -> None:
+    """Layers without update: M + K - 1 turns of micro-batches instead of M; most micro-batches win."""
+    layers = [layer(batch=LayerCost(1, 2, 0), part=LayerCost(1 / 8, 2 / 8, 0)) for _ in range(8)]
+    found = predict(engine, layers=layers)
+    assert found.micro_batches == 32
+    assert found.bubble == pytest.approx(3 / 35)
+    assert found.speedup == pytest.approx(4 * 32 / 35)
+
+
+@pytest.mark.parametrize("engine", ["gpipe", "1f1b"])
+def test_micro_batches_that_cost_as_much_as_whole_ones_are_few(engine: str) -> None:
+    """A part costs what the whole does: every further micro-batch is a loss."""
+    cost = LayerCost(1, 2, 0)
+    found = predict(engine, 2, layers=[layer(batch=cost, part=cost) for _ in range(8)])
+    assert found.micro_batches == {"gpipe": 1, "1f1b": 2}[engine]
+
+
+def test_replicas_share_the_batch_and_wait_for_the_ring() -> None:
+    """8 layers: 24 s of compute by 4, 8 s of update each, 6 steps of a ring with 800 / 4 bytes."""
+    found = predict("ddp", all_reduce=Line(0.5, 0.01))
+    period = 24 / 4 + 8 + 6 * (0.5 + 0.01 * 200)
+    assert found.samples_per_s == pytest.approx(BATCH / period)
+    assert found.bubble == pytest.approx(15 / period)
+
+
+def test_networks_at_the_interface_count_and_move_the_cut() -> None:
+    interfaces = {"cdni 2": [network(0, 0), network(0, 0), network(1, 7), network(0, 0)]}
+    found = predict("cdni", 2, layers=5, interfaces=interfaces)
+    assert found.cut == [2]
+    only = {"cdni 2": [network(1, 3)] * 4}
+    assert predict("cdni", 2, layers=5, interfaces=only).speedup == pytest.approx(20 / 12)
+
+
+def test_three_stages_and_more_pay_for_replay() -> None:
+    interfaces = {"dni 2": [network(0, 0)] * 7, "dni 3": [network(0, 4)] * 7}
+    assert predict("dni", 2, interfaces=interfaces).speedup == pytest.approx(2)
+    assert predict("dni", 4, interfaces=interfaces).speedup == pytest.approx(32 / 12)
+
+
+def test_what_a_stage_pays_once_is_in_every_layers_cost() -> None:
+    """An update starts with 0.5 s whatever it updates: 4 layers together do it once."""
+    found = predict("local", 2, layers=8, fixed=LayerCost(0, 0, 0.5))
+    assert BATCH / found.samples_per_s == pytest.approx(4 * 4 - 3 * 0.5)
+    without = [layer(parameters=0, batch=LayerCost(1, 2, 0)) for _ in range(4)] + [layer()] * 4
+    found = predict("backprop", layers=without, fixed=LayerCost(0, 0, 0.5))
+    assert BATCH / found.samples_per_s == pytest.approx(4 * 3 + 4 * 4 - 3 * 0.5)
+
+
+def test_messages_cost_by_their_bytes() -> None:
+    """Down: 640 + 64 bytes, up: 640; sender's and receiver's time count, latency is hidden."""
+    link = LinkCost(send=Line(0.0, 1e-3), latency=Line(5.0, 0.0), receive=Line(0.25, 0.0), credit=Line(0, 0))
+    found = predict("cdni", 2, link=link)
+    slower = 16 + 0.704 + 0.25
+    assert BATCH / found.samples_per_s == pytest.approx(slower)
+    assert found.bubble == pytest.approx(1 - (slower + 16 + 0.25 + 0.64) / 2 / slower)
+
+
+def test_one_batch_in_flight_shows_the_latency() -> None:
+    link = LinkCost(send=Line(0, 0), latency=Line(2.0, 0.0), receive=Line(0, 0), credit=Line(0, 0))
+    assert predict("local", 2, link=link, in_flight=1).speedup < 1.7
+    assert predict("local", 2, link=link, in_flight=2).speedup == pytest.approx(2)
+
+
+def test_delayed_stages_with_few_graphs_wait_for_the_way_back() -> None:
+    assert predict("delayed", 8, in_flight=64).speedup == pytest.approx(8)
+    assert predict("delayed", 8, in_flight=2).speedup < 4
+
+
+def test_staleness_is_that_of_stage_0() -> None:
+    assert predict("backprop").staleness == predict("gpipe").staleness == 0.0
+    assert predict("dni").staleness == pytest.approx(1, abs=0.1)
+    assert predict("delayed", 8, in_flight=64).staleness > 5
+
+
+def test_memory_of_one_process_is_weights_gradients_optimizer_and_graph() -> None:
+    assert predict("backprop").memory_bytes == 8 * (4 * 100 + 1000)
+
+
+def test_memory_of_a_decoupled_stage_is_bounded_by_what_may_be_in_flight() -> None:
+    """Two layers, SG network, graph; the slots of both ways; the ledger."""
+    own, sg, graph = 2 * 400, 10_000, 2 * 1000
+    for in_flight in (1, 4, 16):
+        found = predict("cdni", 4, in_flight=in_flight)
+        ledger, down, up = 2 * (640 + 128), 2 * (640 + 64), in_flight * 640
+        assert found.memory_bytes is not None
+        assert own + sg + graph < found.memory_bytes <= own + sg + graph + ledger + down + up
+    kept = [InterfaceProfile(InterfaceCost(), 10_000, 5_000)] * 7
+    more = predict("cdni", interfaces={"cdni 3": kept}).memory_bytes
+    assert more == (predict("cdni").memory_bytes or 0) + 5_000
+
+
+def test_what_a_decoupled_stage_holds_does_not_grow_with_stages_and_a_stash_does() -> None:
+    def held(engine: str, stages: int) -> int:
+        layers = [layer(parameters=0) for _ in range(64)]
+        return predict(engine, stages, in_flight=64, layers=layers).memory_bytes or 0
+
+    assert held("cdni", 64) <= held("cdni", 8) <= held("cdni", 4)
+    assert held("delayed", 64) > held("delayed", 8) / 2
+    assert held("delayed", 8) > 3 * held("cdni", 8)
+
+
+def test_1f1b_holds_less_than_gpipe() -> None:
+    assert (predict("1f1b").memory_bytes or 0) < (predict("gpipe").memory_bytes or 0)
+
+
+@pytest.mark.parametrize(
+    ("engine", "stages", "changes", "line"),
+    [
+        ("cdni", 9, {}, "9 stages cannot share 8 layers; use 1 to 8 stages"),
+        ("ddp", 33, {"batch_size": 64}, "a batch of 64 is too small for 64 replicas"),
+        (
+            "1f1b",
+            64,
+            {"layers": 64},
+            "1f1b needs as many micro-batches as stages; a batch of 64 is too small",
+        ),
+        ("dni", 2, {"refused": {"dni": "no such network"}}, "no such network"),
+    ],
+)
+def test_what_cannot_run_says_why(engine: str, stages: int, changes: dict[str, Any], line: str) -> None:
+    found = predict(engine, 64 if engine == "ddp" else stages, **changes)
+    assert found.error is not None and found.error.startswith(line)
+    assert found.samples_per_s is None
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_more_stages_than_a_batch_has_samples_stop_only_those_that_share_it(engine: str) -> None:
+    found = predict(engine, 128, layers=130)
+    assert found.error or (found.samples_per_s or 0) > 0
+    assert (found.error is not None) == (engine in ("ddp", "1f1b"))
+
+
+def test_a_thousand_stages_are_predicted() -> None:
+    assert predict("cdni", 1024, layers=1024).speedup == pytest.approx(1024)
