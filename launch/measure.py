@@ -1,4 +1,4 @@
-"""Measures a profile: every layer, every SG network, every kind of message, one after the other."""
+"""Measures a profile: layers, rules and messages of one network on this machine."""
 
 from __future__ import annotations
 
@@ -6,19 +6,32 @@ import copy
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
+from dni_async.costs import (
+    InterfaceCost,
+    LayerCost,
+    LayerRun,
+    Loss,
+    RuleRun,
+    Run,
+    Seconds,
+    layer_runs,
+    measure_rounds,
+    rule_runs,
+)
 from dni_async.errors import UserError
-from dni_async.partition import Clock, InterfaceCost, LayerCost, measure_costs, measure_interface
 from dni_async.recipes import label_size_of
+from dni_async.rules import DniRule, LocalRule, Rule
+from dni_async.synthesizer import Synthesizer
 from dni_async.updater import optimizer_factory
-from launch.blueprint import build_layers, device_clock, synthesizer_for
+from launch.blueprint import build_layers, device_clock, rule_with_network
 from launch.checks import check_labels, check_scores, run_through
 from launch.config import JobConfig, TrainConfig
+from launch.footprint import optimized_bytes, saved_bytes, state_bytes, total_bytes
 from launch.profile import DEPTHS, InterfaceProfile, LayerProfile, Profile, settings_of
 from launch.source import Data
 from launch.summary import hardware
@@ -27,11 +40,12 @@ from workers.device import pick_device
 from workers.emulate import flop_clock
 from workers.ping import Ping, ping
 
-RULES = ("dni", "cdni")
+RULES = ("local", "dni", "cdni")
 """Rules that have a network at the interface."""
-Loss = Callable[[Tensor, Tensor], Tensor]
 PARTS = 8
 """A batch is measured whole, and a part of it: one of so many."""
+ROUNDS, SECONDS = 100, 15.0
+"""At most, and that they may take together."""
 
 
 def measure(config: JobConfig, task: Task, messages: Callable[[JobConfig], Ping] | None = None) -> Profile:
@@ -51,7 +65,10 @@ def measure(config: JobConfig, task: Task, messages: Callable[[JobConfig], Ping]
 
 def gflop_per_batch(config: JobConfig, task: Task) -> float:
     """Floating-point operations of one batch of backprop, in 1e9."""
-    return _Measurement(config, task).gflop()
+    measurement = _Measurement(config, task)
+    runs = measurement.layer_runs(measurement.layers, len(measurement.y))
+    with flop_clock(1.0) as clock:
+        return sum(map(sum, measure_rounds(runs, clock, rounds=1).values()))
 
 
 def _ping(config: JobConfig) -> Ping:
@@ -93,27 +110,74 @@ class _Measurement:
 
     def profile(self, messages: Ping) -> Profile:
         """All of it."""
-        part = min(len(self.y), max(2, len(self.y) // PARTS))  # batch norm needs two samples
-        loss = self.task.loss
+        part_size = min(len(self.y), max(2, len(self.y) // PARTS))  # batch norm needs two samples
+        whole, part = (self.layer_runs(self.layers, size) for size in (len(self.y), part_size))
+        trivial = self._trivial_runs()
+        rules = self._rule_runs(whole)
+        seconds = self._seconds([*whole, *part, *trivial, *itertools.chain(*rules.values())])
         return Profile(
             settings=settings_of(self.config),
             hardware=hardware(),
             batch_size=len(self.y),
-            part_size=part,
+            part_size=part_size,
             load=self._load(),
             label_bytes=self.y.nbytes,
             condition_bytes=self.task.condition(self.y).nbytes,
-            fixed=self._fixed(),
+            fixed=LayerCost(*seconds[trivial[1]]),
             layers=self._layers(
-                self._costs(self.layers, self.x, self.y, loss),
-                self._costs(self.layers, self.x[:part], self.y[:part], loss),
+                [LayerCost(*seconds[run]) for run in whole], [LayerCost(*seconds[run]) for run in part]
             ),
-            interfaces=self._interfaces(),
+            interfaces={
+                key: [self._interface(run, InterfaceCost(*seconds[run])) for run in runs]
+                for key, runs in rules.items()
+            },
             refused=self.refused,
             link=messages.links[_transport(self.config)],
             gloo=messages.links["dist"],
             all_reduce=messages.all_reduce,
         )
+
+    def layer_runs(self, layers: list[nn.Module], samples: int) -> list[LayerRun]:
+        """Copies of the layers with the first `samples` samples of the batch."""
+        x, y = self.x[:samples], self.y[:samples]
+        return layer_runs(copy.deepcopy(layers), x, y, self.task.loss, self.optimizer)
+
+    def _trivial_runs(self) -> list[LayerRun]:
+        """Three layers of one number; the second costs what any layer costs that does nothing."""
+        x = torch.ones(1, 1, device=self.device)
+        layers = [_Scale().to(self.device), _Scale().to(self.device), nn.Identity()]
+        loss: Loss = lambda output, y: output.sum()  # noqa: E731
+        return layer_runs(layers, x, x, loss, self.optimizer)
+
+    def _rule_runs(self, layers: list[LayerRun]) -> dict[str, list[RuleRun]]:
+        """After each layer but the last, by rule and number of stages."""
+        found = {}
+        for name, stages in itertools.product(RULES, DEPTHS):
+            try:
+                runs = rule_runs(layers, self.y, self._maker(name, stages))
+            except UserError as error:
+                self.refused[name] = str(error)
+                continue
+            found[f"{name} {stages}"] = [run for run in runs if run]
+        return found
+
+    def _maker(self, name: str, stages: int) -> Callable[[tuple[int, ...]], Rule | None]:
+        shared = {field: getattr(self.config, field) for field in JobConfig.__dataclass_fields__}
+        config = TrainConfig(**shared | {"rule": name, "cut": ""})
+        labels = label_size_of(self.task.condition, self.y) if name == "cdni" else 0
+        return lambda shape: rule_with_network(
+            config, self.task, shape, self.shapes[-1], labels, stages, 0, self.device
+        )
+
+    def _seconds(self, runs: Iterable[Run]) -> Seconds:
+        """Of every section; on an emulated device it lasts as long as there, or as here if that is longer."""
+        runs = list(runs)
+        here = measure_rounds(runs, device_clock(self.device), ROUNDS, SECONDS)
+        if not self.config.emulate_gflops:
+            return here
+        with flop_clock(self.config.emulate_gflops) as clock:
+            there = measure_rounds(runs, clock, rounds=1)  # FLOPs are always the same
+        return {run: list(map(max, here[run], there[run])) for run in here}
 
     def _layers(self, batch: list[LayerCost], part: list[LayerCost]) -> list[LayerProfile]:
         saved, outputs = saved_bytes(self.layers, self.x)
@@ -122,89 +186,13 @@ class _Measurement:
                 name=type(layer).__name__,
                 batch=batch[i],
                 part=part[i],
-                parameter_bytes=_bytes(layer.parameters()),
+                parameter_bytes=total_bytes(layer.parameters()),
                 optimizer_bytes=self._optimizer_bytes(layer),
                 saved_bytes=saved[i],
                 output_bytes=outputs[i],
             )
             for i, layer in enumerate(self.layers)
         ]
-
-    def _clocks(self) -> Iterator[tuple[Clock, int]]:
-        """Each clock that counts, and how often to measure by it."""
-        with device_clock(self.device) as clock:
-            yield clock, 15
-        if self.config.emulate_gflops:
-            with flop_clock(self.config.emulate_gflops) as clock:
-                yield clock, 1  # FLOPs are always the same
-
-    def _costs(self, layers: list[nn.Module], x: Tensor, y: Tensor, loss: Loss) -> list[LayerCost]:
-        """Of every layer; on an emulated device each section lasts as long as it does there, or here."""
-        measured = [self._costs_by(*clock, layers, x, y, loss) for clock in self._clocks()]
-        sections = ("forward", "backward", "update")
-        return [
-            LayerCost(*(max(getattr(cost, section) for cost in same) for section in sections))
-            for same in zip(*measured, strict=True)
-        ]
-
-    def _costs_by(
-        self, clock: Clock, repeats: int, layers: list[nn.Module], x: Tensor, y: Tensor, loss: Loss
-    ) -> list[LayerCost]:
-        return measure_costs(
-            copy.deepcopy(layers),
-            x,
-            y,
-            loss=loss,
-            optimizer=self.optimizer,
-            synthesizer=lambda shape: None,
-            clock=clock,
-            repeats=repeats,
-        ).layers
-
-    def gflop(self) -> float:
-        """Floating-point operations of one batch of backprop, in 1e9."""
-        with flop_clock(1.0) as clock:
-            costs = self._costs_by(clock, 1, self.layers, self.x, self.y, self.task.loss)
-        return sum(cost.total for cost in costs)
-
-    def _fixed(self) -> LayerCost:
-        """Of the second of three layers of one number."""
-        x = torch.ones(1, 1, device=self.device)
-        layers = [_Scale().to(self.device), _Scale().to(self.device), nn.Identity()]
-        return self._costs(layers, x, x, lambda output, y: output.sum())[1]
-
-    def _interfaces(self) -> dict[str, list[InterfaceProfile]]:
-        self.refused["local"] = "the cost of auxiliary heads is not measured yet"
-        found = {}
-        for rule, stages in itertools.product(RULES, DEPTHS):
-            known: dict[tuple[int, ...], InterfaceProfile] = {}
-            try:
-                for shape in self.shapes[:-1]:
-                    if shape not in known:
-                        known[shape] = self._interface(rule, stages, shape)
-            except UserError as error:
-                self.refused[rule] = str(error)
-                continue
-            found[f"{rule} {stages}"] = [known[shape] for shape in self.shapes[:-1]]
-        return found
-
-    def _interface(self, rule: str, stages: int, shape: tuple[int, ...]) -> InterfaceProfile:
-        shared = {name: getattr(self.config, name) for name in JobConfig.__dataclass_fields__}
-        config = TrainConfig(**shared | {"rule": rule, "cut": ""})
-        labels = label_size_of(self.task.condition, self.y) if rule == "cdni" else 0
-        h = torch.randn(len(self.y), *shape, device=self.device)
-        measured, made = [], None
-        for clock, repeats in self._clocks():
-            made = synthesizer_for(config, self.task, shape, labels, stages, 0, self.device)
-            measured.append(measure_interface(made, h, self.y, clock, repeats))
-        assert made is not None
-        optimizer = made.optimizer
-        entry = 2 * h.nbytes + (self.task.condition(self.y).nbytes if rule == "cdni" else 0)
-        return InterfaceProfile(
-            InterfaceCost(max(m.predict for m in measured), max(m.train for m in measured)),
-            state_bytes=2 * _bytes(_parameters_of(optimizer)) + _state_bytes(optimizer),
-            replay_bytes=self.config.sg.replay_window * entry if made.replay else 0,
-        )
 
     def _optimizer_bytes(self, layer: nn.Module) -> int:
         """What the optimizer keeps for a layer once it has made a step."""
@@ -215,7 +203,18 @@ class _Measurement:
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-        return _state_bytes(optimizer)
+        return state_bytes(optimizer)
+
+    def _interface(self, run: RuleRun, cost: InterfaceCost) -> InterfaceProfile:
+        """Bytes are those after the rule has run."""
+        network, replay = run.rule, 0
+        if isinstance(network, DniRule):
+            network = network.predictor
+        assert isinstance(network, LocalRule | Synthesizer), type(network)
+        if isinstance(network, Synthesizer) and network.replay:
+            labels = self.task.condition(self.y).nbytes if network.condition else 0
+            replay = self.config.sg.replay_window * (2 * run.h.nbytes + labels)
+        return InterfaceProfile(cost, optimized_bytes(network.optimizer), replay)
 
     def _load(self) -> float:
         times, batches = [], self.data.training(1)
@@ -224,44 +223,3 @@ class _Measurement:
             next(batches)
             times.append(time.perf_counter() - begun)
         return statistics.median(times)
-
-
-def saved_bytes(layers: list[nn.Module], x: Tensor) -> tuple[list[int], list[int]]:
-    """Bytes that autograd keeps of each layer for the backward of the batch x (B, ...), and of its output.
-
-    What two layers keep both (the output of one, the input of the next) counts for the first; parameters,
-    buffers and the batch itself do not count.
-    """
-    layers = copy.deepcopy(layers)
-    lasting = {_address(t) for layer in layers for t in (*layer.parameters(), *layer.buffers())}
-    kept = {address: 0 for address in (*lasting, _address(x))}
-    saved, outputs = [], []
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept.setdefault(_address(tensor), tensor.untyped_storage().nbytes())
-        return tensor
-
-    before = 0
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        for layer in layers:
-            x = layer.train()(x)
-            saved.append(sum(kept.values()) - before)
-            before = sum(kept.values())
-            outputs.append(x.nbytes)
-    return saved, outputs
-
-
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
-
-
-def _parameters_of(optimizer: Optimizer) -> Iterator[Tensor]:
-    return (parameter for group in optimizer.param_groups for parameter in group["params"])
-
-
-def _state_bytes(optimizer: Optimizer) -> int:
-    return _bytes(v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor))
-
-
-def _bytes(tensors: Iterator[Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from dni_async.costs import Costs
 from dni_async.errors import UserError
 from dni_async.forecast import (
     SCHEDULES,
@@ -20,7 +21,7 @@ from dni_async.forecast import (
 )
 from dni_async.forecast.decoupled import Kind
 from dni_async.forecast.whole import ring_all_reduce
-from dni_async.partition import Costs, best_cut, stage_bounds
+from dni_async.partition import best_cut, stage_bounds
 from launch.profile import InterfaceProfile, LayerProfile, Profile
 from workers.ping import LinkCost
 
@@ -179,7 +180,7 @@ class Planner:
 
     def _cut(self, rule: str, stages: int) -> list[int]:
         interfaces = [interface.cost for interface in self.profile.interfaces_of(rule, stages)]
-        return best_cut(Costs([layer.batch for layer in self.layers], interfaces, []), stages)
+        return best_cut(Costs([layer.batch for layer in self.layers], interfaces), stages)
 
     def _cost(
         self,
@@ -201,9 +202,8 @@ class Planner:
             activation = _message(link, share * (layers[-1].output_bytes + self.profile.label_bytes))
         if link is not None and first > 0:
             target = _message(link, share * self._received(first))
-        if rule == "delayed" and end < len(
-            self.layers
-        ):  # copies the weights that stashed batches went through
+        if rule == "delayed" and end < len(self.layers):
+            # copies the weights that stashed batches went through
             update += self.profile.link.send.per_byte * sum(layer.parameter_bytes for layer in layers)
         return StageCost(
             forward=self._section("forward", layers, samples),

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dni_async.costs import InterfaceCost, LayerCost
 from dni_async.errors import UserError
-from dni_async.partition import InterfaceCost, LayerCost
 from launch.config import JobConfig
 from launch.files import jsonable, write_json
 from workers.ping import Line, LinkCost
@@ -27,7 +27,7 @@ FORMAT = "dni_async profile 1"
 DEPTHS = (2, 3)
 """Numbers of stages for which SG networks differ: from three on they replay."""
 SETTINGS = (
-    "task", "task_args", "batch_size", "optimizer", "optimizer_args", "sg", "device", "threads",
+    "task", "task_args", "batch_size", "optimizer", "optimizer_args", "sg", "local", "device", "threads",
     "transport", "emulate_gflops",
 )  # fmt: skip
 """What the numbers of a profile depend on."""

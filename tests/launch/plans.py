@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dni_async.partition import InterfaceCost, LayerCost
+from dni_async.costs import InterfaceCost, LayerCost
 from launch.config import PlanConfig
 from launch.profile import InterfaceProfile, LayerProfile, Profile, settings_of
 from workers.ping import Line, LinkCost

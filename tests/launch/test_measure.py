@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from pytest import approx
-from torch import nn
 
 from dni_async.recipes import SGConfig
+from launch import measure as module
 from launch.config import PlanConfig
-from launch.measure import gflop_per_batch, measure, saved_bytes
+from launch.measure import gflop_per_batch, measure
 from launch.profile import Profile
 from tests.launch.tiny import Tiny, plain_layers
 from workers.ping import Line, LinkCost, Ping
 
 LINK = LinkCost(Line(1, 2), Line(3, 4), Line(5, 6), Line(7, 8))
 GLOO = LinkCost(Line(8, 7), Line(6, 5), Line(4, 3), Line(2, 1))
+
+
+@pytest.fixture(autouse=True)
+def _three_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ROUNDS", 3)
 
 
 def measured(task: Tiny, **settings: object) -> Profile:
@@ -45,6 +51,9 @@ def test_every_rule_is_measured_at_every_interface_for_two_stages_and_for_more()
         assert all(i.replay_bytes == 0 for i in two)
         labels = 32 * 3 * 4 if rule == "cdni" else 0
         assert [i.replay_bytes for i in three] == [16 * (2 * 4 * 32 * n + labels) for n in (8, 7, 6, 5)]
+    local = found.interfaces_of("local", 2)
+    assert all(i.cost.predict > i.cost.train and i.replay_bytes == 0 and i.state_bytes > 0 for i in local)
+    assert found.refused == {}
     assert found.interfaces_of("cdni", 2)[0].state_bytes > found.interfaces_of("dni", 2)[0].state_bytes > 0
 
 
@@ -58,18 +67,6 @@ def test_the_threads_of_the_process_are_as_before() -> None:
     before = torch.get_num_threads()
     measured(Tiny(plain_layers), threads=1 + before)
     assert torch.get_num_threads() == before
-
-
-def test_what_two_layers_keep_both_counts_once() -> None:
-    """ReLU keeps its output, which the next Linear keeps as its input; the batch itself is not counted."""
-    layers: list[nn.Module] = [
-        nn.Sequential(nn.Linear(6, 8), nn.ReLU()),
-        nn.Sequential(nn.Linear(8, 7), nn.ReLU()),
-        nn.Linear(7, 3),
-    ]
-    saved, outputs = saved_bytes(layers, torch.randn(10, 6))
-    assert saved == [10 * 8 * 4, 10 * 7 * 4, 0]
-    assert outputs == [10 * 8 * 4, 10 * 7 * 4, 10 * 3 * 4]
 
 
 def test_on_an_emulated_device_a_section_lasts_flops_by_speed() -> None:

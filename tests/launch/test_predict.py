@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dni_async.partition import InterfaceCost, LayerCost
+from dni_async.costs import InterfaceCost, LayerCost
 from launch.predict import ENGINES, Planner, Prediction
 from launch.profile import InterfaceProfile
 from tests.launch.plans import BATCH, layer, network, profile
