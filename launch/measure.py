@@ -207,9 +207,8 @@ class _Measurement:
 
     def _interface(self, run: RuleRun, cost: InterfaceCost) -> InterfaceProfile:
         """Bytes are those after the rule has run."""
-        network, replay = run.rule, 0
-        if isinstance(network, DniRule):
-            network = network.predictor
+        network = run.rule.predictor if isinstance(run.rule, DniRule) else run.rule
+        replay = 0
         assert isinstance(network, LocalRule | Synthesizer), type(network)
         if isinstance(network, Synthesizer) and network.replay:
             labels = self.task.condition(self.y).nbytes if network.condition else 0

@@ -50,5 +50,11 @@ def _notes(predictions: Sequence[Prediction], profile: Profile) -> list[str]:
     ]
     if any(p.engine == "delayed" and not p.error for p in predictions):
         notes.append("delayed: a stage keeps at most --in-flight graphs, which bounds many stages")
-    reasons = dict.fromkeys((p.engine, p.stages, p.error) for p in predictions if p.error)
-    return notes + [f"{engine}, {stages} stages: {error}" for engine, stages, error in reasons]
+    failed: dict[str, list[Prediction]] = {}
+    for p in predictions:
+        if p.error:
+            failed.setdefault(p.engine, []).append(p)
+    for engine, many in failed.items():  # too many stages for one number are too many for all above it
+        more = " and more" if len(many) > 1 else ""
+        notes.append(f"{engine}, {many[0].stages} stages{more}: {many[0].error}")
+    return notes
