@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from launch.plan_tables import plan_grid, plan_title
 from launch.predict import Prediction
 from launch.profile import Profile
@@ -30,6 +32,11 @@ def test_a_row_says_what_was_predicted() -> None:
 def test_a_prediction_that_could_not_be_made_gives_its_reason_below() -> None:
     assert row(FAILED) == ["1,024", "ddp", *["-"] * 6]
     assert "ddp, 1024 stages: too small a batch" in plan_grid([DONE, FAILED], profile()).notes
+
+
+def test_a_reason_stands_once_for_all_numbers_of_stages() -> None:
+    notes = plan_grid([FAILED, replace(FAILED, stages=2048)], profile()).notes
+    assert [note for note in notes if "ddp" in note] == ["ddp, 1024 stages and more: too small a batch"]
 
 
 def test_repeated_layers_and_emulated_devices_are_said_above_the_table() -> None:
