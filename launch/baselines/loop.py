@@ -40,7 +40,7 @@ class Loop(ABC):
         self.config, self.task, self.data = rank.config, rank.task, rank.data
         self.peers = peers
         self.device = rank.placement.device
-        self.module = nn.Sequential(*layers).to(self.device)
+        self.module = nn.Sequential(*layers).to(self.device).train()
         self.facts = {
             "layers": [f"{i} {type(layer).__name__}" for i, layer in enumerate(layers, first)],
             "parameters": parameters_of(self.module),

@@ -136,7 +136,7 @@ class DistSender(Sender):
 
     def send(self, message: Message, timeout: float) -> None:
         """Put the message into the outbox; its tensors are read until `ready`."""
-        header, tensors = encode(message)
+        header, tensors, _ = encode(message)
         self._credits.take(timeout)
         self._sending = payload_bytes(message)
         self._outbox.put(_Parcel(header, [tensor.contiguous() for tensor in tensors]))

@@ -81,7 +81,7 @@ class RpcSender(Sender):
 
     def send(self, message: Message, timeout: float) -> None:
         """Call the receiver, without waiting for the answer. Tensors are copied to the CPU."""
-        header, tensors = encode(message)
+        header, tensors, _ = encode(message)
         self._credits.take(timeout)
         self._line.call(_deliver, self._key, self.sent, header, [tensor.cpu() for tensor in tensors])
         self.sent += 1

@@ -42,7 +42,7 @@ from workers.transport.base import (
 )
 from workers.transport.queues import check_capacity
 from workers.transport.slots import Slot
-from workers.transport.wire import HEADER_BYTES, WireError, assemble, decode, encode, layout
+from workers.transport.wire import HEADER_BYTES, WireError, assemble, decode, encode
 
 MAX_CAPACITY = 128
 """As many credits surely fit into a socket's buffer, so that `release` never waits."""
@@ -154,6 +154,7 @@ class ShmSender(Sender):
         self.peer = peer
         self._socket = connection
         connection.setblocking(False)
+        self._poller = _poller(connection)
         self._pin = pin
         self._slots: list[Slot | None] = [None] * capacity
         self._generations = [0] * capacity
@@ -173,33 +174,30 @@ class ShmSender(Sender):
     def ready(self) -> bool:
         """Whether a slot is free."""
         _check_open(self._socket)
-        self._see_off(Deadline(0.0))
-        while packet := _receive(self._socket, _CREDIT.size + 1):
+        if self._leaving:
+            self._see_off(0.0)
+        while self._poller.poll(0) and (packet := _receive(self._socket, _CREDIT.size + 1)):
             self._take_credit(packet[0])
         return bool(self._free)
 
     def send(self, message: Message, timeout: float) -> None:
         """Copy the tensors (on any device) into a slot and tell the receiver."""
-        deadline = Deadline(timeout)
-        while not (self._free or self.ready()):  # who asked a moment ago shall not pay twice
-            self.flush(deadline.left())
-            if not wait_any([self], deadline.left()):
-                raise TransportTimeout(f"stage {self.peer} released no message in {timeout:g} s")
-        header, tensors = encode(message)
-        specs = layout(tensors)
+        if not (self._free or self.ready()):  # who asked a moment ago shall not pay twice
+            self._await_slot(timeout)
+        header, tensors, specs = encode(message)
         index = self._free[-1]
         slot = self._fitting(index, specs[-1].offset + specs[-1].nbytes)
         copied = self.copy_out(slot.places(specs), tensors)
         self._leaving.append((copied, _PLACE.pack(index, self._generations[index]) + header, slot))
         self._flying.append(self._free.pop())
         self.sent += 1
-        self._see_off(deadline)
+        self._see_off(timeout)
 
     def flush(self, timeout: float) -> None:
         """Wait for the copies under way, and tell the receiver."""
         for copied, _, _ in self._leaving:
             copied.synchronize()
-        self._see_off(Deadline(timeout))
+        self._see_off(timeout)
 
     def held_bytes(self) -> int:
         """Bytes of all slots."""
@@ -215,6 +213,13 @@ class ShmSender(Sender):
         for slot in filter(None, self._slots):
             slot.drop()
         self._slots.clear()
+
+    def _await_slot(self, timeout: float) -> None:
+        deadline = Deadline(timeout)
+        self.flush(timeout)
+        while not self.ready():
+            if not wait_any([self], deadline.left()):
+                raise TransportTimeout(f"stage {self.peer} released no message in {timeout:g} s")
 
     def _take_credit(self, packet: bytes) -> None:
         if not packet:
@@ -239,14 +244,14 @@ class ShmSender(Sender):
             self._generations[index] += 1
         return slot
 
-    def _see_off(self, deadline: Deadline) -> None:
+    def _see_off(self, timeout: float) -> None:
         """Tell the receiver of the messages whose copies are done, in order."""
         while self._leaving and self._leaving[0][0].query():
             _, packet, slot = self._leaving[0]
-            self._tell(packet, slot, deadline)
+            self._tell(packet, slot, timeout)
             self._leaving.popleft()
 
-    def _tell(self, packet: bytes, slot: Slot, deadline: Deadline) -> None:
+    def _tell(self, packet: bytes, slot: Slot, timeout: float) -> None:
         passed = []
         if slot.descriptor >= 0:
             passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, _DESCRIPTOR.pack(slot.descriptor))]
@@ -256,7 +261,7 @@ class ShmSender(Sender):
                 slot.forget_descriptor()
                 return
             except BlockingIOError:
-                if not _writable(self._socket, deadline.left()):
+                if not _writable(self._socket, timeout):
                     raise TransportTimeout(f"stage {self.peer} reads nothing") from None
             except ConnectionError as error:
                 raise PeerGone(f"stage {self.peer} closed its end ({error})") from None
@@ -271,6 +276,7 @@ class ShmReceiver(Receiver):
         self.peer = peer
         self._socket = connection
         connection.setblocking(False)
+        self._poller = _poller(connection)
         self._pin = pin
         self._slots: list[tuple[int, Slot] | None] = [None] * capacity
         self._received = 0
@@ -287,7 +293,11 @@ class ShmReceiver(Receiver):
     def poll(self) -> bool:
         """Whether a packet waits."""
         _check_open(self._socket)
-        packet = _receive(self._socket, 1, _PEEK)
+        if not (news := self._poller.poll(0)):
+            return False
+        if news[0][1] == select.POLLIN:
+            return True
+        packet = _receive(self._socket, 1, _PEEK)  # the end, perhaps behind packets
         if packet and not packet[0]:
             raise self._gone()
         return bool(packet)
@@ -298,11 +308,8 @@ class ShmReceiver(Receiver):
         Raises WireError or TransportError for a packet that makes no sense; the channel is useless then.
         """
         _check_open(self._socket)
-        deadline = Deadline(timeout)
-        while not (packet := _receive(self._socket, _PACKET + 1, descriptors=1)):
-            if not wait_any([self], deadline.left()):
-                raise TransportTimeout(f"stage {self.peer} sent no message in {timeout:g} s")
-        data, descriptor = packet
+        packet = _receive(self._socket, _PACKET + 1, descriptors=1)
+        data, descriptor = packet or self._await_packet(timeout)
         if not data:
             raise self._gone()
         message = self._open(data, descriptor)
@@ -326,6 +333,13 @@ class ShmReceiver(Receiver):
             entry[1].drop()
         self._slots.clear()
 
+    def _await_packet(self, timeout: float) -> tuple[bytes, int]:
+        deadline = Deadline(timeout)
+        while not (packet := _receive(self._socket, _PACKET + 1, descriptors=1)):
+            if not wait_any([self], deadline.left()):
+                raise TransportTimeout(f"stage {self.peer} sent no message in {timeout:g} s")
+        return packet
+
     def _gone(self) -> PeerGone:
         return PeerGone(f"stage {self.peer} closed its end (after {self._received} messages from it)")
 
@@ -339,7 +353,7 @@ class ShmReceiver(Receiver):
         slot = self._slot(index, generation, fresh)
         if header.payload_bytes > slot.size:
             raise WireError(f"payload of {header.payload_bytes} bytes in a slot of {slot.size}")
-        return assemble(header, [slot.view(spec) for spec in header.specs])
+        return assemble(header, slot.lend(header.specs))
 
     def _slot(self, index: int, generation: int, fresh: Slot | None) -> Slot:
         if index >= len(self._slots):
@@ -381,6 +395,13 @@ def _same_user(end: socket.socket) -> bool:
 def _check_open(end: socket.socket) -> None:
     if end.fileno() < 0:
         raise TransportError("this end of the channel is closed")
+
+
+def _poller(end: socket.socket) -> select.poll:
+    """Asks whether `end` has anything to read, for less than the exception of a read that finds nothing."""
+    poller = select.poll()
+    poller.register(end.fileno(), select.POLLIN)
+    return poller
 
 
 def _hung_up(end: socket.socket) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from workers.transport.base import TransportError
-from workers.transport.wire import TensorSpec
+from workers.transport.wire import Specs, TensorSpec
 
 PAGE = mmap.PAGESIZE
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
@@ -33,7 +33,7 @@ class Slot:
         self.descriptor = descriptor
         """The memfd until it was passed on (`forget_descriptor`), then -1; the mapping stays."""
         self._map = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
-        self._specs: tuple[TensorSpec, ...] = ()
+        self._specs: Specs = ()
         self._places: list[Tensor] = []
         self._pinned = pin and torch.cuda.is_available() and self._register()
 
@@ -72,8 +72,13 @@ class Slot:
         flat = torch.frombuffer(self._map, dtype=spec.dtype, count=count, offset=spec.offset)
         return flat if len(spec.shape) == 1 else flat.view(spec.shape)
 
-    def places(self, specs: tuple[TensorSpec, ...]) -> list[Tensor]:
-        """The views of one message, kept for the next message with the same specs; for the sender only."""
+    def lend(self, specs: Specs) -> list[Tensor]:
+        """The views of one message, for a receiver who may do with them what he likes."""
+        return [place.detach() for place in self.places(specs)]
+
+    def places(self, specs: Specs) -> list[Tensor]:
+        """The views of one message, kept for the next message with the same specs (making one takes as long
+        as a system call); for the sender, and whoever hands out none of them."""
         if specs != self._specs:
             with torch.inference_mode(False):  # or the views could not be written to outside of it
                 self._specs, self._places = specs, [self.view(spec) for spec in specs]

@@ -1,7 +1,7 @@
 """A message as bytes: one header of fixed size, then the payload of its tensors.
 
-    0        4     5      6        7          8        16       24      28       32             164
-    | magic | kind | flags | mark  | tensors  | step   | version | epoch | crc32 | 2 tensor specs |
+    0        4     5      6        7          8        16       24      28               160     164
+    | magic | kind | flags | mark  | tensors  | step   | version | epoch | 2 tensor specs | crc32 |
 
 A tensor spec is dtype, ndim and up to 8 dims. The receiver learns every shape from the header before
 it touches the payload, so sizes may change from message to message. A header that is not ours, or was
@@ -15,7 +15,6 @@ import json
 import math
 import struct
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,11 +29,14 @@ MAX_ELEMENTS = 1 << 48
 ALIGN = 64
 """Payload tensors start at multiples of this many bytes (torch's own alignment on CPU)."""
 
-_FIXED = struct.Struct("<4s4B2qiI")
+_FIXED = struct.Struct("<4s4B2qi")
 _SPEC = struct.Struct(f"<2B{MAX_DIMS}q")
-HEADER_BYTES = _FIXED.size + MAX_TENSORS * _SPEC.size
+_CRC = struct.Struct("<I")
+_SIGNED = _FIXED.size + MAX_TENSORS * _SPEC.size
+HEADER_BYTES = _SIGNED + _CRC.size
 
 _ACTIVATION, _TARGET, _MARK = 1, 2, 3
+_TENSORS = {_ACTIVATION: 2, _TARGET: 1, _MARK: 1}
 _TRAIN, _RETURNING = 1, 2
 
 DTYPES = (
@@ -60,6 +62,10 @@ class TensorSpec:
     nbytes: int
 
 
+Specs = tuple[TensorSpec, ...]
+"""Those of a message."""
+
+
 @dataclass(slots=True)
 class Header:
     """A decoded header: enough to make room for the payload and then to build the message."""
@@ -70,7 +76,7 @@ class Header:
     step: int
     version: int
     epoch: int
-    specs: tuple[TensorSpec, ...]
+    specs: Specs
 
     @property
     def payload_bytes(self) -> int:
@@ -78,8 +84,9 @@ class Header:
         return self.specs[-1].offset + self.specs[-1].nbytes if self.specs else 0
 
 
-def encode(message: Message) -> tuple[bytes, list[Tensor]]:
-    """The header of `message` and its tensors in payload order, detached, of any strides and device.
+def encode(message: Message) -> tuple[bytes, list[Tensor], Specs]:
+    """The header of `message`, its tensors in payload order, detached, of any strides and device, and where
+    they lie in the payload.
 
     Raises WireError for a tensor or a mark body that has no place on the wire.
     """
@@ -94,26 +101,24 @@ def encode(message: Message) -> tuple[bytes, list[Tensor]]:
         flags = _RETURNING if message.returning else 0
         tensors = [_body(message)]
     tensors = [tensor.detach() if tensor.requires_grad else tensor for tensor in tensors]
-    specs = b"".join([_pack_spec(tensor.dtype, tensor.shape) for tensor in tensors])
-    specs = specs.ljust(MAX_TENSORS * _SPEC.size, b"\0")
-    fields = (MAGIC, kind, flags, mark, len(tensors), message.step, version, epoch)
-    crc = zlib.crc32(specs, zlib.crc32(_FIXED.pack(*fields, 0)))
-    return _FIXED.pack(*fields, crc) + specs, tensors
+    packed, specs = _pack_specs(tuple([(tensor.dtype, tensor.shape) for tensor in tensors]))
+    fixed = _FIXED.pack(MAGIC, kind, flags, mark, len(tensors), message.step, version, epoch)
+    return fixed + packed + _CRC.pack(zlib.crc32(packed, zlib.crc32(fixed))), tensors, specs
 
 
 def decode(header: bytes) -> Header:
     """Check and unpack a header. Raises WireError when it is not one of ours."""
     if len(header) != HEADER_BYTES:
         raise WireError(f"header of {len(header)} bytes where {HEADER_BYTES} were expected")
-    magic, kind, flags, mark, count, step, version, epoch, crc = _FIXED.unpack_from(header)
+    magic, kind, flags, mark, count, step, version, epoch = _FIXED.unpack_from(header)
     if magic != MAGIC:
         raise WireError(f"header starts with {magic!r} instead of {MAGIC!r}")
-    unsigned = _FIXED.pack(magic, kind, flags, mark, count, step, version, epoch, 0)
-    if zlib.crc32(header[_FIXED.size :], zlib.crc32(unsigned)) != crc:
+    if zlib.crc32(header[:_SIGNED]) != _CRC.unpack_from(header, _SIGNED)[0]:
         raise WireError("header is damaged (checksum differs)")
-    if count != {_ACTIVATION: 2, _TARGET: 1, _MARK: 1}.get(kind):
+    if count != _TENSORS.get(kind):
         raise WireError(f"message kind {kind} with {count} tensors is unknown")
-    return Header(kind, flags, mark, step, version, epoch, _unpack_specs(header[_FIXED.size :], count))
+    specs = _unpack_specs(header[_FIXED.size : _SIGNED], count)
+    return Header(kind, flags, mark, step, version, epoch, specs)
 
 
 def payload_bytes(message: Message) -> int:
@@ -121,11 +126,6 @@ def payload_bytes(message: Message) -> int:
     if isinstance(message, Activation):
         return message.h.nbytes + message.y.nbytes
     return message.grad.nbytes if isinstance(message, TargetGradient) else 0
-
-
-def layout(tensors: Sequence[Tensor]) -> tuple[TensorSpec, ...]:
-    """Where these tensors lie in a payload."""
-    return _lay_out(tuple([(tensor.dtype, tensor.shape) for tensor in tensors]))
 
 
 def assemble(header: Header, tensors: list[Tensor]) -> Message:
@@ -155,7 +155,7 @@ def _body(mark: Mark) -> Tensor:
 
 
 @functools.lru_cache(maxsize=256)
-def _lay_out(forms: tuple[tuple[torch.dtype, tuple[int, ...]], ...]) -> tuple[TensorSpec, ...]:
+def _lay_out(forms: tuple[tuple[torch.dtype, tuple[int, ...]], ...]) -> Specs:
     specs: list[TensorSpec] = []
     end = 0
     for dtype, shape in forms:
@@ -166,16 +166,19 @@ def _lay_out(forms: tuple[tuple[torch.dtype, tuple[int, ...]], ...]) -> tuple[Te
 
 
 @functools.lru_cache(maxsize=256)
-def _pack_spec(dtype: torch.dtype, shape: tuple[int, ...]) -> bytes:
-    if len(shape) > MAX_DIMS:
-        raise WireError(f"tensor of {len(shape)} dimensions cannot be sent (at most {MAX_DIMS})")
-    if dtype not in _CODE:
-        raise WireError(f"tensor of {dtype} cannot be sent (use one of {DTYPES})")
-    return _SPEC.pack(_CODE[dtype], len(shape), *shape, *[0] * (MAX_DIMS - len(shape)))
+def _pack_specs(forms: tuple[tuple[torch.dtype, tuple[int, ...]], ...]) -> tuple[bytes, Specs]:
+    packed = []
+    for dtype, shape in forms:
+        if len(shape) > MAX_DIMS:
+            raise WireError(f"tensor of {len(shape)} dimensions cannot be sent (at most {MAX_DIMS})")
+        if dtype not in _CODE:
+            raise WireError(f"tensor of {dtype} cannot be sent (use one of {DTYPES})")
+        packed.append(_SPEC.pack(_CODE[dtype], len(shape), *shape, *[0] * (MAX_DIMS - len(shape))))
+    return b"".join(packed).ljust(MAX_TENSORS * _SPEC.size, b"\0"), _lay_out(forms)
 
 
 @functools.lru_cache(maxsize=256)
-def _unpack_specs(packed: bytes, count: int) -> tuple[TensorSpec, ...]:
+def _unpack_specs(packed: bytes, count: int) -> Specs:
     forms = []
     for code, ndim, *dims in list(_SPEC.iter_unpack(packed))[:count]:
         if code >= len(DTYPES) or ndim > MAX_DIMS or not _possible(dims[:ndim]):
