@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 import dni_async
 from dni_async.wrapper import DNI
 
 PAGE = (Path(__file__).parents[1] / "docs" / "LIBRARY.md").read_text()
-EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+ALL = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+EXAMPLES = [example for example in ALL if "fit(" not in example]
+(MOVE,) = (example for example in ALL if "fit(" in example)
 PREAMBLE = EXAMPLES[0].split("net = ")[0] + "from dni_async import CDNI\n"
 
 
@@ -44,21 +47,13 @@ def test_with_an_opt_step_in_the_loop_the_first_example_learns_the_same(
     assert stepped != EXAMPLES[0] and run(stepped, capsys)[0] == run(EXAMPLES[0], capsys)[0]
 
 
-def test_every_argument_of_pytorch_dni_is_taken() -> None:
-    DNI(
-        nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)),
-        dni_network=dni_async.LinearDNI,
-        dni_params={},
-        optim=None,
-        grad_optim="adam",
-        grad_lr=0.001,
-        hidden_size=10,
-        λ=0.5,
-        recursive=True,
-        skip_last_layer=True,
-        format_fn=None,
-        gpu_id=-1,
+def test_the_network_of_a_notebook_moves_to_processes_and_back(tmp_path: Path) -> None:
+    (tmp_path / "notebook.py").write_text(PREAMBLE + MOVE)
+    done = subprocess.run(
+        [sys.executable, "notebook.py"], cwd=tmp_path, capture_output=True, text=True, timeout=100
     )
+    assert done.returncode == 0, done.stderr
+    assert all(float(accuracy) > 0.6 for accuracy in done.stdout.split()), done.stdout
 
 
 def test_every_name_of_the_library_is_shown() -> None:

@@ -71,6 +71,11 @@ class ConvSG(DNINetwork):
 
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
         """(gradient like `input`, None)."""
+        if input.ndim != 4:
+            kind = type(self).__name__
+            raise UserError(
+                f"{kind} predicts for (B, C, H, W), not for {tuple(input.shape)}; use a linear one"
+            )
         if self.label_size:
             planes = required(labels, self.label_size)[:, :, None, None].expand(-1, -1, *input.shape[2:])
             input = torch.cat([input, planes], 1)

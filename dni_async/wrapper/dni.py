@@ -40,7 +40,8 @@ class DNI(nn.Module):
     optim: the optimizer of the network's weights, whose settings and schedule then hold; None: Adam, 1e-3.
     grad_optim, grad_lr: optimizer of the SG networks (any name of torch.optim) and its learning rate;
         None for the measured one.
-    hidden_size: of the SG networks of a given class.
+    hidden_size: hidden units of the SG networks, if they have any (the default for features has none);
+        None: 10 for a given class, else the measured ones.
     λ, or lambda_: 0 synthetic only, 1 backprop exactly, between them the mix; -1 is pytorch-dni's
         other way to say 0.
     recursive: wrap every leaf module that has parameters; False: the network is one layer.
@@ -64,7 +65,7 @@ class DNI(nn.Module):
         optim: Optimizer | None = None,
         grad_optim: str = "adam",
         grad_lr: float | None = 0.001,
-        hidden_size: int = 10,
+        hidden_size: int | None = None,
         λ: float = 0.5,
         recursive: bool = True,
         skip_last_layer: bool = True,
@@ -81,6 +82,10 @@ class DNI(nn.Module):
         mix = check_lambda(λ if lambda_ is None else lambda_, unlock)
         if unlock and not update_weights:
             raise UserError('unlock="update" updates the weights; use it with update_weights=True')
+        if not isinstance(network, nn.Module):
+            raise UserError(f"network is {network!r}; give a torch.nn.Module")
+        if not isinstance(dni_params, dict | None):
+            raise UserError(f"dni_params is {dni_params!r}; give a dict of the SG networks' arguments")
         if optim is not None and not isinstance(optim, Optimizer):
             raise UserError(f"optim is {optim!r}; give an optimizer of torch.optim, or None")
         while isinstance(network, DNI):
@@ -169,6 +174,7 @@ class CDNI(DNI):
 
         classes: floats are one-hot classes, too (for images this decides which SG network is the default).
         """
+        labels = torch.as_tensor(labels)
         if not labels.is_floating_point() and labels.numel():
             low, high = (int(value) for value in labels.aminmax())
             if low < 0 or high >= self.label_size:
@@ -192,6 +198,8 @@ def check_lambda(λ: float, unlock: str | None) -> float:
     """The share of the target in the mix."""
     if unlock not in (None, "update"):
         raise UserError(f'unlock is {unlock!r}; use None or "update"')
+    if not isinstance(λ, int | float):
+        raise UserError(f"λ is {λ!r}; give a number")
     if λ != -1 and not 0 <= λ <= 1:
         raise UserError(f"λ is {λ}; it must be 0 (synthetic) to 1 (backprop), or -1 for 0")
     if unlock and λ == 1:

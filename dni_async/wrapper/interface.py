@@ -60,10 +60,10 @@ class Interface(nn.Module):
         h = self._format(output, module)
         if not any(h is tensor for tensor in tensors(output)):
             raise UserError(f"{self._where(module)}: format_fn must give one of the tensors of the output")
-        if not h.requires_grad:
+        if not h.requires_grad or not h.numel():
             return None
         maker = self._maker
-        layout = Layout(module, h, maker.network is not None, maker.params.get("batch_first") is False)
+        layout = Layout(module, h, maker.network is not None, maker.time_first)
         seen = layout.to_network(h.detach())
         labels = self._labels(seen, module)
         try:

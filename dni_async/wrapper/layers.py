@@ -42,6 +42,8 @@ def choose(
             f"{type(network).__name__} has no parameters; wrap a module that has something to train"
         )
     if names is not None:
+        if isinstance(names, str) or not names:
+            raise UserError(f'layers is {names!r}; give a list of names, such as ["0", "2"]')
         for name in names:
             if name not in modules:
                 raise UserError(f"no layer {name} in {type(network).__name__}; see named_modules()")
@@ -65,6 +67,8 @@ def choose(
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether it has no modules in it, or is a compiled one that has none."""
+    """Whether it has no modules in it but parametrizations, or is a compiled one that has none."""
     inner = getattr(module, "_orig_mod", None)
-    return next(module.children(), None) is None if inner is None else is_leaf(inner)
+    if inner is not None:
+        return is_leaf(inner)
+    return not any(name != "parametrizations" for name, _ in module.named_children())

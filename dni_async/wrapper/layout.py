@@ -60,19 +60,21 @@ class Layout:
         layer's output                                   SG network sees
         (D)                       no batch               (1, D)
         (B, D), (B, T, D)                                the same
-        (T, B, D)                 RNNs, time first       (B, T, D)
+        (T, B, D)                 time first             (B, T, D)
         (B, C, H, W)              images                 the same
         (B, C, L), (B, C, *)      1-d and 3-d conv       (B, positions, C)
         (B, *, D)                 of nn.Linear and kin   (B, positions, D)
 
     plain: the network is of a user's class, which sees the layer's output as it is, except that time
-    comes second (unless the class wants it first).
+    comes second.
+    time_first: so is time in the output of a module that does not say so itself, as torch's RNNs do.
     """
 
     def __init__(self, module: nn.Module, h: Tensor, plain: bool = False, time_first: bool = False) -> None:
         self.shape = tuple(h.shape)
-        recurrent = isinstance(module, nn.RNNBase) and not module.batch_first and h.ndim == 3
-        self.transposed = recurrent and not time_first
+        if isinstance(module, nn.RNNBase):
+            time_first = not module.batch_first
+        self.transposed = time_first and h.ndim == 3
         self.channels = not plain and h.ndim >= 3 and isinstance(module, CHANNELS_FIRST)
         last = isinstance(module, FEATURES_LAST) or h.ndim > 4
         self.flat = not plain and h.ndim > 3 and last and not self.channels

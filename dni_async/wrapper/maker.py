@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from dni_async.errors import UserError
 from dni_async.ledger import Ledger
@@ -19,6 +20,9 @@ from dni_async.updater import optimizer_factory
 
 Shape = tuple[int, ...]
 
+HIDDEN = 10
+"""`hidden_size` of pytorch-dni."""
+
 
 @dataclass(kw_only=True)
 class Maker:
@@ -28,7 +32,8 @@ class Maker:
     """Called with input_size, hidden_size, output_size and `params`; None: the measured default."""
     params: dict[str, Any]
     """Of the network; for the default, settings of `SGConfig`."""
-    hidden_size: int
+    hidden_size: int | None
+    """Hidden units or channels; None: those of pytorch-dni, or the measured ones."""
     optimizer: str
     lr: float | None
     """None: the measured one."""
@@ -39,6 +44,8 @@ class Maker:
     settings: SGConfig = field(init=False)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.optimizer, str):
+            raise UserError(f"grad_optim is {self.optimizer!r}; give the name of an optimizer of torch.optim")
         optimizer_factory(self.optimizer, 1.0)  # complains about a name that torch does not know
         if self.lr is not None and not self.lr > 0:
             raise UserError(f"grad_lr is {self.lr}; it must be positive")
@@ -49,11 +56,16 @@ class Maker:
                     f"the default SG network has no setting {unknown[0]}; give a dni_network that has, "
                     f"or use {', '.join(known)}"
                 )
-            self.settings = SGConfig(**self.params)
+            self.settings = SGConfig(**{"hidden": self.hidden_size} | self.params)
         else:
-            if not isinstance(self.network, type):
+            if not (isinstance(self.network, type) and issubclass(self.network, nn.Module)):
                 raise UserError(f"dni_network is {self.network!r}; give a class, such as LinearDNI")
             self.settings = SGConfig()
+
+    @property
+    def time_first(self) -> bool:
+        """Layers that do not say themselves have time first. SG networks have the batch first always."""
+        return self.network is not None and self.params.get("batch_first") is False
 
     def make(self, shape: Shape, classes: bool, like: Tensor) -> Synthesizer:
         """A synthesizer for activations (B, *shape), in the type and on the device of `like`.
@@ -70,11 +82,10 @@ class Maker:
         network = network.to(like.device, like.dtype)
         if next(network.parameters(), None) is None:
             raise UserError(f"SG network {type(network).__name__} has no parameters to learn with")
-        lr = self.settings.lr or self.lr or settings.lr
-        assert lr is not None and settings.replay is not None
+        assert settings.replay is not None
         return Synthesizer(
             network,
-            optimizer_factory(self.optimizer, lr)(list(network.parameters())),
+            self._optimizer(network, self.settings.lr or self.lr or settings.lr),
             Ledger(1),
             condition=as_is if conditional else None,
             scale=GradientScale(settings.units),
@@ -82,15 +93,26 @@ class Maker:
             replay_window=settings.replay_window,
         )
 
+    def _optimizer(self, network: nn.Module, lr: float | None) -> Optimizer:
+        assert lr is not None
+        try:
+            return optimizer_factory(self.optimizer, lr)(list(network.parameters()))
+        except ValueError as error:  # Muon wants matrices alone
+            raise UserError(
+                f"grad_optim {self.optimizer} refuses {type(network).__name__} ({error}); use another"
+            ) from error
+
     def _instance(self, shape: Shape) -> DNINetwork:
         assert self.network is not None
         size = shape[0] if feature_dim(self.network) == 1 and len(shape) == 3 else shape[-1]
         takes_labels = "labels" in inspect.signature(self.network.forward).parameters
         labels = {"label_size": self.label_size} if takes_labels and self.label_size else {}
         input_size = size if takes_labels else size + self.label_size
-        sizes = {"input_size": input_size, "hidden_size": self.hidden_size, "output_size": size}
+        hidden_size = HIDDEN if self.hidden_size is None else self.hidden_size
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "output_size": size}
+        params = self.params | ({"batch_first": True} if self.time_first else {})
         try:
-            network = self.network(**sizes, **labels, **self.params)
+            network = self.network(**sizes, **labels, **params)
         except TypeError as error:
             raise UserError(f"{self.network.__name__} cannot be made ({error}); see dni_params") from error
         if isinstance(network, DNINetwork) and (takes_labels or not self.label_size):

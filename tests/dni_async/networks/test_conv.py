@@ -91,6 +91,13 @@ def test_a_conditional_network_insists_on_labels() -> None:
         filled().synthesize(torch.zeros(2, 2, 4, 4).double(), None)
 
 
+def test_what_is_no_image_is_the_users_to_mend() -> None:
+    with pytest.raises(
+        UserError, match=r"ConvSG predicts for \(B, C, H, W\), not for \(2, 2\); use a linear"
+    ):
+        filled().synthesize(torch.zeros(2, 2).double(), torch.zeros(2, 3).double())
+
+
 def test_its_prediction_is_differentiable_in_all_its_weights() -> None:
     network, h, labels = filled(), torch.randn(2, 2, 3, 3).double(), torch.randn(2, 3).double()
     names = [name for name, _ in network.named_parameters()]

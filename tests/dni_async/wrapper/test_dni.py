@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import dni_async
-from dni_async import CDNI, DNI, DNINetwork
+from dni_async import CDNI, DNI, Conv2dDNI, DNINetwork
 from dni_async.errors import UserError
 from tests.dni_async.wrapper.nets import (
     CLASSES,
@@ -76,7 +77,7 @@ def test_with_lambda_1_weights_follow_backprop_to_the_bit(make: Any) -> None:
 
 
 class Exact(DNINetwork):
-    """An oracle: the layers above (the last one of the mlp), with their weights of now, and the labels."""
+    """An oracle: the layers above, with their weights of now, and the labels."""
 
     above: nn.Module
     labels: torch.Tensor
@@ -93,17 +94,20 @@ class Exact(DNINetwork):
         return gradient * len(h) + 0 * self.unused, None
 
 
+@pytest.mark.parametrize("layer", [0, 2, 4])
 @pytest.mark.parametrize("unlock", [None, "update"])
-def test_with_an_oracle_weights_follow_backprop_to_the_bit(unlock: str | None) -> None:
+def test_with_an_oracle_weights_follow_backprop_to_the_bit(unlock: str | None, layer: int) -> None:
     plain, ours = mlp(), mlp()
     train(plain, 5, opt=adam(plain))
-    net = DNI(ours, Exact, λ=0, layers=["2"], unlock=unlock, optim=adam(ours))
-    Exact.above = ours[3:]
+    net = DNI(ours, Exact, λ=0, layers=[str(layer)], unlock=unlock, optim=adam(ours))
+    Exact.above = copy.deepcopy(ours[layer + 1 :])  # without hooks, and its weights shared
+    for copied, own in zip(Exact.above.parameters(), ours[layer + 1 :].parameters(), strict=True):
+        copied.data = own.data
     for step in range(5):
         x, Exact.labels = batch(step)
         F.cross_entropy(net(x), Exact.labels).backward()
     assert same(values(ours), values(plain))
-    assert net.dni_stats()["2"]["relative_error"] == 0
+    assert net.dni_stats()[str(layer)]["relative_error"] == 0
 
 
 def test_the_mix_is_what_flows_back() -> None:
@@ -115,6 +119,14 @@ def test_the_mix_is_what_flows_back() -> None:
 
     torch.testing.assert_close(gradient(0.25), 0.75 * gradient(0) + 0.25 * gradient(1))
     assert torch.equal(gradient(-1), gradient(0)) and not torch.equal(gradient(0), gradient(1))
+
+
+def test_lambda_has_a_name_in_ascii() -> None:
+    nets = [DNI(mlp(), lambda_=0.25), DNI(mlp(), λ=0.25), DNI(mlp())]
+    for net in nets:
+        train(net)
+    ascii_, greek, other = (weights(net) for net in nets)
+    assert same(ascii_, greek) and not same(ascii_, other)
 
 
 def test_sg_weights_move_and_the_error_falls_on_a_stationary_problem() -> None:
@@ -188,9 +200,13 @@ def test_hidden_size_and_dni_params_reach_the_sg_networks() -> None:
     train(net, 1)
     sg = net.interfaces["0"].network
     assert [tuple(layer.weight.shape) for layer in sg.hidden_layers] == [(5, WIDTH), (5, 5), (5, 5)]
-    net = DNI(mlp(), dni_params={"kind": "mlp", "hidden": 7})
+    net = DNI(mlp(), OldStyle)
     train(net, 1)
-    assert net.interfaces["0"].network.output.in_features == 7
+    assert net.interfaces["0"].network.final.in_features == 10
+    for settings in ({"dni_params": {"kind": "mlp", "hidden": 7}}, {"hidden_size": 7}):
+        net = DNI(mlp(), **{"dni_params": {"kind": "mlp"}} | settings)
+        train(net, 1)
+        assert net.interfaces["0"].network.output.in_features == 7
 
 
 def test_conditional_sg_networks_see_the_labels() -> None:
@@ -204,8 +220,10 @@ def test_conditional_sg_networks_see_the_labels() -> None:
     assert not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("labels", [torch.rand(4, CLASSES), torch.tensor([0, 2, 1, 0], dtype=torch.int32)])
-def test_labels_may_be_classes_or_floats(labels: torch.Tensor) -> None:
+@pytest.mark.parametrize(
+    "labels", [torch.rand(4, CLASSES), torch.tensor([0, 2, 1, 0], dtype=torch.int32), [0, 2, 1, 0]]
+)
+def test_labels_may_be_classes_or_floats(labels: Any) -> None:
     net = CDNI(mlp(), label_size=CLASSES)
     net.register_labels(labels)
     net(batch()[0]).sum().backward()
@@ -226,6 +244,8 @@ def test_wrapping_twice_and_removing_leave_no_hooks() -> None:
     assert hooks(net) == 2
     train(second)
     assert first.dni_stats()["0"]["updates"] == 0 and second.dni_stats()["0"]["updates"] == 3
+    twin = copy.deepcopy(second)
+    assert hooks(twin.remove()) == 0 and hooks(net) == 2
     third = DNI(second)
     assert third.network is net and hooks(net) == 2
     assert third.remove() is net and hooks(net) == 0
@@ -245,14 +265,20 @@ def test_a_wrapper_inside_is_left_alone() -> None:
 
 
 BAD: list[tuple[Any, str]] = [
+    (lambda: DNI(torch.relu), "; give a torch.nn.Module"),
     (lambda: DNI(nn.ReLU()), "ReLU has no parameters; wrap a module that has something to train"),
     (lambda: DNI(nn.Sequential(nn.ReLU())), "Sequential has no parameters"),
     (lambda: DNI(nn.Sequential(nn.Linear(2, 2))), "has only one layer; use recursive=False"),
     (lambda: DNI(mlp(), layers=["9"]), "no layer 9 in Sequential"),
     (lambda: DNI(mlp(), layers=["1"]), "layer 1 has no parameters"),
+    (lambda: DNI(mlp(), layers="0"), "layers is '0'; give a list of names"),
+    (lambda: DNI(mlp(), layers=[]), "layers is []; give a list of names"),
+    (lambda: DNI(mlp(), grad_optim=None), "grad_optim is None; give the name of an optimizer"),
+    (lambda: train(DNI(mlp(), grad_optim="muon")), "grad_optim muon refuses LinearSG (Muon only supports 2D"),
     (lambda: DNI(mlp(), grad_optim="adm"), "unknown optimizer (adm); use one of adadelta, "),
     (lambda: DNI(mlp(), grad_lr=-1.0), "grad_lr is -1.0; it must be positive"),
     (lambda: DNI(mlp(), optim="adam"), "optim is 'adam'; give an optimizer of torch.optim"),
+    (lambda: DNI(mlp(), λ="1"), "λ is '1'; give a number"),
     (lambda: DNI(mlp(), λ=1.5), "λ is 1.5; it must be 0 (synthetic) to 1 (backprop)"),
     (lambda: DNI(mlp(), lambda_=-0.5), "λ is -0.5"),
     (lambda: DNI(mlp(), unlock="now"), "unlock is 'now'; use None or \"update\""),
@@ -260,7 +286,14 @@ BAD: list[tuple[Any, str]] = [
     (lambda: DNI(mlp(), unlock="update", update_weights=False), "use it with update_weights=True"),
     (lambda: DNI(mlp(), gpu_id=99), "gpu_id is 99, and there are "),
     (lambda: DNI(mlp(), dni_params={"num_layers": 2}), "the default SG network has no setting num_layers"),
+    (lambda: DNI(mlp(), dni_params=2), "dni_params is 2; give a dict"),
+    (lambda: DNI(mlp(), hidden_size=0), "hidden is 0; it must be at least 1"),
     (lambda: DNI(mlp(), dni_network="linear"), "dni_network is 'linear'; give a class"),
+    (lambda: DNI(mlp(), dni_network=int), "dni_network is <class 'int'>; give a class"),
+    (
+        lambda: train(DNI(mlp(), Conv2dDNI)),
+        "layer 0 (Linear): Conv2dDNI predicts for (B, C, H, W), not for (4, 8); use a linear one",
+    ),
     (lambda: train(DNI(mlp(), OldStyle, dni_params={"depth": 2})), "OldStyle cannot be made ("),
     (
         lambda: train(DNI(mlp(), Narrow)),

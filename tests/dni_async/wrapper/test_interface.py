@@ -209,6 +209,22 @@ def test_checkpointing_gives_the_same_weights(reentrant: bool) -> None:
     assert all(row["sg_updates"] == 3 for row in net.dni_stats().values())
 
 
+def test_unlocked_checkpointed_layers_move_when_they_run_again() -> None:
+    net = DNI(mlp(), OldStyle, unlock="update")
+    for step in range(3):
+        x, y = batch(step)
+        h = checkpoint(net.network[:4], x.requires_grad_(), use_reentrant=True)
+        F.cross_entropy(net.network[4](h), y).backward()
+    assert [(row["updates"], row["sg_updates"]) for row in net.dni_stats().values()] == [(3, 3)] * 2
+    assert not same(weights(net), values(mlp()))
+
+
+def test_an_empty_batch_passes_through() -> None:
+    net = DNI(mlp())
+    net(batch(size=0)[0]).sum().backward()
+    assert net.interfaces["0"].network is None
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_autocast_keeps_the_sg_networks_in_full_precision(way: dict[str, Any]) -> None:
     net = conditional(mlp(), **way)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from dni_async import DNI
 from dni_async.wrapper.layers import choose, is_leaf, walk
@@ -34,6 +35,12 @@ def test_a_compiled_leaf_is_a_leaf_and_a_compiled_network_is_not() -> None:
     compiled = torch.compile(nn.Linear(2, 2), backend="eager")
     assert is_leaf(compiled) and not is_leaf(torch.compile(nn.Sequential(nn.Linear(2, 2)), backend="eager"))
     assert names(nn.Sequential(compiled, nn.Linear(2, 2)), skip=False) == ["0", "1"]
+
+
+def test_a_layer_with_parametrizations_is_a_leaf() -> None:
+    assert names(nn.Sequential(weight_norm(nn.Linear(2, 2)), nn.ReLU(), weight_norm(nn.Linear(2, 2)))) == [
+        "0"
+    ]
 
 
 def test_wrappers_inside_are_not_walked_into() -> None:

@@ -57,7 +57,19 @@ def test_a_users_class_sees_the_output_as_it_is_but_for_time() -> None:
     )
     h = torch.randn(4, 3, 5)
     assert Layout(nn.GRU(2, 5), h, plain=True).to_network(h).shape == (3, 4, 5)
-    assert Layout(nn.GRU(2, 5), h, plain=True, time_first=True).to_network(h).shape == (4, 3, 5)
+    assert Layout(nn.Linear(2, 5), h, plain=True).to_network(h).shape == (4, 3, 5)
+
+
+@pytest.mark.parametrize("time_first", [True, False])
+def test_time_first_is_believed_of_modules_that_do_not_say_it_themselves(time_first: bool) -> None:
+    def seen(module: nn.Module) -> tuple[int, ...]:
+        h = torch.randn(4, 3, 5)
+        layout = Layout(module, h, plain=True, time_first=time_first)
+        assert torch.equal(layout.to_layer(layout.to_network(h)), h)
+        return tuple(layout.to_network(h).shape)
+
+    assert seen(nn.Linear(2, 5)) == ((3, 4, 5) if time_first else (4, 3, 5))
+    assert seen(nn.GRU(2, 5)) == (3, 4, 5) and seen(nn.GRU(2, 5, batch_first=True)) == (4, 3, 5)
 
 
 def test_the_first_tensor_is_found_and_all_are_replaced() -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from dni_async import CDNI
+from dni_async import CDNI, DNI
 from dni_async.errors import UserError
 from dni_async.messages import MarkKind
 from dni_async.recipes import SGConfig
 from launch.baselines.backprop import Backprop
 from launch.baselines.dni_local import DniLocal, inner_layers
 from launch.config import TrainConfig
-from tests.launch.tiny import Tiny, plain_layers, rank_of
+from tests.launch.jobs import TINY, run
+from tests.launch.tiny import CLASSES, Tiny, plain_layers, rank_of
 from workers.peers import Peers
 
 
@@ -55,6 +59,33 @@ def test_it_is_backprop_when_nothing_is_synthetic():
     plain, _ = trained("backprop", Backprop)
     pairs = zip(ours.module.state_dict().values(), plain.module.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_it_is_the_wrapper_in_a_notebooks_loop(conditional):
+    """The same network, batches and optimizer: weights and SG networks of a loop by hand, to the bit."""
+    engine, _ = trained("cdni-local" if conditional else "dni-local", epochs=3)
+    torch.manual_seed(0)
+    network = nn.Sequential(*plain_layers())
+    opt = torch.optim.Adam(network.parameters(), lr=0.01, fused=True)
+    settings = {"optim": opt, "grad_lr": None, "λ": 0, "layers": ["0", "1", "2", "3"]}
+    net = CDNI(network, label_size=CLASSES, **settings) if conditional else DNI(network, **settings)
+    for epoch in (1, 2, 3):
+        for x, y in engine.data.training(epoch):
+            if conditional:
+                net.register_labels(y)
+            F.cross_entropy(net(x), y).backward()
+    pairs = list(zip(engine.dni.state_dict().values(), net.state_dict().values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in pairs) and len(pairs) > len(network.state_dict())
+
+
+def test_it_runs_from_the_command_line(tmp_path):
+    done = run("launch.train", *TINY, "--engine", "dni-local", "--out", str(tmp_path / "run"))
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["engine"] == "dni-local" and summary["samples_per_s"] > 0
+    (stage,) = summary["stages"]
+    assert stage["sg_relative_error"] >= 0 and len(stage["interfaces"]) >= 2
 
 
 def test_sg_settings_of_the_command_line_hold():
