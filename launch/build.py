@@ -65,7 +65,7 @@ def _rule(
     if config.rule == "frozen":
         return FrozenRule()
     if config.rule == "delayed":
-        return DelayedRule(config.stash or stages - index)
+        return DelayedRule(config.stash_of(index, stages))
     if config.rule == "oracle":
         replica = copy.deepcopy(rest).to(device)
         total_steps = config.epochs * blueprint.steps_per_epoch

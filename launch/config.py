@@ -149,6 +149,10 @@ class JobConfig:
         """`optimizer_args` as keyword arguments."""
         return {key: _value(text) for key, text in key_values("optimizer-args", self.optimizer_args)}
 
+    def stash_of(self, index: int, stages: int) -> int:
+        """Batches that may wait in stage `index` of so many, under rule delayed."""
+        return self.stash or stages - index
+
     def data_folder(self) -> Path | None:
         """Where the user keeps data sets."""
         root = self.data_root or os.environ.get("DNI_DATA", "")

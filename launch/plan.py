@@ -70,7 +70,7 @@ def predict(config: PlanConfig, profile: Profile) -> list[Prediction]:
         raise UserError(
             f"{most} stages cannot share {layers} layers; use 2 to {layers}, or --repeat-layers {most}"
         )
-    planner = Planner(profile, config.in_flight)
+    planner = Planner(profile, config)
     first = [planner.predict("backprop", 1)] if "backprop" in config.engines else []
     others = [engine for engine in config.engines if engine != "backprop"]
     return first + [planner.predict(engine, count) for count in counts for engine in others]

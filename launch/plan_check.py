@@ -62,7 +62,7 @@ def _emulated(config: PlanConfig, task: Task, profile: Profile) -> tuple[PlanCon
     """The same on devices so slow that this machine keeps up with eight of them."""
     from launch.measure import gflop_per_batch, measure
 
-    speed = gflop_per_batch(config, task) / Planner(profile, config.in_flight).backprop().period
+    speed = gflop_per_batch(config, task) / Planner(profile, config).backprop().period
     config = replace(config, emulate_gflops=float(f"{speed / SLOWDOWN:.2g}"), stages=0, stage_counts=())
     return config, measure(config, task)
 
@@ -70,7 +70,7 @@ def _emulated(config: PlanConfig, task: Task, profile: Profile) -> tuple[PlanCon
 def _run(
     config: PlanConfig, task: Task, profile: Profile, counts: Sequence[int], out: Path, guard: Guard
 ) -> list[Check]:
-    planner = Planner(profile, config.in_flight)
+    planner = Planner(profile, config)
     wanted = [("backprop", 1)] if "backprop" in config.engines else []
     wanted += [(engine, n) for n in counts for engine in config.engines if engine != "backprop"]
     checks = []

@@ -48,8 +48,6 @@ def _notes(predictions: Sequence[Prediction], profile: Profile) -> list[str]:
         "bubble: share of time in which the average stage waits; memory: weights, gradients, optimizer, "
         "activations and messages, without the process itself",
     ]
-    if any(p.engine == "delayed" and not p.error for p in predictions):
-        notes.append("delayed: a stage keeps at most --in-flight graphs, which bounds many stages")
     failed: dict[str, list[Prediction]] = {}
     for p in predictions:
         if p.error:

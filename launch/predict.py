@@ -22,6 +22,8 @@ from dni_async.forecast import (
 from dni_async.forecast.decoupled import Kind
 from dni_async.forecast.whole import ring_all_reduce
 from dni_async.partition import best_cut, stage_bounds
+from launch.baselines.micro_batches import candidates, check_given
+from launch.config import JobConfig
 from launch.profile import InterfaceProfile, LayerProfile, Profile
 from workers.ping import LinkCost
 
@@ -31,7 +33,7 @@ KINDS: Mapping[str, Kind] = MappingProxyType(
 """How the stages of a rule behave."""
 ENGINES = ("backprop", "ddp", *SCHEDULES, *KINDS)
 LEAST_SHARE = 2
-"""Samples that a micro-batch or replica must have: batch norm cannot train on one."""
+"""Samples that a replica must have: batch norm cannot train on one."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,10 +57,10 @@ class Prediction:
 
 
 class Planner:
-    """Predicts from one profile. in_flight: as `--in-flight`."""
+    """Predicts from one profile, for batches in flight, stash and micro-batches as in `config`."""
 
-    def __init__(self, profile: Profile, in_flight: int) -> None:
-        self.profile, self.in_flight = profile, in_flight
+    def __init__(self, profile: Profile, config: JobConfig) -> None:
+        self.profile, self.config = profile, config
         self.layers = profile.layers
 
     def predict(self, engine: str, stages: int) -> Prediction:
@@ -101,15 +103,14 @@ class Planner:
         return self._told(engine, stages, forecast, memory, [])
 
     def _pipelined(self, engine: str, stages: int) -> Prediction:
-        """With the number of micro-batches that is fastest."""
+        """With the user's number of micro-batches, or the fastest of those that the engine would try."""
         cut = self._cut("", stages)
         batch = self.profile.batch_size
         least = stages if engine == "1f1b" else 1  # torch's Schedule1F1B refuses fewer
-        counts = [m for m in _powers_of_two(batch // LEAST_SHARE) if m >= least]
-        if not counts:
-            raise UserError(
-                f"1f1b needs as many micro-batches as stages; a batch of {batch} is too small for {stages}"
-            )
+        given = self.config.micro_batches
+        if given:
+            check_given(given, batch, least)
+        counts = [given] if given else candidates(batch, stages, least)
         tried = {m: self._with_micro_batches(engine, cut, m) for m in counts}
         best = min(counts, key=lambda m: tried[m].period)
         forecast = tried[best]
@@ -145,9 +146,10 @@ class Planner:
         forecast = forecast_decoupled(
             costs,
             KINDS[engine],
-            in_flight=self.in_flight,
-            stash=[self.in_flight] * stages if engine == "delayed" else None,
-            batches=max(96, min(512, 200_000 // stages)),
+            in_flight=self.config.in_flight,
+            stash=[self.config.stash_of(k, stages) for k in range(stages)] if engine == "delayed" else None,
+            # stashes fill before the pace is steady
+            batches=max(96, 5 * stages // 2) if engine == "delayed" else max(96, min(512, 200_000 // stages)),
         )
         memory = max(
             self._held(engine, forecast, k, *pair, interfaces[pair[1] - 1 : pair[1]])
@@ -250,7 +252,7 @@ class Planner:
         h = layers[-1].output_bytes if end < len(self.layers) else 0
         slots = forecast.in_flight[k] * (h + self.profile.label_bytes)
         if rule != "local":
-            slots += self.in_flight * self._received(first)
+            slots += self.config.in_flight * self._received(first)
         own = _state(layers) + sum(network.state_bytes + network.replay_bytes for network in interface)
         held, saved = forecast.held[k], _saved(layers)
         if rule == "delayed":
@@ -275,7 +277,3 @@ def _state(layers: list[LayerProfile]) -> int:
 def _saved(layers: list[LayerProfile]) -> int:
     """Bytes that autograd keeps of one batch."""
     return sum(layer.saved_bytes for layer in layers)
-
-
-def _powers_of_two(most: int) -> list[int]:
-    return [2**i for i in range(max(1, most).bit_length())]

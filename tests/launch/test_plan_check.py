@@ -59,7 +59,7 @@ def test_every_engine_runs_with_the_cut_that_was_predicted_for_it(
     monkeypatch.setattr(plan_check, "EMULATED", ())
     checks = run_checks(config, Tiny(), measured, tmp_path, Guard())
     assert jobs == [("backprop", 1, "", BATCH), ("dni", 2, "3", BATCH), ("cdni", 2, "3", BATCH)]
-    predicted = Planner(measured, 4).predict("cdni", 2).samples_per_s
+    predicted = Planner(measured, config).predict("cdni", 2).samples_per_s
     assert [(c.engine, c.measured, c.reason) for c in checks] == [
         ("backprop", 2.0, ""),
         ("dni", None, "it broke"),
