@@ -33,9 +33,16 @@ def parse(cls: type[Config], prog: str, arguments: Sequence[str] | None = None) 
 
 def main() -> None:
     """`dni-async COMMAND ...` does what `python -m launch.COMMAND ...` does."""
-    from launch import compare, generate, plan, train
+    from launch import bench, compare, generate, latency, plan, train
 
-    commands = {"train": train.main, "compare": compare.main, "plan": plan.main, "generate": generate.main}
+    commands = {
+        "train": train.main,
+        "compare": compare.main,
+        "plan": plan.main,
+        "latency": latency.main,
+        "bench": bench.main,
+        "generate": generate.main,
+    }
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in commands:
         sys.argv = [f"dni-async {name}", *sys.argv[2:]]

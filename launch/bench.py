@@ -1,0 +1,162 @@
+"""Measures everything and writes docs/BENCHMARKS.md.
+
+python -m launch.bench                 the whole suite, an hour and a half on two cores
+python -m launch.bench --only fcn cnn  these sections again; the others stay as they were measured
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dni_async.errors import StageError, UserError
+from launch.cli import parse
+from launch.files import prepare_out, write_json
+from launch.suite import SECTIONS, Section
+from launch.summary import hardware, versions
+from workers.supervise import Guard, leave
+
+RECORD = "measured.json"
+KEPT = ("compare.json", "plan.json", "latency.json")
+"""Results that are kept beside the tables, for whoever wants every run's number."""
+
+
+@dataclass(kw_only=True, slots=True)
+class BenchConfig:
+    """Measure the suite of benchmarks and write it down. Let nothing else run meanwhile."""
+
+    only: tuple[str, ...] = ()
+    """Sections to measure (by default all); the others keep what was measured before."""
+    docs: str = "docs"
+    """Folder of BENCHMARKS.md; results go to its folder benchmarks."""
+    list: bool = False
+    """Show the sections and their commands, measure nothing."""
+
+    def __post_init__(self) -> None:
+        names = [section.name for section in SECTIONS]
+        for name in self.only:
+            if name not in names:
+                raise UserError(f"unknown section ({name}); use some of {', '.join(names)}")
+
+
+def work(guard: Guard) -> None:
+    """Measure section after section; the document is written anew after each."""
+    config = parse(BenchConfig, "launch.bench")
+    chosen = [section for section in SECTIONS if not config.only or section.name in config.only]
+    if config.list:
+        for section in chosen:
+            print(f"{section.name}: {section.title} (about {section.minutes} min)")
+            for command in section.commands:
+                print(f"    {shown(command)}")
+        return
+    docs = prepare_out(config.docs)
+    for section in chosen:
+        guard.where = lambda section=section: f"while section {section.name} was measured"  # type: ignore[misc]
+        if section.device == "cuda" and not torch.cuda.is_available():
+            print(f"--- {section.name}: left out, torch sees no GPU here")
+            continue
+        print(f"--- {section.name}, about {section.minutes} min", flush=True)
+        measure(section, docs / "benchmarks" / section.name)
+        write_document(docs)
+    write_document(docs)
+    print(f"written to {docs / 'BENCHMARKS.md'}")
+
+
+def shown(command: str) -> str:
+    """The command as a user types it."""
+    return f"python -m launch.{command}"
+
+
+def measure(section: Section, folder: Path) -> None:
+    """Run the section's commands; keep their tables, data and picture in `folder` when all are done."""
+    with tempfile.TemporaryDirectory(prefix="dni_async-bench-") as name:
+        scratch = Path(name)
+        done = [run(command, scratch / str(number)) for number, command in enumerate(section.commands)]
+        prepare_out(folder)
+        for number, out in enumerate(scratch / str(number) for number in range(len(done))):
+            for file in (*KEPT, section.picture):
+                if file and (out / file).exists():
+                    kept = file if number == 0 else f"{Path(file).stem}-{number + 1}{Path(file).suffix}"
+                    shutil.copyfile(out / file, folder / kept)
+    write_json(folder / RECORD, about() | {"done": done})
+
+
+def run(command: str, out: Path) -> dict[str, str]:
+    """One command to its end, and the tables that it wrote. Raises StageError when it fails."""
+    module, *arguments = shlex.split(command)
+    print(f"    {shown(command)}", flush=True)
+    status = subprocess.run(
+        [sys.executable, "-m", f"launch.{module}", *arguments, "--out", str(out)]
+    ).returncode
+    if status:
+        raise StageError(f"{shown(command)} failed with exit status {status}; its reason stands above")
+    return {"command": shown(command), "table": (out / f"{module}.md").read_text()}
+
+
+def about() -> dict[str, Any]:
+    """When and on what."""
+    return {"date": datetime.date.today().isoformat(), "hardware": hardware(), "versions": versions()}
+
+
+def write_document(docs: Path) -> None:
+    """BENCHMARKS.md from what was measured, now or earlier."""
+    parts = [HEAD]
+    for section in SECTIONS:
+        record = docs / "benchmarks" / section.name / RECORD
+        parts.append(chapter(section, json.loads(record.read_text()) if record.exists() else None))
+    more = docs / "benchmarks" / "more.md"
+    if more.exists():
+        parts.append(more.read_text())
+    (docs / "BENCHMARKS.md").write_text("\n".join(parts))
+
+
+def chapter(section: Section, record: dict[str, Any] | None) -> str:
+    """One section in Markdown."""
+    lines = [f"## {section.title}", "", section.text, ""]
+    if record is None:
+        why = " (no GPU was at hand)" if section.device == "cuda" else ""
+        commands = [f"`{shown(command)}`" for command in section.commands]
+        return "\n\n".join(["\n".join(lines).rstrip(), f"Not measured yet{why}:", *commands, ""])
+    machine = record["hardware"]
+    gpus = f", {' and '.join(machine['gpus'])}" if machine["gpus"] else ""
+    lines += [
+        f"{record['date']}, {machine['cores']} cores of {machine['cpu']}{gpus}, {machine['memory_gib']} GiB, "
+        f"{machine['system']}, Python {record['versions']['python']}, torch {record['versions']['torch']}",
+        "",
+    ]
+    for done in record["done"]:
+        lines += [f"`{done['command']}`", "", done["table"].strip(), ""]
+    if section.picture:
+        lines += [f"![{section.title}](benchmarks/{section.name}/{section.picture})", ""]
+    return "\n".join(lines)
+
+
+HEAD = """# Benchmarks
+
+Written by `python -m launch.bench`, which runs the commands below and nothing else: rerun it, or one
+section with `--only NAME`. One thread per stage unless the table says otherwise; every engine trains the
+same network from the same initial weights on the same batches in the same order with the same optimizer.
+Speed-up is over sequential backprop with one thread, measured in the same minutes: the engines take turns
+(A B C A B C), numbers are medians, and the spread over the runs stands beside them.
+"""
+
+
+def main() -> None:
+    """Exit status 0; 2 for bad input; 1 when a section failed; 130 or 143 when it was stopped."""
+    if "--help" in sys.argv or "-h" in sys.argv:
+        parse(BenchConfig, "launch.bench")
+    leave(Guard().run(work))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""What `launch.bench` measures: questions, the commands that answer them, and how to read the answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ALL = "backprop backprop-all ddp gpipe 1f1b delayed local dni cdni frozen"
+RIVALS = "backprop backprop-all ddp gpipe 1f1b delayed local cdni"
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One measurement and its place in docs/BENCHMARKS.md."""
+
+    name: str
+    """For --only, and the folder of its results."""
+    title: str
+    text: str
+    """What is compared and how the numbers are to be read, in Markdown."""
+    commands: tuple[str, ...]
+    """Modules of `launch` and their arguments, without --out."""
+    picture: str = ""
+    """File of the command's folder to show below the tables."""
+    device: str = "cpu"
+    """cuda: left out, and said to be, where torch sees no GPU."""
+    minutes: int = 5
+    """About how long it takes on two cores."""
+
+
+SECTIONS = (
+    Section(
+        "fcn",
+        "Throughput: six hidden layers of 256, two stages",
+        "Same initial weights, data order, global batch of 256, (fused) Adam and test set for every engine; "
+        "the contestants alternate. samples/s is the steady state. `gpipe` and `1f1b` run with the best of "
+        "several micro-batch counts, which stands in the table. `frozen` is the control: its stages below "
+        "the last never learn.",
+        (f"compare --task mnist-fcn --engines {ALL} --stages 2 --epochs 1 --repeats 5",),
+        "compare.png",
+        minutes=12,
+    ),
+    Section(
+        "wide",
+        "Throughput: six hidden layers of 1,024, two stages",
+        "As above, on 20,000 training images.",
+        (
+            "compare --task mnist-fcn --task-args width=1024 subset=20000 "
+            f"--engines {RIVALS} --stages 2 --epochs 1 --repeats 3",
+        ),
+        "compare.png",
+        minutes=12,
+    ),
+    Section(
+        "cnn",
+        "Throughput: four convolutions of 64 filters, two stages",
+        "CIFAR-10, 3,200 training images, batches of 64, the cut by measured cost and the SG network by "
+        "default (the convolutional head). An epoch of so few images says nothing about accuracy.",
+        (
+            f"compare --task cifar-cnn --task-args subset=3200 --batch-size 64 --engines {RIVALS} "
+            "--stages 2 --epochs 1 --repeats 3",
+        ),
+        "compare.png",
+        minutes=18,
+    ),
+    Section(
+        "accuracy",
+        "Time to 98 % test accuracy, constant learning rate, two stages",
+        "Every engine stops at the first evaluation on the whole test set (four per epoch, their time "
+        "included) that reaches 98 %; medians over three seeds.",
+        (
+            f"compare --task mnist-fcn --engines {RIVALS} --stages 2 --epochs 8 --until 0.98 --evaluations 4 "
+            "--repeats 3 --vary-seed",
+        ),
+        "compare.png",
+        minutes=20,
+    ),
+    Section(
+        "accuracy-decay",
+        "Time to 98 % test accuracy, each with its best schedule",
+        "The engines with exact gradients get the schedule that was found best for backprop (tried: linear "
+        "decay over 1, 2 and 3 epochs, and a tenth of the rate after 50, 65 and 80 % of 2 epochs), cdni the "
+        "best of the same for it, with a faster SG network. Eight evaluations per epoch, three seeds.",
+        (
+            "compare --task mnist-fcn --engines backprop gpipe 1f1b delayed --stages 2 --epochs 2 "
+            "--schedule linear --until 0.98 --evaluations 8 --repeats 3 --vary-seed",
+            "compare --task mnist-fcn --engines cdni --stages 2 --epochs 2 --schedule step --milestones 0.8 "
+            "--sg.lr 3e-3 --until 0.98 --evaluations 8 --repeats 3 --vary-seed",
+        ),
+        minutes=10,
+    ),
+    Section(
+        "messages",
+        "What a message costs",
+        "One message between two processes of this machine, from the call of `send` to the moment the "
+        "receiver can read it; the receiver sleeps until then.",
+        ("latency",),
+        minutes=1,
+    ),
+    Section(
+        "emulated-4",
+        "Four emulated stages",
+        "Each stage sleeps until its compute has lasted as long as on a device of the given speed; learning "
+        "and messages are real. Speed-up is over sequential backprop on one such device.",
+        (
+            "compare --task mnist-fcn --task-args depth=31 subset=10000 --engines backprop delayed cdni "
+            "--stages 4 --sg.rank 16 --sg.replay 0 --epochs 1 --emulate-gflops 5 --repeats 1",
+        ),
+        minutes=5,
+    ),
+    Section(
+        "emulated-8",
+        "Eight emulated stages",
+        "As above. What a stage holds for other batches does not grow with the number of stages.",
+        (
+            "compare --task mnist-fcn --task-args depth=31 subset=10000 --engines backprop delayed cdni "
+            "--stages 8 --sg.rank 16 --sg.replay 0 --epochs 1 --emulate-gflops 5 --repeats 1",
+        ),
+        minutes=5,
+    ),
+    Section(
+        "plan",
+        "Predicted and measured",
+        "`launch.plan` predicts from one profile by discrete-event simulation: first up to 1,024 stages, for "
+        "the same network with its middle layers repeated; then the same jobs were run, for real with two "
+        "stages and emulated with four and eight, and stand beside their prediction.",
+        (
+            "plan --task mnist-fcn --repeat-layers 1024",
+            "plan --task mnist-fcn --task-args depth=9 subset=10000 --check",
+        ),
+        "plan.png",
+        minutes=10,
+    ),
+    Section(
+        "wrapper",
+        "`DNI(net)` in one process, every layer decoupled",
+        "The wrapper for ordinary loops (docs/LIBRARY.md) as an engine. It trains an SG network for every "
+        "layer on the one thread, so it cannot be fast; the question is what it learns.",
+        (
+            "compare --task mnist-fcn --task-args depth=3 --engines backprop dni-local cdni-local --epochs 5",
+            "compare --task mnist-cnn --engines backprop cdni-local --batch-size 64 --epochs 2",
+        ),
+        minutes=12,
+    ),
+    Section(
+        "gpu",
+        "GPU: stages sharing one device",
+        "Two stages on one GPU over pinned shared memory.",
+        (
+            f"compare --task mnist-fcn --task-args width=1024 --device cuda --engines {RIVALS} --stages 2 "
+            "--epochs 2 --repeats 3",
+        ),
+        "compare.png",
+        device="cuda",
+    ),
+)
+"""In the order of the document."""

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from dni_async.errors import StageError, UserError
+from launch import bench
+from launch.bench import BenchConfig, about, chapter, measure, shown, write_document
+from launch.cli import parse
+from launch.config import CompareConfig, PlanConfig
+from launch.latency import LatencyConfig
+from launch.suite import SECTIONS, Section
+from tests.launch.jobs import our_lines, run
+from tests.launch.tiny import Tiny  # noqa: F401  (named in a command below)
+from workers.supervise import Guard
+
+ENGINES = ("backprop", "frozen")
+TINY = Section(
+    "tiny",
+    "A tiny one",
+    "Text.",
+    tuple(
+        f"compare --task tests.launch.tiny:Tiny --engines {engine} --epochs 1 --batch-size 10"
+        for engine in ENGINES
+    ),
+    "compare.png",
+)
+
+
+def test_every_command_is_understood() -> None:
+    configs = {"compare": CompareConfig, "latency": LatencyConfig, "plan": PlanConfig}
+    for command in (command for section in SECTIONS for command in section.commands):
+        module, *arguments = shlex.split(command)
+        assert parse(configs[module], module, arguments)
+
+
+def test_section_names_differ() -> None:
+    names = [section.name for section in SECTIONS]
+    assert len(set(names)) == len(names)
+
+
+def test_a_section_that_was_not_measured_says_so() -> None:
+    text = chapter(TINY, None)
+    assert text.startswith("## A tiny one\n\nText.\n\nNot measured yet:\n\n`python -m launch.compare --task")
+    gpu = next(section for section in SECTIONS if section.device == "cuda")
+    assert "Not measured yet (no GPU was at hand)" in chapter(gpu, None)
+
+
+def test_a_measured_section_shows_command_machine_and_table() -> None:
+    record = about() | {"done": [{"command": "python -m launch.compare --x", "table": "| 1 |\n"}]}
+    text = chapter(TINY, record)
+    assert "`python -m launch.compare --x`" in text
+    assert f"{record['date']}, {record['hardware']['cores']} cores of" in text
+    assert "| 1 |" in text
+    assert "![A tiny one](benchmarks/tiny/compare.png)" in text
+
+
+def test_a_command_is_run_for_real(tmp_path: Path) -> None:
+    done = bench.run(TINY.commands[0], tmp_path)
+    assert done["command"] == f"python -m launch.{TINY.commands[0]}"
+    assert "| backprop |" in done["table"]
+    assert (tmp_path / "compare.png").stat().st_size > 1000
+
+
+def test_a_section_keeps_tables_data_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: str, out: Path) -> dict[str, str]:
+        out.mkdir()
+        (out / "compare.json").write_text(command)
+        (out / "compare.png").write_text(command)
+        return {"command": shown(command), "table": f"of {command}"}
+
+    monkeypatch.setattr(bench, "run", run)
+    measure(TINY, tmp_path / "tiny")
+    record = json.loads((tmp_path / "tiny" / "measured.json").read_text())
+    assert [done["table"] for done in record["done"]] == [f"of {command}" for command in TINY.commands]
+    for file, command in zip(("compare", "compare-2"), TINY.commands, strict=True):
+        for kind in ("json", "png"):
+            assert (tmp_path / "tiny" / f"{file}.{kind}").read_text() == command
+
+
+def test_a_section_that_fails_keeps_what_was_measured_before(tmp_path: Path) -> None:
+    wrong = Section("tiny", "t", "t", ("compare --task nowhere",))
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "measured.json").write_text("{}")
+    with pytest.raises(StageError, match="compare --task nowhere failed with exit status 2"):
+        measure(wrong, tmp_path / "tiny")
+    assert (tmp_path / "tiny" / "measured.json").read_text() == "{}"
+
+
+def test_the_document_has_every_section_in_order(tmp_path: Path) -> None:
+    write_document(tmp_path)
+    text = (tmp_path / "BENCHMARKS.md").read_text()
+    places = [text.index(f"## {section.title}\n") for section in SECTIONS]
+    assert places == sorted(places)
+    assert text.count("Not measured yet") == len(SECTIONS)
+
+
+def test_an_unknown_section_is_bad_input() -> None:
+    with pytest.raises(UserError, match=r"unknown section \(x\); use some of fcn"):
+        BenchConfig(only=("x",))
+    done = run("launch.bench", "--only", "x")
+    assert (done.returncode, len(our_lines(done.stderr))) == (2, 1)
+
+
+def test_the_list_measures_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["bench", "--list", "--docs", str(tmp_path)])
+    bench.work(Guard())
+    assert "fcn: Throughput" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
