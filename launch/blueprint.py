@@ -23,6 +23,7 @@ from launch.engines import ENGINES
 from launch.source import Data, size
 from tasks.base import Task, seed_everything
 from workers.emulate import flop_clock
+from workers.execution import in_precision, sequential
 from workers.rendezvous import Rendezvous
 
 KEY = "blueprint"
@@ -94,7 +95,7 @@ def draw(
     check_labels(task, data)
     x, y = data.sample()
     label_size = label_size_of(task.condition, y) if config.engine_name == "cdni" and stages > 1 else 0
-    shapes, output = run_through(layers, x)
+    shapes, output = run_through(layers, x, config.precision)
     check_scores(task, output, y)
     check_last_batch(layers, x, data)
     cut = config.cut_layers()
@@ -139,8 +140,9 @@ def rule_with_network(
     output_shape: of the whole network. Shapes are without the batch.
     """
     if config.engine_name == "local":
-        head = build_auxiliary(config.local, shape, output_shape, device, seed)
-        return LocalRule(*head, task.loss, task.metric)
+        head, optimizer = build_auxiliary(config.local, shape, output_shape, device, seed)
+        loss = in_precision(task.loss, config.precision, device)
+        return LocalRule(sequential([head], config.precision), optimizer, loss, task.metric)
     if config.engine_name not in ("dni", "cdni"):
         return None
     conditional = config.rule == "cdni"
@@ -173,9 +175,9 @@ def _measure(
 
     with cost_clock(config, device) as (clock, rounds):
         return measure_costs(
-            [copy.deepcopy(layer).to(device) for layer in layers],
+            [sequential([copy.deepcopy(layer)], config.precision).to(device) for layer in layers],
             *batch,
-            loss=task.loss,
+            loss=in_precision(task.loss, config.precision, device),
             optimizer=optimizer_factory(config.optimizer, config.lr, **config.optimizer_settings()),
             rule=rule,
             clock=clock,

@@ -14,6 +14,7 @@ from dni_async.updater import Updater, optimizer_factory, schedule_factor
 from launch.blueprint import Blueprint, build_layers, rule_with_network
 from launch.config import JobConfig, TrainConfig
 from tasks.base import Task
+from workers.execution import in_precision, sequential
 
 
 def build_updater(config: JobConfig, module: nn.Module, total_steps: int) -> Updater:
@@ -36,8 +37,8 @@ def build_stage(
     layers = build_layers(task, config.seed)
     first, end = blueprint.bounds[index]
     names = [f"{i} {type(layers[i]).__name__}" for i in range(first, end)]
-    mine = nn.Sequential(*layers[first:end]).to(device)
-    rest = nn.Sequential(*layers[end:])
+    mine = sequential(layers[first:end], config.precision).to(device)
+    rest = sequential(layers[end:], config.precision)
     total_steps = config.epochs * blueprint.steps_per_epoch
     rule = _rule(config, task, blueprint, index, rest, device)
     torch.manual_seed(config.seed + 1 + index)  # dropout and the like differ between stages
@@ -60,8 +61,9 @@ def _rule(
     device: torch.device,
 ) -> Rule:
     stages = len(blueprint.bounds)
+    loss = in_precision(task.loss, config.precision, device)
     if index == stages - 1:
-        return LossRule(task.loss, task.metric)
+        return LossRule(loss, task.metric)
     if config.rule == "frozen":
         return FrozenRule()
     if config.rule == "delayed":
@@ -72,7 +74,7 @@ def _rule(
         end = blueprint.bounds[index][1]
         parts = [replica[a - end : b - end] for a, b in blueprint.bounds[index + 1 :]]
         updater = _Together([build_updater(config, part, total_steps) for part in parts])
-        return DniRule(Oracle(replica, task.loss, updater))
+        return DniRule(Oracle(replica, loss, updater))
     shape, output_shape = blueprint.shapes[blueprint.bounds[index][1] - 1], blueprint.shapes[-1]
     seed = config.seed + 1000 + index
     rule = rule_with_network(config, task, shape, output_shape, blueprint.label_size, stages, seed, device)

@@ -11,17 +11,20 @@ from torch.utils.data import TensorDataset
 from dni_async.errors import UserError
 from launch.source import Data, size
 from tasks.base import Task
+from workers.execution import sequential
 
 
 @torch.no_grad()
-def run_through(layers: list[nn.Module], x: Tensor) -> tuple[list[tuple[int, ...]], Tensor]:
+def run_through(
+    layers: list[nn.Module], x: Tensor, precision: str = "fp32"
+) -> tuple[list[tuple[int, ...]], Tensor]:
     """Output shape of each layer (without the batch) for a batch x, and the last output.
 
     Raises UserError naming the layer that does not fit.
     """
     shapes = []
     for i, layer in enumerate(layers):
-        layer = copy.deepcopy(layer).eval()
+        layer = sequential([copy.deepcopy(layer)], precision).eval()
         try:
             x = layer(x)
         except Exception as error:

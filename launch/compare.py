@@ -21,7 +21,7 @@ from launch.config import CompareConfig
 from launch.files import prepare_out, write_json
 from launch.local import run_local
 from launch.tables import Grid, markdown, show
-from launch.timeline import emulation
+from launch.timeline import conditions
 from tasks.base import Task
 from tasks.registry import create
 from workers.supervise import Guard, Told, leave
@@ -88,7 +88,7 @@ def title(task: Task, runs: dict[str, list[Run]]) -> str:
     """What was compared, on which data, and whether on devices that are only emulated."""
     done = [run for many in runs.values() for run in many if "error" not in run]
     parts = [task.name, f"{done[0]['dataset']['train']:,} training samples" if done else ""]
-    parts += sorted({emulation(run) for run in done})
+    parts += sorted({conditions(run) for run in done})
     return ", ".join(part for part in parts if part)
 
 

@@ -15,6 +15,7 @@ from dni_async.errors import UserError
 from dni_async.recipes import LocalConfig, SGConfig
 from dni_async.updater import SCHEDULES, optimizer_factory
 from launch.engines import BASELINES, ENGINES
+from workers.execution import PRECISIONS
 
 RULES = ("dni", "cdni", "delayed", "local", "frozen", "oracle")
 """Ways of the stages to get their gradients."""
@@ -77,6 +78,8 @@ class JobConfig:
     """cpu or cuda."""
     threads: int = 1
     """Threads per process; 0 takes its share of the cores. In comparisons backprop has those of one stage."""
+    precision: str = "fp32"
+    """fp32 or bf16: layers and loss under torch.autocast; weights, optimizer and SG networks stay in fp32."""
     emulate_gflops: float | None = None
     """Emulate devices of so many GFLOP/s: faster compute sleeps; learning and messages stay real."""
     timeout: float = 60.0
@@ -124,6 +127,7 @@ class JobConfig:
             given = " ".join(map(str, self.milestones))
             raise UserError(f"milestones are {given}; each must be a share of the run, between 0 and 1")
         _one_of("device", self.device, ("cpu", "cuda"))
+        _one_of("precision", self.precision, PRECISIONS)
         if self.emulate_gflops and self.device != "cpu":
             raise UserError(f"device {self.device} cannot emulate others; use --device cpu")
         for transport in self.transport.split(","):
@@ -248,6 +252,8 @@ class PlanConfig(JobConfig):
             raise UserError("no engines given; name some, such as --engines backprop cdni")
         for engine in self.engines:
             _one_of("engine", engine, PLANNED)
+        if self.precision != "fp32":
+            raise UserError(f"precision is {self.precision}; a plan is measured in fp32, leave it out")
         if self.stages and self.stage_counts:
             raise UserError("both --stages and --stage-counts are given; leave one out")
         if self.stages:

@@ -62,6 +62,7 @@ class Recorder:
             "versions": versions(),
             "hardware": hardware(),
             "settings": asdict(config),
+            "precision": config.precision,
             "emulated_gflops": config.emulate_gflops,
             "samples_per_s": None,
             "train_s": None,

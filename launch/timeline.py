@@ -90,14 +90,18 @@ def _row_name(index: int, summary: Mapping[str, Any]) -> str:
 
 def run_name(summary: Mapping[str, Any]) -> str:
     """`mnist-fcn, cdni`; on emulated devices `mnist-fcn, cdni, emulated (5 GFLOP/s per stage)`."""
-    parts = [*(summary.get(key) for key in ("task", "engine")), emulation(summary)]
+    parts = [*(summary.get(key) for key in ("task", "engine")), conditions(summary)]
     return ", ".join(str(part) for part in parts if part)
 
 
-def emulation(summary: Mapping[str, Any]) -> str:
-    """`emulated (5 GFLOP/s per stage)`; nothing for a run on real devices."""
-    speed = summary.get("emulated_gflops")
-    return f"emulated ({speed:g} GFLOP/s per stage)" if speed else ""
+def conditions(summary: Mapping[str, Any]) -> str:
+    """`bf16, emulated (5 GFLOP/s per stage)`; nothing for a run in fp32 on real devices."""
+    precision, speed = summary.get("precision", "fp32"), summary.get("emulated_gflops")
+    parts = [
+        precision if precision != "fp32" else "",
+        f"emulated ({speed:g} GFLOP/s per stage)" if speed else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def layer_range(layers: Sequence[str]) -> str:

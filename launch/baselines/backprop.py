@@ -18,7 +18,7 @@ class Backprop(Loop):
 
     def step(self, x: Tensor, y: Tensor) -> None:
         """One batch."""
-        loss = self.task.loss(self.forward(x), y)
+        loss = self.loss(self.forward(x), y)
         self.rule.count(loss.item(), len(y))
         self.probe.mark("forward")
         loss.backward()

@@ -40,7 +40,7 @@ class Ddp(Loop):
     def step(self, x: Tensor, y: Tensor) -> None:
         """This rank's rows of one batch."""
         output = self.replica(x)
-        loss = self.task.loss(output, y) if len(y) else output
+        loss = self.loss(output, y) if len(y) else output
         if len(y):
             self.rule.count(loss.item(), len(y))
         self.probe.mark("forward")

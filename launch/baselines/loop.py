@@ -25,6 +25,7 @@ from launch.build import build_updater
 from launch.rank import Rank
 from launch.source import stream
 from workers.emulate import make_probe
+from workers.execution import in_precision, sequential
 from workers.peers import Peers, joined
 from workers.probe import Throughput, process_facts, warmup_steps
 
@@ -40,13 +41,14 @@ class Loop(ABC):
         self.config, self.task, self.data = rank.config, rank.task, rank.data
         self.peers = peers
         self.device = rank.placement.device
-        self.module = nn.Sequential(*layers).to(self.device).train()
+        self.module = sequential(layers, self.config.precision).to(self.device).train()
+        self.loss = in_precision(self.task.loss, self.config.precision, self.device)
         self.facts = {
             "layers": [f"{i} {type(layer).__name__}" for i, layer in enumerate(layers, first)],
             "parameters": parameters_of(self.module),
         } | rank.placement.describe()
         self.updater = build_updater(self.config, self.module, self.config.epochs * self.data.steps_per_epoch)
-        self.rule = LossRule(self.task.loss, self.task.metric)
+        self.rule = LossRule(self.loss, self.task.metric)
         warmup = warmup_steps(self.data.steps_per_epoch // self.config.evaluations)
         self.probe = make_probe(self.config.emulate_gflops, warmup)
         self.throughput = Throughput(warmup)

@@ -33,6 +33,7 @@ from launch.blueprint import build_layers, device_clock
 from launch.build import build_updater
 from launch.rank import Rank
 from workers.emulate import make_probe
+from workers.execution import sequential
 from workers.peers import Peers
 from workers.probe import Probe
 
@@ -86,14 +87,14 @@ class Pipelining(Loop):
         """A row of the input of each stage, and of the last one's output."""
         examples = [self.data.sample()[0][:1]]
         for first, end in bounds:
-            part = nn.Sequential(*copy.deepcopy(layers[first:end])).cpu().eval()
+            part = sequential(copy.deepcopy(layers[first:end]), self.config.precision).cpu().eval()
             output = part(examples[-1].clone())
             examples.append(output.detach().requires_grad_(output.requires_grad))
         return examples
 
     def _pipe(self, module: nn.Module, count: int, probe: Probe) -> Pipe:
-        loss = self.task.loss
-        return Pipe(module, count, self.config.engine, self.peers, self.device, self.examples, loss, probe)
+        engine, loss = self.config.engine, self.loss
+        return Pipe(module, count, engine, self.peers, self.device, self.examples, loss, probe)
 
     def _trials(self, counts: Sequence[int]) -> dict[int, Callable[[], None]]:
         """A training step with each count, all on the same throwaway copy of the layers."""

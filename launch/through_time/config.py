@@ -17,9 +17,11 @@ OF_STAGES = (
     "evaluations",
     "stages",
     "cut",
+    "micro_batches",
     "in_flight",
     "deterministic",
     "transport",
+    "precision",
     "emulate_gflops",
     "port",
 )

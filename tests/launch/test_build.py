@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from dni_async.messages import Activation, TargetGradient
 from dni_async.networks import LinearSG
 from dni_async.oracle import Oracle
 from dni_async.recipes import LocalConfig, SGConfig
@@ -110,9 +111,9 @@ def test_the_auxiliary_head_maps_its_cut_to_the_networks_output():
     first, second, _ = built(3, rule="local", local=LocalConfig(hidden=9, lr=0.5))
     for stage, width in ((first, 8), (second, 7)):
         assert stage.rule.head(torch.randn(4, width)).shape == (4, 3)
-        assert stage.rule.head.layers[0].out_features == 9
+        assert stage.rule.head[0].layers[0].out_features == 9
         assert stage.rule.optimizer.param_groups[0]["lr"] == 0.5
-    assert not torch.equal(first.rule.head.layers[2].weight, second.rule.head.layers[2].weight)
+    assert not torch.equal(first.rule.head[0].layers[2].weight, second.rule.head[0].layers[2].weight)
 
 
 @pytest.mark.parametrize(("stash", "capacities"), [(None, [4, 3, 2]), (1, [1, 1, 1]), (5, [5, 5, 5])])
@@ -137,16 +138,28 @@ def test_frozen_stages_never_move_while_the_last_one_learns():
     assert after[-1].version == 8
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("rule", "targets"), [("dni", 8), ("cdni", 8), ("delayed", 8), ("local", 0)])
-def test_decoupled_stages_learn(rule, targets):
-    before, after = built(2, rule=rule), trained(2, rule=rule)
+def test_decoupled_stages_learn(rule, targets, precision):
+    before, after = (make(2, rule=rule, precision=precision) for make in (built, trained))
     for first, second in zip(before, after, strict=True):
         assert not equal(weights([first]), weights([second]))
         assert second.version == 8
     assert after[0].targets_received == targets
 
 
-@pytest.mark.parametrize("settings", [{}, {"clip_norm": 0.05}, {"optimizer": "sgd", "schedule": "cosine"}])
+def test_in_bf16_activations_travel_in_half_the_bytes_and_weights_stay_in_fp32():
+    first, _ = built(2, rule="delayed", make=plain_layers, precision="bf16")
+    (message,) = first.on(Activation(0, 0, torch.randn(4, 6), torch.zeros(4, dtype=torch.long)))
+    assert message.h.dtype is torch.bfloat16
+    tuple(first.on(TargetGradient(0, 0, torch.randn(4, 7).bfloat16())))
+    assert first.version == 1
+    assert all(w.dtype is torch.float32 for w in first.layers.parameters())
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"clip_norm": 0.05}, {"optimizer": "sgd", "schedule": "cosine"}, {"precision": "bf16"}]
+)
 @pytest.mark.parametrize("stages", [2, 3])
 def test_the_oracle_agrees_with_every_target_however_late(stages, settings):
     common = {"rule": "oracle", "make": plain_layers, "lr": 0.1} | settings

@@ -72,6 +72,7 @@ def test_repeated_layers_make_room_for_a_thousand_stages() -> None:
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
+        ({"precision": "bf16"}, "precision is bf16; a plan is measured in fp32"),
         ({"stages": 1}, "stage-counts has 1; a plan needs at least 2 stages"),
         ({"stage_counts": (4, 0)}, "stage-counts has 0; a plan needs at least 2 stages"),
         ({"stage_counts": (4,), "stages": 2}, "both --stages and --stage-counts are given; leave one out"),

@@ -64,7 +64,9 @@ def test_layer_range(layers, name):
 def test_a_run_on_emulated_devices_is_called_so_wherever_it_is_shown():
     emulated = summary(emulated_gflops=2.5)
     assert run_name(emulated) == "mnist-fcn, cdni, emulated (2.5 GFLOP/s per stage)"
-    assert run_name(summary(emulated_gflops=None)) == "mnist-fcn, cdni"
+    assert run_name(summary(emulated_gflops=None, precision="fp32")) == "mnist-fcn, cdni"
+    both = summary(emulated_gflops=2.5, precision="bf16")
+    assert run_name(both) == "mnist-fcn, cdni, bf16, emulated (2.5 GFLOP/s per stage)"
     trace = chrome_trace(SMALL, emulated)
     assert (
         trace["traceEvents"][0]["args"]["name"]

@@ -38,11 +38,22 @@ def textbook() -> dict[str, Tensor]:
 
 
 def trained(
-    folder: Path, stages: int, rule: str, transport: str = "auto", stash: int | None = None
+    folder: Path,
+    stages: int,
+    rule: str,
+    transport: str = "auto",
+    stash: int | None = None,
+    precision: str = "fp32",
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Weights of a run in `stages` processes, and the transports of its links."""
     config = TrainConfig(
-        rule=rule, epochs=EPOCHS, batch_size=BATCH, seed=SEED, transport=transport, stash=stash
+        rule=rule,
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        seed=SEED,
+        transport=transport,
+        stash=stash,
+        precision=precision,
     )
     with Job(config, DigitsFcn(depth=4, width=48), stages, folder) as job:
         assert job.statuses() == [0] * stages, job.lines()
@@ -70,6 +81,12 @@ def test_an_oracle_makes_the_pipeline_equal_to_backprop_to_the_bit(
     assert weights.keys() == textbook.keys()
     assert [name for name in textbook if not torch.equal(weights[name], textbook[name])] == []
     assert transports == (transport.split(",") if "," in transport else [transport] * (stages - 1))
+
+
+def test_the_oracle_is_exact_in_bf16_too(textbook: dict[str, Tensor], tmp_path: Path) -> None:
+    weights, _ = trained(tmp_path, 3, "oracle", "shm,dist", precision="bf16")
+    assert any(not torch.equal(weights[name], textbook[name]) for name in textbook)
+    assert {name: w.dtype for name, w in weights.items()} == {name: w.dtype for name, w in textbook.items()}
 
 
 def test_delayed_gradients_with_room_for_one_batch_equal_backprop_to_the_bit(

@@ -23,7 +23,7 @@ from workers.peers import Peers
 
 def backprop(task: Task, config: TrainConfig) -> tuple[dict[str, Tensor], list[Mark]]:
     """Weights and marks of sequential backprop with the settings of `config`."""
-    names = ("batch_size", "epochs", "seed", "optimizer", "lr")
+    names = ("batch_size", "epochs", "seed", "optimizer", "lr", "precision")
     rank = rank_of(task, TrainConfig(engine="backprop", **{name: getattr(config, name) for name in names}))
     loop = Backprop(rank, Peers(rank.rendezvous))
     marks: list[Mark] = []

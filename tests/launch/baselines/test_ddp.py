@@ -4,11 +4,12 @@ import json
 import signal
 
 import pytest
+import torch
 
 from launch.config import TrainConfig
 from launch.weights import load_all
 from tests.forks import Job
-from tests.launch.baselines.helpers import check_end_of_others, check_same_training
+from tests.launch.baselines.helpers import backprop, check_end_of_others, check_same_training
 from tests.launch.tiny import Tiny, five_layers, plain_layers
 
 
@@ -24,6 +25,16 @@ def test_the_weights_are_those_of_sequential_backprop(rows, tmp_path):
     assert sum(stage["samples"] for stage in summary["stages"]) == 2 * rows
     assert [stage["steps"] for stage in summary["stages"]] == [8] * 3
     assert all(0 < stage["utilisation"] < 1 and stage["wait_s"] > 0 for stage in summary["stages"])
+
+
+def test_in_bf16_it_trains_almost_as_backprop_does(tmp_path):
+    task = Tiny(plain_layers, train=50)
+    config = TrainConfig(engine="ddp", batch_size=16, epochs=2, optimizer="sgd", lr=0.5, precision="bf16")
+    with Job(config, task, 2, tmp_path) as job:
+        assert job.statuses() == [0, 0], job.lines()
+    weights, (alone, _) = load_all(job.out, 1), backprop(task, config)
+    for name, value in alone.items():
+        torch.testing.assert_close(weights[name], value, rtol=0.02, atol=0.01)
 
 
 def test_a_part_of_one_row_under_batch_norm_is_refused_before_the_start(tmp_path):

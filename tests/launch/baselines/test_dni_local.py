@@ -31,9 +31,10 @@ def trained(engine, make=DniLocal, **settings):
     return loop, marks
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("engine", ["dni-local", "cdni-local"])
-def test_every_layer_but_the_last_learns_from_its_sg_network(engine):
-    loop, marks = trained(engine, epochs=3)
+def test_every_layer_but_the_last_learns_from_its_sg_network(engine, precision):
+    loop, marks = trained(engine, epochs=3, precision=precision)
     assert isinstance(loop.dni, CDNI) == (engine == "cdni-local")
     torch.manual_seed(0)
     start = nn.Sequential(*Tiny(plain_layers).layers())

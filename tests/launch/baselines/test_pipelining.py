@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from launch.baselines.backprop import Backprop
 from launch.config import TrainConfig
 from launch.weights import load_all
 from tests.forks import Job
-from tests.launch.baselines.helpers import check_end_of_others, check_same_training
+from tests.launch.baselines.helpers import backprop, check_end_of_others, check_same_training
 from tests.launch.tiny import CLASSES, FEATURES, Tiny, plain_layers, rank_of
 from workers.peers import Peers
 
@@ -52,6 +53,20 @@ def test_the_weights_are_those_of_sequential_backprop(engine, stages, count, row
     assert summary["micro_batches"] == count or (not count and summary["micro_batches"] in (4, 8))
     assert [stage["samples"] for stage in summary["stages"]] == [2 * rows] * stages
     check_same_training(summary, load_all(job.out, stages), task, config, rows, 21)
+
+
+def test_in_bf16_too(tmp_path):
+    """With whole batches the operations are those of backprop."""
+    task = Tiny(in_place_layers, train=49, test=21)
+    config = TrainConfig(
+        engine="gpipe", micro_batches=1, batch_size=16, epochs=2, optimizer="sgd", lr=0.5, precision="bf16"
+    )
+    with Job(config, task, 2, tmp_path) as job:
+        assert job.statuses() == [0, 0], job.lines()
+    summary = json.loads((job.out / "summary.json").read_text())
+    check_same_training(summary, load_all(job.out, 2), task, config, 49, 21)
+    in_fp32, _ = backprop(task, replace(config, precision="fp32"))
+    assert not torch.equal(in_fp32["0.weight"], load_all(job.out, 2)["0.weight"])
 
 
 def test_a_deterministic_run_takes_the_most_micro_batches_whatever_the_clock_says(tmp_path):
