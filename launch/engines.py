@@ -12,8 +12,8 @@ cdni-local    1           whole                  process 0           launch.base
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -42,8 +42,6 @@ class Engine:
     """Whether every process trains on its part of each batch's rows, not on all of them."""
     all_cores: bool = False
     """Whether `threads` is overruled: one thread per core that the job may use."""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    """Variables that must be set before a process imports torch."""
 
     def run(self, rank: Rank) -> nn.Module | None:
         """Train as `rank` of the job."""
@@ -51,17 +49,10 @@ class Engine:
         return run(rank)
 
 
-PASSIVE = {"OMP_WAIT_POLICY": "passive"}
-"""Threads that have nothing to do sleep. OpenMP's default is to spin, and on a machine with other work to do
-a team of spinning threads can become 20 times slower. libgomp, the runtime of torch's Linux wheels, reads
-this when it is loaded (and GOMP_SPINCOUNT, which is 0 then)."""
-
 ENGINES = {
     "decoupled": Engine(module="launch.decoupled", cut=True),
     "backprop": Engine(module="launch.baselines.backprop", processes=1),
-    "backprop-all": Engine(
-        module="launch.baselines.backprop", processes=1, all_cores=True, environment=PASSIVE
-    ),
+    "backprop-all": Engine(module="launch.baselines.backprop", processes=1, all_cores=True),
     "ddp": Engine(module="launch.baselines.ddp", together=True, everybody_reads=True, shares_batches=True),
     "gpipe": Engine(module="launch.baselines.pipelining", together=True, cut=True, everybody_reads=True),
     "1f1b": Engine(module="launch.baselines.pipelining", together=True, cut=True, everybody_reads=True),

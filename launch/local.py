@@ -19,7 +19,6 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dni_async.errors import StageError, UserError
 from launch.config import TrainConfig
-from launch.engines import ENGINES
 from tasks.base import Task
 from workers.supervise import FAILURE_FILE, Told
 
@@ -35,8 +34,7 @@ def run_local(config: TrainConfig, task: Task) -> None:
         job = folder / "job.pkl"
         job.write_bytes(cloudpickle.dumps((config, task)))
         told = folder / "failure"
-        environment = {k: os.environ.get(k, v) for k, v in ENGINES[config.engine].environment.items()}
-        with _environment(**{FAILURE_FILE: str(told)}, **environment), _silent_launcher():
+        with _environment(**{FAILURE_FILE: str(told)}), _silent_launcher():
             _launch(max(1, config.stages), config.port, job, told)
 
 

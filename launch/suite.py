@@ -35,7 +35,7 @@ SECTIONS = (
         "the contestants alternate. samples/s is the steady state. `gpipe` and `1f1b` run with the best of "
         "several micro-batch counts, which stands in the table. `frozen` is the control: its stages below "
         "the last never learn.",
-        (f"compare --task mnist-fcn --engines {ALL} --stages 2 --epochs 1 --repeats 5",),
+        (f"compare --task mnist-fcn --engines {ALL} --stages 2 --epochs 1 --repeats 4",),
         "compare.png",
         minutes=12,
     ),
@@ -56,8 +56,8 @@ SECTIONS = (
         "CIFAR-10, 3,200 training images, batches of 64, the cut by measured cost and the SG network by "
         "default (the convolutional head). An epoch of so few images says nothing about accuracy.",
         (
-            f"compare --task cifar-cnn --task-args subset=3200 --batch-size 64 --engines {RIVALS} "
-            "--stages 2 --epochs 1 --repeats 3",
+            "compare --task cifar-cnn --task-args subset=3200 --batch-size 64 "
+            "--engines backprop gpipe delayed local cdni --stages 2 --epochs 1 --repeats 3",
         ),
         "compare.png",
         minutes=18,
@@ -125,7 +125,7 @@ SECTIONS = (
         "stages and emulated with four and eight, and stand beside their prediction.",
         (
             "plan --task mnist-fcn --repeat-layers 1024",
-            "plan --task mnist-fcn --task-args depth=9 subset=10000 --check",
+            "plan --task mnist-fcn --task-args depth=9 subset=10000 --epochs 1 --check",
         ),
         "plan.png",
         minutes=10,

@@ -11,7 +11,6 @@ import sys
 
 from launch.cli import parse
 from launch.config import TrainConfig
-from launch.engines import ENGINES
 from launch.job import run_rank
 from launch.local import run_local
 from launch.through_time.config import SequenceConfig, names_sequence_task
@@ -30,7 +29,7 @@ def work(guard: Guard) -> None:
         guard.meet(60.0)  # first of all, so that one rank alone complains about the command line
     config = parse(TrainConfig, "launch.train")
     task = create(config.task, config.task_args)
-    alone = config.stages <= 1 and not config.port and not ENGINES[config.engine].environment
+    alone = config.stages <= 1 and not config.port
     if under_torchrun or alone:
         run_rank(guard, config, task)
     else:

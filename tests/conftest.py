@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import gzip
 import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads starve a busy machine
+
+import gzip
 import struct
 from collections.abc import Callable
 from pathlib import Path

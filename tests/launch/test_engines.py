@@ -1,14 +1,11 @@
 """Every engine can be found, and says what a job must know."""
 
-import os
-import subprocess
-import sys
 from importlib import import_module
 
 import pytest
 
 from launch.config import CompareConfig
-from launch.engines import BASELINES, ENGINES, PASSIVE
+from launch.engines import BASELINES, ENGINES
 
 
 @pytest.mark.parametrize("name", ENGINES)
@@ -35,18 +32,3 @@ def test_in_a_comparison_each_gets_the_processes_that_it_takes(tmp_path, engine,
     job = CompareConfig(stages=3, cut="1,2", threads=0).job(engine, tmp_path)
     assert (job.stages, job.cut, job.threads) == (stages, cut, threads)
     assert job.engine_name == engine and job.out == str(tmp_path)
-
-
-def test_torchs_threads_go_to_sleep_when_they_are_told_to():
-    environment = os.environ | {"OMP_DISPLAY_ENV": "verbose"}
-    environment.pop("GOMP_SPINCOUNT", None)
-
-    def spins(**more):
-        command = [sys.executable, "-c", "import torch"]
-        shown = subprocess.run(command, env=environment | more, capture_output=True, text=True, timeout=60)
-        lines = [line.split("=")[1].strip() for line in shown.stderr.splitlines() if "GOMP_SPINCOUNT" in line]
-        if not lines:
-            pytest.skip("torch's OpenMP is not libgomp here")
-        return lines[0]
-
-    assert spins(**PASSIVE) == "'0'" != spins()
