@@ -15,8 +15,8 @@ from pathlib import Path
 from dni_async.errors import StageError, UserError
 from launch.checks import check_until
 from launch.cli import parse
-from launch.compare_rows import Row, Run, make_rows
-from launch.compare_tables import compare_grid, memory_grid
+from launch.comparison.rows import Row, Run, make_rows
+from launch.comparison.tables import compare_grid, memory_grid
 from launch.config import CompareConfig
 from launch.files import prepare_out, write_json
 from launch.local import run_local
@@ -97,7 +97,7 @@ def write(config: CompareConfig, rows: list[Row], grids: list[Grid], task: Task,
     about = {"title": grids[0].title, "task": task.name, "metric_name": task.metric_name}
     write_json(out / "compare.json", about | {"settings": asdict(config), "rows": rows})
     (out / "compare.md").write_text("\n".join(map(markdown, grids)))
-    from launch.compare_plot import plot_compare  # matplotlib: a second that --help and errors do not need
+    from launch.comparison.plot import plot_compare  # matplotlib: a second that --help and errors do not need
 
     plot_compare(rows, out / "compare.png", grids[0].title, task.metric_name)
 

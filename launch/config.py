@@ -246,7 +246,7 @@ class PlanConfig(JobConfig):
 
     def __post_init__(self) -> None:
         JobConfig.__post_init__(self)
-        from launch.predict import ENGINES as PLANNED  # it needs this module
+        from launch.planning.predict import ENGINES as PLANNED  # it needs this module
 
         if not self.engines:
             raise UserError("no engines given; name some, such as --engines backprop cdni")

@@ -18,10 +18,10 @@ from dni_async.errors import UserError
 from launch.cli import parse
 from launch.config import PlanConfig
 from launch.files import prepare_out, write_json
-from launch.plan_check import Check, check_grid, run_checks
-from launch.plan_tables import plan_grid
-from launch.predict import Planner, Prediction
-from launch.profile import Profile, load_profile
+from launch.planning.check import Check, check_grid, run_checks
+from launch.planning.predict import Planner, Prediction
+from launch.planning.profile import Profile, load_profile
+from launch.planning.tables import plan_grid
 from launch.tables import markdown, show
 from tasks.base import Task
 from tasks.registry import create
@@ -54,7 +54,9 @@ def profile_of(config: PlanConfig, task: Task) -> Profile:
         return load_profile(Path(config.profile), config)
     if not config.quiet:
         print("measuring layers, SG networks and messages", flush=True)
-    from launch.measure import measure  # torch's optimizers: seconds that a saved profile does not need
+    from launch.planning.measure import (
+        measure,  # torch's optimizers: seconds that a saved profile does not need
+    )
 
     return measure(config, task)
 
@@ -90,7 +92,7 @@ def write(predictions: list[Prediction], checks: list[Check], profile: Profile, 
         "checks": [asdict(check) | {"error_share": check.off} for check in checks],
     }
     write_json(out / "plan.json", told)
-    from launch.plan_plot import plot_plan  # matplotlib: a second that --help and errors do not need
+    from launch.planning.plot import plot_plan  # matplotlib: a second that --help and errors do not need
 
     plot_plan(predictions, out / "plan.png", profile)
 

@@ -14,7 +14,7 @@ from launch import plan
 from launch.config import PlanConfig
 from launch.plan import predict
 from tests.launch.jobs import TINY, run
-from tests.launch.plans import profile
+from tests.launch.planning.plans import profile
 from workers.supervise import Guard
 
 

@@ -10,8 +10,8 @@ from dni_async.errors import UserError
 from launch.compare import run_engine
 from launch.config import CompareConfig, JobConfig, PlanConfig
 from launch.files import prepare_out
-from launch.predict import Planner, Prediction
-from launch.profile import Profile
+from launch.planning.predict import Planner, Prediction
+from launch.planning.profile import Profile
 from launch.tables import NOTHING, Column, Grid, number
 from tasks.base import Task
 from workers.supervise import Guard
@@ -60,7 +60,7 @@ def run_checks(config: PlanConfig, task: Task, profile: Profile, out: Path, guar
 
 def _emulated(config: PlanConfig, task: Task, profile: Profile) -> tuple[PlanConfig, Profile]:
     """The same on devices so slow that this machine keeps up with eight of them."""
-    from launch.measure import gflop_per_batch, measure
+    from launch.planning.measure import gflop_per_batch, measure
 
     speed = gflop_per_batch(config, task) / Planner(profile, config).backprop().period
     config = replace(config, emulate_gflops=float(f"{speed / SLOWDOWN:.2g}"), stages=0, stage_counts=())

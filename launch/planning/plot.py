@@ -8,11 +8,11 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from launch.compare_plot import STYLES
-from launch.plan_tables import plan_title
+from launch.comparison.plot import STYLES
+from launch.planning.predict import Prediction
+from launch.planning.profile import Profile
+from launch.planning.tables import plan_title
 from launch.plots import DPI, GRID, INK
-from launch.predict import Prediction
-from launch.profile import Profile
 
 SIZE = 900, 640
 """Pixels."""

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from launch.plan_plot import SIZE, plot_plan
-from launch.predict import Planner, Prediction
-from tests.launch.plans import profile
+from launch.planning.plot import SIZE, plot_plan
+from launch.planning.predict import Planner, Prediction
+from tests.launch.planning.plans import profile
 
 
 @pytest.mark.parametrize("counts", [(2,), (2, 4, 8)])

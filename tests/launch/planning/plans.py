@@ -6,7 +6,7 @@ from typing import Any
 
 from dni_async.costs import InterfaceCost, LayerCost
 from launch.config import PlanConfig
-from launch.profile import InterfaceProfile, LayerProfile, Profile, settings_of
+from launch.planning.profile import InterfaceProfile, LayerProfile, Profile, settings_of
 from workers.ping import Line, LinkCost
 
 FREE = Line(0.0, 0.0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch.compare_rows import held_bytes, make_row, make_rows
+from launch.comparison.rows import held_bytes, make_row, make_rows
 from tests.launch import samples
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from dni_async.costs import InterfaceCost, LayerCost
 from launch.config import PlanConfig
-from launch.predict import ENGINES, Planner, Prediction
-from launch.profile import InterfaceProfile
-from tests.launch.plans import BATCH, layer, network, profile
+from launch.planning.predict import ENGINES, Planner, Prediction
+from launch.planning.profile import InterfaceProfile
+from tests.launch.planning.plans import BATCH, layer, network, profile
 from workers.ping import Line, LinkCost
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from launch.compare_tables import Row, speedup
+from launch.comparison.tables import Row, speedup
 from launch.plots import DPI, FAINT, INK, SECONDS, PathLike, curve, seconds_and_metric, two_panels
 from launch.tables import number, percent
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from launch.compare_tables import speedup
-from launch.predict import Prediction
-from launch.profile import Profile
+from launch.comparison.tables import speedup
+from launch.planning.predict import Prediction
+from launch.planning.profile import Profile
 from launch.tables import NOTHING, Column, Grid, number, percent
 
 

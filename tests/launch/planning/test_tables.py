@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from launch.plan_tables import plan_grid, plan_title
-from launch.predict import Prediction
-from launch.profile import Profile
+from launch.planning.predict import Prediction
+from launch.planning.profile import Profile
+from launch.planning.tables import plan_grid, plan_title
 from launch.tables import markdown
-from tests.launch.plans import profile
+from tests.launch.planning.plans import profile
 
 DONE = Prediction(
     engine="gpipe",

@@ -24,7 +24,7 @@ from dni_async.forecast.whole import ring_all_reduce
 from dni_async.partition import best_cut, stage_bounds
 from launch.baselines.micro_batches import candidates, check_given
 from launch.config import JobConfig
-from launch.profile import InterfaceProfile, LayerProfile, Profile
+from launch.planning.profile import InterfaceProfile, LayerProfile, Profile
 from workers.ping import LinkCost
 
 KINDS: Mapping[str, Kind] = MappingProxyType(

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 
 from dni_async.errors import UserError
-from launch import measure as module
-from launch import plan_check
 from launch.config import CompareConfig, PlanConfig
-from launch.plan_check import Check, check_grid, run_checks
-from launch.predict import Planner
-from launch.profile import Profile, settings_of
-from tests.launch.plans import BATCH, profile
+from launch.planning import check as planning_check
+from launch.planning import measure as module
+from launch.planning.check import Check, check_grid, run_checks
+from launch.planning.predict import Planner
+from launch.planning.profile import Profile, settings_of
+from tests.launch.planning.plans import BATCH, profile
 from tests.launch.tiny import Tiny
 from workers.supervise import Guard
 
@@ -53,10 +53,10 @@ def test_every_engine_runs_with_the_cut_that_was_predicted_for_it(
         jobs.append((job.engine_name, job.stages, job.cut, job.batch_size))
         return {"error": "it broke"} if engine == "dni" else {"samples_per_s": 2.0}
 
-    monkeypatch.setattr(plan_check, "run_engine", run_engine)
+    monkeypatch.setattr(planning_check, "run_engine", run_engine)
     config = PlanConfig(engines=("dni", "backprop", "cdni"), batch_size=BATCH)
     measured = profile(6)
-    monkeypatch.setattr(plan_check, "EMULATED", ())
+    monkeypatch.setattr(planning_check, "EMULATED", ())
     checks = run_checks(config, Tiny(), measured, tmp_path, Guard())
     assert jobs == [("backprop", 1, "", BATCH), ("dni", 2, "3", BATCH), ("cdni", 2, "3", BATCH)]
     predicted = Planner(measured, config).predict("cdni", 2).samples_per_s
@@ -83,7 +83,7 @@ def test_more_stages_than_cores_are_emulated_each_with_a_profile_of_its_own(
     def measure(config: PlanConfig, task: object) -> Profile:
         return profile(6, settings=settings_of(config))
 
-    monkeypatch.setattr(plan_check, "run_engine", run_engine)
+    monkeypatch.setattr(planning_check, "run_engine", run_engine)
     monkeypatch.setattr(module, "gflop_per_batch", lambda config, task: 3.0)
     monkeypatch.setattr(module, "measure", measure)
     config = PlanConfig(engines=("cdni",), batch_size=BATCH)

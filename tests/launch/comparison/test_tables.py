@@ -2,7 +2,7 @@
 
 import pytest
 
-from launch.compare_tables import compare_grid, memory_grid
+from launch.comparison.tables import compare_grid, memory_grid
 from launch.tables import markdown
 from tests.launch.printing import printed
 from tests.launch.samples import compared

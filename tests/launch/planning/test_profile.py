@@ -9,8 +9,8 @@ import pytest
 
 from dni_async.errors import UserError
 from launch.config import PlanConfig
-from launch.profile import load_profile
-from tests.launch.plans import BATCH, layer, network, profile
+from launch.planning.profile import load_profile
+from tests.launch.planning.plans import BATCH, layer, network, profile
 
 CONFIG = PlanConfig(batch_size=BATCH)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
-from launch.compare_plot import STYLES, plot_compare
-from launch.compare_rows import make_rows
+from launch.comparison.plot import STYLES, plot_compare
+from launch.comparison.rows import make_rows
 from tests.launch.pixels import pixels, share
 from tests.launch.samples import compared, summary
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from launch.footprint import optimized_bytes, saved_bytes
+from launch.planning.footprint import optimized_bytes, saved_bytes
 
 
 def test_what_two_layers_keep_both_counts_once() -> None:

@@ -5,10 +5,10 @@ import torch
 from pytest import approx
 
 from dni_async.recipes import SGConfig
-from launch import measure as module
 from launch.config import PlanConfig
-from launch.measure import gflop_per_batch, measure
-from launch.profile import Profile
+from launch.planning import measure as module
+from launch.planning.measure import gflop_per_batch, measure
+from launch.planning.profile import Profile
 from tests.launch.tiny import Tiny, plain_layers
 from workers.ping import Line, LinkCost, Ping
 

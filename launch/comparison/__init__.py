@@ -1,0 +1,1 @@
+"""What a comparison makes of its runs: rows, tables and a picture."""

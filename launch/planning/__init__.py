@@ -1,0 +1,1 @@
+"""What `launch.plan` is made of: costs are measured, engines predicted, predictions shown and checked."""
