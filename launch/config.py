@@ -173,7 +173,7 @@ class TrainConfig(JobConfig):
     engine: str = "decoupled"
     """decoupled (stages by --rule); in one process backprop, backprop-all (all cores), dni-local or
     cdni-local (every layer decoupled by the library's wrapper); ddp (data parallel); gpipe, 1f1b (torch's
-    pipelines)."""
+    pipelines); copies (a control: as many sequential trainings at once as there are stages)."""
 
     def __post_init__(self) -> None:
         JobConfig.__post_init__(self)
@@ -191,8 +191,8 @@ class CompareConfig(JobConfig):
     """Run several engines on one task, each in a job of its own, and set them side by side."""
 
     engines: tuple[str, ...] = ("backprop", "dni", "cdni")
-    """Baselines: backprop, backprop-all, ddp, gpipe, 1f1b, dni-local, cdni-local; and rules: dni, cdni,
-    delayed, local, frozen, oracle. Speed-up is over backprop."""
+    """Baselines: backprop, backprop-all, ddp, gpipe, 1f1b, copies, dni-local, cdni-local; and rules: dni,
+    cdni, delayed, local, frozen, oracle. Speed-up is over backprop."""
     repeats: int = 1
     """Runs of each engine, in turn (A B A B); the table gives medians."""
     vary_seed: bool = False

@@ -5,6 +5,7 @@ decoupled     stages      its layers             process 0           launch.deco
 backprop      1           whole                  process 0           launch.baselines.backprop
 backprop-all  1           whole                  process 0           launch.baselines.backprop
 ddp           stages      whole                  each its part       launch.baselines.ddp
+copies        stages      whole                  each all of them    launch.baselines.copies
 gpipe, 1f1b   stages      its layers             each all            launch.baselines.pipelining
 dni-local     1           whole                  process 0           launch.baselines.dni_local
 cdni-local    1           whole                  process 0           launch.baselines.dni_local
@@ -56,6 +57,7 @@ ENGINES = {
     "ddp": Engine(module="launch.baselines.ddp", together=True, everybody_reads=True, shares_batches=True),
     "gpipe": Engine(module="launch.baselines.pipelining", together=True, cut=True, everybody_reads=True),
     "1f1b": Engine(module="launch.baselines.pipelining", together=True, cut=True, everybody_reads=True),
+    "copies": Engine(module="launch.baselines.copies", together=True, everybody_reads=True),
     "dni-local": Engine(module="launch.baselines.dni_local", processes=1),
     "cdni-local": Engine(module="launch.baselines.dni_local", processes=1),
 }

@@ -53,6 +53,8 @@ class Loop(ABC):
         self.probe = make_probe(self.config.emulate_gflops, warmup)
         self.throughput = Throughput(warmup)
         self.steps = self.samples = 0
+        self.batches_at_once = 1
+        """How many batches all ranks together train in a step."""
         self.stopped = False
         """Rank 0 has said that it is enough."""
         self.about: dict[str, Any] = {}
@@ -114,7 +116,7 @@ class Loop(ABC):
         self.probe.end()
         self.steps += 1
         self.samples += len(y)
-        self.throughput.trained(rows)
+        self.throughput.trained(rows * self.batches_at_once)
         self.probe.step_done()
 
     @torch.no_grad()

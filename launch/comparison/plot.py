@@ -72,7 +72,7 @@ def _speedup_bars(axes: Axes, rows: Sequence[Row], colours: Sequence[str]) -> No
 
 
 def _label(row: Row) -> str:
-    count, parts = row.get("stages") or 1, "replicas" if row["engine"] == "ddp" else "stages"
+    count, parts = row.get("stages") or 1, "replicas" if row["engine"] in ("ddp", "copies") else "stages"
     return str(row["engine"]) + (f"\n{count} {parts}" if count > 1 else "")
 
 

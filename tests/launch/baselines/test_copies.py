@@ -1,0 +1,38 @@
+"""Copies: each is sequential backprop, and together they count every batch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from launch.config import TrainConfig
+from launch.weights import load_all
+from tests.forks import Job
+from tests.launch.baselines.helpers import check_same_training
+from tests.launch.tiny import Tiny, plain_layers
+
+
+def test_each_is_sequential_backprop_on_every_batch(tmp_path: Path) -> None:
+    task = Tiny(plain_layers, train=200, test=17)
+    config = TrainConfig(engine="copies", batch_size=16, epochs=2, seed=3, optimizer="sgd", lr=0.5)
+    with Job(config, task, 2, tmp_path) as job:
+        assert job.statuses() == [0, 0], job.lines()
+    summary = json.loads((job.out / "summary.json").read_text())
+    check_same_training(summary, load_all(job.out, 1), task, config, 2 * 200, 2 * 17)
+    assert [stage["samples"] for stage in summary["stages"]] == [400, 400]
+
+
+def test_their_samples_per_second_are_those_of_all(tmp_path: Path) -> None:
+    task = Tiny(plain_layers, train=320)
+    gigaflops = 1e-3  # so slow that nothing else counts: 16 rows take about a tenth of a second
+    config = TrainConfig(engine="copies", batch_size=16, emulate_gflops=gigaflops, epochs=1)
+    with Job(config, task, 2, tmp_path / "two") as job:
+        assert job.statuses() == [0, 0], job.lines()
+    two = json.loads((job.out / "summary.json").read_text())["final"]["samples_per_s"]
+    alone = TrainConfig(engine="backprop", batch_size=16, emulate_gflops=gigaflops, epochs=1)
+    with Job(alone, task, 1, tmp_path / "one") as job:
+        assert job.statuses() == [0], job.lines()
+    one = json.loads((job.out / "summary.json").read_text())["final"]["samples_per_s"]
+    torch.testing.assert_close(two, 2 * one, rtol=0.2, atol=0.0)
