@@ -33,9 +33,9 @@ SECTIONS = (
         "Throughput: six hidden layers of 256, two stages",
         "Same initial weights, data order, global batch of 256, (fused) Adam and test set for every engine; "
         "the contestants alternate. samples/s is the steady state. `gpipe` and `1f1b` run with the best of "
-        "several micro-batch counts, which stands in the table. Two controls: `frozen`, whose stages below the "
-        "last never learn, and `copies`, two sequential trainings at once that share nothing, which is what "
-        "this machine gives to two busy processes at most.",
+        "several micro-batch counts, which stands in the table. Two controls: `frozen`, whose stages below "
+        "the last never learn, and `copies`, two sequential trainings at once that share nothing, which is "
+        "what this machine gives to two busy processes at most.",
         (f"compare --task mnist-fcn --engines {ALL} --stages 2 --epochs 1 --repeats 4",),
         "compare.png",
         minutes=12,
@@ -69,8 +69,8 @@ SECTIONS = (
         "Every engine stops at the first evaluation on the whole test set (four per epoch, their time "
         "included) that reaches 98 %; medians over three seeds.",
         (
-            "compare --task mnist-fcn --engines backprop backprop-all ddp gpipe 1f1b delayed local cdni --stages 2 "
-            "--epochs 8 --until 0.98 --evaluations 4 --repeats 3 --vary-seed",
+            "compare --task mnist-fcn --engines backprop backprop-all ddp gpipe 1f1b delayed local cdni "
+            "--stages 2 --epochs 8 --until 0.98 --evaluations 4 --repeats 3 --vary-seed",
         ),
         "compare.png",
         minutes=20,

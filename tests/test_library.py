@@ -47,6 +47,7 @@ def test_with_an_opt_step_in_the_loop_the_first_example_learns_the_same(
     assert stepped != EXAMPLES[0] and run(stepped, capsys)[0] == run(EXAMPLES[0], capsys)[0]
 
 
+@pytest.mark.slow
 def test_the_network_of_a_notebook_moves_to_processes_and_back(tmp_path: Path) -> None:
     (tmp_path / "notebook.py").write_text(PREAMBLE + MOVE)
     done = subprocess.run(

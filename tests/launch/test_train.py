@@ -54,6 +54,7 @@ def test_every_sample_is_trained_at_every_stage_and_every_target_arrives(
     assert [stage.get("targets_dropped", 0) for stage in stages] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_delayed_and_local_stages_learn_what_frozen_ones_cannot(tmp_path: Path) -> None:
     """Three narrow stages: frozen ones reach 0.46 here, delayed ones 0.92, local ones 0.94."""
     final = {}

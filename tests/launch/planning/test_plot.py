@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
+from launch.config import PlanConfig
 from launch.planning.plot import SIZE, plot_plan
 from launch.planning.predict import Planner, Prediction
 from tests.launch.planning.plans import profile
@@ -12,7 +13,7 @@ from tests.launch.planning.plans import profile
 
 @pytest.mark.parametrize("counts", [(2,), (2, 4, 8)])
 def test_the_picture_has_its_size_and_is_not_empty(counts: tuple[int, ...], tmp_path: Path) -> None:
-    planner = Planner(profile(), 4)
+    planner = Planner(profile(), PlanConfig())
     predictions = [planner.predict("backprop", 1)]
     predictions += [planner.predict(engine, n) for n in counts for engine in ("gpipe", "delayed", "cdni")]
     plot_plan(predictions, tmp_path / "plan.png", profile())
