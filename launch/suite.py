@@ -36,7 +36,7 @@ SECTIONS = (
         "several micro-batch counts, which stands in the table. Two controls: `frozen`, whose stages below "
         "the last never learn, and `copies`, two sequential trainings at once that share nothing, which is "
         "what this machine gives to two busy processes at most.",
-        (f"compare --task mnist-fcn --engines {ALL} --stages 2 --epochs 1 --repeats 4",),
+        (f"compare --task mnist-fcn --engines {ALL} --stages 2 --epochs 1 --repeats 3",),
         "compare.png",
         minutes=12,
     ),
@@ -58,7 +58,7 @@ SECTIONS = (
         "default (the convolutional head). An epoch of so few images says nothing about accuracy.",
         (
             "compare --task cifar-cnn --task-args subset=3200 --batch-size 64 "
-            "--engines backprop copies gpipe delayed local cdni --stages 2 --epochs 1 --repeats 3",
+            "--engines backprop copies gpipe delayed local cdni --stages 2 --epochs 1 --repeats 1",
         ),
         "compare.png",
         minutes=18,
@@ -69,7 +69,7 @@ SECTIONS = (
         "Every engine stops at the first evaluation on the whole test set (four per epoch, their time "
         "included) that reaches 98 %; medians over three seeds.",
         (
-            "compare --task mnist-fcn --engines backprop backprop-all ddp gpipe 1f1b delayed local cdni "
+            "compare --task mnist-fcn --engines backprop backprop-all 1f1b delayed local cdni "
             "--stages 2 --epochs 8 --until 0.98 --evaluations 4 --repeats 3 --vary-seed",
         ),
         "compare.png",
