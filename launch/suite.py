@@ -132,17 +132,6 @@ SECTIONS = (
         minutes=10,
     ),
     Section(
-        "wrapper",
-        "`DNI(net)` in one process, every layer decoupled",
-        "The wrapper for ordinary loops (docs/LIBRARY.md) as an engine. It trains an SG network for every "
-        "layer on the one thread, so it cannot be fast; the question is what it learns.",
-        (
-            "compare --task mnist-fcn --task-args depth=3 --engines backprop dni-local cdni-local --epochs 5",
-            "compare --task mnist-cnn --engines backprop cdni-local --batch-size 64 --epochs 2",
-        ),
-        minutes=12,
-    ),
-    Section(
         "gpu",
         "GPU: stages sharing one device",
         "Two stages on one GPU over pinned shared memory.",
