@@ -3,6 +3,8 @@
 torch.distributed.pipelining fixes the shape of a micro-batch, so a count has to divide the rows:
 
     rows          256, wanted 8 -> 8 of 32        96, wanted 8 -> 8 of 12       97, wanted 8 -> 1 of 97
+
+Single rows are avoided where they can be: batch norm refuses them.
 """
 
 from __future__ import annotations
@@ -18,8 +20,12 @@ PER_STAGE = (1, 2, 4)
 
 
 def fitting(rows: int, wanted: int) -> int:
-    """The largest count up to `wanted` that divides the rows."""
-    return max(count for count in range(1, min(wanted, rows) + 1) if rows % count == 0)
+    """The largest count up to `wanted` that divides the rows, into parts of more than one if it can be."""
+    return max(_without_single_rows([n for n in range(1, min(wanted, rows) + 1) if rows % n == 0], rows))
+
+
+def _without_single_rows(counts: list[int], rows: int) -> list[int]:
+    return [count for count in counts if rows // count > 1] or counts
 
 
 def candidates(rows: int, stages: int, least: int) -> list[int]:
@@ -33,7 +39,7 @@ def candidates(rows: int, stages: int, least: int) -> list[int]:
             f"a batch of {rows} rows cannot be cut into {least} or more equal micro-batches; "
             "use a larger --batch-size or fewer stages"
         )
-    possible = [count for count in possible if rows // count > 1] or possible
+    possible = _without_single_rows(possible, rows)
     wanted = {*FIXED, *(times * stages for times in PER_STAGE)}
     return [count for count in possible if count in wanted] or possible[:1]
 

@@ -12,7 +12,8 @@ from workers.rendezvous import Rendezvous
 
 
 @pytest.mark.parametrize(
-    ("rows", "wanted", "count"), [(256, 8, 8), (96, 8, 8), (97, 8, 1), (6, 8, 6), (10, 4, 2), (1, 4, 1)]
+    ("rows", "wanted", "count"),
+    [(256, 8, 8), (96, 8, 8), (97, 8, 1), (6, 8, 3), (16, 16, 8), (10, 4, 2), (1, 4, 1)],
 )
 def test_the_count_that_fits_divides_the_rows(rows, wanted, count):
     assert fitting(rows, wanted) == count
