@@ -95,8 +95,8 @@ SECTIONS = (
         "messages",
         "What a message costs",
         "One message between two processes of this machine, from the call of `send` to the moment the "
-        "receiver can read it. Over shm the receiver asks for a millisecond before it sleeps, as stages with a "
-        "core of their own do.",
+        "receiver can read it. Over shm the receiver asks for a millisecond before it sleeps, as stages with "
+        "a core of their own do.",
         ("latency",),
         minutes=1,
     ),
