@@ -20,10 +20,21 @@ from workers.supervise import Guard, Told
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A comparison of backprop and cdni: its folder and what it printed."""
+    """A comparison of backprop, stages and the wrapper: its folder and what it printed."""
     out = tmp_path_factory.mktemp("compared") / "run"
     until = ("--epochs", "40", "--until", "0.8", "--evaluations", "2")
-    arguments = ("--engines", "backprop", "cdni", "--stages", "2", *TINY, *until, "--out", str(out))
+    arguments = (
+        "--engines",
+        "backprop",
+        "cdni",
+        "cdni-local",
+        "--stages",
+        "2",
+        *TINY,
+        *until,
+        "--out",
+        str(out),
+    )
     done = run("launch.compare", *arguments)
     assert done.returncode == 0, done.stderr
     return out, done.stdout
@@ -32,7 +43,8 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_every_engine_runs_in_a_job_of_its_own_and_gets_a_row(compared: tuple[Path, str]) -> None:
     out, printed = compared
     rows = json.loads((out / "compare.json").read_text())["rows"]
-    assert [(row["engine"], row["stages"]) for row in rows] == [("backprop", 1), ("cdni", 2)]
+    engines = [(row["engine"], row["stages"]) for row in rows]
+    assert engines == [("backprop", 1), ("cdni", 2), ("cdni-local", 1)]
     for row in rows:
         summary = json.loads((out / row["engine"] / "summary.json").read_text())
         assert row["samples_per_s"] == summary["samples_per_s"]
