@@ -82,8 +82,8 @@ SECTIONS = (
         "Time to 98 % test accuracy, each with its best schedule",
         "The engines with exact gradients get the schedule that was found best for backprop (tried: linear "
         "decay over 1, 2 and 3 epochs, and a tenth of the rate after 50, 65 and 80 % of 2 epochs), cdni the "
-        "best of the same for it, with a faster SG network; both were sought with an SG network of full rank, "
-        "which is of rank 64 by default now (docs/LOG.md). Eight evaluations per epoch, three seeds.",
+        "best of the same for it, with a faster SG network; it was sought with an SG network of full rank, "
+        "and the default is rank 64 now (docs/LOG.md). Eight evaluations per epoch, three seeds.",
         (
             "compare --task mnist-fcn --engines backprop gpipe 1f1b delayed --stages 2 --epochs 2 "
             "--schedule linear --until 0.98 --evaluations 8 --repeats 3 --vary-seed",
