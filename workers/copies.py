@@ -10,6 +10,7 @@ On the CPU a copy is done as soon as it is asked for, and the packet leaves at o
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dni_async.messages import Activation, Message, TargetGradient
+from workers.transport.base import TransportTimeout
 
 
 class Event(Protocol):
@@ -25,20 +27,26 @@ class Event(Protocol):
     def query(self) -> bool:
         """Whether it is."""
 
-    def synchronize(self) -> None:
-        """Wait until it is."""
-
 
 class _Done:
     def query(self) -> bool:
         return True
 
-    def synchronize(self) -> None:
-        return
-
 
 DONE = _Done()
 """It is."""
+
+
+def wait_for(event: Event, timeout: float) -> None:
+    """Return when the copy is done. Raises TransportTimeout after `timeout` seconds: a GPU may hang.
+
+    (`torch.cuda.Event.synchronize` knows no deadline.)
+    """
+    end = time.monotonic() + timeout
+    while not event.query():
+        if time.monotonic() > end:
+            raise TransportTimeout(f"a copy between the GPU and the host was not done in {timeout:g} s")
+        time.sleep(1e-5)
 
 
 def copy_out(places: Sequence[Tensor], tensors: Sequence[Tensor]) -> Event:

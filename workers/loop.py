@@ -21,7 +21,7 @@ import torch
 from dni_async.errors import StageError, UserError
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient, goes_upstream
 from dni_async.stage import Stage
-from workers.copies import DONE, move
+from workers.copies import DONE, move, wait_for
 from workers.ends import Drained
 from workers.probe import Probe, Throughput
 from workers.transport.base import Channel, Deadline, PeerGone, Receiver, Sender, wait_any
@@ -153,7 +153,7 @@ class StageLoop:
         self.probe.end()
         if isinstance(message, Activation):
             self._count(message)
-        moved.synchronize()  # the neighbour overwrites what is released
+        wait_for(moved, self.timeout)  # the neighbour overwrites what is released
         receiver.release()
         self._position = f"after step {message.step}"
 

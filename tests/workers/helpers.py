@@ -44,22 +44,20 @@ def shm_channel(capacity: int, sender_stage: int = 0, receiver_stage: int = 1) -
 
 
 class Copying:
-    """A GPU's copy into a slot as the host sees it: under way until waited for or `finished`."""
+    """A GPU's copy into a slot as the host sees it: under way until `finished`, or asked for very often."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: int = 10) -> None:
         self.finished = False
+        self._patience = patience
 
     def query(self) -> bool:
         """Whether it is done."""
-        return self.finished
-
-    def synchronize(self) -> None:
-        """It is done now."""
-        self.finished = True
+        self._patience -= 1
+        return self.finished or self._patience < 0
 
 
 def late_channel(capacity: int, sender_stage: int = 0, receiver_stage: int = 1) -> tuple[Sender, Receiver]:
-    """As `shm_channel`, with copies that end only when somebody waits for them."""
+    """As `shm_channel`, with copies that end late."""
     sender, receiver = shm_channel(capacity, sender_stage, receiver_stage)
     sender.copy_out = copy_late  # type: ignore[attr-defined]
     return sender, receiver

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from dni_async.messages import Activation, Mark, MarkKind, TargetGradient
-from workers.copies import DONE, copy_out, move
+from tests.workers.helpers import Copying
+from workers.copies import DONE, copy_out, move, wait_for
+from workers.transport.base import TransportTimeout
 
 
 def test_on_the_cpu_a_copy_is_done_at_once() -> None:
@@ -15,6 +17,12 @@ def test_on_the_cpu_a_copy_is_done_at_once() -> None:
     assert event.query()
     assert torch.equal(places[0], torch.ones(2, 3))
     assert torch.equal(places[1], torch.arange(4))
+
+
+def test_a_copy_that_is_never_done_is_not_waited_for_for_ever() -> None:
+    wait_for(Copying(patience=3), 5.0)
+    with pytest.raises(TransportTimeout, match=r"copy between the GPU and the host was not done in 0.01 s"):
+        wait_for(Copying(patience=10**9), 0.01)
 
 
 class TestMove:
@@ -64,5 +72,5 @@ def test_a_gpu_copies_what_was_computed_before() -> None:
     event = copy_out([place], [x])
     del x  # its memory must not be used again before the copy
     torch.zeros(1000, 1000, device=gpu)
-    event.synchronize()
+    wait_for(event, 10.0)
     assert torch.allclose(place, torch.full_like(place, 1.01**50), rtol=1e-3)

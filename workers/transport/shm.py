@@ -30,7 +30,7 @@ import struct
 from collections import deque
 
 from dni_async.messages import Message
-from workers.copies import Event, copy_out
+from workers.copies import Event, copy_out, wait_for
 from workers.transport.base import (
     Deadline,
     PeerGone,
@@ -195,9 +195,10 @@ class ShmSender(Sender):
 
     def flush(self, timeout: float) -> None:
         """Wait for the copies under way, and tell the receiver."""
+        deadline = Deadline(timeout)
         for copied, _, _ in self._leaving:
-            copied.synchronize()
-        self._see_off(timeout)
+            wait_for(copied, deadline.left())
+        self._see_off(deadline.left())
 
     def held_bytes(self) -> int:
         """Bytes of all slots."""
@@ -206,7 +207,7 @@ class ShmSender(Sender):
     def close(self) -> None:
         """Close the socket, forget the slots; packets and slots under way live on."""
         if self._socket.fileno() >= 0:
-            with contextlib.suppress(TransportError):  # a receiver that left does not want them
+            with contextlib.suppress(TransportError):  # who left, or hangs, gets nothing more
                 self.flush(_PATIENCE)
         self._leaving.clear()
         self._socket.close()
@@ -216,7 +217,7 @@ class ShmSender(Sender):
 
     def _await_slot(self, timeout: float) -> None:
         deadline = Deadline(timeout)
-        self.flush(timeout)
+        self.flush(deadline.left())
         while not self.ready():
             if not wait_any([self], deadline.left()):
                 raise TransportTimeout(f"stage {self.peer} released no message in {timeout:g} s")

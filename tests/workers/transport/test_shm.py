@@ -290,7 +290,7 @@ class TestAMessageWhoseCopyIsUnderWay:
     def test_is_seen_off_before_the_sender_sleeps(self, ends: Ends, copies: list[Copying]) -> None:
         sender, receiver = ends
         sender.send(gradient(10), 0.0)
-        sender.flush(0.0)
+        sender.flush(5.0)
         assert receiver.poll()
 
     def test_is_seen_off_before_waiting_for_its_slot(self, ends: Ends, copies: list[Copying]) -> None:
@@ -298,7 +298,7 @@ class TestAMessageWhoseCopyIsUnderWay:
         for elements in (10, 11):
             sender.send(gradient(elements), 0.0)
         with pytest.raises(TransportTimeout):
-            sender.send(gradient(12), 0.01)
+            sender.send(gradient(12), 0.1)
         assert receiver.poll()
 
     def test_arrives_though_the_sender_is_closed(self, ends: Ends, copies: list[Copying]) -> None:
@@ -308,3 +308,10 @@ class TestAMessageWhoseCopyIsUnderWay:
         assert_same(receiver.recv(0.0), gradient(10))
         with pytest.raises(PeerGone):
             receiver.poll()
+
+    def test_and_never_done_is_not_waited_for_for_ever(self, ends: Ends, copies: list[Copying]) -> None:
+        sender, _ = ends
+        sender.send(gradient(10), 0.0)
+        copies[0].query = lambda: False  # type: ignore[method-assign]
+        with pytest.raises(TransportTimeout, match="was not done in"):
+            sender.flush(0.01)
