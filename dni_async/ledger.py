@@ -6,7 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from dni_async.state import State
 
 
 @dataclass(slots=True)
@@ -26,6 +29,16 @@ class Pending:
 
     def __post_init__(self) -> None:
         self.nbytes = sum(tensor.nbytes for tensor in tensors((self.h, self.labels, self.hidden)))
+
+    def state_dict(self) -> State:
+        """The batch, a hidden state aside: in a resumed run a recurrent network begins a new sequence."""
+        return {"h": self.h, "labels": self.labels, "version": self.version}
+
+    @classmethod
+    def from_state(cls, state: State, device: torch.device) -> Pending:
+        """The batch on `device`."""
+        labels = state["labels"]
+        return cls(state["h"].to(device), None if labels is None else labels.to(device), state["version"])
 
 
 class Ledger:
@@ -63,6 +76,18 @@ class Ledger:
     def held_bytes(self) -> int:
         """Bytes of the tensors that are remembered."""
         return sum(pending.nbytes for pending in self._pending.values())
+
+    def state_dict(self) -> State:
+        """All entries, oldest first, and the counts."""
+        pending = [{"step": step} | entry.state_dict() for step, entry in self._pending.items()]
+        return {"pending": pending, "dropped": self.dropped, "unmatched": self.unmatched}
+
+    def load_state_dict(self, state: State, device: torch.device) -> None:
+        """Remember these instead, on `device`; with less room than there was, the oldest make way."""
+        self._pending = {}
+        self.dropped, self.unmatched = state["dropped"], state["unmatched"]
+        for entry in state["pending"]:
+            self.put(entry["step"], Pending.from_state(entry, device))
 
 
 def tensors(nested: Any) -> Iterator[Tensor]:

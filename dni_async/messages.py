@@ -54,6 +54,8 @@ class MarkKind(IntEnum):
     """The last message. Its return proves that every target gradient has arrived."""
     EVALUATION = 3
     """The whole test set is behind it, and the epoch goes on."""
+    CHECKPOINT = 4
+    """Every stage keeps its state as of here. Its return proves that all of them have."""
 
 
 @dataclass(slots=True)

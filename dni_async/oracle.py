@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dni_async.errors import StageError
+from dni_async.errors import StageError, UserError
 from dni_async.messages import TargetGradient
+from dni_async.state import State
 from dni_async.updater import Updater
 
 
@@ -56,3 +57,11 @@ class Oracle:
 
     def new_epoch(self) -> None:
         """Nothing to start over."""
+
+    def state_dict(self) -> State:
+        """Raises UserError: a check that was interrupted is done again."""
+        raise UserError("rule oracle checks the pipeline and keeps no checkpoint; use another rule")
+
+    def load_state_dict(self, state: State) -> None:
+        """Raises UserError, as `state_dict` does."""
+        self.state_dict()

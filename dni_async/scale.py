@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from dni_async.state import State
+
 UNITS = ("sample", "rms", "none")
 
 
@@ -43,6 +45,14 @@ class GradientScale:
         if self.units == "sample":
             return prediction / len(prediction)
         return prediction * self._rms()
+
+    def state_dict(self) -> State:
+        """The running mean square."""
+        return {"square": self._square, "count": self._count}
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from there."""
+        self._square, self._count = state["square"], state["count"]
 
     def _rms(self) -> float:
         if not self._count:

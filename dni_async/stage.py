@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dni_async.checkpoint import Part, load_weights_state, weights_state
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
 from dni_async.rules.base import Rule
 from dni_async.rules.delayed import DelayedRule
 from dni_async.rules.loss import LossRule
+from dni_async.state import State, copied, load_random_state, random_state
 from dni_async.updater import Updater
+
+COUNTS = ("steps", "samples", "targets_sent", "targets_received")
+"""What a stage counts since the start of the run."""
 
 
 class Stage:
@@ -45,7 +51,10 @@ class Stage:
         self.updater = updater if rule.updates else None
         self.send_targets = send_targets
         self.notice: Callable[[str], None] = lambda kind: None
-        """Called when a piece of work ends (forward, backward, update, sg, head, evaluate)."""
+        """Called when a piece of work ends (forward, backward, update, sg, head, evaluate, checkpoint)."""
+        self.keep: Callable[[int, State], dict[str, Any]] = lambda step, part: {}
+        """Called with the stage's part of the checkpoint of a step; the mark takes what it gives along."""
+        self._parts: deque[Part] = deque()  # of checkpoints whose mark went down and is not back
         self._in_place = starts_in_place(layers)
         self._delayed = rule if isinstance(rule, DelayedRule) else None
         self.done = False
@@ -66,7 +75,7 @@ class Stage:
     @property
     def has_room(self) -> bool:
         """Whether an activation may be handled; if not, targets must come first."""
-        return self._delayed is None or self._delayed.stash.has_room
+        return self._delayed is None or (self._delayed.stash.has_room and not self._parts)
 
     def on(self, message: Message) -> Iterator[Message]:
         """Handle any message. Iterate to the end: the work goes on between the messages."""
@@ -88,6 +97,8 @@ class Stage:
     def on_target(self, message: TargetGradient) -> Iterator[Message]:
         """The target gradient of an earlier batch: it trains the SG network, or the stage (`delayed`)."""
         self.targets_received += 1
+        for part in self._parts:
+            part.on_target(message)
         if self._delayed is None:
             self.rule.take_target(message, self.version)
             self.notice(self.rule.work)
@@ -100,6 +111,8 @@ class Stage:
         if not mark.returning:
             if not self.is_last:
                 yield mark
+                if mark.kind is MarkKind.CHECKPOINT:
+                    self._begin_part(mark.step)
                 return
             assert isinstance(self.rule, LossRule)
             mark.returning = True
@@ -111,6 +124,11 @@ class Stage:
         mark.body[str(self.index)] = self.stats()
         if mark.kind is MarkKind.EPOCH:
             self.rule.new_epoch()
+            for part in self._parts:
+                part.epoch_over = part.state is not None
+        elif mark.kind is MarkKind.CHECKPOINT:
+            mark.body[str(self.index)] |= self.keep(mark.step, self._whole_part(mark.step))
+            self.notice("checkpoint")
         self.done = mark.kind is MarkKind.STOP
         yield mark
 
@@ -124,6 +142,47 @@ class Stage:
             "targets_sent": self.targets_sent,
             "targets_received": self.targets_received,
         } | self.rule.stats()
+
+    def state_dict(self) -> State:
+        """All that the stage goes on from, bit for bit, in a resumed run."""
+        return weights_state(self.layers, self.updater) | {
+            "rule": self.rule.state_dict(),
+            "counts": {name: getattr(self, name) for name in COUNTS},
+            "random": random_state(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from a part of a checkpoint. After a recut the rule starts anew and every target counts as
+        taken.
+
+        Raises RuntimeError, ValueError or KeyError when the state is of other layers or another rule.
+        """
+        load_weights_state(self.layers, self.updater, state)
+        steps = state["counts"]["steps"]
+        answered = {
+            "targets_sent": steps * self.send_targets,
+            "targets_received": steps * self.rule.wants_targets,
+        }
+        for name, count in (answered | state["counts"]).items():
+            setattr(self, name, count)
+        if state["rule"] is not None:
+            self.rule.load_state_dict(state["rule"])
+        if state.get("epoch_over"):
+            self.rule.new_epoch()
+        if state["random"] is not None:
+            load_random_state(state["random"])
+
+    def _begin_part(self, step: int) -> None:
+        """The mark of a checkpoint has gone down: what this stage is now, is its part."""
+        self._parts.append(Part(step, None if self._delayed else copied(self.state_dict())))
+        self.notice("checkpoint")
+
+    def _whole_part(self, step: int) -> State:
+        """This stage's part of a checkpoint whose mark is back; the last stage turns it round itself."""
+        part = self._parts.popleft() if self._parts else Part(step, None)
+        if part.state is None:
+            part.state = copied(self.state_dict())
+        return part.whole()
 
     def _train(self, message: Activation) -> Iterator[Message]:
         x, h = self._forward(message)

@@ -17,6 +17,7 @@ from dni_async.ledger import Ledger, Pending
 from dni_async.messages import TargetGradient
 from dni_async.networks.base import DNINetwork
 from dni_async.scale import GradientScale
+from dni_async.state import State, load_optimizer_state, optimizer_state
 
 Condition = Callable[[Tensor], Tensor]
 
@@ -133,6 +134,37 @@ class Synthesizer:
         replay = sum(pending.nbytes + wanted.nbytes for pending, wanted in self._recent)
         return self.ledger.held_bytes() + replay
 
+    def state_dict(self) -> State:
+        """Network, optimizer, ledger, replay window and counts."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "ledger": self.ledger.state_dict(),
+            "scale": self.scale.state_dict(),
+            "agreement": self.agreement.state_dict(),
+            "recent": [pending.state_dict() | {"wanted": wanted} for pending, wanted in self._recent],
+            "draws": self._generator.get_state(),
+            "updates": self.updates,
+            "taken": self._taken,
+            "most_bytes": self._most_bytes,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from there. A recurrent network begins a new sequence."""
+        self.network.load_state_dict(state["network"])
+        self.network.reset()
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        device = self.optimizer.param_groups[0]["params"][0].device
+        self.ledger.load_state_dict(state["ledger"], device)
+        self.scale.load_state_dict(state["scale"])
+        self.agreement.load_state_dict(state["agreement"])
+        self._recent.clear()
+        self._recent.extend(
+            (Pending.from_state(row, device), row["wanted"].to(device)) for row in state["recent"]
+        )
+        self._generator.set_state(state["draws"])
+        self.updates, self._taken, self._most_bytes = state["updates"], state["taken"], state["most_bytes"]
+
     def _labels(self, y: Tensor | None) -> Tensor | None:
         if self.condition is None or y is None:
             return None
@@ -197,3 +229,11 @@ class Agreement:
         means = self._error / self._count, self._cosine / self._count
         error, cosine = (value if math.isfinite(value) else None for value in means)
         return {"sg_relative_error": error, "sg_cosine": cosine}
+
+    def state_dict(self) -> State:
+        """The sums."""
+        return {"error": self._error, "cosine": self._cosine, "count": self._count}
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from there."""
+        self._error, self._cosine, self._count = state["error"], state["cosine"], state["count"]

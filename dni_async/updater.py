@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from dni_async.errors import UserError
+from dni_async.state import State, load_optimizer_state, optimizer_state
 
 SCHEDULES = ("constant", "linear", "cosine", "step")
 
@@ -65,7 +65,8 @@ class Updater:
     """Steps the weights of one stage; counts the steps, which are the weights' version.
 
     optimizer: None for layers without parameters, whose version counts all the same.
-    clip_norm: the gradient norm of this stage's own parameters is clipped to it (None: no clipping).
+    factor: of the learning rate, by version. clip_norm: the gradient norm of this stage's own parameters is
+    clipped to it (None: no clipping).
     """
 
     def __init__(
@@ -79,7 +80,9 @@ class Updater:
         self.version = 0
         groups = optimizer.param_groups if optimizer else []
         self._parameters = [p for group in groups for p in group["params"]]
-        self._schedule = LambdaLR(optimizer, factor) if optimizer and factor else None
+        self._factor = factor
+        self._rates = [group["lr"] for group in groups]
+        self._set_rates()
 
     def step(self) -> None:
         """Clip, step, schedule, and clear the gradients."""
@@ -89,6 +92,25 @@ class Updater:
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
         self.optimizer.step()
-        if self._schedule is not None:
-            self._schedule.step()
+        self._set_rates()
         self.optimizer.zero_grad()
+
+    def state_dict(self) -> State:
+        """The version, and what the optimizer keeps for each parameter; rates follow from the version."""
+        return {
+            "version": self.version,
+            "parameters": optimizer_state(self.optimizer) if self.optimizer else [],
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from there, by the settings of this updater."""
+        self.version = state["version"]
+        if self.optimizer is not None:
+            load_optimizer_state(self.optimizer, state["parameters"])
+            self._set_rates()
+
+    def _set_rates(self) -> None:
+        if self.optimizer is None or self._factor is None:
+            return
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self._factor(self.version)

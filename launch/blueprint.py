@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,8 @@ class Blueprint:
     steps_per_epoch: int
     train_samples: int
     test_samples: int
+    start: int = 0
+    """Training batches that the run has seen when it starts: the step of the checkpoint that it resumes."""
 
 
 def build_layers(task: Task, seed: int) -> list[nn.Module]:
@@ -61,8 +63,10 @@ def agree(
     task: Task,
     data: Data | None,
     device: torch.device | None = None,
+    start: int = 0,
 ) -> Blueprint:
-    """Rank 0, which has the data, draws the blueprint; the others read it, or its failure."""
+    """Rank 0, which has the data and knows where to start, draws the blueprint; the others read it, or its
+    failure."""
     if data is None:
         told = rendezvous.read(KEY, max(config.timeout, 120.0))
         if "error" in told:
@@ -70,7 +74,7 @@ def agree(
         bounds, shapes = ([tuple(pair) for pair in told[key]] for key in ("bounds", "shapes"))
         return Blueprint(**told | {"bounds": bounds, "shapes": shapes})
     stages = rendezvous.world if ENGINES[config.engine].cut else 1
-    blueprint = draw(config, task, data, stages, device)
+    blueprint = replace(draw(config, task, data, stages, device), start=start)
     rendezvous.publish(KEY, asdict(blueprint))
     return blueprint
 

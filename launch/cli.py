@@ -33,7 +33,7 @@ def parse(cls: type[Config], prog: str, arguments: Sequence[str] | None = None) 
 
 def main() -> None:
     """`dni-async COMMAND ...` does what `python -m launch.COMMAND ...` does."""
-    from launch import bench, compare, generate, latency, plan, train
+    from launch import bench, compare, export, generate, latency, plan, train
 
     commands = {
         "train": train.main,
@@ -42,6 +42,7 @@ def main() -> None:
         "latency": latency.main,
         "bench": bench.main,
         "generate": generate.main,
+        "export": export.main,
     }
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in commands:

@@ -174,11 +174,27 @@ class TrainConfig(JobConfig):
     """decoupled (stages by --rule); in one process backprop, backprop-all (all cores), dni-local or
     cdni-local (every layer decoupled by the library's wrapper); ddp (data parallel); gpipe, 1f1b (torch's
     pipelines); copies (a control: as many sequential trainings at once as there are stages)."""
+    checkpoint_every: int | None = None
+    """Keep checkpoints in --out, at the end of every epoch and every so many steps; 0: of epochs only."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --out that is whole; from the beginning when there is none yet."""
 
     def __post_init__(self) -> None:
         JobConfig.__post_init__(self)
         _one_of("rule", self.rule, RULES)
         _one_of("engine", self.engine, tuple(ENGINES))
+        self._check_checkpoints()
+
+    def _check_checkpoints(self) -> None:
+        if self.checkpoint_every is not None and self.checkpoint_every < 0:
+            raise UserError(f"checkpoint-every is {self.checkpoint_every}; it must be at least 0")
+        if self.checkpoint_every is None and not self.resume:
+            return
+        option = "resume" if self.checkpoint_every is None else "checkpoint-every"
+        if not self.out:
+            raise UserError(f"{option} needs the folder in which checkpoints are kept; give one with --out")
+        if self.engine != "decoupled" or self.rule == "oracle":
+            raise UserError(f"{option} is for stages that learn, not for {self.engine_name}; leave it out")
 
     @property
     def engine_name(self) -> str:

@@ -6,11 +6,12 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from dni_async.errors import UserError
+from workers.files import write_whole
 
 
 def prepare_out(path: str | os.PathLike[str]) -> Path:
@@ -41,18 +42,24 @@ def jsonable(obj: Any) -> Any:
 
 def write_json(path: str | os.PathLike[str], obj: Any, indent: int | None = 2) -> None:
     """Write strict JSON, all or nothing: a reader sees the old file or the new one, never a part."""
-    target = Path(path)
     text = json.dumps(jsonable(obj), indent=indent, allow_nan=False, ensure_ascii=False)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    write_whole(Path(path), f"{text}\n".encode())
+
+
+def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Leave only those objects of a file of JSON lines; a line that a killed process left half goes, too."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").split("\n")
+        kept = (line for line in lines if (record := _object(line)) is not None and wanted(record))
+        write_whole(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+def _object(line: str) -> dict[str, Any] | None:
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
 
 
 class JsonLines:

@@ -6,6 +6,7 @@ rendezvous ─ placement ─ rank 0: data, blueprint ─┬─ the engine runs �
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from dni_async.errors import UserError
@@ -15,6 +16,7 @@ from launch.config import TrainConfig
 from launch.engines import ENGINES, Engine
 from launch.files import prepare_out
 from launch.rank import Rank
+from launch.resume import Start, choose
 from launch.source import Data
 from launch.summary import Recorder
 from launch.tables import run_grid, show
@@ -34,8 +36,8 @@ def run_rank(guard: Guard, config: TrainConfig, task: Task) -> None:
     threads = physical_cores() if engine.all_cores else config.threads
     placement = place(config.device, threads, rendezvous.local_rank, rendezvous.local_world)
     guard.folder = Path(config.out) if config.out else None
-    data, blueprint = _prepare(config, engine, task, rendezvous, placement)
-    rank = Rank(guard, config, task, blueprint, rendezvous, placement, data)
+    data, blueprint, start = _prepare(config, engine, task, rendezvous, placement)
+    rank = Rank(guard, config, task, blueprint, rendezvous, placement, data, start.notes, start.record)
     layers = engine.run(rank)
     if config.out and layers is not None:
         first = blueprint.bounds[rank.index][0] if engine.cut else 0
@@ -55,16 +57,20 @@ def _check_world(config: TrainConfig, engine: Engine, world: int) -> None:
 
 def _prepare(
     config: TrainConfig, engine: Engine, task: Task, rendezvous: Rendezvous, placement: Placement
-) -> tuple[Data | None, Blueprint]:
-    """The data, where this rank reads it, and what rank 0 has found out about them."""
+) -> tuple[Data | None, Blueprint, Start]:
+    """The data, where this rank reads it, what rank 0 has found out about them, and on rank 0 where it
+    starts."""
     if rendezvous.rank > 0:  # rank 0 reads first: it may have to download, and says what is wrong
         blueprint = agree(rendezvous, config, task, None)
-        return _read(config, engine, task, rendezvous) if engine.everybody_reads else None, blueprint
+        data = _read(config, engine, task, rendezvous) if engine.everybody_reads else None
+        return data, blueprint, Start()
     try:
         if config.out:
             prepare_out(config.out)
         data = _read(config, engine, task, rendezvous)
-        return data, agree(rendezvous, config, task, data, placement.device)
+        start = choose(config, task, data, rendezvous.world)
+        planned = config if start.cut == config.cut else replace(config, cut=start.cut)
+        return data, agree(rendezvous, planned, task, data, placement.device, start.step), start
     except Exception as error:
         tell_failure(rendezvous, error)
         raise

@@ -42,6 +42,7 @@ KINDS = {
     "send": ("send", "#566270"),
     "load": ("load batch", "#a8b7c7"),
     "evaluate": ("evaluate", "#c8b560"),
+    "checkpoint": ("checkpoint", "#b0566f"),
     "wait": ("wait", "#e4e7eb"),
 }
 """Kind of event: (name in the legend, colour)."""

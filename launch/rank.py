@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from launch.blueprint import Blueprint
 from launch.config import TrainConfig
@@ -29,6 +30,10 @@ class Rank:
     placement: Placement
     data: Data | None
     """None where the engine does not want this rank to read it."""
+    notes: list[str] = field(default_factory=list)
+    """What the user shall be told before training starts."""
+    so_far: dict[str, Any] | None = None
+    """What the record was at the checkpoint that the run goes on from; None for a new run."""
     recorder: Recorder | None = None
     """On rank 0, from `record` on."""
 
@@ -41,7 +46,7 @@ class Rank:
         """Start the record of the run, and with it its clock, when all is set up. Rank 0 has one."""
         if self.index > 0:
             return None
-        notes = [self.task.note] if self.task.note else []
+        notes = [*self.notes, *([self.task.note] if self.task.note else [])]
         for note in notes:
             print(f"dni-async: {note}", flush=True)
         self.recorder = Recorder(
@@ -58,5 +63,7 @@ class Rank:
                 metric_name=self.task.metric_name,
                 tag="emulated" if self.config.emulate_gflops else "",
             ),
+            start=self.blueprint.start,
+            so_far=self.so_far,
         )
         return self.recorder

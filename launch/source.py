@@ -1,8 +1,9 @@
 """Where batches come from: the stream of messages that stage 0 works through.
 
-epoch 1: train ... train | test ... test | EVALUATION | train ... train | test ... test | EPOCH
-epoch 2: ...                                                                                STOP
+epoch 1: train ... train | test ... test | EVALUATION | train ... train | test ... test | EPOCH | CHECKPOINT
+epoch 2: ...                                                                                          STOP
          every second or so a REPORT mark in between
+         every so many steps a CHECKPOINT mark, too
 """
 
 from __future__ import annotations
@@ -55,13 +56,15 @@ class Data:
         """One training batch, to learn shapes and to measure costs."""
         return next(self.training(0))
 
-    def training(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch; the order depends on seed and epoch alone, so all engines share it."""
+    def training(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `start` on; their order depends on seed and epoch alone, so all
+        engines share it."""
         return batches(
             self.train,
             self.batch_size,
             torch.Generator().manual_seed(self.seed * 1_000_003 + epoch),
             self.part,
+            start,
         )
 
     def evaluation(self) -> Iterator[Batch]:
@@ -81,21 +84,29 @@ def batches(
     batch_size: int,
     shuffle: torch.Generator | None = None,
     part: Part = (0, 1),
+    start: int = 0,
 ) -> Iterator[Batch]:
     """Batches of (x, y), in order or shuffled; tensors are indexed directly, the rest goes by DataLoader.
 
-    part: of each batch's rows; may be none of a short last batch.
+    part: of each batch's rows; may be none of a short last batch. start: number of the first batch; no sample
+    before it is read.
     """
+    if isinstance(dataset, TensorDataset) and shuffle is None:
+        x, y = dataset.tensors
+        for x_batch, y_batch in zip(x.split(batch_size)[start:], y.split(batch_size)[start:], strict=True):
+            yield part_of(x_batch, part), part_of(y_batch, part)
+        return
+    count = size(dataset)
+    order = torch.arange(count) if shuffle is None else torch.randperm(count, generator=shuffle)
+    indices = order.split(batch_size)[start:]
     if not isinstance(dataset, TensorDataset):
-        for x, y in DataLoader(dataset, batch_size, shuffle=shuffle is not None, generator=shuffle):
+        numbers = [index.tolist() for index in indices]
+        # a generator of its own: it would draw from the one of the process, in a resumed run once more
+        for x, y in DataLoader(dataset, batch_sampler=numbers, generator=torch.Generator()):
             yield part_of(x, part), part_of(y, part)
         return
     x, y = dataset.tensors
-    if shuffle is None:
-        for x_batch, y_batch in zip(x.split(batch_size), y.split(batch_size), strict=True):
-            yield part_of(x_batch, part), part_of(y_batch, part)
-        return
-    for index in torch.randperm(len(x), generator=shuffle).split(batch_size):
+    for index in indices:
         index = part_of(index, part)
         yield x.index_select(0, index), y.index_select(0, index)  # three times as fast as x[index]
 
@@ -113,41 +124,59 @@ def stream(
     clock: Callable[[], float],
     *,
     evaluations: int = 1,
+    checkpoint_every: int | None = None,
+    start: int = 0,
     enough: Callable[[], bool] = lambda: False,
 ) -> Iterator[Message]:
     """All messages of a run, in order. A REPORT mark goes in when a second has passed since the last.
 
-    evaluations: on the whole test set, per epoch. enough: asked before each message; once it says True,
-    STOP is the next message, wherever the epoch stands:
+    evaluations: on the whole test set, per epoch. checkpoint_every: a CHECKPOINT mark comes whenever so many
+    steps are done and at the end of every epoch, behind an evaluation that is due there; 0: of epochs only,
+    None: no marks. start: batches that the run, which is resumed, has trained on.
+    enough: asked before each message; once it says True, STOP is the next message, wherever the epoch
+    stands:
 
         enough    no      no   no           yes  (the mark of an earlier evaluation has come back)
         message   train   ...  train  REPORT  STOP
+
+    With checkpoints there is one more in front of it, so that the last one is always the end of the run.
     """
-    step, told = 0, clock()
-    for message in _messages(data, epochs, device, evaluations):
+    step, kept, told = start, start, clock()
+    for message in _messages(data, epochs, device, evaluations, checkpoint_every, start):
         if enough():
             break
         yield message
+        if isinstance(message, Mark) and message.kind is MarkKind.CHECKPOINT:
+            kept = step
         if isinstance(message, Activation) and message.train:
             step = message.step + 1
             if clock() - told > 1.0:
                 told = clock()
                 yield Mark(MarkKind.REPORT, step, _epoch_of(step, data))
+    if checkpoint_every is not None and kept < step:
+        yield Mark(MarkKind.CHECKPOINT, step, _epoch_of(step, data))
     yield Mark(MarkKind.STOP, step, _epoch_of(step, data))
 
 
-def _messages(data: Data, epochs: int, device: torch.device, evaluations: int) -> Iterator[Message]:
-    """Batches, and a mark behind each evaluation."""
-    step, evaluated = 0, data.evaluation_steps(evaluations)
-    for epoch in range(1, epochs + 1):
-        for done, (x, y) in enumerate(data.training(epoch), 1):
+def _messages(
+    data: Data, epochs: int, device: torch.device, evaluations: int, every: int | None, start: int
+) -> Iterator[Message]:
+    """Batches from number `start` on, and a mark behind each evaluation and where a checkpoint is due."""
+    step, evaluated = start, data.evaluation_steps(evaluations)
+    passed, skip = divmod(start, data.steps_per_epoch)
+    for epoch in range(passed + 1, epochs + 1):
+        for done, (x, y) in enumerate(data.training(epoch, skip), skip + 1):
             yield Activation(step, 0, x.to(device), y.to(device))
             step += 1
+            last = done == data.steps_per_epoch
             if done in evaluated:
                 for number, (x, y) in enumerate(data.evaluation()):
                     yield Activation(number, 0, x.to(device), y.to(device), train=False)
-                kind = MarkKind.EPOCH if done == data.steps_per_epoch else MarkKind.EVALUATION
+                kind = MarkKind.EPOCH if last else MarkKind.EVALUATION
                 yield Mark(kind, step, epoch)
+            if every is not None and (last or (every and step % every == 0)):
+                yield Mark(MarkKind.CHECKPOINT, step, epoch)
+        skip = 0
 
 
 def _epoch_of(step: int, data: Data) -> int:

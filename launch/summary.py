@@ -16,7 +16,7 @@ import torch
 
 from dni_async.messages import Mark, MarkKind
 from launch.config import TrainConfig
-from launch.files import JsonLines, write_json
+from launch.files import JsonLines, keep_lines, write_json
 from launch.progress import Progress
 from launch.timeline import chrome_trace, overlap
 from tasks.base import Task
@@ -33,6 +33,8 @@ class Recorder:
     """Takes the marks as they come back to stage 0; knows the whole run when STOP is here.
 
     out: folder for the files, None for none. The clock starts with the recorder.
+    start, so_far: the step of the checkpoint that the run goes on from, and what `so_far()` was there.
+    Seconds go on from there, too; speeds and the timeline are of the resumed part.
     """
 
     def __init__(
@@ -47,6 +49,8 @@ class Recorder:
         notes: list[str],
         out: Path | None,
         progress: Progress,
+        start: int = 0,
+        so_far: dict[str, Any] | None = None,
     ) -> None:
         self.out = out
         self.progress = progress
@@ -73,13 +77,30 @@ class Recorder:
             "final": {},
             "transports": transports,
             "stages": [],
+            "checkpoints": {"written": 0, "failed": 0, "resumed_at": start or None},
         }
         self.timeline: list[dict[str, Any]] = []
         self.warnings: list[str] = []
         """What turned out at the end to be wrong with the run; in the summary's notes, too."""
-        self._lines = JsonLines(out / "metrics.jsonl", append=False) if out else None
+        self._means: list[dict[str, Any]] = [{} for _ in range(stages)]
         self._start = time.perf_counter()
-        progress.start(config.epochs, stages)
+        if out and so_far:
+            keep_lines(out / "metrics.jsonl", lambda record: record["step"] <= start)
+        self._lines = JsonLines(out / "metrics.jsonl", append=bool(so_far)) if out else None
+        if so_far:
+            self._resume(so_far)
+        progress.start(config.epochs, stages, start // steps_per_epoch + 1)
+
+    def so_far(self) -> dict[str, Any]:
+        """What a recorder that goes on from here must know, JSON-able."""
+        seconds = time.perf_counter() - self._start
+        return {"seconds": seconds} | {key: list(self.summary[key]) for key in ("epochs", "evaluations")}
+
+    def _resume(self, so_far: dict[str, Any]) -> None:
+        self._start -= so_far["seconds"]
+        self.summary |= {key: list(so_far[key]) for key in ("epochs", "evaluations")}
+        for record in so_far["evaluations"]:
+            self._look_whether_reached(record)
 
     def on_mark(self, mark: Mark) -> None:
         """Show and keep what a mark brought."""
@@ -98,6 +119,15 @@ class Recorder:
         """Whether an evaluation gave the accuracy that training was to go on until."""
         until = self.summary["until"]
         return until is not None and until["seconds"] is not None
+
+    def on_checkpoint(self, step: int, problem: str | None) -> None:
+        """A checkpoint was written, or could not be: then training goes on, and the user is told once."""
+        counts = self.summary["checkpoints"]
+        counts["failed" if problem else "written"] += 1
+        if problem and counts["failed"] == 1:
+            warning = f"checkpoint of step {step} could not be written ({problem}); the one before is kept"
+            self.warnings.append(warning)
+            print(f"dni-async: {warning}", file=sys.stderr, flush=True)
 
     def _report(
         self, mark: Mark, seconds: float, result: dict[str, Any], stages: list[dict[str, Any]]

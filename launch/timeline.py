@@ -24,7 +24,7 @@ Interval = tuple[float, float]
 COMPUTE = ("forward", "backward", "update", "sg", "head")
 """The kinds of event in which a stage computes for training."""
 
-_CATEGORY = {"send": "transport", "wait": "idle", "evaluate": "evaluation"}
+_CATEGORY = {"send": "transport", "wait": "idle", "evaluate": "evaluation", "checkpoint": "storage"}
 
 
 class Span(NamedTuple):

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from dni_async.errors import UserError
+from dni_async.state import copied, renumbered
+from workers.files import write_whole
 
 
 def save_part(folder: Path, stage: int, first_layer: int, layers: nn.Module) -> None:
     """Write the weights of one stage whose first layer is number `first_layer` of the network."""
     folder = folder / "weights"
     folder.mkdir(parents=True, exist_ok=True)
-    state: dict[str, Tensor] = {}
-    for name, tensor in layers.state_dict().items():
-        number, _, rest = name.partition(".")
-        state[f"{first_layer + int(number)}.{rest}"] = tensor.detach().cpu().clone().contiguous()
-    temporary = folder / f".stage-{stage}.tmp"
-    save_file(state, temporary)
-    temporary.replace(folder / f"stage-{stage}.safetensors")
+    state = copied(renumbered(layers.state_dict(), first_layer))
+    data = save({name: tensor.contiguous() for name, tensor in state.items()})
+    write_whole(folder / f"stage-{stage}.safetensors", data)
 
 
 def load_all(folder: Path, stages: int) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from dni_async.messages import Mark, Message, TargetGradient
 from workers.transport.base import PeerGone, Receiver, Sender
@@ -78,12 +78,14 @@ class Drained(Receiver):
 
     In lockstep a target waits for its turn, and marks queue behind it. Left in the channel they would
     fill it, the neighbour would take no more activations, and nobody's turn would ever come.
+
+    first: messages that count as arrived before all others.
     """
 
-    def __init__(self, receiver: Receiver) -> None:
+    def __init__(self, receiver: Receiver, first: Iterable[Message] = ()) -> None:
         self.peer = receiver.peer
         self._receiver = receiver
-        self._kept: deque[Message] = deque()
+        self._kept: deque[Message] = deque(first)
 
     def fileno(self) -> int:
         """The receiver's; quiet after `poll` even while messages wait here."""

@@ -12,7 +12,7 @@ downstream, where the last stage needs nobody's target to go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,6 +61,8 @@ class StageLoop:
     timeout: seconds that a wait may last; StageError names the stage and step when it lasts longer.
     device: where the layers are; tensors that arrive elsewhere are moved there.
     facts: called when a mark comes back, for what a report shall say beside counts and times.
+    under_way: targets that were on their way to the stage when the checkpoint was made that it goes on from;
+    taken first of all, in lockstep each in its turn.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class StageLoop:
         lockstep: int = 0,
         facts: Callable[[], dict[str, Any]] = dict,
         device: torch.device | None = None,
+        under_way: Sequence[TargetGradient] = (),
     ) -> None:
         self.stage = stage
         self.ends = ends
@@ -84,7 +87,8 @@ class StageLoop:
         self.eager = eager
         self.lockstep = lockstep if stage.rule.wants_targets else 0
         if self.lockstep and ends.targets_in:
-            self.ends = replace(ends, targets_in=Drained(ends.targets_in))
+            self.ends = replace(ends, targets_in=Drained(ends.targets_in, under_way))
+        self._under_way = () if self.lockstep else under_way
         self.facts = facts
         self.device = device if device is not None and device.type != "cpu" else None
         self.inputs_open = True
@@ -99,6 +103,9 @@ class StageLoop:
     def run(self) -> None:
         """Handle messages until the end. Raises StageError or UserError, both naming stage and step."""
         try:
+            for target in self._under_way:
+                sent = list(self.stage.on(target))
+                assert not sent, "rules whose targets make a stage send something leave none under way"
             while not self.stage.done:
                 if not self.step():
                     self._wait()

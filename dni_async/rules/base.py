@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dni_async.messages import TargetGradient
+from dni_async.state import State
 
 
 class Rule(ABC):
@@ -39,4 +40,12 @@ class Rule(ABC):
 
     def new_epoch(self) -> None:
         """Start the epoch's running means over."""
+        return
+
+    def state_dict(self) -> State:
+        """What the rule goes on from in a resumed run, batches that wait for their target included."""
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from there."""
         return

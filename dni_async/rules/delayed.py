@@ -10,6 +10,7 @@ from dni_async.messages import TargetGradient
 from dni_async.rules.base import Rule
 from dni_async.rules.staleness import Staleness
 from dni_async.stash import Stash, Waiting
+from dni_async.state import State
 
 
 class DelayedRule(Rule):
@@ -44,3 +45,13 @@ class DelayedRule(Rule):
     def stats(self) -> dict[str, Any]:
         """Staleness, and the most bytes that the stash held."""
         return self._staleness.stats() | {"held_bytes": self.stash.most_bytes}
+
+    def state_dict(self) -> State:
+        """The counts. A batch that waits is a graph and cannot be kept: none may."""
+        assert not len(self.stash), f"{len(self.stash)} batches wait for their gradient"
+        return {"staleness": self._staleness.state_dict(), "most_bytes": self.stash.most_bytes}
+
+    def load_state_dict(self, state: State) -> None:
+        """Count on from there."""
+        self._staleness.load_state_dict(state["staleness"])
+        self.stash.most_bytes = state["most_bytes"]

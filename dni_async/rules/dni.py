@@ -9,6 +9,7 @@ from torch import Tensor
 from dni_async.messages import TargetGradient
 from dni_async.rules.base import Rule
 from dni_async.rules.staleness import Staleness
+from dni_async.state import State
 
 
 class Predictor(Protocol):
@@ -27,6 +28,16 @@ class Predictor(Protocol):
         """Start running means over."""
 
 
+class StagePredictor(Predictor, Protocol):
+    """One that a stage can keep in a checkpoint."""
+
+    def state_dict(self) -> State:
+        """What it goes on from in a resumed run."""
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from there."""
+
+
 class DniRule(Rule):
     """Rules `dni` and `cdni` (the synthesizer is conditional or not), and `oracle`.
 
@@ -35,7 +46,7 @@ class DniRule(Rule):
     target                 .        t7       t8       staleness: version now - version then = 2
     """
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: StagePredictor) -> None:
         self.predictor = predictor
         self._staleness = Staleness()
 
@@ -56,3 +67,12 @@ class DniRule(Rule):
     def new_epoch(self) -> None:
         """Start the SG network's running means over; staleness counts through the run."""
         self.predictor.new_epoch()
+
+    def state_dict(self) -> State:
+        """The SG network at work, and staleness."""
+        return {"staleness": self._staleness.state_dict(), "predictor": self.predictor.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from there."""
+        self._staleness.load_state_dict(state["staleness"])
+        self.predictor.load_state_dict(state["predictor"])

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from dni_async.rules.base import Rule
 from dni_async.rules.loss import check_finite
+from dni_async.state import State, load_optimizer_state, optimizer_state
 
 
 class LocalRule(Rule):
@@ -65,6 +66,22 @@ class LocalRule(Rule):
             "local_loss": self._loss / seen if seen else None,
             "local_accuracy": self._score / seen if seen else None,
         }
+
+    def state_dict(self) -> State:
+        """The head, its optimizer, and the means of the epoch."""
+        return {
+            "head": self.head.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "loss": self._loss,
+            "score": self._score,
+            "samples": self._samples,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from there."""
+        self.head.load_state_dict(state["head"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        self._loss, self._score, self._samples = state["loss"], state["score"], state["samples"]
 
     @torch.no_grad()
     def _count(self, loss: float, output: Tensor, y: Tensor) -> None:

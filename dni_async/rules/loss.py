@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dni_async.errors import UserError
 from dni_async.rules.base import Rule
+from dni_async.state import State
 
 
 class LossRule(Rule):
@@ -68,6 +69,14 @@ class LossRule(Rule):
             "trained": trained,
             "tested": tested,
         }
+
+    def state_dict(self) -> State:
+        """The training loss of the epoch so far; a mark never finds the test set half evaluated."""
+        return {"loss": self._loss, "samples": self._samples}
+
+    def load_state_dict(self, state: State) -> None:
+        """Count on from there."""
+        self._loss, self._samples = state["loss"], state["samples"]
 
 
 def check_finite(loss: float, which: str = "the loss", rates: str = "--lr") -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from dni_async.state import State
+
 
 class Staleness:
     """Mean and maximum, through the run, of the version at a target less the version at its forward."""
@@ -21,3 +23,11 @@ class Staleness:
         """What a report shows; 0 when nothing came."""
         mean = self._sum / self._count if self._count else 0.0
         return {"staleness_mean": mean, "staleness_max": self._most}
+
+    def state_dict(self) -> State:
+        """The counts."""
+        return {"sum": self._sum, "most": self._most, "count": self._count}
+
+    def load_state_dict(self, state: State) -> None:
+        """Count on from there."""
+        self._sum, self._most, self._count = state["sum"], state["most"], state["count"]

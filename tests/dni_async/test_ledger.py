@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dni_async.ledger import Ledger, Pending
+from dni_async.state import copied
 
 
 def pending(version: int = 0, rows: int = 2, labels: bool = True) -> Pending:
@@ -92,3 +93,26 @@ def test_it_is_bounded_and_counts_every_loss(capacity: int, puts: list[bool], ra
         assert len(ledger) <= capacity
         assert step == len(ledger) + matched + ledger.dropped
         assert asked == matched + ledger.unmatched
+
+
+def test_what_was_remembered_comes_back_with_the_counts() -> None:
+    ledger = Ledger(3)
+    for step in range(4):
+        ledger.put(step, Pending(torch.full((2, 4), float(step)), None, version=step))
+    ledger.pop(9)
+    other = Ledger(3)
+    other.load_state_dict(copied(ledger.state_dict()), torch.device("cpu"))
+    assert steps_in(other) == {1, 2, 3}
+    assert (other.dropped, other.unmatched) == (1, 1)
+    entry = other.pop(2)
+    assert entry is not None and entry.labels is None and entry.version == 2
+    assert torch.equal(entry.h, torch.full((2, 4), 2.0))
+
+
+def test_with_less_room_than_there_was_the_oldest_make_way() -> None:
+    ledger = Ledger(4)
+    for step in range(4):
+        ledger.put(step, pending())
+    smaller = Ledger(2)
+    smaller.load_state_dict(ledger.state_dict(), torch.device("cpu"))
+    assert steps_in(smaller) == {2, 3} and smaller.dropped == 2

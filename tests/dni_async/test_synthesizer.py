@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from dni_async.errors import UserError
 from dni_async.ledger import Ledger
 from dni_async.messages import TargetGradient
-from dni_async.networks import ConvSG, DNINetwork, HeadSG, LinearSG, MlpSG
+from dni_async.networks import RNNDNI, ConvSG, DNINetwork, HeadSG, LinearSG, MlpSG
 from dni_async.scale import GradientScale
+from dni_async.state import copied
 from dni_async.synthesizer import Agreement, Condition, Synthesizer
 from tests.dni_async.helpers import CLASSES, WIDTH, clone_state, one_hot, synthesizer
 
@@ -433,3 +434,37 @@ def test_agreement_that_is_not_finite_is_none_in_a_report() -> None:
     agreement = Agreement()
     agreement.add(torch.tensor([float("nan")]), torch.tensor([1.0]))
     assert agreement.stats() == {"sg_relative_error": None, "sg_cosine": None}
+
+
+def test_from_its_state_a_synthesizer_goes_on_to_the_bit() -> None:
+    """Ledger, replay window, its draws, running scale and means included."""
+
+    def make() -> Synthesizer:
+        torch.manual_seed(0)
+        network = MlpSG(WIDTH, 8, WIDTH, CLASSES)
+        return synthesizer(
+            network, condition=one_hot, replay=2, replay_window=3, scale=GradientScale("rms"), seed=1
+        )
+
+    def go_on(sg: Synthesizer, steps: range) -> Tensor:
+        for step in steps:
+            gradient = sg.predict(step, step, *batch(seed=step))
+            if step >= 2:
+                sg.take(target(step - 2, value=0.1 * step))
+        return gradient
+
+    whole, first, second = make(), make(), make()
+    wanted = go_on(whole, range(9))
+    go_on(first, range(5))
+    second.load_state_dict(copied(first.state_dict()))
+    assert torch.equal(go_on(second, range(5, 9)), wanted)
+    assert second.stats() == whole.stats()
+
+
+def test_from_its_state_a_recurrent_network_begins_a_new_sequence() -> None:
+    sg = synthesizer(RNNDNI(WIDTH, 6, WIDTH))
+    sg.predict(0, 0, *batch())
+    assert sg.network.start(batch()[0]) is not None
+    sg.load_state_dict(copied(sg.state_dict()))
+    assert sg.network.start(batch()[0]) is None
+    assert sg.take(target(0)) == 0

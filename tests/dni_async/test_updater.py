@@ -6,6 +6,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dni_async.errors import UserError
+from dni_async.state import copied
 from dni_async.updater import SCHEDULES, Updater, optimizer_factory, schedule_factor
 
 NAMES = [
@@ -145,3 +146,29 @@ def test_without_parameters_the_version_counts_all_the_same() -> None:
     updater.step()
     updater.step()
     assert updater.version == 2
+
+
+def test_a_schedule_starts_at_its_first_factor() -> None:
+    [group] = (optimizer := optimizer_factory("sgd", 0.5)(list(layer().parameters()))).param_groups
+    Updater(optimizer, lambda version: 0.5 if version == 0 else 1.0)
+    assert group["lr"] == 0.25
+
+
+def test_from_its_state_an_updater_goes_on_at_the_rate_of_its_version() -> None:
+    """Rates are those of the settings of now: 0.2 * (1 - 3/4) after three of four steps."""
+    made = []
+    for rate in (0.1, 0.2):
+        module = layer()
+        updater = Updater(
+            optimizer_factory("adam", rate)(list(module.parameters())), schedule_factor("linear", 4)
+        )
+        made.append((module, updater))
+    (module, updater), (_, other) = made
+    for _ in range(3):
+        with_gradient(module)
+        updater.step()
+    other.load_state_dict(copied(updater.state_dict()))
+    assert other.version == 3
+    assert other.optimizer is not None and updater.optimizer is not None
+    assert updater.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.25)
+    assert other.optimizer.param_groups[0]["lr"] == pytest.approx(0.2 * 0.25)

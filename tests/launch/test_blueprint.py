@@ -300,3 +300,10 @@ def test_a_failure_of_rank_0_ends_the_others_in_the_same_way(error, expected):
     tell_failure(first, error)
     with pytest.raises(expected, match=r"^no data$"):
         agree(second, TrainConfig(), Tiny(), None)
+
+
+def test_where_the_run_starts_is_agreed_on():
+    first, second = two_ranks()
+    config, task = TrainConfig(batch_size=16, cut="2"), Tiny()
+    assert agree(first, config, task, data_of(task, config), start=12).start == 12
+    assert agree(second, config, task, None).start == 12

@@ -171,3 +171,26 @@ def test_all_other_settings_are_shared_by_the_contestants(engine):
     shared = {field.name for field in dataclasses.fields(JobConfig)} - {"stages", "cut", "out"}
     assert {name: getattr(job, name) for name in shared} == {name: getattr(config, name) for name in shared}
     assert job.out == str(Path("all/one"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"checkpoint_every": -1, "out": "a"}, "checkpoint-every is -1; it must be at least 0"),
+        ({"checkpoint_every": 5}, "checkpoint-every needs the folder in which checkpoints are kept; give"),
+        ({"resume": True}, "resume needs the folder in which checkpoints are kept; give one with --out"),
+        ({"resume": True, "out": "a", "engine": "ddp"}, "resume is for stages that learn, not for ddp"),
+        (
+            {"checkpoint_every": 0, "out": "a", "rule": "oracle"},
+            "checkpoint-every is for stages that learn, not for oracle",
+        ),
+    ],
+)
+def test_checkpoints_need_a_folder_and_stages_that_learn(settings, words):
+    with pytest.raises(UserError) as error:
+        TrainConfig(**settings)
+    assert words in str(error.value)
+
+
+def test_checkpoints_are_kept_for_rules_that_learn():
+    TrainConfig(checkpoint_every=0, resume=True, out="a", rule="delayed")

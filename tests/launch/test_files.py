@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dni_async.errors import UserError
-from launch.files import JsonLines, jsonable, prepare_out, write_json
+from launch.files import JsonLines, jsonable, keep_lines, prepare_out, write_json
 
 
 def test_json_is_strict_and_readable(tmp_path):
@@ -83,3 +83,12 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
         UserError, match=r"^cannot write to the output folder \(.*: Permission denied\): choose"
     ):
         prepare_out(tmp_path)
+
+
+def test_of_json_lines_only_those_wanted_are_left(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    keep_lines(path, lambda record: True)
+    assert not path.exists()
+    path.write_text('{"step": 1}\n{"step": 3, "w": "é"}\n{"step": 2}\n[1]\n{"step": 1, "lo', encoding="utf-8")
+    keep_lines(path, lambda record: record["step"] != 2)
+    assert path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 3, "w": "é"}\n'

@@ -225,3 +225,87 @@ def test_the_parts_of_a_batch_are_the_batch(dataset):
             for column in (0, 1):
                 assert torch.equal(torch.cat([part[number][column] for part in batches]), batch[column])
     assert [whole.rows(step) for step in range(4)] == [7, 3, 7, 3]
+
+
+@pytest.mark.parametrize(
+    ("every", "marks"),
+    [
+        (None, []),
+        (0, ["CHECKPOINT(5,1)", "CHECKPOINT(10,2)"]),
+        (3, [f"CHECKPOINT({step},{epoch})" for step, epoch in ((3, 1), (5, 1), (6, 2), (9, 2), (10, 2))]),
+        (5, ["CHECKPOINT(5,1)", "CHECKPOINT(10,2)"]),
+    ],
+)
+def test_checkpoints_are_due_every_so_many_steps_and_at_the_end_of_epochs(every, marks):
+    messages = [show(m) for m in stream(data(train=9), 2, CPU, lambda: 0.0, checkpoint_every=every)]
+    assert [m for m in messages if m.startswith("CHECKPOINT")] == marks
+    assert messages[-1] == "STOP(10,2)"
+
+
+def test_a_checkpoint_comes_behind_an_evaluation_that_is_due_at_the_same_step():
+    messages = [
+        show(m) for m in stream(data(train=7), 1, CPU, lambda: 0.0, evaluations=2, checkpoint_every=2)
+    ]
+    assert messages == [
+        *("A0", "A1", "E0", "E1", "EVALUATION(2,1)", "CHECKPOINT(2,1)"),
+        *("A2", "A3", "E0", "E1", "EPOCH(4,1)", "CHECKPOINT(4,1)", "STOP(4,1)"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("enough_after", "end"),
+    [
+        ("A0", ["A0", "CHECKPOINT(1,1)", "STOP(1,1)"]),
+        ("CHECKPOINT(3,1)", ["EPOCH(3,1)", "CHECKPOINT(3,1)", "STOP(3,1)"]),
+    ],
+)
+def test_the_last_checkpoint_is_the_end_of_the_run(enough_after, end):
+    sent = []
+    messages = stream(data(), 3, CPU, lambda: 0.0, checkpoint_every=0, enough=lambda: enough_after in sent)
+    for message in messages:
+        sent.append(show(message))
+    assert sent[-3:] == end
+
+
+@pytest.mark.parametrize("wrap", [lambda dataset: dataset, Pairs])
+@pytest.mark.parametrize("start", [0, 2, 4, 5, 9, 10])
+def test_a_resumed_run_goes_on_with_the_very_next_batch(start, wrap):
+    source = data(train=9, wrap=wrap)
+
+    def messages(start):
+        return [
+            m for m in stream(source, 2, CPU, lambda: 0.0, evaluations=2, checkpoint_every=2, start=start)
+        ]
+
+    whole, rest = messages(0), messages(start)
+    assert [show(m) for m in rest] == [show(m) for m in whole][len(whole) - len(rest) :]
+    trained = [m.step for m in rest if isinstance(m, Activation) and m.train]
+    assert trained == list(range(start, 10))
+    for message, again in zip(whole[len(whole) - len(rest) :], rest, strict=True):
+        if isinstance(message, Activation):
+            assert torch.equal(message.h, again.h) and torch.equal(message.y, again.y)
+
+
+def test_batches_before_the_start_are_not_read():
+    read = []
+
+    class Watched(Pairs):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    source = data(train=9, wrap=Watched)
+    list(source.training(1, start=3))
+    assert len(read) == 9 - 3 * 2
+
+
+def test_a_run_that_is_over_has_nothing_left_to_do():
+    messages = stream(data(), 1, CPU, lambda: 0.0, checkpoint_every=1, start=3)
+    assert [show(m) for m in messages] == ["STOP(3,1)"]
+
+
+def test_reading_a_data_set_leaves_the_global_generator_alone():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    list(stream(data(wrap=Pairs), 2, CPU, lambda: 0.0))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -105,7 +105,7 @@ def test_the_summary_says_what_ran_and_how_it_went():
     assert summary.keys() == {
         *("task", "engine", "rule", "seed", "dataset", "notes", "versions", "hardware", "settings"),
         *("samples_per_s", "train_s", "total_s", "metric_name", "epochs", "final", "transports"),
-        *("stages", "overlap", "evaluations", "until", "precision", "emulated_gflops"),
+        *("stages", "overlap", "evaluations", "until", "precision", "emulated_gflops", "checkpoints"),
     }
 
 
@@ -253,7 +253,7 @@ def test_progress_counts_the_steps_of_the_epoch_and_the_loss_of_the_last_stage()
         {"step": 1170, "utilisation": pytest.approx(0.951), "staleness": None, "loss": 0.8},
     ]
     assert told.said == [
-        ("start", 2, 2),
+        ("start", 2, 2, 1),
         ("epoch", 1),
         ("update", 5, STEPS, 1000.0, shown),
         ("epoch", 2),
@@ -310,3 +310,68 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     feed(recorder()).write_files()
     assert os.listdir(tmp_path) == []
+
+
+def resumed_from(out, so_far, start, **settings):
+    return Recorder(
+        TrainConfig(**{"epochs": 3, "stages": 2} | settings),
+        Tiny(),
+        stages=2,
+        steps_per_epoch=STEPS,
+        samples=(50, 20),
+        transports=["shm"],
+        notes=[],
+        out=out,
+        progress=Told(),
+        start=start,
+        so_far=so_far,
+    )
+
+
+def test_a_resumed_record_goes_on_where_the_checkpoint_was(tmp_path):
+    record = recorder(tmp_path)
+    record.on_mark(mark(MarkKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    so_far = json.loads(json.dumps(record.so_far()))
+    record.on_mark(mark(MarkKind.REPORT, STEPS + 5, 2, result(0.8)))
+    so_far["seconds"] += 100.0
+    record._lines.close()  # as the end of its process would
+
+    again = resumed_from(tmp_path, so_far, STEPS + 2)
+    assert again.progress.said == [("start", 3, 2, 2)]
+    again.on_mark(mark(MarkKind.EPOCH, 2 * STEPS, 2, result(0.7, 0.75)))
+    again.on_mark(mark(MarkKind.STOP, 2 * STEPS, 2, result(None), timeline=samples.pipeline()))
+    assert [epoch["test_accuracy"] for epoch in again.summary["epochs"]] == [0.5, 0.75]
+    assert again.summary["train_s"] > 100 > again.summary["epochs"][0]["seconds"]
+    assert again.summary["checkpoints"]["resumed_at"] == STEPS + 2
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["step"]) for line in lines] == [("epoch", STEPS), ("epoch", 2 * STEPS)]
+
+
+def test_an_accuracy_that_was_reached_before_the_checkpoint_stays_reached():
+    record = recorder(until=0.5)
+    record.on_mark(mark(MarkKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    again = resumed_from(None, record.so_far(), STEPS, until=0.5)
+    assert again.reached and again.summary["until"]["steps"] == STEPS
+
+
+def test_a_run_that_was_over_when_it_was_resumed_has_its_results():
+    record = recorder()
+    record.on_mark(mark(MarkKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    again = resumed_from(None, record.so_far(), STEPS)
+    empty = [{"stage": 0, "events": []}, {"stage": 1, "events": []}]
+    again.on_mark(mark(MarkKind.STOP, STEPS, 1, result(None), timeline=empty))
+    assert again.summary["final"]["test_accuracy"] == 0.5
+
+
+def test_checkpoints_are_counted_and_the_user_told_once_that_one_failed(capsys):
+    record = recorder()
+    assert record.summary["checkpoints"] == {"written": 0, "failed": 0, "resumed_at": None}
+    for problem in (None, "stage-1.safetensors: No space left on device", "again", None):
+        record.on_checkpoint(STEPS, problem)
+    assert record.summary["checkpoints"] == {"written": 2, "failed": 2, "resumed_at": None}
+    line = (
+        f"checkpoint of step {STEPS} could not be written (stage-1.safetensors: No space left on device); "
+        "the one before is kept"
+    )
+    assert record.warnings == [line]
+    assert capsys.readouterr().err == f"dni-async: {line}\n"

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dni_async.messages import Mark, Message
+from dni_async.messages import Mark, Message, TargetGradient
 from dni_async.stage import Stage
 from tests import forks
 from tests.dni_async.helpers import show
@@ -147,12 +147,13 @@ def run_stages(
     capacity: int = 2,
     jitter: int | None = None,
     clock: Callable[[], Callable[[], float]] = lambda: time.perf_counter,
+    under_way: dict[int, list[TargetGradient]] | None = None,
     **settings,
 ) -> Run:
     """Run every stage's loop in a thread of its own, to the end. Raises the first error of any.
 
     jitter: seed of random little delays, that shake the order in which things happen. clock: makes one
-    for every stage.
+    for every stage. under_way: by stage, targets that are there before the first message.
     """
     marks: list[Mark] = []
     every = [Ends(Source(iter(messages)), Sink(marks.append)) for _ in stages]
@@ -165,7 +166,15 @@ def run_stages(
     def body(stage: Stage, ends: Ends) -> None:
         torch.set_num_threads(1)
         now = clock()
-        loop = StageLoop(stage, ends, Probe(clock=now), Throughput(1, now), timeout=PATIENCE / 2, **settings)
+        loop = StageLoop(
+            stage,
+            ends,
+            Probe(clock=now),
+            Throughput(1, now),
+            timeout=PATIENCE / 2,
+            under_way=(under_way or {}).get(stage.index, ()),
+            **settings,
+        )
         try:
             loop.run()
         except BaseException as error:

@@ -118,3 +118,11 @@ class TestDrained:
     def test_nothing_comes_before_the_deadline(self, drained: tuple[Sender, Receiver]) -> None:
         with pytest.raises(TransportTimeout):
             drained[1].recv(0.01)
+
+    def test_what_counts_as_arrived_comes_before_all_that_is_sent(self) -> None:
+        sender, receiver = CHANNELS["memory"](2, 1, 0)
+        with sender, Drained(receiver, [target(3), target(4)]) as end:
+            assert end.poll()
+            sender.send(target(5), 1.0)
+            assert end.poll()
+            assert [end.recv(1.0).step for _ in range(3)] == [3, 4, 5]

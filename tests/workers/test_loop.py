@@ -7,10 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dni_async.checkpoint import targets_under_way
 from dni_async.errors import StageError, UserError
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
 from dni_async.rules import DelayedRule, DniRule, FrozenRule
 from dni_async.stage import Stage
+from dni_async.state import State
 from tests.dni_async.helpers import (
     FEATURES,
     WIDTH,
@@ -170,6 +172,59 @@ class TestLockstep:
         stages = pipeline(cut=(1, 2), rule=FrozenRule)
         run = run_stages(stages, with_stop(batches(SIZES)), lockstep=1)
         assert run.handled[0] == ["A0", "A1", "A2", "A3", "A4", "STOP", "STOP'"]
+
+
+class TestResumed:
+    """From a checkpoint behind the third of five batches."""
+
+    at = 3
+
+    def interrupted(self, channel: str, **settings) -> tuple[list[Stage], dict[int, State]]:
+        """The stages at the end of the run, and their parts of the checkpoint."""
+        messages = batches(SIZES)
+        messages.insert(self.at, mark(MarkKind.CHECKPOINT, self.at))
+        stages, parts = pipeline(cut=(1, 2)), {}
+        for stage in stages:
+            stage.keep = lambda step, part, index=stage.index: parts.update({index: part}) or {}
+        run_stages(stages, with_stop(messages), CHANNELS[channel], **settings)
+        return stages, parts
+
+    def resumed(self, parts: dict[int, State], channel: str, **settings) -> tuple[list[Stage], list[str]]:
+        """The stages at the end of the run that goes on from there, and what the first one handled."""
+        stages = pipeline(cut=(1, 2), layers=fcn(seed=7))
+        for stage in stages:
+            stage.load_state_dict(parts[stage.index])
+        under_way = {i: targets_under_way(part) for i, part in parts.items()}
+        messages = with_stop(batches(SIZES))[self.at :]
+        run = run_stages(stages, messages, CHANNELS[channel], under_way=under_way, **settings)
+        return stages, run.handled[0]
+
+    @over_every_channel
+    @pytest.mark.parametrize(
+        ("ahead", "order"),
+        [
+            (1, "A3 T3 A4 T4 STOP STOP'"),
+            (2, "A3 T2 A4 T3 STOP T4 STOP'"),
+            (3, "A3 T1 A4 T2 STOP T3 T4 STOP'"),
+        ],
+    )
+    def test_in_lockstep_it_equals_the_uninterrupted_one_to_the_bit(
+        self, ahead: int, order: str, channel: str
+    ) -> None:
+        settings = {"capacity": ahead, "lockstep": ahead}
+        stages, parts = self.interrupted(channel, **settings, jitter=1)
+        fresh, handled = self.resumed(parts, channel, **settings, jitter=2)
+        assert " ".join(handled) == order
+        assert same_bits(state_of(fresh), state_of(stages))
+
+    @over_every_channel
+    def test_running_free_targets_that_were_under_way_come_first(self, channel: str) -> None:
+        _, parts = self.interrupted(channel, jitter=3)
+        late = [f"T{target['step']}" for target in parts[0]["targets"]]
+        fresh, handled = self.resumed(parts, channel, jitter=4)
+        assert handled[: len(late) + 1] == [*late, "A3"]
+        assert [stage.samples for stage in fresh] == [sum(SIZES)] * 3
+        assert [stage.targets_received for stage in fresh] == [5, 5, 0]
 
 
 class TestWhatComesNext:

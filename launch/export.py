@@ -1,0 +1,111 @@
+"""One plain state_dict of a run: python -m launch.export --run runs/a --to model.safetensors
+
+model = nn.Sequential(*task.layers())
+model.load_state_dict(safetensors.torch.load_file("model.safetensors"))    # of model.pt: torch.load
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from dni_async.checkpoint import uncut
+from dni_async.errors import UserError
+from launch.cli import parse
+from launch.engines import ENGINES
+from launch.weights import load_all
+from workers.checkpoint import Checkpoints
+from workers.files import write_whole
+from workers.supervise import Guard, leave
+
+SUFFIXES = (".safetensors", ".pt", ".pth")
+
+
+@dataclass(kw_only=True, slots=True)
+class ExportConfig:
+    """Write the weights of a run as one state_dict that loads into the uncut network."""
+
+    run: str
+    """The --out of the run."""
+    to: str = ""
+    """The file to write: .safetensors, or .pt and .pth for torch.load; by default RUN/model.safetensors."""
+    step: int | None = None
+    """The checkpoint of this step; by default the newest that is whole, or the weights of a finished run."""
+
+    def __post_init__(self) -> None:
+        if self.to and Path(self.to).suffix not in SUFFIXES:
+            raise UserError(f"to is {self.to}; the file's name must end in {', '.join(SUFFIXES)}")
+
+
+def export(config: ExportConfig) -> str:
+    """Write the file; what was written where, in one line. Raises UserError when there is nothing whole."""
+    run = Path(config.run)
+    path = Path(config.to) if config.to else run / "model.safetensors"
+    state, source = weights_of(run, config.step)
+    try:
+        write_whole(path, _file(state, path.suffix))
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}); choose another file with --to") from error
+    return f"{path}: {len(state)} tensors, {source}"
+
+
+def weights_of(run: Path, step: int | None = None) -> tuple[dict[str, Tensor], str]:
+    """The weights of a run by their names in the uncut network, and where they are from."""
+    checkpoints = Checkpoints(run)
+    if step is not None and step not in checkpoints.steps():
+        known = ", ".join(map(str, checkpoints.steps())) or "no step"
+        raise UserError(f"no checkpoint of step {step} in {checkpoints.folder}; there is one of {known}")
+    if not checkpoints.steps():
+        return _finished(run), "the end of the run"
+    if step is None:
+        manifest, refused = checkpoints.newest()
+        for reason in refused:
+            print(f"dni-async: {reason}; it is not used", file=sys.stderr)
+        if manifest is None:
+            raise UserError(f"no checkpoint in {checkpoints.folder} can be used")
+    else:
+        manifest = checkpoints.manifest(step)
+    parts = {i: checkpoints.read_part(manifest, i) for i in range(len(manifest.bounds))}
+    return uncut(parts, manifest.bounds), f"the checkpoint of step {manifest.step}"
+
+
+def _finished(run: Path) -> dict[str, Tensor]:
+    """The weights that a run without checkpoints left at its end."""
+    summary = run / "summary.json"
+    try:
+        told = json.loads(summary.read_text(encoding="utf-8"))
+        stages = len(told["stages"]) if ENGINES[told["settings"]["engine"]].cut else 1
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"nothing to export here ({run} has no checkpoint and no summary.json); give the --out of a run"
+        ) from error
+    return load_all(run, stages)
+
+
+def _file(state: dict[str, Tensor], suffix: str) -> bytes:
+    if suffix == ".safetensors":
+        return save({name: tensor.clone() for name, tensor in state.items()})
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def work(guard: Guard) -> None:
+    """Parse the command line, write, say so."""
+    print(export(parse(ExportConfig, "launch.export")), flush=True)
+
+
+def main() -> None:
+    """Exit status 0; 2 for bad input."""
+    leave(Guard().run(work))
+
+
+if __name__ == "__main__":
+    main()

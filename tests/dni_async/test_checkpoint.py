@@ -1,0 +1,276 @@
+"""A checkpoint is a consistent cut in whatever order messages are delivered, and a run goes on from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from dni_async.checkpoint import Part, recut, targets_under_way, uncut
+from dni_async.errors import UserError
+from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
+from dni_async.recipes import LocalConfig, build_auxiliary
+from dni_async.rules import DelayedRule, DniRule, FrozenRule, LocalRule
+from dni_async.rules.base import Rule
+from dni_async.scale import GradientScale
+from dni_async.simulate import Move, Order, Simulation
+from dni_async.stage import Stage
+from dni_async.state import State, copied
+from dni_async.updater import Updater, optimizer_factory, schedule_factor
+from tests.dni_async.helpers import (
+    CLASSES,
+    WIDTH,
+    MakeUpdater,
+    accuracy,
+    adam,
+    batches,
+    fcn,
+    oracle_pipeline,
+    pipeline,
+    same_bits,
+    state_of,
+    synthesizer,
+)
+
+CUT = (1, 2)
+BOUNDS = [(0, 1), (1, 2), (2, 4)]
+SIZES = (30, 30, 17, 30, 30, 30, 30, 12)
+AT = 4
+"""The step of the checkpoint."""
+
+Parts = dict[int, State]
+
+
+def scheduled(module: nn.Module) -> Updater:
+    make = optimizer_factory("sgd", 0.1, momentum=0.9)
+    return Updater(make(list(module.parameters())), schedule_factor("linear", 20), clip_norm=0.5)
+
+
+def local() -> LocalRule:
+    return LocalRule(*build_auxiliary(LocalConfig(), (WIDTH,), (CLASSES,)), F.cross_entropy, accuracy)
+
+
+RULES: dict[str, Callable[[], Rule]] = {
+    "cdni": lambda: DniRule(synthesizer()),
+    "cdni, replay": lambda: DniRule(synthesizer(replay=2, scale=GradientScale("rms"))),
+    "delayed": lambda: DelayedRule(3),
+    "local": local,
+    "frozen": FrozenRule,
+}
+
+
+def a_run(checkpoint: bool = True) -> list[Message]:
+    """Eight batches, and a checkpoint of the fourth."""
+    messages = batches(SIZES)
+    marks: list[Message] = [Mark(MarkKind.CHECKPOINT, AT, 0)] if checkpoint else []
+    return [*messages[:AT], *marks, *messages[AT:], Mark(MarkKind.STOP, len(SIZES), 0)]
+
+
+def keeping(stages: Sequence[Stage]) -> Parts:
+    """Where the parts of the stages will be."""
+    parts: Parts = {}
+    for stage in stages:
+
+        def keep(step: int, part: State, index: int = stage.index) -> dict[str, int]:
+            assert step == AT
+            parts[index] = part
+            return {"kept": index}
+
+        stage.keep = keep
+    return parts
+
+
+def in_turn(simulation: Simulation, ahead: int) -> Order:
+    """Lockstep: each stage takes batch s+ahead up right after the target of batch s."""
+
+    def its_turn(move: Move) -> bool:
+        stage = simulation.stages[move[0]]
+        room = not stage.rule.wants_targets or stage.steps - stage.targets_received < ahead
+        return (move[1] == "activation") == (room and stage.has_room)
+
+    return lambda moves: next(filter(its_turn, moves), moves[0])
+
+
+def resumed(stages: list[Stage], parts: Parts, ahead: int) -> list[Stage]:
+    """The stages, which have just been built, at the end of the run that goes on from the parts."""
+    simulation = Simulation(stages, capacity=9)
+    for stage in stages:
+        stage.load_state_dict(parts[stage.index])
+        simulation.targets[stage.index].extend(targets_under_way(parts[stage.index]))
+    rest = [m for m in a_run(checkpoint=False) if not isinstance(m, Activation) or m.step >= AT]
+    simulation.run(rest, in_turn(simulation, ahead))
+    return stages
+
+
+@pytest.mark.parametrize("make_updater", [adam, scheduled])
+@pytest.mark.parametrize("ahead", [1, 3])
+@pytest.mark.parametrize("rule", RULES)
+def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(
+    rule: str, ahead: int, make_updater: MakeUpdater
+) -> None:
+    stages = pipeline(CUT, RULES[rule], make_updater)
+    parts = keeping(stages)
+    simulation = Simulation(stages, capacity=9)
+    simulation.run(a_run(), in_turn(simulation, ahead))
+    fresh = pipeline(CUT, RULES[rule], make_updater, layers=fcn(seed=7))
+    assert not same_bits(state_of(fresh), state_of(stages))
+    resumed(fresh, parts, ahead)
+    assert same_bits(state_of(fresh), state_of(stages))
+    assert [stage.stats() for stage in fresh] == [stage.stats() for stage in stages]
+
+
+def test_targets_under_way_matter() -> None:
+    """So the comparison above can fail."""
+    stages = pipeline(CUT, RULES["cdni"])
+    parts = keeping(stages)
+    simulation = Simulation(stages, capacity=9)
+    simulation.run(a_run(), in_turn(simulation, 3))
+    assert [len(parts[i]["targets"]) for i in range(3)] == [2, 2, 0]
+    without = {i: part | {"targets": []} for i, part in parts.items()}
+    fresh = resumed(pipeline(CUT, RULES["cdni"]), without, 3)
+    assert not same_bits(state_of(fresh), state_of(stages))
+
+
+@pytest.mark.parametrize("rule", ["cdni", "local", "frozen"])
+def test_a_checkpoint_changes_nothing_in_the_run(rule: str) -> None:
+    states = []
+    for checkpoint in (True, False):
+        stages = pipeline(CUT, RULES[rule])
+        simulation = Simulation(stages, capacity=9)
+        simulation.run(a_run(checkpoint), in_turn(simulation, 3))
+        states.append(state_of(stages))
+    assert same_bits(*states)
+
+
+@settings(max_examples=25, deadline=None, database=None)
+@given(st.lists(st.integers(0, 11), min_size=1, max_size=40), st.sampled_from(["cdni", "delayed"]))
+def test_in_any_order_every_part_has_seen_the_same_batches_and_all_their_targets(
+    choices: list[int], rule: str
+) -> None:
+    ring = list(choices)
+
+    def order(moves: list[Move]) -> Move:
+        ring.append(ring.pop(0))
+        return moves[ring[-1] % len(moves)]
+
+    stages = pipeline(CUT, RULES[rule])
+    parts = keeping(stages)
+    simulation = Simulation(stages, capacity=3).run(a_run(), order)
+    assert [mark.kind for mark in simulation.marks] == [MarkKind.CHECKPOINT, MarkKind.STOP]
+    assert [simulation.marks[0].body[str(i)]["kept"] for i in range(3)] == [0, 1, 2]
+    assert [parts[i]["counts"]["steps"] for i in range(3)] == [AT] * 3
+    assert [parts[i]["version"] for i in range(3)] == [AT] * 3
+    for i in (0, 1):
+        late = [target["step"] for target in parts[i]["targets"]]
+        assert parts[i]["counts"]["targets_received"] + len(late) == AT
+        if rule == "delayed":
+            assert late == []
+        else:
+            waiting = parts[i]["rule"]["predictor"]["ledger"]["pending"]
+            assert sorted(late) == sorted(entry["step"] for entry in waiting)
+
+
+def test_a_part_keeps_targets_of_its_own_batches_only_and_copies_them() -> None:
+    part, gradient = Part(4, {"version": 4}), torch.ones(2)
+    for step in (2, 3, 4, 5):
+        part.on_target(TargetGradient(step, 9, gradient))
+    gradient.zero_()
+    late = targets_under_way(part.whole())
+    assert [(target.step, target.version) for target in late] == [(2, 9), (3, 9)]
+    assert all(torch.equal(target.grad, torch.ones(2)) for target in late)
+
+
+def test_delayed_stages_take_no_activation_while_a_checkpoint_is_made() -> None:
+    stage = pipeline(CUT, RULES["delayed"])[0]
+    mark = Mark(MarkKind.CHECKPOINT, 0, 0)
+    assert stage.has_room
+    assert list(stage.on(mark)) == [mark] and not stage.has_room
+    mark.returning = True
+    assert list(stage.on(mark)) == [mark] and stage.has_room
+
+
+def test_several_checkpoints_may_be_under_way() -> None:
+    stage, kept = pipeline(CUT)[0], []
+    stage.keep = lambda step, part: kept.append((step, part["counts"]["steps"])) or {}
+    marks = [Mark(MarkKind.CHECKPOINT, step, 0) for step in (1, 2)]
+    for batch, mark in zip(batches([8, 8]), marks, strict=True):
+        list(stage.on(batch))
+        list(stage.on(mark))
+    for mark in marks:
+        mark.returning = True
+        list(stage.on(mark))
+    assert kept == [(1, 1), (2, 2)]
+
+
+def test_an_oracle_keeps_no_checkpoint() -> None:
+    with pytest.raises(UserError, match="rule oracle checks the pipeline and keeps no checkpoint"):
+        Simulation(oracle_pipeline(CUT)).run(a_run())
+
+
+@pytest.fixture
+def parts() -> Parts:
+    stages = pipeline(CUT, RULES["cdni"])
+    kept = keeping(stages)
+    Simulation(stages).run(a_run())
+    return kept
+
+
+@pytest.mark.parametrize("cut", [(), (2,), (3,), (1, 3), (1, 2, 3)])
+def test_cut_otherwise_weights_and_optimizer_follow_their_layers(parts: Parts, cut: tuple[int, ...]) -> None:
+    fresh = pipeline(cut, RULES["cdni"], layers=fcn(seed=7))
+    before = [copied(stage.rule.state_dict()) for stage in fresh]
+    for stage, (first, end) in zip(fresh, zip((0, *cut), (*cut, 4), strict=True), strict=True):
+        stage.load_state_dict(recut(parts, BOUNDS, first, end))
+        assert stage.steps == stage.version == AT and stage.samples == sum(SIZES[:AT])
+        assert stage.targets_sent == (AT if stage.index else 0)
+        assert stage.targets_received == (0 if stage.is_last else AT)
+    whole = uncut(parts, BOUNDS)
+    assert list(whole) == list(nn.Sequential(*fcn()).state_dict())
+    assert same_bits(state_of(fresh), list(whole.values()))
+    moments = uncut(parts, BOUNDS, "optimizer")
+    for stage, first in zip(fresh, (0, *cut), strict=True):
+        for name, row in stage.state_dict()["optimizer"].items():
+            number, _, rest = name.partition(".")
+            wanted = moments[f"{first + int(number)}.{rest}"]
+            assert row.keys() == wanted.keys()
+            assert all(torch.equal(row[key], wanted[key]) for key in row)
+    for stage, rule in zip(fresh[:-1], before[:-1], strict=True):
+        assert same_bits(
+            list(stage.rule.state_dict()["predictor"]["network"].values()),
+            list(rule["predictor"]["network"].values()),
+        )
+
+
+def test_a_recut_needs_only_the_parts_that_hold_its_layers(parts: Parts) -> None:
+    state = recut({1: parts[1]}, BOUNDS, 1, 2)
+    assert list(state["layers"]) == list(parts[1]["layers"])
+    assert targets_under_way(state) == []
+
+
+def test_a_part_of_other_layers_is_refused(parts: Parts) -> None:
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        pipeline(CUT)[0].load_state_dict(parts[1])
+
+
+def test_means_of_an_epoch_that_ended_while_the_mark_was_under_way_start_over() -> None:
+    """EPOCH goes down in front of CHECKPOINT and comes back when the stage has been copied."""
+    stages = pipeline(CUT, RULES["cdni"])
+    kept = keeping(stages)
+    messages = batches(SIZES)
+    marks: list[Message] = [Mark(MarkKind.EPOCH, AT, 1), Mark(MarkKind.CHECKPOINT, AT, 1)]
+    simulation = Simulation(stages, capacity=9)
+    simulation.run([*messages[:AT], *marks, *messages[AT:]], in_turn(simulation, 3))
+    for stage in stages:
+        part, fresh = kept[stage.index], pipeline(CUT, RULES["cdni"])[stage.index]
+        assert part["epoch_over"] is (not stage.is_last)
+        fresh.load_state_dict(part)
+        if stage.is_last:
+            assert fresh.rule.result()["trained"] == 0
+        else:
+            assert part["rule"]["predictor"]["agreement"]["count"] > 0
+            assert fresh.rule.stats()["sg_cosine"] is None
