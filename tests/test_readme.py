@@ -49,7 +49,12 @@ def test_every_command_that_readme_shows_exists() -> None:
         "--master-port",
         "--node-rank",
     }
-    settings = ("launch/config.py", "launch/through_time/config.py", "dni_async/recipes.py")
+    settings = (
+        "launch/config.py",
+        "launch/through_time/config.py",
+        "launch/export.py",
+        "dni_async/recipes.py",
+    )
     config = "".join((ROOT / file).read_text() for file in settings)
     for option in options - torchrun - {"--help"}:
         name = option[2:].split(".")[-1].replace("-", "_")
