@@ -153,8 +153,6 @@ Speed-up is over sequential backprop with one thread, measured in the same minut
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when a section failed; 130 or 143 when it was stopped."""
-    if "--help" in sys.argv or "-h" in sys.argv:
-        parse(BenchConfig, "launch.bench")
     leave(Guard().run(work))
 
 

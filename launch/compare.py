@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -104,8 +103,6 @@ def write(config: CompareConfig, rows: list[Row], grids: list[Grid], task: Task,
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when every engine failed; 130 or 143 when it was stopped."""
-    if "--help" in sys.argv or "-h" in sys.argv:
-        parse(CompareConfig, "launch.compare")
     leave(Guard().run(work))
 
 

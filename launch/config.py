@@ -218,12 +218,7 @@ class CompareConfig(JobConfig):
         JobConfig.__post_init__(self)
         if not self.stages:
             self.stages = 2
-        if not self.engines:
-            raise UserError("no engines given; name some, such as --engines backprop cdni")
-        for engine in self.engines:
-            _one_of("engine", engine, (*BASELINES, *RULES))
-            if self.engines.count(engine) > 1:
-                raise UserError(f"engine {engine} is given twice; for more runs of each use --repeats")
+        _check_engines(self.engines, (*BASELINES, *RULES))
         if self.repeats < 1:
             raise UserError(f"repeats is {self.repeats}; it must be at least 1")
         if self.vary_seed and self.seed + self.repeats > 2**32:
@@ -264,10 +259,7 @@ class PlanConfig(JobConfig):
         JobConfig.__post_init__(self)
         from launch.planning.predict import ENGINES as PLANNED  # it needs this module
 
-        if not self.engines:
-            raise UserError("no engines given; name some, such as --engines backprop cdni")
-        for engine in self.engines:
-            _one_of("engine", engine, PLANNED)
+        _check_engines(self.engines, PLANNED)
         if self.precision != "fp32":
             raise UserError(f"precision is {self.precision}; a plan is measured in fp32, leave it out")
         if self.stages and self.stage_counts:
@@ -323,3 +315,12 @@ def _check_optimizer(name: str, lr: float, settings: dict[str, Any]) -> None:
 def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise UserError(f"unknown {what} ({value}); use one of {', '.join(known)}")
+
+
+def _check_engines(engines: tuple[str, ...], known: tuple[str, ...]) -> None:
+    if not engines:
+        raise UserError("no engines given; name some, such as --engines backprop cdni")
+    for engine in engines:
+        _one_of("engine", engine, known)
+        if engines.count(engine) > 1:
+            raise UserError(f"engine {engine} is given twice; name it once")

@@ -5,7 +5,6 @@ python -m launch.latency --transports shm dist rpc
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass
 
 from dni_async.errors import UserError
@@ -77,8 +76,6 @@ def latency_grid(found: Ping, transports: tuple[str, ...]) -> Grid:
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when it failed; 130 or 143 when it was stopped."""
-    if "--help" in sys.argv or "-h" in sys.argv:
-        parse(LatencyConfig, "launch.latency")
     leave(Guard().run(work))
 
 

@@ -8,7 +8,6 @@ python -m launch.plan --task mnist-fcn --task-args depth=9 --check          and 
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -99,8 +98,6 @@ def write(predictions: list[Prediction], checks: list[Check], profile: Profile, 
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when measuring failed; 130 or 143 when it was stopped."""
-    if "--help" in sys.argv or "-h" in sys.argv:
-        parse(PlanConfig, "launch.plan")
     leave(Guard().run(work))
 
 

@@ -38,8 +38,6 @@ def work(guard: Guard) -> None:
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when the run failed; 130 or 143 when it was stopped."""
-    if "--help" in sys.argv or "-h" in sys.argv:
-        parse(SequenceConfig if names_sequence_task(sys.argv[1:]) else TrainConfig, "launch.train")
     leave(Guard().run(work))
 
 

@@ -56,15 +56,9 @@ class LinearSigmoidDNI(LinearDNI):
     """
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        output_size: int,
-        num_layers: int = 2,
-        bias: bool = True,
-        label_size: int = 0,
+        self, input_size: int, hidden_size: int, output_size: int, *args: Any, **settings: Any
     ) -> None:
-        super().__init__(input_size, hidden_size, output_size, num_layers, bias, label_size)
+        super().__init__(input_size, hidden_size, output_size, *args, **settings)
         self.amplitude = nn.Parameter(torch.ones(output_size))
 
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:

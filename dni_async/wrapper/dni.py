@@ -80,14 +80,7 @@ class DNI(nn.Module):
     ) -> None:
         super().__init__()
         mix = check_lambda(λ if lambda_ is None else lambda_, unlock)
-        if unlock and not update_weights:
-            raise UserError('unlock="update" updates the weights; use it with update_weights=True')
-        if not isinstance(network, nn.Module):
-            raise UserError(f"network is {network!r}; give a torch.nn.Module")
-        if not isinstance(dni_params, dict | None):
-            raise UserError(f"dni_params is {dni_params!r}; give a dict of the SG networks' arguments")
-        if optim is not None and not isinstance(optim, Optimizer):
-            raise UserError(f"optim is {optim!r}; give an optimizer of torch.optim, or None")
+        check_given(network, dni_params, optim, unlock, update_weights)
         while isinstance(network, DNI):
             network = network.remove()
         self.network = to_gpu(network, gpu_id)
@@ -205,6 +198,18 @@ def check_lambda(λ: float, unlock: str | None) -> float:
     if unlock and λ == 1:
         raise UserError('λ=1 waits for the true gradient; with unlock="update" nobody waits, use λ=0')
     return max(λ, 0.0)
+
+
+def check_given(network: Any, dni_params: Any, optim: Any, unlock: str | None, update_weights: bool) -> None:
+    """Raises UserError for what `DNI` cannot use."""
+    if unlock and not update_weights:
+        raise UserError('unlock="update" updates the weights; use it with update_weights=True')
+    if not isinstance(network, nn.Module):
+        raise UserError(f"network is {network!r}; give a torch.nn.Module")
+    if not isinstance(dni_params, dict | None):
+        raise UserError(f"dni_params is {dni_params!r}; give a dict of the SG networks' arguments")
+    if optim is not None and not isinstance(optim, Optimizer):
+        raise UserError(f"optim is {optim!r}; give an optimizer of torch.optim, or None")
 
 
 def to_gpu(network: nn.Module, gpu_id: int) -> nn.Module:

@@ -76,7 +76,7 @@ def test_a_wrong_value_is_named_with_its_remedy(cls, settings, words):
         (TrainConfig, {"engine": "cdni"}, "unknown engine (cdni); use one of decoupled, backprop, "),
         (CompareConfig, {"engines": ()}, "no engines given; name some, such as --engines backprop cdni"),
         (CompareConfig, {"engines": ("dni", "ddpp")}, "unknown engine (ddpp); use one of backprop, "),
-        (CompareConfig, {"engines": ("dni", "dni")}, "engine dni is given twice; for more runs of each use"),
+        (CompareConfig, {"engines": ("dni", "dni")}, "engine dni is given twice; name it once"),
         (CompareConfig, {"repeats": 0}, "repeats is 0; it must be at least 1"),
     ],
 )
