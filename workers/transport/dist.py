@@ -45,8 +45,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dni_async.messages import Message
-from workers.transport.base import PeerGone, Receiver, Sender, TransportError, TransportTimeout
-from workers.transport.queues import Credits, Inbox, check_capacity
+from workers.transport.base import PeerGone, TransportError, TransportTimeout
+from workers.transport.queues import Credits, Inbox, QueueReceiver, QueueSender, check_capacity
 from workers.transport.wire import (
     HEADER_BYTES,
     TensorSpec,
@@ -109,30 +109,17 @@ def _close_all(ends: list[DistSender | DistReceiver]) -> None:
         end.close()
 
 
-class DistSender(Sender):
+class DistSender(QueueSender):
     """The end that messages go into. `peer` is the receiver's stage and, in the default group, its rank."""
 
     def __init__(self, peer: int, groups: Groups) -> None:
-        self.peer = peer
+        super().__init__(peer, Credits(1))  # the credit is the outbox's: it holds one message
         self._groups = groups
-        self._credits = Credits(1)
         self._outbox: queue.SimpleQueue[_Parcel | None] = queue.SimpleQueue()
         self._sending = 0
         self._thread = threading.Thread(target=self._run, name=f"send to {peer}", daemon=True)
         self._thread.start()
         groups.ends.append(self)
-
-    def fileno(self) -> int:
-        """A doorbell: the outbox is empty, or the channel ended."""
-        return self._credits.fileno()
-
-    def peer_gone(self) -> bool:
-        """Whether sending failed."""
-        return self._credits.ended()
-
-    def ready(self) -> bool:
-        """Whether the outbox is empty."""
-        return self._credits.ready()
 
     def send(self, message: Message, timeout: float) -> None:
         """Put the message into the outbox; its tensors are read until `ready`."""
@@ -184,44 +171,17 @@ class DistSender(Sender):
         dist.send(packet, self.peer, group=self._groups.header)
 
 
-class DistReceiver(Receiver):
+class DistReceiver(QueueReceiver):
     """The end that messages come out of, with tensors on the groups' device."""
 
     def __init__(self, peer: int, groups: Groups, capacity: int) -> None:
-        self.peer = peer
+        super().__init__(peer, Inbox())
         self._groups = groups
-        self._inbox = Inbox()
         self._room = threading.Semaphore(max(1, check_capacity(capacity) - 1))
-        self._lent = 0
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"receive from {peer}", daemon=True)
         self._thread.start()
         groups.ends.append(self)
-
-    def fileno(self) -> int:
-        """A doorbell: a message came, or the channel ended."""
-        return self._inbox.fileno()
-
-    def peer_gone(self) -> bool:
-        """Whether the goodbye came or receiving failed."""
-        return self._inbox.ended()
-
-    def poll(self) -> bool:
-        """Whether a message waits."""
-        return self._inbox.poll()
-
-    def recv(self, timeout: float) -> Message:
-        """The oldest message, in memory of its own."""
-        message = self._inbox.get(timeout)
-        self._lent += 1
-        return message
-
-    def release(self) -> None:
-        """Let the thread post one more receive."""
-        if not self._lent:
-            raise TransportError("nothing to release (every received message was released already)")
-        self._lent -= 1
-        self._room.release()
 
     def close(self) -> None:
         """Read on to the goodbye, waiting up to LINGER seconds for it; the messages are dropped."""
@@ -231,6 +191,9 @@ class DistReceiver(Receiver):
         if self in self._groups.ends:
             self._groups.ends.remove(self)
         self._inbox.close()
+
+    def _give_back(self) -> None:
+        self._room.release()
 
     def _run(self) -> None:
         """Receive messages until the goodbye; the thread's body."""

@@ -9,8 +9,8 @@ take a credit    <------------  release: give the credit back
 from __future__ import annotations
 
 from dni_async.messages import Message
-from workers.transport.base import PeerGone, Receiver, Sender, TransportError
-from workers.transport.queues import Credits, Inbox, check_capacity
+from workers.transport.base import PeerGone
+from workers.transport.queues import Credits, Inbox, QueueReceiver, QueueSender, check_capacity
 from workers.transport.wire import payload_bytes
 
 
@@ -22,25 +22,12 @@ def memory_channel(
     return MemorySender(receiver_stage, inbox, credits), MemoryReceiver(sender_stage, inbox, credits)
 
 
-class MemorySender(Sender):
+class MemorySender(QueueSender):
     """The end that messages go into; see `memory_channel`."""
 
     def __init__(self, peer: int, inbox: Inbox, credits: Credits) -> None:
-        self.peer = peer
+        super().__init__(peer, credits)
         self._inbox = inbox
-        self._credits = credits
-
-    def fileno(self) -> int:
-        """The credits' doorbell."""
-        return self._credits.fileno()
-
-    def peer_gone(self) -> bool:
-        """Whether the receiver closed its end."""
-        return self._credits.ended()
-
-    def ready(self) -> bool:
-        """Whether there is a credit."""
-        return self._credits.ready()
 
     def send(self, message: Message, timeout: float) -> None:
         """Pass the message itself on: nothing is copied."""
@@ -58,41 +45,17 @@ class MemorySender(Sender):
         self._credits.close()
 
 
-class MemoryReceiver(Receiver):
+class MemoryReceiver(QueueReceiver):
     """The end that messages come out of; see `memory_channel`."""
 
     def __init__(self, peer: int, inbox: Inbox, credits: Credits) -> None:
-        self.peer = peer
-        self._inbox = inbox
+        super().__init__(peer, inbox)
         self._credits = credits
-        self._lent = 0
-
-    def fileno(self) -> int:
-        """The inbox's doorbell."""
-        return self._inbox.fileno()
-
-    def peer_gone(self) -> bool:
-        """Whether the sender closed its end."""
-        return self._inbox.ended()
-
-    def poll(self) -> bool:
-        """Whether a message waits."""
-        return self._inbox.poll()
-
-    def recv(self, timeout: float) -> Message:
-        """The oldest message, the very object that was sent."""
-        message = self._inbox.get(timeout)
-        self._lent += 1
-        return message
-
-    def release(self) -> None:
-        """Give one credit back."""
-        if not self._lent:
-            raise TransportError("nothing to release (every received message was released already)")
-        self._lent -= 1
-        self._credits.give()
 
     def close(self) -> None:
         """Stop receiving; the sender learns that nobody listens."""
         self._credits.fail(PeerGone("the peer closed the channel"))
         self._inbox.close()
+
+    def _give_back(self) -> None:
+        self._credits.give()

@@ -5,17 +5,26 @@
     Credits.give() <----------release-----------
 
 The transports that work with threads (memory, dist, rpc) differ only in how `put` and `give` reach the
-other side.
+other side: their ends are a `QueueSender` and a `QueueReceiver`.
 """
 
 from __future__ import annotations
 
 import threading
+from abc import abstractmethod
 from collections import deque
 from typing import Generic, TypeVar
 
 from dni_async.messages import Message
-from workers.transport.base import Deadline, Doorbell, TransportError, TransportTimeout, wait_any
+from workers.transport.base import (
+    Deadline,
+    Doorbell,
+    Receiver,
+    Sender,
+    TransportError,
+    TransportTimeout,
+    wait_any,
+)
 
 T = TypeVar("T")
 
@@ -142,6 +151,64 @@ class Credits(_End[None]):
 
     def _pick(self) -> None:
         self._free -= 1
+
+
+class QueueSender(Sender):
+    """A sender that needs a credit per message. Its `close` must close the credits."""
+
+    def __init__(self, peer: int, credits: Credits) -> None:
+        self.peer = peer
+        self._credits = credits
+
+    def fileno(self) -> int:
+        """A doorbell: a credit came, or the channel ended."""
+        return self._credits.fileno()
+
+    def peer_gone(self) -> bool:
+        """Whether sending failed or the receiver closed."""
+        return self._credits.ended()
+
+    def ready(self) -> bool:
+        """Whether there is a credit."""
+        return self._credits.ready()
+
+
+class QueueReceiver(Receiver):
+    """A receiver that takes messages out of an inbox. Its `close` must close the inbox."""
+
+    def __init__(self, peer: int, inbox: Inbox) -> None:
+        self.peer = peer
+        self._inbox = inbox
+        self._lent = 0
+
+    def fileno(self) -> int:
+        """A doorbell: a message came, or the channel ended."""
+        return self._inbox.fileno()
+
+    def peer_gone(self) -> bool:
+        """Whether receiving failed or the sender closed."""
+        return self._inbox.ended()
+
+    def poll(self) -> bool:
+        """Whether a message waits."""
+        return self._inbox.poll()
+
+    def recv(self, timeout: float) -> Message:
+        """The oldest message; it is the receiver's own."""
+        message = self._inbox.get(timeout)
+        self._lent += 1
+        return message
+
+    def release(self) -> None:
+        """Let the sender send one more."""
+        if not self._lent:
+            raise TransportError("nothing to release (every received message was released already)")
+        self._lent -= 1
+        self._give_back()
+
+    @abstractmethod
+    def _give_back(self) -> None:
+        """Return one credit to the sender."""
 
 
 def check_capacity(capacity: int, most: int | None = None) -> int:

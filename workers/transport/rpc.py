@@ -27,8 +27,8 @@ import torch.distributed.rpc as rpc
 from torch import Tensor
 
 from dni_async.messages import Message
-from workers.transport.base import Deadline, PeerGone, Receiver, Sender, TransportError
-from workers.transport.queues import Credits, Inbox, check_capacity
+from workers.transport.base import Deadline, PeerGone, TransportError
+from workers.transport.queues import Credits, Inbox, QueueReceiver, QueueSender, check_capacity
 from workers.transport.wire import WireError, assemble, decode, encode
 
 PING = 1.0
@@ -56,28 +56,15 @@ def worker_name(rank: int) -> str:
     return f"stage{rank}"
 
 
-class RpcSender(Sender):
+class RpcSender(QueueSender):
     """The end that messages go into. Several channels from `me` to `peer` need different names."""
 
     def __init__(self, me: int, peer: int, capacity: int, name: str = "") -> None:
-        self.peer = peer
         self._key = _key(me, peer, name)
-        self._credits = _ENDS.credits(self._key)
+        super().__init__(peer, _ENDS.credits(self._key))
         for _ in range(check_capacity(capacity)):
             self._credits.give()
         self._line = _Line(peer, self._credits.fail)
-
-    def fileno(self) -> int:
-        """A doorbell: a credit came, or the channel ended."""
-        return self._credits.fileno()
-
-    def peer_gone(self) -> bool:
-        """Whether a call failed or the receiver closed."""
-        return self._credits.ended()
-
-    def ready(self) -> bool:
-        """Whether there is a credit."""
-        return self._credits.ready()
 
     def send(self, message: Message, timeout: float) -> None:
         """Call the receiver, without waiting for the answer. Tensors are copied to the CPU."""
@@ -98,41 +85,14 @@ class RpcSender(Sender):
         self._credits.close()
 
 
-class RpcReceiver(Receiver):
+class RpcReceiver(QueueReceiver):
     """The end that messages come out of."""
 
     def __init__(self, me: int, peer: int, name: str = "") -> None:
-        self.peer = peer
         self._key = _key(peer, me, name)
         self._buffer = _ENDS.buffer(self._key)
-        self._inbox = self._buffer.inbox
+        super().__init__(peer, self._buffer.inbox)
         self._line = _Line(peer, self._inbox.fail)
-        self._lent = 0
-
-    def fileno(self) -> int:
-        """A doorbell: a message came, or the channel ended."""
-        return self._inbox.fileno()
-
-    def peer_gone(self) -> bool:
-        """Whether a call failed or the sender closed."""
-        return self._inbox.ended()
-
-    def poll(self) -> bool:
-        """Whether the next message waits."""
-        return self._inbox.poll()
-
-    def recv(self, timeout: float) -> Message:
-        """The oldest message, in memory of its own."""
-        message = self._inbox.get(timeout)
-        self._lent += 1
-        return message
-
-    def release(self) -> None:
-        """Return one credit to the sender."""
-        if not self._lent:
-            raise TransportError("nothing to release (every received message was released already)")
-        self._lent -= 1
-        self._line.call(_credit, self._key)
 
     def close(self) -> None:
         """Tell the sender that nobody listens."""
@@ -140,6 +100,9 @@ class RpcReceiver(Receiver):
             self._line.call(_leave, self._key)
             self._line.close()
         self._inbox.close()
+
+    def _give_back(self) -> None:
+        self._line.call(_credit, self._key)
 
 
 class _Line:
