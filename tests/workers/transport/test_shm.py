@@ -2,14 +2,13 @@
 
 import os
 import socket
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from dni_async.messages import Activation, Mark, MarkKind, TargetGradient
-from tests.workers.helpers import Copying, copy_late
+from dni_async.messages import Mark, MarkKind
+from tests.workers.helpers import shm_channel
 from tests.workers.transport.conformance import (
     CAPACITY,
     KILLED,
@@ -19,38 +18,21 @@ from tests.workers.transport.conformance import (
     Side,
     assert_same,
     message,
-    nothing_left_open,
     run_in_threads,
 )
+from tests.workers.transport.gradients import Ends, gradient
 from tests.workers.transport.processes import run_in_processes, shm_links
-from workers.transport import shm
+from workers.transport import packets, shm
 from workers.transport.base import PeerGone, TransportError, TransportTimeout
-from workers.transport.shm import ShmListener, ShmReceiver, ShmSender, connect
+from workers.transport.shm import ShmListener, connect
 from workers.transport.slots import PAGE
-from workers.transport.wire import WireError, encode
-
-Ends = tuple[ShmSender, ShmReceiver]
-
-
-def channel(capacity: int = 2) -> Ends:
-    listener = ShmListener(0)
-    sender = connect(listener.address, 1, capacity, 5.0)
-    return sender, listener.accept(5.0)
-
-
-@pytest.fixture
-def ends() -> Iterator[Ends]:
-    with nothing_left_open():
-        sender, receiver = channel()
-        with sender, receiver:
-            yield sender, receiver
 
 
 @pytest.fixture(scope="module")
 def in_threads() -> Outcome:
     links: list[list[Link]] = [[], []]
     for capacity in (CAPACITY, 1):
-        (down, down_end), (up, up_end) = channel(capacity), channel(capacity)
+        (down, down_end), (up, up_end) = shm_channel(capacity), shm_channel(capacity)
         links[0].append(Link(down, up_end, capacity))
         links[1].append(Link(up, down_end, capacity))
     return run_in_threads([Side(rank, *links[rank], print) for rank in (0, 1)])
@@ -73,10 +55,6 @@ def test_conforms_in_processes(in_processes: Outcome, name: str) -> None:
 
 def test_a_killed_peer_is_noticed(in_processes: Outcome) -> None:
     in_processes.check(KILLED, ranks=(0,))
-
-
-def gradient(elements: int) -> TargetGradient:
-    return TargetGradient(elements, 0, torch.arange(elements, dtype=torch.float32))
 
 
 def test_no_file_system_sees_a_slot(ends: Ends) -> None:
@@ -132,7 +110,7 @@ def test_sending_in_inference_mode(ends: Ends) -> None:
 
 def test_unread_credits_do_not_hide_messages() -> None:
     """A sender that leaves without reading its credits resets the connection; its messages still count."""
-    sender, receiver = channel(3)
+    sender, receiver = shm_channel(3)
     with receiver:
         for i in range(3):
             sender.send(message(i), 0.0)
@@ -174,7 +152,7 @@ def test_a_stranger_is_turned_away(hello: bytes) -> None:
 def test_another_user_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
     listener = ShmListener(1)
     with connect(listener.address, 1, 1, 1.0):
-        monkeypatch.setattr(shm.os, "getuid", lambda: os.geteuid() + 1)
+        monkeypatch.setattr(packets.os, "getuid", lambda: os.geteuid() + 1)
         with pytest.raises(TransportTimeout, match="stage 1 did not connect"):
             listener.accept(0.1)
     with pytest.raises(TransportError, match="another user"):
@@ -196,7 +174,7 @@ def test_capacity_has_bounds(capacity: int) -> None:
 
 
 def test_the_largest_capacity_fits_the_socket() -> None:
-    sender, receiver = channel(shm.MAX_CAPACITY)
+    sender, receiver = shm_channel(shm.MAX_CAPACITY)
     with sender, receiver:
         for i in range(shm.MAX_CAPACITY):
             sender.send(Mark(MarkKind.REPORT, i, 0), 1.0)
@@ -204,114 +182,3 @@ def test_the_largest_capacity_fits_the_socket() -> None:
             receiver.recv(0.0)
             receiver.release()
         assert sender.ready()
-
-
-GOOD = encode(Activation(0, 0, torch.zeros(4), torch.zeros(4)))[0]
-
-
-@pytest.mark.parametrize(
-    "packet",
-    [
-        b"short",
-        b"\0" * shm._PACKET,
-        shm._PLACE.pack(9, 1) + GOOD,
-        shm._PLACE.pack(0, 1) + GOOD,
-        shm._PLACE.pack(0, 1) + GOOD + b"more",
-    ],
-)
-def test_a_bad_packet_is_refused(ends: Ends, packet: bytes) -> None:
-    sender, receiver = ends
-    sender._socket.send(packet)
-    with pytest.raises(WireError):
-        receiver.recv(1.0)
-
-
-def test_a_payload_beyond_its_slot_is_refused(ends: Ends) -> None:
-    sender, receiver = ends
-    sender.send(gradient(1), 0.0)
-    receiver.recv(0.0)
-    sender._socket.send(shm._PLACE.pack(0, 1) + encode(gradient(PAGE))[0])
-    with pytest.raises(WireError, match="payload of"):
-        receiver.recv(1.0)
-
-
-def test_a_file_that_could_shrink_is_refused(ends: Ends) -> None:
-    sender, receiver = ends
-    for descriptor in (os.memfd_create("soft", os.MFD_ALLOW_SEALING), os.open("/dev/null", os.O_RDWR)):
-        socket.send_fds(sender._socket, [shm._PLACE.pack(0, 1) + GOOD], [descriptor])
-        os.close(descriptor)
-        with pytest.raises(TransportError):
-            receiver.recv(1.0)
-
-
-@pytest.mark.parametrize("credit", [b"x", shm._CREDIT.pack(7), shm._CREDIT.pack(0)])
-def test_a_bad_credit_is_refused(ends: Ends, credit: bytes) -> None:
-    sender, receiver = ends
-    sender.send(gradient(1), 0.0)
-    receiver._socket.send(credit)
-    with pytest.raises(TransportError, match="credit"):
-        sender.ready()
-
-
-class TestAMessageWhoseCopyIsUnderWay:
-    @pytest.fixture
-    def copies(self, ends: Ends, monkeypatch: pytest.MonkeyPatch) -> list[Copying]:
-        """All copies that were begun, each under way until it is told otherwise."""
-        begun: list[Copying] = []
-
-        def copy_out(places: Sequence[torch.Tensor], tensors: Sequence[torch.Tensor]) -> Copying:
-            begun.append(copy_late(places, tensors))
-            return begun[-1]
-
-        monkeypatch.setattr(ends[0], "copy_out", copy_out)
-        return begun
-
-    def test_leaves_when_it_is_done(self, ends: Ends, copies: list[Copying]) -> None:
-        sender, receiver = ends
-        sender.send(gradient(10), 0.0)
-        assert not receiver.poll()
-        assert sender.ready()
-        assert not receiver.poll()
-        copies[0].finished = True
-        assert sender.ready()
-        assert_same(receiver.recv(0.0), gradient(10))
-
-    def test_does_not_overtake(self, ends: Ends, copies: list[Copying]) -> None:
-        sender, receiver = ends
-        sender.send(gradient(10), 0.0)
-        sender.send(gradient(11), 0.0)
-        copies[1].finished = True
-        assert not sender.ready()
-        assert not receiver.poll()
-        copies[0].finished = True
-        sender.ready()
-        assert [receiver.recv(0.0).grad.numel() for _ in range(2)] == [10, 11]
-
-    def test_is_seen_off_before_the_sender_sleeps(self, ends: Ends, copies: list[Copying]) -> None:
-        sender, receiver = ends
-        sender.send(gradient(10), 0.0)
-        sender.flush(5.0)
-        assert receiver.poll()
-
-    def test_is_seen_off_before_waiting_for_its_slot(self, ends: Ends, copies: list[Copying]) -> None:
-        sender, receiver = ends
-        for elements in (10, 11):
-            sender.send(gradient(elements), 0.0)
-        with pytest.raises(TransportTimeout):
-            sender.send(gradient(12), 0.1)
-        assert receiver.poll()
-
-    def test_arrives_though_the_sender_is_closed(self, ends: Ends, copies: list[Copying]) -> None:
-        sender, receiver = ends
-        sender.send(gradient(10), 0.0)
-        sender.close()
-        assert_same(receiver.recv(0.0), gradient(10))
-        with pytest.raises(PeerGone):
-            receiver.poll()
-
-    def test_and_never_done_is_not_waited_for_for_ever(self, ends: Ends, copies: list[Copying]) -> None:
-        sender, _ = ends
-        sender.send(gradient(10), 0.0)
-        copies[0].query = lambda: False  # type: ignore[method-assign]
-        with pytest.raises(TransportTimeout, match="was not done in"):
-            sender.flush(0.01)

@@ -1,0 +1,65 @@
+"""What a receiver refuses, and what it may look at before it takes a message."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+import pytest
+import torch
+
+from dni_async.messages import Activation
+from tests.workers.transport.conformance import assert_same
+from tests.workers.transport.gradients import Ends, gradient
+from workers.transport.base import TransportError
+from workers.transport.packets import PACKET_BYTES, PLACE
+from workers.transport.slots import PAGE
+from workers.transport.wire import WireError, encode
+
+GOOD = encode(Activation(0, 0, torch.zeros(4), torch.zeros(4)))[0]
+
+
+@pytest.mark.parametrize(
+    "packet",
+    [
+        b"short",
+        b"\0" * PACKET_BYTES,
+        PLACE.pack(9, 1, 0) + GOOD,
+        PLACE.pack(0, 1, 0) + GOOD,
+        PLACE.pack(0, 1, 0) + GOOD + b"more",
+    ],
+)
+def test_a_bad_packet_is_refused(ends: Ends, packet: bytes) -> None:
+    sender, receiver = ends
+    sender._socket.send(packet)
+    with pytest.raises(WireError):
+        receiver.recv(1.0)
+
+
+def test_a_payload_beyond_its_slot_is_refused(ends: Ends) -> None:
+    sender, receiver = ends
+    sender.send(gradient(1), 0.0)
+    receiver.recv(0.0)
+    sender._socket.send(PLACE.pack(0, 1, 0) + encode(gradient(PAGE))[0])
+    with pytest.raises(WireError, match="payload of"):
+        receiver.recv(1.0)
+
+
+def test_a_file_that_could_shrink_is_refused(ends: Ends) -> None:
+    sender, receiver = ends
+    for descriptor in (os.memfd_create("soft", os.MFD_ALLOW_SEALING), os.open("/dev/null", os.O_RDWR)):
+        socket.send_fds(sender._socket, [PLACE.pack(0, 1, 0) + GOOD], [descriptor])
+        os.close(descriptor)
+        with pytest.raises(TransportError):
+            receiver.recv(1.0)
+
+
+def test_a_stamp_can_be_seen_before_the_message(ends: Ends) -> None:
+    sender, receiver = ends
+    for stamp in (7, 2**40):
+        sender.stamp = stamp
+        sender.send(gradient(stamp % 5), 0.0)
+    for stamp in (7, 2**40):
+        arrival = receiver.arrive(0.0)
+        assert arrival.stamp == stamp
+        assert_same(arrival.message(), gradient(stamp % 5))
