@@ -45,6 +45,7 @@ def test_the_kinds_of_mark_are_numbers_on_the_wire() -> None:
         "EPOCH": 1,
         "STOP": 2,
         "EVALUATION": 3,
+        "CHECKPOINT": 4,
     }
 
 

@@ -105,7 +105,7 @@ def test_running_statistics_are_those_of_the_micro_batches_alone(tmp_path):
 def test_emulated_stages_compute_as_long_as_their_operations_take_and_wait_in_the_bubble(
     engine, count, tmp_path
 ):
-    rows, gflops = 512, 0.005
+    rows, gflops = 512, 0.002
     config = TrainConfig(
         engine=engine, micro_batches=count, batch_size=rows, epochs=1, cut="3", emulate_gflops=gflops
     )
@@ -119,7 +119,7 @@ def test_emulated_stages_compute_as_long_as_their_operations_take_and_wait_in_th
         flops = 8 * 2 * rows * (3 * products[index] - no_gradient[index])
         events_of = [e for e in events if e["tid"] == index and e["name"] in ("forward", "backward")]
         spent = sum(event["dur"] for event in events_of) / 1e6
-        assert 0.99 <= spent / (flops / gflops / 1e9) < 1.5
+        assert 0.99 <= spent / (flops / gflops / 1e9) < 2
         assert stage["wait_s"] > 0 and stage["held_bytes"] > 0
     if count == 1:  # never do two stages compute at once
         assert sum(stage["utilisation"] for stage in stages) <= 1.02
