@@ -73,6 +73,10 @@ class Ledger:
         self.unmatched += pending is None
         return pending
 
+    def give_up(self, step: int) -> None:
+        """Forget the batch `step`, if it is there: its target will not come."""
+        self._pending.pop(step, None)
+
     def held_bytes(self) -> int:
         """Bytes of the tensors that are remembered."""
         return sum(pending.nbytes for pending in self._pending.values())

@@ -31,6 +31,15 @@ class Activation:
     train: bool = True
     """False for an evaluation batch: forward in eval mode, no update, no target gradient."""
 
+    @property
+    def empty(self) -> bool:
+        """No rows: a batch that a stage upstream goes on without, and so does everybody."""
+        return not len(self.h)
+
+    def emptied(self) -> Activation:
+        """The message that nobody learns from, in place of this one."""
+        return Activation(self.step, self.version, self.h.detach()[:0], self.y[:0], self.train)
+
 
 @dataclass(slots=True)
 class TargetGradient:
@@ -41,6 +50,11 @@ class TargetGradient:
     """Optimizer steps the sender had taken when it made `grad`."""
     grad: Tensor
     """(B, ...) gradient of the mean loss, in the shape of the activation it answers."""
+
+    @property
+    def empty(self) -> bool:
+        """No rows: there is nothing to learn from this batch."""
+        return not len(self.grad)
 
 
 class MarkKind(IntEnum):

@@ -51,6 +51,10 @@ class Oracle:
             raise StageError(f"target of step {target.step} differs from the oracle's by up to {off:.3g}")
         return version
 
+    def give_up(self, step: int) -> None:
+        """Compare with nothing."""
+        del self._predictions[step]
+
     def stats(self) -> dict[str, Any]:
         """Exact, so nothing to measure."""
         return {"sg_relative_error": 0.0, "sg_cosine": 1.0}

@@ -143,6 +143,7 @@ def build_synthesizer(
     ledger_capacity: int,
     device: torch.device | None = None,
     seed: int = 0,
+    guarded: bool = False,
 ) -> Synthesizer:
     """A synthesizer by a resolved `config`; the same seed gives the same initial network."""
     assert config.lr is not None and config.replay is not None, "resolve first"
@@ -158,6 +159,7 @@ def build_synthesizer(
         replay=config.replay,
         replay_window=config.replay_window,
         seed=seed,
+        guarded=guarded,
     )
 
 

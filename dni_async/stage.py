@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dni_async.checkpoint import Part, load_weights_state, weights_state
+from dni_async.errors import UserError
+from dni_async.finite import NonFinite, check_finite
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
 from dni_async.rules.base import Rule
 from dni_async.rules.delayed import DelayedRule
@@ -17,7 +19,7 @@ from dni_async.rules.loss import LossRule
 from dni_async.state import State, copied, load_random_state, random_state
 from dni_async.updater import Updater
 
-COUNTS = ("steps", "samples", "targets_sent", "targets_received")
+COUNTS = ("steps", "samples", "targets_sent", "targets_received", "skipped", "targets_skipped")
 """What a stage counts since the start of the run."""
 
 
@@ -34,6 +36,10 @@ class Stage:
     The same stage runs in the simulator, in threads and in torchrun ranks. The last stage has a
     `LossRule` and sends no activations; stage 0, or a stage whose neighbour upstream wants none
     (`send_targets=False`), sends no targets.
+
+    skip_nonfinite: where an activation, a gradient or a loss is NaN or infinite (see `finite`), go on without
+    the batch instead of raising UserError. Weights, optimizer and SG network stay as they were. What others
+    would get of it, they get with no rows, so that all messages come and nobody waits.
     """
 
     def __init__(
@@ -44,12 +50,14 @@ class Stage:
         updater: Updater | None,
         *,
         send_targets: bool,
+        skip_nonfinite: bool = False,
     ) -> None:
         self.index = index
         self.layers = layers.train()
         self.rule = rule
         self.updater = updater if rule.updates else None
         self.send_targets = send_targets
+        self.skip_nonfinite = skip_nonfinite
         self.notice: Callable[[str], None] = lambda kind: None
         """Called when a piece of work ends (forward, backward, update, sg, head, evaluate, checkpoint)."""
         self.keep: Callable[[int, State], dict[str, Any]] = lambda step, part: {}
@@ -61,6 +69,10 @@ class Stage:
         """The STOP mark has gone back: nothing will come any more."""
         self.steps = self.samples = 0
         self.targets_sent = self.targets_received = 0
+        self.skipped = 0
+        """Training batches that the stage did not learn from."""
+        self.targets_skipped = 0
+        """Targets that taught nothing: without rows, or of no use to the SG network."""
 
     @property
     def is_last(self) -> bool:
@@ -89,6 +101,11 @@ class Stage:
         """Forward, and for a training batch the update."""
         if not message.train:
             yield from self._evaluate(message)
+            return
+        self.steps += 1
+        self.samples += len(message.h)
+        if message.empty:
+            yield from self._skip(message)
         elif self.updater is None:
             yield from self._pass_through(message)
         else:
@@ -99,12 +116,23 @@ class Stage:
         self.targets_received += 1
         for part in self._parts:
             part.on_target(message)
-        if self._delayed is None:
-            self.rule.take_target(message, self.version)
-            self.notice(self.rule.work)
-        else:
+        if self._delayed is not None:
             batch = self._delayed.resume(message, self.version)
-            yield from self._learn(message, batch.x, batch.h, message.grad)
+            if batch is not None:
+                yield from self._learn(message, batch.x, batch.h, message.grad)
+            else:
+                self.skipped += 1
+                yield from self._answer(message, message.grad[:0])
+        elif message.empty:
+            self.targets_skipped += 1
+            self.rule.give_up(message.step)
+        else:
+            try:
+                self.rule.take_target(message, self.version)
+            except NonFinite as error:
+                self._without(error)
+                self.targets_skipped += 1
+            self.notice(self.rule.work)
 
     def on_mark(self, mark: Mark) -> Iterator[Message]:
         """Pass it down; the last stage turns it round; on the way back add what this stage knows."""
@@ -141,6 +169,8 @@ class Stage:
             "version": self.version,
             "targets_sent": self.targets_sent,
             "targets_received": self.targets_received,
+            "skipped": self.skipped,
+            "targets_skipped": self.targets_skipped,
         } | self.rule.stats()
 
     def state_dict(self) -> State:
@@ -185,13 +215,23 @@ class Stage:
         return part.whole()
 
     def _train(self, message: Activation) -> Iterator[Message]:
+        buffers = self._buffers()
         x, h = self._forward(message)
         out = own(h.detach(), message)
         self.notice("forward")
-        if not self.is_last:
-            yield self._activation(message, out)
-        self._count(message)
-        gradient = self.rule.gradient(message.step, self.version, out, message.y)
+        sent = False
+        try:
+            if not self.is_last:
+                check_finite("activation", [out])
+                yield self._activation(message, out)
+                sent = True
+            gradient = self.rule.gradient(message.step, self.version, out, message.y)
+        except NonFinite as error:
+            self._without(error, buffers)
+            yield from self._skip(message, sent)
+            return
+        if self._delayed is not None:
+            self._delayed.stash.put(message.step, self.version, x, h)
         if gradient is not None:
             self.notice(self.rule.work)
             yield from self._learn(message, x, h, gradient)
@@ -205,9 +245,7 @@ class Stage:
             x.requires_grad_()
         if self._delayed is None:
             return x, self.layers(self._unshared(x))
-        h = self._delayed.stash.forward(self.layers, self._unshared(x))
-        self._delayed.stash.put(message.step, self.version, x, h)
-        return x, h
+        return x, self._delayed.stash.forward(self.layers, self._unshared(x))
 
     def _learn(
         self, message: Activation | TargetGradient, x: Tensor, h: Tensor, gradient: Tensor
@@ -217,14 +255,50 @@ class Stage:
         if h.requires_grad:
             h.backward(gradient)
         self.notice("backward")
-        if self.send_targets:
-            assert x.grad is not None
-            self.targets_sent += 1
-            yield TargetGradient(message.step, self.version, own(x.grad, message))
+        to_send = [x.grad] if x.grad is not None else []
+        try:
+            check_finite("gradient", to_send + self.updater.gradients())
+        except NonFinite as error:
+            self._without(error)
+            self.skipped += 1
+            self.updater.drop()
+            yield from self._answer(message, x.detach()[:0])
+            return
+        yield from self._answer(message, x.grad)
         if self._delayed is not None:
             self._delayed.stash.before_update()
         self.updater.step()
         self.notice("update")
+
+    def _answer(self, message: Activation | TargetGradient, grad: Tensor | None) -> Iterator[Message]:
+        """The target gradient of the batch, if somebody upstream wants it."""
+        if self.send_targets:
+            assert grad is not None
+            self.targets_sent += 1
+            yield TargetGradient(message.step, self.version, own(grad, message))
+
+    def _buffers(self) -> list[Tensor]:
+        """What the layers keep beside weights, copied if it may have to be put back."""
+        return [buffer.clone() for buffer in self.layers.buffers()] if self.skip_nonfinite else []
+
+    def _without(self, error: NonFinite, buffers: Sequence[Tensor] = ()) -> None:
+        """Go on without what is NaN or infinite, if that is wanted; batch norm's running means, which have
+        seen it, are what they were."""
+        if not self.skip_nonfinite:
+            raise UserError(f"{error}, or go on without such batches by --on-nonfinite skip") from error
+        for buffer, before in zip(self.layers.buffers(), buffers, strict=False):
+            buffer.data.copy_(before)  # data: a graph that waits shall not take it for a change of its own
+
+    def _skip(self, message: Activation, sent: bool = False) -> Iterator[Message]:
+        """No update for this batch, here and, unless its activation was sent, downstream; the messages that
+        others count on come all the same, and in the same order."""
+        if not sent and not self.is_last:
+            yield message.emptied()
+        if self._delayed is not None:
+            self._delayed.stash.put_nothing(message.step)  # its target will come, and is answered then
+        else:
+            self.skipped += 1
+            yield from self._answer(message, message.h.detach()[:0])
 
     def _set_mode(self, training: bool) -> None:
         if self.layers.training != training:  # it takes a tenth of a millisecond to say it to ten modules
@@ -236,11 +310,16 @@ class Stage:
 
     @torch.no_grad()
     def _pass_through(self, message: Activation) -> Iterator[Message]:
+        buffers = self._buffers()
         self._set_mode(training=True)
         h = self.layers(self._unshared(message.h))
         self.notice("forward")
-        yield self._activation(message, h)
-        self._count(message)
+        try:
+            check_finite("activation", [h])
+            yield self._activation(message, h)
+        except NonFinite as error:
+            self._without(error, buffers)
+            yield from self._skip(message)
 
     def _evaluate(self, message: Activation) -> Iterator[Message]:
         self._set_mode(training=False)
@@ -256,10 +335,6 @@ class Stage:
         """The message that answers `message` downstream, in memory of its own: it is still on its way
         when the transport upstream takes back what it lent."""
         return Activation(message.step, self.version, own(h, message), own(message.y, message), message.train)
-
-    def _count(self, message: Activation) -> None:
-        self.steps += 1
-        self.samples += len(message.y)
 
 
 def starts_in_place(layers: nn.Module) -> bool:

@@ -47,7 +47,7 @@ class Stash:
         self.capacity = capacity
         self.most_bytes = 0
         """The most that was held at once."""
-        self._waiting: dict[int, Waiting] = {}
+        self._waiting: dict[int, Waiting | None] = {}
         self._weights: Weights | None = None
         self._storages: dict[int, int] = {}
 
@@ -75,8 +75,13 @@ class Stash:
         self._waiting[step] = Waiting(x, h, version, self._weights, self._storages)
         self.most_bytes = max(self.most_bytes, self.held_bytes())
 
-    def pop(self, step: int) -> Waiting:
-        """Take out the batch `step`. Raises StageError when it is not the oldest.
+    def put_nothing(self, step: int) -> None:
+        """The stage goes on without the batch `step`, whose target will come all the same, in its turn."""
+        assert self.has_room and step not in self._waiting
+        self._waiting[step] = None
+
+    def pop(self, step: int) -> Waiting | None:
+        """Take out the batch `step`; None after `put_nothing`. Raises StageError when it is not the oldest.
 
         Targets come in the order of their batches: one that is missing will never come.
         """
@@ -94,16 +99,19 @@ class Stash:
 
     def before_update(self) -> None:
         """The weights are about to change: copy what the graphs that wait will ask for."""
-        if self._weights is not None and any(w.weights is self._weights for w in self._waiting.values()):
+        if self._weights is not None and any(w.weights is self._weights for w in self._graphs()):
             self._weights.copy()
             self.most_bytes = max(self.most_bytes, self.held_bytes())
         self._weights = None
 
     def held_bytes(self) -> int:
         """Bytes held now: inputs, outputs, what autograd saved, and copies of weights."""
-        versions = {id(w.weights): w.weights for w in self._waiting.values()}
-        graphs = sum(sum(w.storages.values()) for w in self._waiting.values())
+        versions = {id(w.weights): w.weights for w in self._graphs()}
+        graphs = sum(sum(w.storages.values()) for w in self._graphs())
         return graphs + sum(weights.copied_bytes() for weights in versions.values())
+
+    def _graphs(self) -> list[Waiting]:
+        return [waiting for waiting in self._waiting.values() if waiting is not None]
 
 
 class Weights:

@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from dni_async.errors import UserError
+from dni_async.finite import check_finite
 from dni_async.ledger import Ledger, Pending
 from dni_async.messages import TargetGradient
 from dni_async.networks.base import DNINetwork
 from dni_async.scale import GradientScale
 from dni_async.state import State, load_optimizer_state, optimizer_state
+from dni_async.updater import gradients
 
 Condition = Callable[[Tensor], Tensor]
 
@@ -31,6 +33,8 @@ class Synthesizer:
                                 then `replay` steps on tuples drawn from the last `replay_window`
 
     condition: makes (B, C) floats from the labels, for conditional DNI; None for plain DNI.
+
+    guarded: raise NonFinite instead of an update of the SG network by gradients that are NaN or infinite.
 
     The SG network works in the precision of its own weights, outside any autocast: its targets are too
     small for 16 bits. The gradient comes back in the precision of h.
@@ -50,6 +54,7 @@ class Synthesizer:
         replay: int = 0,
         replay_window: int = 16,
         seed: int = 0,
+        guarded: bool = False,
     ) -> None:
         self.network = network
         self.optimizer = optimizer
@@ -57,6 +62,7 @@ class Synthesizer:
         self.condition = condition
         self.scale = scale or GradientScale()
         self.replay = replay
+        self.guarded = guarded
         self.updates = 0
         self.agreement = Agreement()
         self._recent: deque[tuple[Pending, Tensor]] = deque(maxlen=replay_window)
@@ -80,6 +86,10 @@ class Synthesizer:
             return None
         self.learn(pending, target.grad)
         return pending.version
+
+    def give_up(self, step: int) -> None:
+        """No target will come for the batch `step`."""
+        self.ledger.give_up(step)
 
     def synthesize(self, version: int, h: Tensor, y: Tensor | None) -> tuple[Pending, Tensor]:
         """As `predict`, for a caller that keeps itself what must be remembered until the target comes.
@@ -192,8 +202,12 @@ class Synthesizer:
         return h.to(dtype), None if labels is None else labels.to(dtype)
 
     def _update(self) -> None:
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        try:
+            if self.guarded:
+                check_finite("gradient of the SG network", gradients(self.optimizer))
+            self.optimizer.step()
+        finally:
+            self.optimizer.zero_grad()
         self.updates += 1
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dni_async.errors import UserError
@@ -95,6 +95,15 @@ class Updater:
         self._set_rates()
         self.optimizer.zero_grad()
 
+    def gradients(self) -> list[Tensor]:
+        """Those that the next step will follow."""
+        return gradients(self.optimizer) if self.optimizer else []
+
+    def drop(self) -> None:
+        """Forget the gradients: no step follows them."""
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
+
     def state_dict(self) -> State:
         """The version, and what the optimizer keeps for each parameter; rates follow from the version."""
         return {
@@ -114,3 +123,9 @@ class Updater:
             return
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * self._factor(self.version)
+
+
+def gradients(optimizer: Optimizer) -> list[Tensor]:
+    """The gradients that an optimizer's parameters have now."""
+    groups = optimizer.param_groups
+    return [p.grad for group in groups for p in group["params"] if p.grad is not None]

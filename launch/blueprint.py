@@ -159,6 +159,7 @@ def rule_with_network(
         ledger_capacity=2 * config.in_flight + 2,
         device=device,
         seed=seed,
+        guarded=True,
     )
     return DniRule(synthesizer)
 

@@ -48,6 +48,7 @@ def build_stage(
         rule,
         build_updater(config, mine, total_steps),
         send_targets=index > 0 and config.rule not in ("local", "frozen"),
+        skip_nonfinite=config.on_nonfinite == "skip",
     )
     return stage, names
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from dni_async.errors import UserError
+from dni_async.finite import POLICIES
 from dni_async.recipes import LocalConfig, SGConfig
 from dni_async.updater import SCHEDULES, optimizer_factory
 from launch.engines import BASELINES, ENGINES
@@ -174,6 +175,9 @@ class TrainConfig(JobConfig):
     """decoupled (stages by --rule); in one process backprop, backprop-all (all cores), dni-local or
     cdni-local (every layer decoupled by the library's wrapper); ddp (data parallel); gpipe, 1f1b (torch's
     pipelines); copies (a control: as many sequential trainings at once as there are stages)."""
+    on_nonfinite: str = "stop"
+    """What to do when an activation, a gradient or a loss is NaN or infinite: stop, or skip (no update for
+    that batch, and it is counted)."""
     checkpoint_every: int | None = None
     """Keep checkpoints in --out, at the end of every epoch and every so many steps; 0: of epochs only."""
     resume: bool = False
@@ -183,6 +187,11 @@ class TrainConfig(JobConfig):
         JobConfig.__post_init__(self)
         _one_of("rule", self.rule, RULES)
         _one_of("engine", self.engine, tuple(ENGINES))
+        _one_of("on-nonfinite", self.on_nonfinite, POLICIES)
+        if self.on_nonfinite == "skip" and (self.engine != "decoupled" or self.rule == "oracle"):
+            raise UserError(
+                f"on-nonfinite skip is for stages that learn, not for {self.engine_name}; leave it out"
+            )
         self._check_checkpoints()
 
     def _check_checkpoints(self) -> None:

@@ -53,8 +53,10 @@ class Data:
         return min(self.batch_size, size(self.train) - step % self.steps_per_epoch * self.batch_size)
 
     def sample(self) -> Batch:
-        """One training batch, to learn shapes and to measure costs."""
-        return next(self.training(0))
+        """One training batch, to learn shapes and to measure costs; with zeros for what is NaN or infinite,
+        which training meets in its own way."""
+        x, y = (tensor.nan_to_num(0.0, 0.0, 0.0) for tensor in next(self.training(0)))
+        return x, y
 
     def training(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number `start` on; their order depends on seed and epoch alone, so all

@@ -183,6 +183,7 @@ class Recorder:
         }
         if self.summary["emulated_gflops"] and (warning := overrun_warning(stages)):
             self.warnings.append(warning)
+        self.warnings += skipped_warnings(stages)
         self.summary["notes"] = [*self.summary["notes"], *self.warnings]
         if self._lines:
             self._lines.close()
@@ -214,6 +215,16 @@ class Recorder:
         plot_timeline(self.timeline, out / "timeline.png", self.summary)
         plot_curves(self.summary, out / "curves.png")
         write_json(out / "summary.json", self.summary)  # last: who finds it finds the others too
+
+
+def skipped_warnings(stages: list[dict[str, Any]]) -> list[str]:
+    """One line for each stage that went on without a batch; `stages`: what they report."""
+    return [
+        f"stage {s['index']} did not learn from {s['skipped']} of {s['steps']} batches, as an activation, a "
+        "gradient or a loss was NaN or infinite"
+        for s in stages
+        if s.get("skipped")
+    ]
 
 
 def _from_first_event(timeline: list[dict[str, Any]]) -> None:

@@ -101,6 +101,7 @@ def run_grid(summary: Mapping[str, Any]) -> Grid:
         column("SG\ncosine", lambda s: number(s.get("sg_cosine"), 2)),
         column("local\nloss", lambda s: number(s.get("local_loss"), 3)),
         column(f"local\n{name}", lambda s: metric(s.get("local_accuracy"), name)),
+        column("batches\nskipped", lambda s: number(s.get("skipped") or None)),
         column("emulation\noverrun", lambda s: percent(s.get("emulation_overrun"), 1)),
         column("peak\nMB", lambda s: number(_megabytes(s.get("peak_rss_bytes"))), spare=True),
     ]

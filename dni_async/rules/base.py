@@ -27,11 +27,19 @@ class Rule(ABC):
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor | None:
         """dL/dh for the mean loss, in the shape of `h` (B, ...), detached, now; None: the target will be it.
 
-        version: optimizer steps that the stage has taken so far.
+        version: optimizer steps that the stage has taken so far. Raises NonFinite instead of giving, or
+        learning from, a gradient or a loss that is.
         """
 
     def take_target(self, target: TargetGradient, version: int) -> None:
-        """The target gradient of an earlier batch has arrived; the stage is at `version` now."""
+        """The target gradient of an earlier batch has arrived; the stage is at `version` now.
+
+        Raises NonFinite instead of learning from one that is.
+        """
+        return
+
+    def give_up(self, step: int) -> None:
+        """No target will come for this batch."""
         return
 
     def stats(self) -> dict[str, Any]:

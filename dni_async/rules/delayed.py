@@ -36,9 +36,12 @@ class DelayedRule(Rule):
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> None:
         """Not now: the target will be it."""
 
-    def resume(self, target: TargetGradient, version: int) -> Waiting:
-        """The batch whose gradient has come. Raises StageError when a target got lost."""
+    def resume(self, target: TargetGradient, version: int) -> Waiting | None:
+        """The batch whose gradient has come; None if the stage goes on without it. Raises StageError when a
+        target got lost."""
         batch = self.stash.pop(target.step)
+        if batch is None or target.empty:
+            return None
         self._staleness.add(version - batch.version)
         return batch
 

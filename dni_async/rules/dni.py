@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from dni_async.finite import check_finite
 from dni_async.messages import TargetGradient
 from dni_async.rules.base import Rule
 from dni_async.rules.staleness import Staleness
@@ -29,7 +30,10 @@ class Predictor(Protocol):
 
 
 class StagePredictor(Predictor, Protocol):
-    """One that a stage can keep in a checkpoint."""
+    """One that a stage can keep in a checkpoint, and that learns to do without a target."""
+
+    def give_up(self, step: int) -> None:
+        """No target will come for this batch."""
 
     def state_dict(self) -> State:
         """What it goes on from in a resumed run."""
@@ -52,13 +56,19 @@ class DniRule(Rule):
 
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
         """The synthetic gradient at h (B, ...)."""
-        return self.predictor.predict(step, version, h, y)
+        gradient = self.predictor.predict(step, version, h, y)
+        check_finite("gradient", [gradient])
+        return gradient
 
     def take_target(self, target: TargetGradient, version: int) -> None:
         """Train the SG network."""
         then = self.predictor.take(target)
         if then is not None:
             self._staleness.add(version - then)
+
+    def give_up(self, step: int) -> None:
+        """Nothing to learn from this batch."""
+        self.predictor.give_up(step)
 
     def stats(self) -> dict[str, Any]:
         """Staleness and the SG network's agreement with its targets."""

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dni_async.finite import check_finite, check_loss
 from dni_async.rules.base import Rule
-from dni_async.rules.loss import check_finite
 from dni_async.state import State, load_optimizer_state, optimizer_state
+from dni_async.updater import gradients
 
 
 class LocalRule(Rule):
@@ -45,18 +46,19 @@ class LocalRule(Rule):
         self._samples = 0
 
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
-        """The gradient of the head's mean loss at h (B, ...); the head takes its step.
-
-        Raises UserError when the loss is NaN or infinite.
-        """
+        """The gradient of the head's mean loss at h (B, ...); the head takes its step."""
         leaf = h.detach().requires_grad_()
         output = self.head(leaf)
         loss = self.loss(output, y)
-        self._count(check_finite(loss.item(), "the local loss", "--lr or --local.lr"), output.detach(), y)
+        mean = check_loss(loss.item(), "the local loss", "--lr or --local.lr")
         loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
         assert leaf.grad is not None
+        try:
+            check_finite("gradient", [leaf.grad, *gradients(self.optimizer)])
+            self.optimizer.step()
+        finally:
+            self.optimizer.zero_grad()
+        self._count(mean, output.detach(), y)
         return leaf.grad
 
     def stats(self) -> dict[str, Any]:

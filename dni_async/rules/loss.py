@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from dni_async.errors import UserError
+from dni_async.finite import check_finite, check_loss
 from dni_async.rules.base import Rule
 from dni_async.state import State
 
@@ -44,12 +43,14 @@ class LossRule(Rule):
         """The exact gradient of the mean loss."""
         leaf = h.detach().requires_grad_()
         loss = self.loss(leaf, y)
-        self.count(loss.item(), len(y))
-        return torch.autograd.grad(loss, leaf)[0]
+        mean, (gradient,) = check_loss(loss.item()), torch.autograd.grad(loss, leaf)
+        check_finite("gradient", [gradient])
+        self.count(mean, len(y))
+        return gradient
 
     def count(self, loss: float, samples: int) -> None:
-        """Count one training batch. Raises UserError when its mean loss is NaN or infinite."""
-        self._loss += check_finite(loss) * samples
+        """Count one training batch. Raises NonFinite when its mean loss is NaN or infinite."""
+        self._loss += check_loss(loss) * samples
         self._samples += samples
 
     def evaluate(self, h: Tensor, y: Tensor) -> None:
@@ -77,10 +78,3 @@ class LossRule(Rule):
     def load_state_dict(self, state: State) -> None:
         """Count on from there."""
         self._loss, self._samples = state["loss"], state["samples"]
-
-
-def check_finite(loss: float, which: str = "the loss", rates: str = "--lr") -> float:
-    """The loss, if training can go on with it. Raises UserError when it is NaN or infinite."""
-    if not math.isfinite(loss):
-        raise UserError(f"{which} is {loss}; lower {rates} or set --clip-norm, and check the data")
-    return loss

@@ -414,6 +414,8 @@ def test_the_counts_of_a_report() -> None:
         "version": 2,
         "targets_sent": 2,
         "targets_received": 0,
+        "skipped": 0,
+        "targets_skipped": 0,
     }
     counts = {"index": 0, "steps": 2, "samples": 47, "version": 2, "targets_sent": 0, "targets_received": 2}
     assert counts.items() <= first.stats().items()

@@ -74,6 +74,13 @@ def test_a_wrong_value_is_named_with_its_remedy(cls, settings, words):
             "unknown rule (backprop); use one of dni, cdni, delayed, local, ",
         ),
         (TrainConfig, {"engine": "cdni"}, "unknown engine (cdni); use one of decoupled, backprop, "),
+        (TrainConfig, {"on_nonfinite": "go"}, "unknown on-nonfinite (go); use one of stop, skip"),
+        (
+            TrainConfig,
+            {"on_nonfinite": "skip", "engine": "ddp"},
+            "on-nonfinite skip is for stages that learn, not for ddp; leave it out",
+        ),
+        (TrainConfig, {"on_nonfinite": "skip", "rule": "oracle"}, "stages that learn, not for oracle"),
         (CompareConfig, {"engines": ()}, "no engines given; name some, such as --engines backprop cdni"),
         (CompareConfig, {"engines": ("dni", "ddpp")}, "unknown engine (ddpp); use one of backprop, "),
         (CompareConfig, {"engines": ("dni", "dni")}, "engine dni is given twice; name it once"),

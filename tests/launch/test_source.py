@@ -188,6 +188,12 @@ def test_a_map_style_data_set_is_shuffled_by_seed_and_epoch():
     assert labels(data(train=50, wrap=Pairs).training(2)) != order
 
 
+def test_the_sample_has_no_bad_values_though_the_data_have() -> None:
+    x, y = torch.full((4, 3), float("nan")), torch.full((4,), float("inf"))
+    sample = Data(TensorDataset(x, y), TensorDataset(x, y), 4, 0).sample()
+    assert [tensor.tolist() for tensor in sample] == [[[0.0] * 3] * 4, [0.0] * 4]
+
+
 def test_the_sample_is_a_training_batch():
     x, y = data(train=5, test=3, batch_size=2).sample()
     assert x.shape == (2, 3) and set(y.tolist()) <= set(range(5))

@@ -127,3 +127,11 @@ def test_local_losses_have_columns_of_their_own():
     assert cells["local\nloss"] == ["0.123", "-"]
     assert cells["local\naccuracy"] == ["97.1 %", "-"]
     assert "staleness\nmean / max" not in cells
+
+
+def test_skipped_batches_have_a_column_where_there_are_some():
+    stages = [{"index": 0, "skipped": 0}, {"index": 1, "skipped": 3}]
+    grid = run_grid(summary(stages=2) | {"stages": stages})
+    assert {column.head: column.cells for column in grid.columns}["batches\nskipped"] == ["-", "3"]
+    grid = run_grid(summary(stages=2) | {"stages": stages[:1]})
+    assert "batches\nskipped" not in [column.head for column in grid.columns]

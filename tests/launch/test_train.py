@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import signal
 import socket
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils.data import TensorDataset
 
 from launch.config import TrainConfig
 from tasks.digits import DigitsFcn
@@ -216,7 +219,7 @@ def test_ctrl_c_stops_a_local_job_with_one_line(tmp_path: Path) -> None:
 
 
 BAD: list[tuple[int, str, dict[str, Any]]] = [
-    (2, "stage 1 (rank 1), at step 1: the loss is nan", {"lr": 1e30}),
+    (2, "at step 1: the", {"lr": 1e30}),  # its loss, gradient or activation, whichever stage sees it first
     (2, "cuda", {"device": "cuda"}),
     (5, "5 stages cannot share 4 layers", {}),
     (2, "cut 5 is not increasing", {"cut": "5"}),
@@ -235,6 +238,39 @@ def test_what_ranks_find_wrong_is_one_line_and_status_2(
     assert set(statuses) <= {1, 2} and 2 in statuses  # a neighbour may notice first that a rank is gone
     assert len(job.lines()) == 1 and job.lines()[0].startswith("dni-async: "), job.lines()
     assert words in job.lines()[0]
+
+
+class OneBadPixel(DigitsFcn):
+    """Of the training set, in one batch of every epoch."""
+
+    def data(self, root: Path | None = None) -> tuple[TensorDataset, TensorDataset]:
+        train, test = super().data(root)
+        x, y = train.tensors
+        x = x.clone()
+        x[100, ..., 3] = math.nan
+        return TensorDataset(x, y), test
+
+
+def test_a_bad_value_in_the_data_stops_the_run_with_one_line(tmp_path: Path) -> None:
+    with Job(TrainConfig(batch_size=64), OneBadPixel(depth=3, width=32), 2, tmp_path) as job:
+        assert 2 in job.statuses()
+    (line,) = job.lines()
+    said = r"dni-async: stage 0 \(rank 0\), at step \d+: the activation has NaN or infinite values; .*"
+    assert re.fullmatch(said, line), line
+
+
+@pytest.mark.parametrize(
+    "settings", [{"rule": "delayed"}, {"deterministic": True, "transport": "dist"}], ids=str
+)
+def test_or_the_run_goes_on_without_that_batch_and_says_so(tmp_path: Path, settings: dict[str, Any]) -> None:
+    config = TrainConfig(batch_size=64, epochs=3, on_nonfinite="skip", **settings)
+    with Job(config, OneBadPixel(depth=3, width=32), 3, tmp_path) as job:
+        assert job.statuses() == [0, 0, 0], job.lines()
+    summary = json.loads((job.out / "summary.json").read_text())
+    assert [stage["skipped"] for stage in summary["stages"]] == [3, 3, 3]
+    assert [stage["targets_received"] for stage in summary["stages"]] == [72, 72, 0]
+    assert summary["final"]["test_accuracy"] > 0.5
+    assert any(note.startswith("stage 1 did not learn from 3 of 72 batches") for note in summary["notes"])
 
 
 def test_a_corrupt_data_file_is_one_line(tmp_path: Path) -> None:

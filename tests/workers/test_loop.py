@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -499,7 +501,23 @@ class TestTrouble:
             loop.run()
         assert str(error.value) == (
             "stage 0 (rank 0), at step 3: the loss is nan; lower --lr or set --clip-norm, and check the data"
+            ", or go on without such batches by --on-nonfinite skip"
         )
+
+    @pytest.mark.parametrize("ahead", [0, 1, 3])
+    @pytest.mark.parametrize("rule", [lambda: DniRule(synthesizer()), lambda: DelayedRule(2)])
+    def test_a_batch_that_is_skipped_keeps_nobody_waiting(self, rule: Callable, ahead: int) -> None:
+        """Free-running and in lockstep, with room for one message."""
+        messages = batches(SIZES)
+        assert isinstance(messages[3], Activation)
+        messages[3].h.fill_(float("nan"))
+        stages = pipeline((1, 2), rule)
+        for stage in stages:
+            stage.skip_nonfinite = True
+        ran = run_stages(stages, with_stop(messages), capacity=1, lockstep=ahead)
+        counts = [ran.marks[-1].body[str(i)] for i in range(3)]
+        assert [count["skipped"] for count in counts] == [1, 1, 1]
+        assert [count["targets_received"] for count in counts] == [len(SIZES), len(SIZES), 0]
 
     @pytest.mark.parametrize(
         ("trouble", "text"),

@@ -58,4 +58,6 @@ def test_the_report_of_a_frozen_stage_has_version_0() -> None:
         "version": 0,
         "targets_sent": 0,
         "targets_received": 0,
+        "skipped": 0,
+        "targets_skipped": 0,
     }
