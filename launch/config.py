@@ -182,6 +182,9 @@ class TrainConfig(JobConfig):
     """Keep checkpoints in --out, at the end of every epoch and every so many steps; 0: of epochs only."""
     resume: bool = False
     """Go on from the newest checkpoint in --out that is whole; from the beginning when there is none yet."""
+    max_restarts: int = 0
+    """How often a job started here begins anew when a process of it dies, each time from the newest
+    checkpoint in --out (kept at least at the end of every epoch). Under torchrun give it to torchrun."""
 
     def __post_init__(self) -> None:
         JobConfig.__post_init__(self)
@@ -195,11 +198,15 @@ class TrainConfig(JobConfig):
         self._check_checkpoints()
 
     def _check_checkpoints(self) -> None:
-        if self.checkpoint_every is not None and self.checkpoint_every < 0:
-            raise UserError(f"checkpoint-every is {self.checkpoint_every}; it must be at least 0")
-        if self.checkpoint_every is None and not self.resume:
+        for name, value in (("checkpoint-every", self.checkpoint_every), ("max-restarts", self.max_restarts)):
+            if value is not None and value < 0:
+                raise UserError(f"{name} is {value}; it must be at least 0")
+        if self.checkpoint_every is not None:
+            option = "checkpoint-every"
+        elif self.resume or self.max_restarts:
+            option = "resume" if self.resume else "max-restarts"
+        else:
             return
-        option = "resume" if self.checkpoint_every is None else "checkpoint-every"
         if not self.out:
             raise UserError(f"{option} needs the folder in which checkpoints are kept; give one with --out")
         if self.engine != "decoupled" or self.rule == "oracle":

@@ -78,7 +78,7 @@ def _ends(rank: Rank, links: Links, recorder: Recorder | None) -> Ends:
             start=rank.blueprint.start,
             enough=lambda: recorder.reached,
         )
-        ends = Ends(Source(messages), Sink(partial(_report, rank, recorder)))
+        ends = Ends(Source(rank.follow(messages)), Sink(partial(_report, rank, recorder)))
     else:
         assert upstream is not None, "only stage 0 has no neighbour upstream"
         ends = Ends(upstream.receiver, upstream.sender)

@@ -13,10 +13,11 @@ from dni_async.errors import UserError
 from launch.blueprint import Blueprint, agree, tell_failure
 from launch.checks import check_until
 from launch.config import TrainConfig
+from launch.elastic import begin, elastic
 from launch.engines import ENGINES, Engine
 from launch.files import prepare_out
 from launch.rank import Rank
-from launch.resume import Start, choose
+from launch.resume import Start
 from launch.source import Data
 from launch.summary import Recorder
 from launch.tables import run_grid, show
@@ -31,13 +32,16 @@ def run_rank(guard: Guard, config: TrainConfig, task: Task) -> None:
     """Everything that this process does for the job. Raises UserError and StageError."""
     engine = ENGINES[config.engine]
     rendezvous = guard.meet(config.timeout)
+    config = elastic(config, rendezvous)
     _check_world(config, engine, rendezvous.world)
     check_until(task, config.until)
     threads = physical_cores() if engine.all_cores else config.threads
     placement = place(config.device, threads, rendezvous.local_rank, rendezvous.local_world)
     guard.folder = Path(config.out) if config.out else None
     data, blueprint, start = _prepare(config, engine, task, rendezvous, placement)
-    rank = Rank(guard, config, task, blueprint, rendezvous, placement, data, start.notes, start.record)
+    rank = Rank(
+        guard, config, task, blueprint, rendezvous, placement, data, start.notes, start.record, start.trail
+    )
     layers = engine.run(rank)
     if config.out and layers is not None:
         first = blueprint.bounds[rank.index][0] if engine.cut else 0
@@ -68,7 +72,7 @@ def _prepare(
         if config.out:
             prepare_out(config.out)
         data = _read(config, engine, task, rendezvous)
-        start = choose(config, task, data, rendezvous.world)
+        start = begin(config, task, data, rendezvous)
         planned = config if start.cut == config.cut else replace(config, cut=start.cut)
         return data, agree(rendezvous, planned, task, data, placement.device, start.step), start
     except Exception as error:

@@ -20,7 +20,11 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from dni_async.errors import StageError, UserError
 from launch.config import TrainConfig
 from tasks.base import Task
-from workers.supervise import FAILURE_FILE, Told
+from workers.supervise import Told
+from workers.told import FAILURE_FILE, what_was_told
+
+PATIENCE = 5
+"""Seconds that ranks have to end when one has failed; then they are killed."""
 
 
 def run_local(config: TrainConfig, task: Task) -> None:
@@ -35,7 +39,7 @@ def run_local(config: TrainConfig, task: Task) -> None:
         job.write_bytes(cloudpickle.dumps((config, task)))
         told = folder / "failure"
         with _environment(**{FAILURE_FILE: str(told)}), _silent_launcher():
-            _launch(max(1, config.stages), config.port, job, told)
+            _launch(config, job, told)
 
 
 def check_port(port: int) -> None:
@@ -48,30 +52,32 @@ def check_port(port: int) -> None:
             raise UserError(f"port {port} cannot be used ({error.strerror}); choose another --port") from None
 
 
-def _launch(stages: int, port: int, job: Path, told: Path) -> None:
+def _launch(config: TrainConfig, job: Path, told: Path) -> None:
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=stages,
+        nproc_per_node=max(1, config.stages),
         run_id=job.parent.name,
         rdzv_backend="c10d",
-        rdzv_endpoint=f"localhost:{port}",
-        max_restarts=0,
+        rdzv_endpoint=f"localhost:{config.port}",
+        max_restarts=config.max_restarts,
         monitor_interval=0.1,
+        shutdown_timeout=PATIENCE,
         logs_specs=DefaultLogsSpecs(log_dir=str(job.parent / "logs")),
     )
     try:
         elastic_launch(launch, sys.executable)("-m", "launch.worker", str(job))
     except ChildFailedError as error:
         rank, failure = min(error.failures.items(), key=lambda item: item[1].timestamp)
-        if told.exists():
+        line, _ = what_was_told(told)
+        if line:
             statuses = [f.exitcode for f in error.failures.values()]
-            raise Told(told.read_text(), 2 if 2 in statuses else 1) from None
+            raise Told(line, 2 if 2 in statuses else 1) from None
         how = failure.signal_name() if failure.exitcode < 0 else f"exit status {failure.exitcode}"
         raise StageError(f"rank {rank} ended before the first step ({how})") from None
     except SignalException as stop:
         number = int(stop.sigval)
-        raise Told(told.read_text() if told.exists() else "", 128 + number) from None
+        raise Told(what_was_told(told)[0], 128 + number) from None
 
 
 @contextmanager

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dni_async.messages import Message
 from launch.blueprint import Blueprint
 from launch.config import TrainConfig
 from launch.progress import Progress
 from launch.source import Data
 from launch.summary import Recorder
+from launch.trail import Trail
 from tasks.base import Task
 from workers.device import Placement
 from workers.rendezvous import Rendezvous
@@ -34,6 +36,8 @@ class Rank:
     """What the user shall be told before training starts."""
     so_far: dict[str, Any] | None = None
     """What the record was at the checkpoint that the run goes on from; None for a new run."""
+    trail: Trail | None = None
+    """On rank 0 of a run that may go on after its end."""
     recorder: Recorder | None = None
     """On rank 0, from `record` on."""
 
@@ -41,6 +45,10 @@ class Rank:
     def index(self) -> int:
         """Its number, from 0; rank i runs stage i."""
         return self.rendezvous.rank
+
+    def follow(self, messages: Iterator[Message]) -> Iterator[Message]:
+        """The same messages, and how far they were worked through is noted where that is of use."""
+        return self.trail.follow(messages) if self.trail else messages
 
     def record(self, transports: Sequence[str] = ()) -> Recorder | None:
         """Start the record of the run, and with it its clock, when all is set up. Rank 0 has one."""
@@ -65,5 +73,7 @@ class Rank:
             ),
             start=self.blueprint.start,
             so_far=self.so_far,
+            restarts=self.rendezvous.restart,
+            lost_steps=self.trail.lost_steps if self.trail else 0,
         )
         return self.recorder

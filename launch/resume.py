@@ -19,6 +19,7 @@ from launch.files import jsonable
 from launch.rank import Rank
 from launch.source import Data, size
 from launch.summary import Recorder
+from launch.trail import Trail
 from tasks.base import Task
 from workers.checkpoint import Checkpoints, Manifest
 
@@ -49,6 +50,8 @@ class Start:
     """What the record of the run was at the checkpoint."""
     notes: list[str] = field(default_factory=list)
     """For the user."""
+    trail: Trail | None = None
+    """Where it notes how far it comes; None for a run that nobody goes on with."""
 
 
 def choose(config: TrainConfig, task: Task, data: Data, stages: int) -> Start:

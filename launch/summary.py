@@ -35,6 +35,8 @@ class Recorder:
     out: folder for the files, None for none. The clock starts with the recorder.
     start, so_far: the step of the checkpoint that the run goes on from, and what `so_far()` was there.
     Seconds go on from there, too; speeds and the timeline are of the resumed part.
+    restarts, lost_steps: how often the launcher has started the run anew, and steps that had to be trained
+    again for it.
     """
 
     def __init__(
@@ -51,6 +53,8 @@ class Recorder:
         progress: Progress,
         start: int = 0,
         so_far: dict[str, Any] | None = None,
+        restarts: int = 0,
+        lost_steps: int = 0,
     ) -> None:
         self.out = out
         self.progress = progress
@@ -78,6 +82,7 @@ class Recorder:
             "transports": transports,
             "stages": [],
             "checkpoints": {"written": 0, "failed": 0, "resumed_at": start or None},
+            "restarts": {"count": restarts, "lost_steps": lost_steps},
         }
         self.timeline: list[dict[str, Any]] = []
         self.warnings: list[str] = []
@@ -184,6 +189,10 @@ class Recorder:
         if self.summary["emulated_gflops"] and (warning := overrun_warning(stages)):
             self.warnings.append(warning)
         self.warnings += skipped_warnings(stages)
+        if (restarts := self.summary["restarts"])["count"]:
+            self.warnings.append(
+                f"restarts: {restarts['count']}; steps lost and trained again: {restarts['lost_steps']}"
+            )
         self.summary["notes"] = [*self.summary["notes"], *self.warnings]
         if self._lines:
             self._lines.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from dni_async.errors import UserError
 from launch.cli import parse
 from launch.config import TrainConfig
 from launch.job import run_rank
@@ -28,8 +29,10 @@ def work(guard: Guard) -> None:
     if under_torchrun:
         guard.meet(60.0)  # first of all, so that one rank alone complains about the command line
     config = parse(TrainConfig, "launch.train")
+    if under_torchrun and config.max_restarts:
+        raise UserError(f"max-restarts is {config.max_restarts}; under torchrun give it to torchrun")
     task = create(config.task, config.task_args)
-    alone = config.stages <= 1 and not config.port
+    alone = config.stages <= 1 and not config.port and not config.max_restarts
     if under_torchrun or alone:
         run_rank(guard, config, task)
     else:

@@ -36,13 +36,22 @@ def context() -> ForkServerContext:
 
 
 class Job:
-    """The ranks of a job, without a launcher; a context manager that reaps them."""
+    """The ranks of a job, without a launcher; a context manager that reaps them.
 
-    def __init__(self, config: TrainConfig, task: Task, ranks: int, folder: Path) -> None:
+    before: the job that a launcher starts anew with this one.
+    """
+
+    def __init__(
+        self, config: TrainConfig, task: Task, ranks: int, folder: Path, before: Job | None = None
+    ) -> None:
         self.folder = folder
         self.out = folder / "run"
-        self._store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        self.restart = before.restart + 1 if before else 0
+        self._store = (
+            before._store if before else dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        )
         folder.mkdir(parents=True, exist_ok=True)
+        self.max_restarts = config.max_restarts
         config = replace(config, out=str(self.out), quiet=True)
         self.ranks: list[BaseProcess] = [
             context().Process(target=_rank, args=(config, task, self._environment(rank, ranks), folder))
@@ -73,11 +82,16 @@ class Job:
     def _environment(self, rank: int, ranks: int) -> dict[str, str]:
         mine = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": ranks}
         place = {"MASTER_ADDR": "localhost", "MASTER_PORT": self._store.port}
-        return {k: str(v) for k, v in (mine | place | {"TORCHELASTIC_USE_AGENT_STORE": True}).items()}
+        elastic = {
+            "TORCHELASTIC_USE_AGENT_STORE": True,
+            "TORCHELASTIC_RESTART_COUNT": self.restart,
+            "TORCHELASTIC_MAX_RESTARTS": self.max_restarts,
+        }
+        return {k: str(v) for k, v in (mine | place | elastic).items()}
 
 
 def _rank(config: TrainConfig, task: Task, environment: dict[str, str], folder: Path) -> None:
-    os.dup2(os.open(folder / f"stderr-{environment['RANK']}", os.O_WRONLY | os.O_CREAT), 2)
+    os.dup2(os.open(folder / f"stderr-{environment['RANK']}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     os.environ.update(environment)
 

@@ -27,6 +27,13 @@ class Rendezvous:
     local_rank: int
     local_world: int
     store: dist.Store
+    """What ranks tell each other; empty after a restart, when nobody shall read what was before."""
+    lasting: dist.Store | None = None
+    """What a restarted job shall know of the one before; None where nobody would restart it."""
+    restart: int = 0
+    """How often the launcher has started the job anew."""
+    max_restarts: int = 0
+    """How often it would."""
 
     @classmethod
     def from_env(cls, timeout: float) -> Rendezvous:
@@ -45,11 +52,18 @@ class Rendezvous:
                 raise UserError(f"the rendezvous port is in use ({where}); choose another") from error
             cause = str(error).splitlines()[0]
             raise StageError(f"rank {env['RANK']} could not meet the others at {where} ({cause})") from error
-        prefix = f"dni_async/{env.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-        store = dist.PrefixStore(prefix, store)
         store.set_timeout(timedelta(seconds=timeout))
+        restart = int(env.get("TORCHELASTIC_RESTART_COUNT", 0))
         local = int(env.get("LOCAL_RANK", rank)), int(env.get("LOCAL_WORLD_SIZE", world))
-        return cls(rank, world, *local, store)
+        return cls(
+            rank,
+            world,
+            *local,
+            dist.PrefixStore(f"dni_async/{restart}", store),
+            dist.PrefixStore("dni_async/lasting", store),  # torchrun's store outlives the ranks
+            restart,
+            int(env.get("TORCHELASTIC_MAX_RESTARTS", 0)),
+        )
 
     def publish(self, key: str, value: Any) -> None:
         """Tell all ranks something JSON-able."""
@@ -64,6 +78,17 @@ class Rendezvous:
                 f"rank {self.rank} waited {timeout:g} s for '{key}' from another rank"
             ) from error
         return json.loads(self.store.get(key))
+
+    def remember(self, key: str, value: Any) -> None:
+        """Tell something JSON-able to those who come after a restart."""
+        if self.lasting is not None:
+            self.lasting.set(key, json.dumps(value))
+
+    def recall(self, key: str) -> Any:
+        """What was to be remembered, now or before a restart; None for nothing."""
+        if self.lasting is None or not self.lasting.check([key]):
+            return None
+        return json.loads(self.lasting.get(key))
 
     def hosts(self, timeout: float) -> list[str]:
         """Where each rank runs; all ranks must call it. On one host their sockets stay within it."""

@@ -10,6 +10,7 @@ Of all ranks that notice a failure, the first prints; the store decides who that
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -22,11 +23,12 @@ from types import FrameType
 
 from dni_async.errors import StageError, UserError
 from workers.rendezvous import Rendezvous
+from workers.told import tell
 
 _PR_SET_PDEATHSIG = 1
 
-FAILURE_FILE = "DNI_ASYNC_FAILURE_FILE"
-"""Environment variable by which the local launcher names a file for the line."""
+BAD_INPUT = "bad-input"
+"""Under this name a job remembers the line about it: a restart would end alike."""
 
 
 class Stopped(BaseException):
@@ -96,10 +98,15 @@ class Guard:
         self.where: Callable[[], str] = lambda: f"rank {os.environ.get('RANK', 0)}, before the first step"
 
     def meet(self, timeout: float) -> Rendezvous:
-        """Join the other ranks (once), and let them know which process this is."""
+        """Join the other ranks (once), and let them know which process this is.
+
+        Raises `Told` in a job that was started anew in vain, since it had ended by bad input.
+        """
         if self.rendezvous is None:
             self.rendezvous = Rendezvous.from_env(timeout)
             self.rendezvous.sign_in()
+            if line := self.rendezvous.recall(BAD_INPUT):
+                raise Told(line, UserError.status)
         return self.rendezvous
 
     def run(self, work: Callable[[Guard], None]) -> int:
@@ -111,9 +118,16 @@ class Guard:
         except (Exception, Stopped) as error:
             rank = int(os.environ.get("RANK", 0))
             log_failure(error, self.folder, rank)
+            self._remember(error)
             if not isinstance(error, Told) and self._first():
-                tell(self._line(error))
+                tell(self._line(error), status_of(error))
             return status_of(error)
+
+    def _remember(self, error: BaseException) -> None:
+        """Let a restart know that it would end in the same way."""
+        if isinstance(error, UserError) and self.rendezvous is not None:
+            with contextlib.suppress(Exception):  # the launcher may be gone, and with it the store
+                self.rendezvous.remember(BAD_INPUT, line_of(error))
 
     def _line(self, error: BaseException) -> str:
         """The cause in one line. torchrun stops all ranks when one is gone: then that one is the cause."""
@@ -134,17 +148,6 @@ class Guard:
             return self.rendezvous.claim("failure")
         except Exception:
             return True
-
-
-def tell(line: str) -> None:
-    """Print the line that ends the job, and leave it for a launcher that asked for it."""
-    print(f"dni-async: {line}", file=sys.stderr, flush=True)
-    path = os.environ.get(FAILURE_FILE)
-    if path:
-        try:
-            Path(path).write_text(line)
-        except OSError:
-            pass  # it was printed
 
 
 def leave(status: int) -> None:

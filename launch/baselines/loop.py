@@ -39,6 +39,7 @@ class Loop(ABC):
     def __init__(self, rank: Rank, peers: Peers, layers: Sequence[nn.Module], first: int = 0) -> None:
         assert rank.data is not None, "engines of this kind read the data on every rank"
         self.config, self.task, self.data = rank.config, rank.task, rank.data
+        self.follow = rank.follow
         self.peers = peers
         self.device = rank.placement.device
         self.module = sequential(layers, self.config.precision).to(self.device).train()
@@ -89,7 +90,7 @@ class Loop(ABC):
             enough=lambda: self.stopped,
         )
         with self.explained():
-            for message in messages:
+            for message in self.follow(messages):
                 self.on(message, report, enough)
 
     def on(self, message: Message, report: Callable[[Mark], None], enough: Callable[[], bool]) -> None:

@@ -187,6 +187,8 @@ def test_all_other_settings_are_shared_by_the_contestants(engine):
         ({"checkpoint_every": 5}, "checkpoint-every needs the folder in which checkpoints are kept; give"),
         ({"resume": True}, "resume needs the folder in which checkpoints are kept; give one with --out"),
         ({"resume": True, "out": "a", "engine": "ddp"}, "resume is for stages that learn, not for ddp"),
+        ({"max_restarts": -1, "out": "a"}, "max-restarts is -1; it must be at least 0"),
+        ({"max_restarts": 1}, "max-restarts needs the folder in which checkpoints are kept; give one with"),
         (
             {"checkpoint_every": 0, "out": "a", "rule": "oracle"},
             "checkpoint-every is for stages that learn, not for oracle",

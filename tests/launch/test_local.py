@@ -16,7 +16,8 @@ from launch import local
 from launch.config import TrainConfig
 from launch.local import check_port, run_local
 from tests.launch.tiny import Tiny
-from workers.supervise import FAILURE_FILE, Told
+from workers.supervise import Told
+from workers.told import FAILURE_FILE, tell
 
 
 def test_an_occupied_port_is_refused():
@@ -80,7 +81,7 @@ def failing(*codes, line=""):
 
     def end():
         if line:
-            Path(os.environ[FAILURE_FILE]).write_text(line)
+            tell(line)
         failures = {rank: ProcessFailure(rank, 100 + rank, code, "") for rank, code in codes}
         raise ChildFailedError("launch.worker", failures)
 
@@ -98,6 +99,12 @@ def test_the_ranks_get_configuration_and_task(monkeypatch):
 
 def test_without_stages_there_is_one_rank(monkeypatch):
     assert launched(monkeypatch, Launcher()).launch.nproc_per_node == 1
+
+
+def test_the_launcher_starts_it_anew_as_often_as_it_is_told(monkeypatch):
+    launcher = launched(monkeypatch, Launcher(), stages=2, max_restarts=3, out="somewhere")
+    assert launcher.launch.max_restarts == 3
+    assert launcher.launch.shutdown_timeout == local.PATIENCE < 15
 
 
 def test_nothing_is_left_behind(monkeypatch):

@@ -283,7 +283,9 @@ def test_a_corrupt_data_file_is_one_line(tmp_path: Path) -> None:
 
 
 def test_bad_input_under_the_local_launcher_is_one_line_and_status_2(tmp_path: Path) -> None:
-    done = run("launch.train", "--stages", "2", *TINY, "--cut", "9", "--out", str(tmp_path / "run"))
+    """And no restart would help."""
+    restarts = ("--max-restarts", "3", "--out", str(tmp_path / "run"))
+    done = run("launch.train", "--stages", "2", *TINY, "--cut", "9", *restarts)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("dni-async: cut 9") and done.stderr.count("\n") == 1, done.stderr
 

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from workers.told import FAILURE_FILE, tell, what_was_told
+
+
+def test_the_line_is_printed_and_left_with_the_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
+    tell("batch size is 0", 2)
+    assert capsys.readouterr().err == "dni-async: batch size is 0\n"
+    assert what_was_told(tmp_path / "told") == ("batch size is 0", 2)
+
+
+def test_a_file_that_cannot_be_written_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(FAILURE_FILE, "/nowhere/told")
+    tell("the end")
+    assert capsys.readouterr().err == "dni-async: the end\n"
+
+
+@pytest.mark.parametrize("text", [None, "", "no number"])
+def test_where_nothing_was_told_there_is_nothing(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "told").write_text(text)
+    assert what_was_told(tmp_path / "told") == ("", 0)
