@@ -33,7 +33,7 @@ def parse(cls: type[Config], prog: str, arguments: Sequence[str] | None = None) 
 
 def main() -> None:
     """`dni-async COMMAND ...` does what `python -m launch.COMMAND ...` does."""
-    from launch import bench, compare, export, generate, latency, plan, train
+    from launch import bench, compare, export, generate, latency, plan, soak, train
 
     commands = {
         "train": train.main,
@@ -43,6 +43,7 @@ def main() -> None:
         "bench": bench.main,
         "generate": generate.main,
         "export": export.main,
+        "soak": soak.main,
     }
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in commands:

@@ -175,6 +175,8 @@ class TrainConfig(JobConfig):
     """decoupled (stages by --rule); in one process backprop, backprop-all (all cores), dni-local or
     cdni-local (every layer decoupled by the library's wrapper); ddp (data parallel); gpipe, 1f1b (torch's
     pipelines); copies (a control: as many sequential trainings at once as there are stages)."""
+    minutes: float | None = None
+    """End training after so many, wherever the epoch stands; baselines end at the next evaluation."""
     on_nonfinite: str = "stop"
     """What to do when an activation, a gradient or a loss is NaN or infinite: stop, or skip (no update for
     that batch, and it is counted)."""
@@ -190,6 +192,8 @@ class TrainConfig(JobConfig):
         JobConfig.__post_init__(self)
         _one_of("rule", self.rule, RULES)
         _one_of("engine", self.engine, tuple(ENGINES))
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise UserError(f"minutes is {self.minutes}; it must be positive and finite")
         _one_of("on-nonfinite", self.on_nonfinite, POLICIES)
         if self.on_nonfinite == "skip" and (self.engine != "decoupled" or self.rule == "oracle"):
             raise UserError(

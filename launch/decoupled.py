@@ -76,7 +76,7 @@ def _ends(rank: Rank, links: Links, recorder: Recorder | None) -> Ends:
             evaluations=rank.config.evaluations,
             checkpoint_every=rank.config.checkpoint_every,
             start=rank.blueprint.start,
-            enough=lambda: recorder.reached,
+            enough=lambda: recorder.enough,
         )
         ends = Ends(Source(rank.follow(messages)), Sink(partial(_report, rank, recorder)))
     else:

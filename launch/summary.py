@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import platform
 import sys
 import time
@@ -89,6 +90,7 @@ class Recorder:
         """What turned out at the end to be wrong with the run; in the summary's notes, too."""
         self._means: list[dict[str, Any]] = [{} for _ in range(stages)]
         self._start = time.perf_counter()
+        self._end = self._start + 60 * config.minutes if config.minutes else math.inf
         if out and so_far:
             keep_lines(out / "metrics.jsonl", lambda record: record["step"] <= start)
         self._lines = JsonLines(out / "metrics.jsonl", append=bool(so_far)) if out else None
@@ -124,6 +126,11 @@ class Recorder:
         """Whether an evaluation gave the accuracy that training was to go on until."""
         until = self.summary["until"]
         return until is not None and until["seconds"] is not None
+
+    @property
+    def enough(self) -> bool:
+        """Whether training shall end: it is accurate enough, or its time is up."""
+        return self.reached or time.perf_counter() > self._end
 
     def on_checkpoint(self, step: int, problem: str | None) -> None:
         """A checkpoint was written, or could not be: then training goes on, and the user is told once."""
@@ -176,8 +183,8 @@ class Recorder:
         _from_first_event(self.timeline)
         if self.summary["until"] is not None:
             self.summary["until"] |= self._until(result["samples_per_s"])
-        last = self.summary["evaluations"][-1]
         keys = ("loss", "test_loss", "test_accuracy")
+        last = (self.summary["evaluations"] or [dict.fromkeys(keys) | {"seconds": seconds}])[-1]
         self.summary |= {
             "samples_per_s": result["samples_per_s"],
             "train_s": last["seconds"],

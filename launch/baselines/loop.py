@@ -199,7 +199,7 @@ def run_loop(rank: Rank, make: Callable[[Rank, Peers], Loop]) -> nn.Module:
         recorder = rank.record()
         if recorder:
             recorder.summary |= loop.about
-            loop.train(recorder.on_mark, lambda: recorder.reached)
+            loop.train(recorder.on_mark, lambda: recorder.enough)
         else:
             loop.train(lambda mark: None)
     return loop.module

@@ -74,6 +74,7 @@ def test_a_wrong_value_is_named_with_its_remedy(cls, settings, words):
             "unknown rule (backprop); use one of dni, cdni, delayed, local, ",
         ),
         (TrainConfig, {"engine": "cdni"}, "unknown engine (cdni); use one of decoupled, backprop, "),
+        (TrainConfig, {"minutes": 0.0}, "minutes is 0.0; it must be positive and finite"),
         (TrainConfig, {"on_nonfinite": "go"}, "unknown on-nonfinite (go); use one of stop, skip"),
         (
             TrainConfig,

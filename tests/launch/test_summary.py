@@ -176,13 +176,18 @@ def test_an_evaluation_that_reaches_the_accuracy_is_enough():
     record.on_mark(mark(MarkKind.EVALUATION, 10, 1, result(0.9, 0.49)))
     assert not record.reached
     record.on_mark(mark(MarkKind.EPOCH, 20, 1, result(0.9, 0.5)))
-    assert record.reached
+    assert record.reached and record.enough
 
 
 def test_without_an_accuracy_to_reach_it_is_never_enough():
     record = recorder()
     record.on_mark(mark(MarkKind.EPOCH, 20, 1, result(0.0, 1.0)))
-    assert not record.reached
+    assert not record.reached and not record.enough
+
+
+@pytest.mark.parametrize(("minutes", "enough"), [(1e-9, True), (60.0, False)])
+def test_when_the_time_is_up_it_is_enough(minutes, enough):
+    assert recorder(minutes=minutes).enough is enough
 
 
 def test_the_first_evaluation_that_reaches_the_accuracy_counts():
