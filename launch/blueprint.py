@@ -159,7 +159,7 @@ def rule_with_network(
         ledger_capacity=2 * config.in_flight + 2,
         device=device,
         seed=seed,
-        guarded=True,
+        guarded=config.on_nonfinite == "skip",
     )
     return DniRule(synthesizer)
 

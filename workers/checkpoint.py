@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 from dni_async.checkpoint import Bounds
 from dni_async.errors import UserError
+from dni_async.finite import all_finite
 from dni_async.state import State
 from workers.files import write_whole
 from workers.state_file import from_bytes, to_bytes
@@ -62,7 +63,10 @@ class Checkpoints:
         self.folder = Path(out) / "checkpoints"
 
     def write_part(self, step: int, stage: int, state: State) -> dict[str, Any]:
-        """Write the part of a stage. Gives name, bytes, sha256; {"error": why} when the disk refuses it."""
+        """Write the part of a stage. Gives name, bytes, sha256; {"error": why} when the disk refuses
+        it, or when nobody could go on from it."""
+        if not all_finite([w for w in state["layers"].values() if w.is_floating_point()]):
+            return {"error": f"weights of stage {stage} are NaN or infinite"}
         path = self._set(step) / f"stage-{stage}.safetensors"
         data = to_bytes(state)
         try:

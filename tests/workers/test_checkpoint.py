@@ -185,13 +185,23 @@ def test_a_file_with_a_right_checksum_that_is_no_state_is_refused(checkpoints: C
 
 
 def test_a_full_disk_leaves_the_sets_that_there_are(checkpoints: Checkpoints) -> None:
-    big = {"weights": torch.zeros(10_000)}
+    big = {"layers": {"0.weight": torch.zeros(10_000)}}
     with full_disk():
         told = checkpoints.write_part(60, 0, big)
     assert told == {"error": f"{part(checkpoints, 60, 0)}: File too large"}
     assert list(part(checkpoints, 60, 0).parent.iterdir()) == []
     found, _ = checkpoints.newest()
     assert found is not None and found.step == 40
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_from_which_nobody_could_go_on_are_not_written(
+    checkpoints: Checkpoints, value: float
+) -> None:
+    state = a_state(60, 1)
+    state["layers"]["0.weight"][2, 3] = value
+    assert checkpoints.write_part(60, 1, state) == {"error": "weights of stage 1 are NaN or infinite"}
+    assert not part(checkpoints, 60).exists()
 
 
 def test_after_a_fallback_the_set_before_outlives_the_damaged_one(checkpoints: Checkpoints) -> None:
