@@ -1,5 +1,7 @@
 """The two ways a run ends early: something the user can mend, or something that went wrong."""
 
+from collections.abc import Sequence
+
 
 class UserError(ValueError):
     """Bad input. The message is one line: what was wrong, the value, what to do. Exit status 2."""
@@ -11,3 +13,11 @@ class StageError(RuntimeError):
     """A run that cannot go on. The message names the stage, the step and the cause. Exit status 1."""
 
     status = 1
+
+
+class Late(StageError):
+    """A wait that has reached its deadline. `peers`: ranks that were waited for, as far as is known."""
+
+    def __init__(self, message: str, peers: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.peers = tuple(peers)

@@ -47,7 +47,7 @@ def run(rank: Rank) -> nn.Module:
             device=placement.device,
             under_way=under_way,
         )
-        rank.guard.where = loop.where
+        rank.guard.where, rank.guard.doing = loop.where, loop.doing
         loop.run()
     return stage.layers
 

@@ -32,12 +32,12 @@ def run_rank(guard: Guard, config: TrainConfig, task: Task) -> None:
     """Everything that this process does for the job. Raises UserError and StageError."""
     engine = ENGINES[config.engine]
     rendezvous = guard.meet(config.timeout)
+    guard.folder = prepare_out(config.out) if config.out else None
     config = elastic(config, rendezvous)
     _check_world(config, engine, rendezvous.world)
     check_until(task, config.until)
     threads = physical_cores() if engine.all_cores else config.threads
     placement = place(config.device, threads, rendezvous.local_rank, rendezvous.local_world)
-    guard.folder = Path(config.out) if config.out else None
     data, blueprint, start = _prepare(config, engine, task, rendezvous, placement)
     rank = Rank(
         guard, config, task, blueprint, rendezvous, placement, data, start.notes, start.record, start.trail
@@ -69,8 +69,6 @@ def _prepare(
         data = _read(config, engine, task, rendezvous) if engine.everybody_reads else None
         return data, blueprint, Start()
     try:
-        if config.out:
-            prepare_out(config.out)
         data = _read(config, engine, task, rendezvous)
         start = begin(config, task, data, rendezvous)
         planned = config if start.cut == config.cut else replace(config, cut=start.cut)

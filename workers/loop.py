@@ -18,13 +18,21 @@ from typing import Any
 
 import torch
 
-from dni_async.errors import StageError, UserError
+from dni_async.errors import Late, StageError, UserError
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient, goes_upstream
 from dni_async.stage import Stage
 from workers.copies import DONE, move, wait_for
 from workers.ends import Drained
 from workers.probe import Probe, Throughput
-from workers.transport.base import Channel, Deadline, PeerGone, Receiver, Sender, wait_any
+from workers.transport.base import (
+    Channel,
+    Deadline,
+    PeerGone,
+    Receiver,
+    Sender,
+    TransportTimeout,
+    wait_any,
+)
 
 SLICE = 0.5
 """Seconds of sleep after which a waiting stage looks at its peers again."""
@@ -120,8 +128,10 @@ class StageLoop:
             return StageError(f"stage {gone[0]} (rank {gone[0]}) is gone; {noticed}")
         says_it_all = isinstance(error, RuntimeError | ValueError | TypeError)
         text = str(error) if says_it_all else f"{type(error).__name__}: {error}"
-        kind = UserError if isinstance(error, UserError) else StageError
-        return kind(f"{self.where()}: {text}")
+        line = f"{self.where()}: {text}"
+        if isinstance(error, Late | TransportTimeout):
+            return Late(line, getattr(error, "peers", ()))
+        return UserError(line) if isinstance(error, UserError) else StageError(line)
 
     def step(self) -> bool:
         """Handle one message if one may be handled now."""
@@ -211,10 +221,8 @@ class StageLoop:
             if self._gone():
                 raise PeerGone("a neighbour has left")
             if not deadline.left():
-                raise StageError(
-                    f"nothing came from {self._neighbours()} for {self.timeout:g} s; "
-                    "raise --timeout if a step may take that long"
-                )
+                awaited = [end.peer for end in self._awaited()]
+                raise Late(f"nothing came from {self._neighbours()} for {self.timeout:g} s", awaited)
 
     def _awaited(self) -> list[Channel]:
         """The ends whose news would let this stage go on (others may be readable all the time)."""
@@ -241,6 +249,11 @@ class StageLoop:
     def where(self) -> str:
         """For the line that reports a failure."""
         return f"stage {self.stage.index} (rank {self.stage.index}), {self._position}"
+
+    def doing(self) -> str:
+        """The same and whether the stage computes or waits; asked by another thread."""
+        what = {"at": ", computing", "after": ", waiting"}.get(self._position.split()[0], "")
+        return self.where() + what
 
 
 def is_training(message: Message) -> bool:

@@ -7,7 +7,7 @@ import os
 import secrets
 import socket
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import torch.distributed as dist
 
-from dni_async.errors import StageError, UserError
+from dni_async.errors import Late, StageError, UserError
 
 
 @dataclass(slots=True)
@@ -65,18 +65,33 @@ class Rendezvous:
             int(env.get("TORCHELASTIC_MAX_RESTARTS", 0)),
         )
 
+    def another(self, timeout: float) -> Rendezvous:
+        """The same over a connection of its own: for a thread, as a store waits for one of them at a time.
+
+        timeout: seconds that it waits for the store.
+        """
+        store = self.store.clone()  # type: ignore[attr-defined]  # public, but not in torch's stubs
+        store.set_timeout(timedelta(seconds=timeout))
+        return replace(self, store=store)
+
     def publish(self, key: str, value: Any) -> None:
         """Tell all ranks something JSON-able."""
         self.store.set(key, json.dumps(value))
 
+    def publish_first(self, key: str, value: Any) -> None:
+        """As `publish`, unless somebody has."""
+        self.store.compare_set(key, "", json.dumps(value))
+
+    def peek(self, key: str) -> Any:
+        """What a rank published; None for nothing."""
+        return json.loads(self.store.get(key)) if self.store.check([key]) else None
+
     def read(self, key: str, timeout: float) -> Any:
-        """What a rank published, waiting for it. Raises StageError at the deadline."""
+        """What a rank published, waiting for it. Raises Late at the deadline."""
         try:
             self.store.wait([key], timedelta(seconds=timeout))
         except (dist.DistStoreError, RuntimeError) as error:
-            raise StageError(
-                f"rank {self.rank} waited {timeout:g} s for '{key}' from another rank"
-            ) from error
+            raise Late(f"rank {self.rank} waited {timeout:g} s for '{key}' from another rank") from error
         return json.loads(self.store.get(key))
 
     def remember(self, key: str, value: Any) -> None:
@@ -109,11 +124,9 @@ class Rendezvous:
         try:
             self.store.set_timeout(timedelta(seconds=1))
             for rank in range(self.world):
-                key = f"process/{rank}"
-                if self.store.check([key]):
-                    host, pid = json.loads(self.store.get(key))
-                    if host == host_identity() and not _runs(pid):
-                        gone.append(rank)
+                host, pid = self.peek(f"process/{rank}") or (None, 0)
+                if host == host_identity() and not _runs(pid):
+                    gone.append(rank)
         except Exception:
             pass
         return gone

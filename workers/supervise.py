@@ -5,7 +5,8 @@
     SIGINT, SIGTERM           one line, exit status 130 or 143
     anything else             one line naming the error, exit status 1
 
-Of all ranks that notice a failure, the first prints; the store decides who that is.
+Of all ranks that notice a failure, the first says why the job ends (workers/verdict.py). Where a wait has
+reached its deadline, the line says who shows no sign of life (workers/heartbeat.py).
 """
 
 from __future__ import annotations
@@ -17,13 +18,16 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
-from dni_async.errors import StageError, UserError
+from dni_async.errors import Late, StageError, UserError
+from workers.heartbeat import Heartbeat
 from workers.rendezvous import Rendezvous
 from workers.told import tell
+from workers.transport.base import TransportTimeout
+from workers.verdict import Verdict
 
 _PR_SET_PDEATHSIG = 1
 
@@ -76,12 +80,13 @@ def line_of(error: BaseException) -> str:
 
 
 def log_failure(error: BaseException, folder: Path | None, rank: int) -> None:
-    """Write the traceback to `folder`/rank-N.log."""
+    """Add the traceback to `folder`/rank-N.log, where that of a start before may stand."""
     if folder is None or isinstance(error, Stopped | Told):
         return
     try:
         text = "".join(traceback.format_exception(error))
-        (folder / f"rank-{rank}.log").write_text(text)
+        with open(folder / f"rank-{rank}.log", "a", encoding="utf-8") as log:
+            log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')}\n{text}\n")
     except OSError:
         pass  # the line on the terminal says it all the same
 
@@ -89,13 +94,17 @@ def log_failure(error: BaseException, folder: Path | None, rank: int) -> None:
 class Guard:
     """Runs a rank's work and makes its end known.
 
-    folder: where the traceback goes. where: says what the rank was doing, for the line.
+    folder: where the traceback goes. where: says what the rank was doing, for the line; doing: the same in
+    more words, for others that wait.
     """
 
     def __init__(self) -> None:
         self.rendezvous: Rendezvous | None = None
         self.folder: Path | None = None
         self.where: Callable[[], str] = lambda: f"rank {os.environ.get('RANK', 0)}, before the first step"
+        self.doing: Callable[[], str] = lambda: self.where()
+        self._heartbeat: Heartbeat | None = None
+        self._verdict: Verdict | None = None
 
     def meet(self, timeout: float) -> Rendezvous:
         """Join the other ranks (once), and let them know which process this is.
@@ -105,6 +114,8 @@ class Guard:
         if self.rendezvous is None:
             self.rendezvous = Rendezvous.from_env(timeout)
             self.rendezvous.sign_in()
+            if self.rendezvous.world > 1:
+                self._listen(self.rendezvous)
             if line := self.rendezvous.recall(BAD_INPUT):
                 raise Told(line, UserError.status)
         return self.rendezvous
@@ -119,9 +130,16 @@ class Guard:
             rank = int(os.environ.get("RANK", 0))
             log_failure(error, self.folder, rank)
             self._remember(error)
-            if not isinstance(error, Told) and self._first():
-                tell(self._line(error), status_of(error))
+            if not isinstance(error, Told):
+                self._say(self._line(error), status_of(error))
             return status_of(error)
+
+    def _listen(self, rendezvous: Rendezvous) -> None:
+        """Let the others know that this rank lives, and on rank 0 print what they say in the end."""
+        self._verdict = Verdict(rendezvous)
+        notice = self._verdict.tell if rendezvous.rank == 0 else lambda: None
+        self._heartbeat = Heartbeat(rendezvous, lambda: self.doing(), notice)
+        self._heartbeat.start()
 
     def _remember(self, error: BaseException) -> None:
         """Let a restart know that it would end in the same way."""
@@ -131,23 +149,30 @@ class Guard:
 
     def _line(self, error: BaseException) -> str:
         """The cause in one line. torchrun stops all ranks when one is gone: then that one is the cause."""
+        if isinstance(error, UserError | StageError):  # they name stage and step where there are any
+            line = line_of(error)
+        else:
+            line = f"{self.where()}: {line_of(error)}"
+        if isinstance(error, Late | TransportTimeout) and self._heartbeat:
+            news = self._heartbeat.about(getattr(error, "peers", ()))
+            return f"{line}; {news}" if news else line
         if not isinstance(error, Stopped):
-            return line_of(error)
+            return line
         gone = self.rendezvous.gone_ranks() if self.rendezvous else []
         if error.signum == signal.SIGTERM and gone:
             names = " and ".join(f"rank {rank}" for rank in gone)
             return f"{names} is gone; {self.where()}: stopped"
-        return f"{self.where()}: {line_of(error)}"
+        return line
 
-    def _first(self) -> bool:
-        """Whether no other rank has told the user yet. Without an answer: tell."""
-        if self.rendezvous is None or self.rendezvous.world == 1:
-            return True
+    def _say(self, line: str, status: int) -> None:
+        """Let the user know; without the others, and without a store, by ourselves."""
         try:
-            self.rendezvous.store.set_timeout(timedelta(seconds=2))
-            return self.rendezvous.claim("failure")
+            if self._verdict:
+                self._verdict.say(line, status)
+                return
         except Exception:
-            return True
+            pass  # the launcher, and with it the store, is gone
+        tell(line, status)
 
 
 def leave(status: int) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dni_async.errors import StageError, UserError
+from dni_async.errors import Late, StageError, UserError
 from dni_async.messages import Activation, Mark, MarkKind, Message
 from dni_async.recipes import parameters_of
 from dni_async.rules import LossRule
@@ -28,6 +28,7 @@ from workers.emulate import make_probe
 from workers.execution import in_precision, sequential
 from workers.peers import Peers, joined
 from workers.probe import Throughput, process_facts, warmup_steps
+from workers.transport.base import timed_out
 
 
 class Loop(ABC):
@@ -172,7 +173,8 @@ class Loop(ABC):
             names = " and ".join(f"rank {rank}" for rank in gone)
             return StageError(f"{names} is gone; {self.where()} noticed")
         says_it_all = isinstance(error, RuntimeError | ValueError | TypeError)
-        return StageError(f"{self.where()}: {error if says_it_all else f'{type(error).__name__}: {error}'}")
+        kind = Late if timed_out(error) else StageError
+        return kind(f"{self.where()}: {error if says_it_all else f'{type(error).__name__}: {error}'}")
 
 
 def together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:

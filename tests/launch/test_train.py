@@ -202,6 +202,40 @@ def test_the_others_notice_a_killed_rank_by_themselves(tmp_path: Path, victim: i
     )
 
 
+@pytest.mark.parametrize(
+    "victim", [1, pytest.param(0, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
+def test_a_stopped_rank_is_waited_for_until_the_deadline_and_no_longer(tmp_path: Path, victim: int) -> None:
+    timeout = 4.0
+    config = TrainConfig(epochs=100_000, batch_size=64, timeout=timeout)
+    with Job(config, DigitsFcn(depth=3, width=32), 3, tmp_path) as job:
+        metrics, pid = job.out / "metrics.jsonl", job.ranks[victim].pid
+        assert pid is not None
+
+        def lines() -> int:
+            return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+        until(lambda: lines() > 0, 60, "the first epoch")
+        os.kill(pid, signal.SIGSTOP)
+        time.sleep(timeout / 4)  # all others wait by now
+        before = lines()
+        os.kill(pid, signal.SIGCONT)
+        until(lambda: lines() > before + 3, 30, "the next epochs")
+        os.kill(pid, signal.SIGSTOP)
+        others = [rank for rank in range(3) if rank != victim]
+        start = time.monotonic()
+        for rank in others:
+            job.ranks[rank].join(30)
+        assert timeout - 1 < time.monotonic() - start < timeout + 10
+        assert [job.ranks[rank].exitcode for rank in others] == [1, 1]
+    (line,) = job.lines()
+    assert f"for {timeout:g} s; no sign of life for " in line, line
+    assert f"from stage {victim} (rank {victim}), a" in line and "step" in line, line
+    (printer,) = [rank for rank in range(3) if (tmp_path / f"stderr-{rank}").read_text()]
+    assert printer in others and (victim == 0 or printer == 0)
+    assert "Traceback" in (job.out / f"rank-{others[-1]}.log").read_text()
+
+
 def test_ctrl_c_stops_a_local_job_with_one_line(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with started(

@@ -366,10 +366,7 @@ class TestWaiting:
             pytest.raises(StageError) as error,
         ):
             loop.run()
-        assert str(error.value) == (
-            "stage 0 (rank 0), after step 1: nothing came from stage 1 for 0.25 s; "
-            "raise --timeout if a step may take that long"
-        )
+        assert str(error.value) == ("stage 0 (rank 0), after step 1: nothing came from stage 1 for 0.25 s")
         assert len(looks) == 3  # two batches, then no room
         assert 3 <= len(waits) <= 4  # slices of 0.1 s
 
@@ -389,7 +386,7 @@ class TestWaiting:
             pytest.raises(StageError) as error,
         ):
             loop.run()
-        assert str(error.value).startswith(f"{begin}: nothing came from {who} for 0.12 s; ")
+        assert str(error.value).startswith(f"{begin}: nothing came from {who} for 0.12 s")
         assert len(waits) <= 3
 
     def test_for_room_above(self, waits: list[float]) -> None:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 
-from dni_async.errors import StageError, UserError
+from dni_async.errors import Late, StageError, UserError
 from tests.workers.helpers import PATIENCE, Child, Work
+from workers.heartbeat import BEAT
 from workers.rendezvous import Rendezvous
 from workers.supervise import Guard, Stopped, Told, leave, line_of, status_of
 from workers.told import FAILURE_FILE, what_was_told
 from workers.transport.base import PeerGone
+from workers.verdict import Verdict
 
 
 def end_well(guard: Guard, mouth: Connection) -> None:
@@ -65,7 +69,7 @@ ENDS: dict[str, tuple[Work, int, list[str]]] = {
     "well": (end_well, 0, []),
     "by a user error": (user_error, 2, ["dni-async: batch size is 0; it must be at least 1"]),
     "by a stage error": (stage_error, 1, ["dni-async: stage 1 (rank 1), at step 3: no memory"]),
-    "by any error": (any_error, 1, ["dni-async: KeyError: 'name'"]),
+    "by any error": (any_error, 1, ["dni-async: rank 0, before the first step: KeyError: 'name'"]),
     "by what was told": (told, 2, []),
     "by SIGINT": (interrupted, 130, ["dni-async: stage 0 (rank 0), after step 7: stopped by SIGINT"]),
     "by SIGTERM": (terminated, 143, ["dni-async: rank 0, before the first step: stopped by SIGTERM"]),
@@ -87,9 +91,18 @@ class TestTheLog:
             assert child.status() == 1
             assert len(child.lines()) == 1
         text = (tmp_path / f"rank-{rank}.log").read_text()
+        date, text = text.split("\n", 1)
+        assert datetime.fromisoformat(date).date() <= datetime.now().date()
         assert text.startswith("Traceback (most recent call last):")
         assert 'raise StageError("stage 1 (rank 1), at step 3: no\\n  memory")' in text
         assert sorted(path.name for path in tmp_path.iterdir()) == [f"rank-{rank}.log", "stderr"]
+
+    def test_that_of_a_start_before_stays(self, tmp_path: Path) -> None:
+        (tmp_path / "rank-0.log").write_text("the disk was full\n")
+        with Child(stage_error, tmp_path, RANK="0") as child:
+            child.status()
+        text = (tmp_path / "rank-0.log").read_text()
+        assert text.startswith("the disk was full\n") and "StageError" in text
 
     @pytest.mark.parametrize("work", [end_well, told, interrupted])
     def test_there_is_none_when_nothing_went_wrong_here(self, work: Work, tmp_path: Path) -> None:
@@ -133,27 +146,55 @@ class TestSeveralRanks:
             "TORCHELASTIC_USE_AGENT_STORE": "True",
         }
 
-    def play(self, folder: Path, job: dict[str, str], *works: Work) -> tuple[list[int | None], list[str]]:
-        """The statuses of both ranks, and all their lines."""
+    def play(
+        self, folder: Path, job: dict[str, str], *works: Work
+    ) -> tuple[list[int | None], list[list[str]]]:
+        """The statuses of both ranks, and their lines."""
         with ExitStack() as stack:
             children = [
                 stack.enter_context(Child(work, folder / str(rank), RANK=str(rank), **job))
                 for rank, work in enumerate(works)
             ]
             statuses = [child.status() for child in children]
-            return statuses, [line for child in children for line in child.lines()]
+            return statuses, [child.lines() for child in children]
 
     def test_the_first_that_fails_speaks_for_all(self, tmp_path: Path, job: dict[str, str]) -> None:
         statuses, lines = self.play(tmp_path, job, fail_second, fail_first)
         assert statuses == [1, 2]
-        assert lines == ["dni-async: rank 1 was first"]
+        assert lines == [["dni-async: rank 1 was first"], []]  # rank 0 prints
         assert (tmp_path / "0" / "rank-0.log").exists()  # nothing is lost
         assert (tmp_path / "1" / "rank-1.log").exists()
 
     def test_a_stopped_rank_names_the_one_that_is_gone(self, tmp_path: Path, job: dict[str, str]) -> None:
         statuses, lines = self.play(tmp_path, job, stopped_when_the_other_is_gone, killed)
         assert statuses == [143, -signal.SIGKILL]
-        assert lines == ["dni-async: rank 1 is gone; rank 0, before the first step: stopped"]
+        assert lines == [["dni-async: rank 1 is gone; rank 0, before the first step: stopped"], []]
+
+    def test_rank_0_prints_why_another_fails_while_it_is_busy(
+        self, tmp_path: Path, job: dict[str, str]
+    ) -> None:
+        statuses, lines = self.play(tmp_path, job, busy_until_told, fail_first)
+        assert statuses == [0, 2]
+        assert lines == [["dni-async: rank 1 was first"], []]
+
+    def test_when_rank_0_is_killed_another_prints(self, tmp_path: Path, job: dict[str, str]) -> None:
+        statuses, lines = self.play(tmp_path, job, killed, stopped_when_the_other_is_gone)
+        assert statuses == [-signal.SIGKILL, 143]
+        assert lines == [[], ["dni-async: rank 0 is gone; rank 1, before the first step: stopped"]]
+
+    def test_a_late_rank_says_who_shows_no_sign_of_life(self, tmp_path: Path, job: dict[str, str]) -> None:
+        with (
+            Child(stop_for_ever, tmp_path / "1", RANK="1", **job) as other,
+            Child(late, tmp_path / "0", RANK="0", **job) as child,
+        ):
+            assert child.status() == 1
+            (line,) = child.lines()
+            assert other.process.is_alive()
+        assert re.fullmatch(
+            r"dni-async: stage 0 \(rank 0\), after step 7: nothing came from stage 1 for 3 s; "
+            r"no sign of life for [234] s from stage 1 \(rank 1\), at step 8, computing",
+            line,
+        )
 
 
 def fail_first(guard: Guard, mouth: Connection) -> None:
@@ -162,9 +203,28 @@ def fail_first(guard: Guard, mouth: Connection) -> None:
 
 
 def fail_second(guard: Guard, mouth: Connection) -> None:
-    """Fail once the other rank has claimed the failure."""
-    guard.meet(PATIENCE).store.wait(["failure"])
+    """Fail once the other rank has said why it fails."""
+    guard.meet(PATIENCE).store.wait(["verdict"])
     raise StageError("rank 0 was second")
+
+
+def busy_until_told(guard: Guard, mouth: Connection) -> None:
+    guard.meet(PATIENCE).store.wait(["told"])
+
+
+def stop_for_ever(guard: Guard, mouth: Connection) -> None:
+    """After a few beats."""
+    guard.doing = lambda: "stage 1 (rank 1), at step 8, computing"
+    guard.meet(PATIENCE)
+    time.sleep(2 * BEAT)
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def late(guard: Guard, mouth: Connection) -> None:
+    """Wait 3 s, from the other's beats on."""
+    guard.meet(PATIENCE).store.wait(["beat/1"])
+    time.sleep(2 * BEAT + 3)
+    raise Late("stage 0 (rank 0), after step 7: nothing came from stage 1 for 3 s", [1])
 
 
 def killed(guard: Guard, mouth: Connection) -> None:
@@ -174,7 +234,7 @@ def killed(guard: Guard, mouth: Connection) -> None:
 
 def stopped_when_the_other_is_gone(guard: Guard, mouth: Connection) -> None:
     rendezvous, deadline = guard.meet(PATIENCE), time.monotonic() + PATIENCE
-    rendezvous.store.wait(["process/1"])
+    rendezvous.store.wait([f"process/{1 - rendezvous.rank}"])
     while not rendezvous.gone_ranks() and time.monotonic() < deadline:
         pass
     signal.raise_signal(signal.SIGTERM)
@@ -235,9 +295,11 @@ class TestWhoTells:
         """Fails with this rendezvous, in this process; what was printed."""
         monkeypatch.setattr("workers.supervise.install_signals", lambda: None)
 
-        def run(rendezvous: Rendezvous | None) -> str:
+        def run(rendezvous: Rendezvous | None, meet: bool = False) -> str:
             guard = Guard()
             guard.rendezvous = rendezvous
+            if meet:
+                guard.meet(PATIENCE)
             assert guard.run(lambda guard: user_error(guard, None)) == 2  # type: ignore[arg-type]
             return capsys.readouterr().err
 
@@ -250,14 +312,11 @@ class TestWhoTells:
         alone = Rendezvous(0, 1, 0, 1, dist.HashStore())
         assert run(alone) == run(alone) != ""
 
-    def test_of_many_ranks_the_first(self, run: Callable) -> None:
-        store = dist.HashStore()
-        said = [run(Rendezvous(rank, 3, rank, 3, store)) for rank in (2, 0, 1)]
-        assert [bool(text) for text in said] == [True, False, False]
+    def test_with_a_broken_store_everybody(self, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(self: Verdict, line: str, status: int) -> None:
+            raise dist.DistNetworkError("broken pipe")
 
-    def test_with_a_broken_store_everybody(self, run: Callable) -> None:
-        class Broken:
-            def set_timeout(self, timeout: object) -> None:
-                raise dist.DistNetworkError("broken pipe")
-
-        assert run(Rendezvous(1, 2, 1, 2, Broken())) != ""  # type: ignore[arg-type]
+        job = Rendezvous(1, 2, 1, 2, dist.HashStore())
+        monkeypatch.setattr(Verdict, "say", broken)
+        monkeypatch.setattr("workers.supervise.Rendezvous.from_env", lambda timeout: job)
+        assert run(None, meet=True) != ""

@@ -52,6 +52,12 @@ class PeerGone(TransportError):
     """The process at the other end is gone."""
 
 
+def timed_out(error: Exception) -> bool:
+    """Whether torch says by this error that an operation has reached its deadline: it has no class for it."""
+    text = str(error).lower()
+    return "timed out" in text or "timeout" in text
+
+
 class Waitable(Protocol):
     """Something an event loop can sleep on."""
 

@@ -45,7 +45,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dni_async.messages import Message
-from workers.transport.base import PeerGone, TransportError, TransportTimeout
+from workers.transport.base import PeerGone, TransportError, TransportTimeout, timed_out
 from workers.transport.queues import Credits, Inbox, QueueReceiver, QueueSender, check_capacity
 from workers.transport.wire import (
     HEADER_BYTES,
@@ -261,6 +261,6 @@ def _thread_of(end: Inbox | Credits, peer: int, device: torch.device) -> Iterato
         end.fail(error if isinstance(error, TransportError) else TransportError(str(error)))
     except Exception as error:
         cause = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        late = "timed out" in cause.lower() or "timeout" in cause.lower()
+        late = timed_out(error)
         kind = TransportTimeout if late else PeerGone
         end.fail(kind(f"stage {peer} {'did not answer' if late else 'is gone'} ({cause})"))
