@@ -23,6 +23,7 @@ from torch import nn
 
 from dni_async.messages import TargetGradient
 from dni_async.state import State, copied, renumbered
+from dni_async.stateful import load_running_states, running_states
 from dni_async.updater import Updater
 
 Bounds = tuple[int, int]
@@ -61,8 +62,8 @@ def targets_under_way(part: State, device: torch.device | None = None) -> list[T
 def recut(parts: Mapping[int, State], bounds: Sequence[Bounds], first: int, end: int) -> State:
     """The part of a stage with the layers from `first` to before `end`, out of parts that were cut otherwise.
 
-    Weights and optimizer state follow their layers. There is no rule's state, as an SG network belongs to
-    its interface, no random numbers, and no target under way.
+    Weights, optimizer state and what layers carry from batch to batch follow their layers. There is no rule's
+    state, as an SG network belongs to its interface, no random numbers, and no target under way.
 
     parts: by stage, at least those that hold one of these layers. bounds: of all stages of that cut.
     """
@@ -70,7 +71,7 @@ def recut(parts: Mapping[int, State], bounds: Sequence[Bounds], first: int, end:
     state: State = {"version": counts["steps"], "rule": None, "random": None}
     state |= {"targets": [], "epoch_over": False}
     state["counts"] = {name: counts[name] for name in ("steps", "samples")}
-    for key in ("layers", "optimizer"):
+    for key in ("layers", "running", "optimizer"):
         whole = uncut(parts, bounds, key)
         mine = {name: value for name, value in whole.items() if first <= int(name.partition(".")[0]) < end}
         state[key] = renumbered(mine, -first)
@@ -78,7 +79,8 @@ def recut(parts: Mapping[int, State], bounds: Sequence[Bounds], first: int, end:
 
 
 def uncut(parts: Mapping[int, State], bounds: Sequence[Bounds], key: str = "layers") -> State:
-    """The weights of these parts by the names that they have in nn.Sequential(*task.layers())."""
+    """The weights of these parts, or what else belongs to layers, by their names in
+    nn.Sequential(*task.layers())."""
     whole: State = {}
     for stage in sorted(parts):
         whole |= renumbered(parts[stage][key], bounds[stage][0])
@@ -86,15 +88,18 @@ def uncut(parts: Mapping[int, State], bounds: Sequence[Bounds], key: str = "laye
 
 
 def weights_state(layers: nn.Module, updater: Updater | None) -> State:
-    """Weights, buffers, and what the optimizer keeps, by the names that parameters have in `layers`."""
+    """Weights and buffers, what layers carry from batch to batch, and what the optimizer keeps, by their
+    names in `layers`."""
     kept: State = updater.state_dict() if updater else {"version": 0, "parameters": []}
     optimizer = dict(zip(_trainable(layers), kept["parameters"], strict=False))  # a frozen stage keeps none
-    return {"layers": dict(layers.state_dict()), "optimizer": optimizer, "version": kept["version"]}
+    state = {"layers": dict(layers.state_dict()), "running": running_states(layers)}
+    return state | {"optimizer": optimizer, "version": kept["version"]}
 
 
 def load_weights_state(layers: nn.Module, updater: Updater | None, state: State) -> None:
     """Take up what `weights_state` gave; a parameter that the optimizer did not know starts anew."""
     layers.load_state_dict(state["layers"])
+    load_running_states(layers, state["running"])
     if updater is not None:
         parameters = [state["optimizer"].get(name, {}) for name in _trainable(layers)]
         updater.load_state_dict({"version": state["version"], "parameters": parameters})

@@ -36,7 +36,7 @@ class Core(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(out (B, T, ...), state (B, D)) for x (B, T, ...) and the state before it, None for the start."""
-        before = None if state is None else self._unpack(state)
+        before = None if state is None else self.nested(state)
         if isinstance(self.module, nn.RNNCellBase):
             out, after = _steps(self.module, x, before)
         elif isinstance(self.module, nn.RNNBase) and not self.module.batch_first:
@@ -49,10 +49,12 @@ class Core(nn.Module):
                     f"a recurrent core gives (out, state), not {type(result).__name__}; return both"
                 )
             out, after = result
-        return out, self._pack(after, len(x))
+        return out, self.flat(after, len(x))
 
-    def _pack(self, state: State, rows: int) -> Tensor:
+    def flat(self, state: State, rows: int | None = None) -> Tensor:
+        """The module's own state as (B, D); rows: B, if it is known."""
         parts = [part.movedim(self._batch_dim, 0) for part in _leaves(state)]
+        rows = len(parts[0]) if rows is None else rows
         for part in parts:
             if len(part) != rows or not part.is_floating_point():
                 raise UserError(
@@ -62,7 +64,8 @@ class Core(nn.Module):
         self._layout = _like(state, iter([part.shape[1:] for part in parts]))
         return torch.cat([part.reshape(rows, -1) for part in parts], 1)
 
-    def _unpack(self, state: Tensor) -> State:
+    def nested(self, state: Tensor) -> State:
+        """The state (B, D) as the module itself has it."""
         assert self._layout is not None, "a state comes from this core"
         shapes = list(_leaves(self._layout))
         flat = state.split([shape.numel() for shape in shapes], 1)

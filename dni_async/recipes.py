@@ -204,11 +204,11 @@ class Flattened(DNINetwork):
 def label_size_of(condition: Condition, y: torch.Tensor) -> int:
     """Columns of what a condition makes of the labels y (B, ...)."""
     columns = condition(y)
-    if columns.ndim != 2 or not columns.is_floating_point():
+    if columns.ndim < 2 or not columns.is_floating_point():
         raise UserError(
             f"condition(y) must give (B, C) floats, not {tuple(columns.shape)} of {columns.dtype}"
         )
-    return columns.shape[1]
+    return columns.shape[-1]
 
 
 def parameters_of(module: nn.Module) -> int:

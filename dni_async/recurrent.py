@@ -9,17 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dni_async.attached import attached
 from dni_async.auxiliary import Auxiliary
 from dni_async.cores import Core
 from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
 from dni_async.recipes import SGConfig, build_synthesizer, resolve
-from dni_async.rules.dni import Predictor
+from dni_async.rules.dni import StagePredictor
+from dni_async.state import State
 
 DISCOUNT = 0.95
 """Factor on the targets, which are bootstrapped from one another (RECIPES: 0.9 and 1.0 are worse)."""
 
-MakePredictor = Callable[[Tensor], Predictor]
+MakePredictor = Callable[[Tensor], StagePredictor]
 """Makes a predictor for states like the one given, (B, D)."""
 
 
@@ -64,7 +66,7 @@ class ThroughTime:
         self.core = core if isinstance(core, Core) else Core(core)
         self.discount = discount
         self.state_bound = state_bound
-        self.predictor: Predictor | None = None
+        self.predictor: StagePredictor | None = None
         self.auxiliary = auxiliary
         self.windows = 0
         """Windows trained so far."""
@@ -95,6 +97,32 @@ class ThroughTime:
         self._window = start, end, out
         return out
 
+    def attach(self, ends: bool = False) -> Tensor:
+        """In place of `backward`, where others have the loss: the window's output, whose backward does all.
+
+        It may come when the next windows have been run already, but in their order; the state is carried over
+        at once. ends: whether all sequences end with this window. Without the auxiliary task.
+
+        ```
+        through(x0)  attach -> out0     through(x1)  attach -> out1    ...
+                     s1 is carried                   s2 is carried
+        backward of out0:  SG(s1) injected              backward of out1:  SG(s2) injected, ds1 -> SG(s1)
+        ```
+        """
+        assert self._window is not None, "run a window first"
+        assert self.auxiliary is None, "its loss needs the prediction before the backward"
+        start, end, out = self._window
+        self._window = None
+        number = self.windows
+        self.windows += 1
+        if start is not None and start.requires_grad:
+            start.register_post_accumulate_grad_hook(lambda start: self._teach(start, number))
+        if self._make is not None and end.requires_grad and not ends:
+            last = end.detach()
+            out = attached(out, end, lambda: self._predict(last, None, number))
+        self._carry(end.detach(), None, not ends)
+        return out
+
     def backward(self, loss: Tensor, ends: Tensor | bool = False) -> None:
         """Backward through the window just run; trains the SG network; carries the state over.
 
@@ -108,7 +136,7 @@ class ThroughTime:
         roots, gradients = [loss], [torch.ones_like(loss)]
         going_on = rows is None or len(rows) > 0
         if self._make is not None and going_on:
-            gradient = self._predict(end.detach(), rows)
+            gradient = self._predict(end.detach(), rows, self.windows)
             if end.requires_grad:  # else nothing in the core learns
                 roots.append(end)
                 gradients.append(gradient)
@@ -119,39 +147,69 @@ class ThroughTime:
         torch.autograd.backward(roots, gradients)
         if self.auxiliary is not None:
             self.auxiliary.step()
-        if start is not None and self.predictor is not None:
-            self._teach(start)
+        if start is not None and start.requires_grad:
+            self._teach(start, self.windows)
         self.windows += 1
         self._carry(end.detach(), rows, going_on)
 
     def stats(self) -> dict[str, Any]:
-        """The largest |state| carried since the last call, and how well the SG network does."""
-        largest, self._largest = self._largest, None
-        stats: dict[str, Any] = {"state_max": None if largest is None else float(largest)}
-        if self.predictor is not None:
-            stats |= self.predictor.stats()
-            self.predictor.new_epoch()
-        return stats
+        """The largest |state| carried since the epoch began, and how well the SG network does."""
+        largest = None if self._largest is None else float(self._largest)
+        return {"state_max": largest} | (self.predictor.stats() if self.predictor is not None else {})
 
-    def _predict(self, end: Tensor, rows: Tensor | None) -> Tensor:
+    def new_epoch(self) -> None:
+        """Start the numbers over."""
+        self._largest = None
+        if self.predictor is not None:
+            self.predictor.new_epoch()
+
+    def state_dict(self) -> State:
+        """What it goes on from, between two windows; numbers that are only reported start over."""
+        state = None if self._state is None else self.core.nested(self._state)
+        told: State = {"windows": self.windows, "state": state, "rows": self._rows, "predictor": None}
+        if self.predictor is not None:
+            told["predictor"] = {"width": self._width, "state": self.predictor.state_dict()}
+        return told
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from there."""
+        weight = next(self.core.parameters())
+        self.reset()
+        self.windows = state["windows"]
+        if state["rows"] is not None:
+            self._rows = state["rows"].to(weight.device)
+        if state["state"] is not None:
+            self._state = self.core.flat(state["state"]).to(weight.device)
+        if state["predictor"] is not None:
+            self.predictor = self._made_for(weight.new_empty(0, state["predictor"]["width"]))
+            self.predictor.load_state_dict(state["predictor"]["state"])
+
+    def _made_for(self, state: Tensor) -> StagePredictor:
+        """A new predictor for states like this one (B, D)."""
+        assert self._make is not None
+        self._width = state.shape[1]
+        return self._make(state)
+
+    def _predict(self, end: Tensor, rows: Tensor | None, window: int) -> Tensor:
         """The gradient at the window's end (B, D): the prediction where a row goes on, else zero."""
         seen = _select(end, rows)
         if self.predictor is None:
-            assert self._make is not None
-            self.predictor = self._make(seen)
-        prediction = self.predictor.predict(self.windows + 1, self.windows, seen, seen)
+            self.predictor = self._made_for(seen)
+        prediction = self.predictor.predict(window + 1, window, seen, seen)
         if rows is None:
             return prediction
         # the prediction is for a mean over len(rows), the loss is a mean over all
         share = len(rows) / len(end)
         return torch.zeros_like(end).index_copy_(0, rows, prediction * share)
 
-    def _teach(self, start: Tensor) -> None:
-        """The target for the prediction at the last window's end; rows that started anew have none."""
-        assert self.predictor is not None and start.grad is not None
+    def _teach(self, start: Tensor, window: int) -> None:
+        """The target for the prediction at the window's start; rows that started anew have none."""
+        if self.predictor is None:
+            return  # the windows so far were run without autograd
+        assert start.grad is not None
         target = _select(start.grad, self._rows)
         target = target * (self.discount * len(start) / len(target))
-        self.predictor.take(TargetGradient(self.windows, self.windows, target))
+        self.predictor.take(TargetGradient(window, window, target))
 
     def _carry(self, end: Tensor, rows: Tensor | None, going_on: bool) -> None:
         largest = end.abs().max()
@@ -187,13 +245,14 @@ def dni_through_time(sg: SGConfig | None = None, seed: int = 0) -> MakePredictor
     if given.rank is None:
         given = replace(given, rank=0)
 
-    def make(state: Tensor) -> Predictor:
+    def make(state: Tensor) -> StagePredictor:
         shape = tuple(state.shape[1:])
         config = resolve(given, shape, stages=1, conditional=False, classes=False)
         synthesizer = build_synthesizer(
             config, shape, label_size=0, condition=None, ledger_capacity=2, device=state.device, seed=seed
         )
-        synthesizer.network.to(state.dtype)
+        # not below 32 bits, whatever autocast made of the state
+        synthesizer.network.to(torch.promote_types(state.dtype, torch.float32))
         return synthesizer
 
     return make
@@ -207,7 +266,7 @@ def permuted(make: MakePredictor, seed: int = 0) -> MakePredictor:
 class _Permuted:
     """A predictor whose predictions are shuffled across the batch, while it learns as ever."""
 
-    def __init__(self, predictor: Predictor, seed: int) -> None:
+    def __init__(self, predictor: StagePredictor, seed: int) -> None:
         self.predictor = predictor
         self._generator = torch.Generator().manual_seed(seed)
 
@@ -223,3 +282,13 @@ class _Permuted:
 
     def new_epoch(self) -> None:
         self.predictor.new_epoch()
+
+    def give_up(self, step: int) -> None:
+        self.predictor.give_up(step)
+
+    def state_dict(self) -> State:
+        return {"predictor": self.predictor.state_dict(), "draws": self._generator.get_state()}
+
+    def load_state_dict(self, state: State) -> None:
+        self.predictor.load_state_dict(state["predictor"])
+        self._generator.set_state(state["draws"])

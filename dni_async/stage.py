@@ -17,6 +17,7 @@ from dni_async.rules.base import Rule
 from dni_async.rules.delayed import DelayedRule
 from dni_async.rules.loss import LossRule
 from dni_async.state import State, copied, load_random_state, random_state
+from dni_async.stateful import start_over, stats_of
 from dni_async.updater import Updater
 
 COUNTS = ("steps", "samples", "targets_sent", "targets_received", "skipped", "targets_skipped")
@@ -151,7 +152,7 @@ class Stage:
             self._delayed.stash.check_answered(mark.step)
         mark.body[str(self.index)] = self.stats()
         if mark.kind is MarkKind.EPOCH:
-            self.rule.new_epoch()
+            self._new_epoch()
             for part in self._parts:
                 part.epoch_over = part.state is not None
         elif mark.kind is MarkKind.CHECKPOINT:
@@ -162,22 +163,14 @@ class Stage:
 
     def stats(self) -> dict[str, Any]:
         """Counts since the start, JSON-able."""
-        return {
-            "index": self.index,
-            "steps": self.steps,
-            "samples": self.samples,
-            "version": self.version,
-            "targets_sent": self.targets_sent,
-            "targets_received": self.targets_received,
-            "skipped": self.skipped,
-            "targets_skipped": self.targets_skipped,
-        } | self.rule.stats()
+        counts = {"index": self.index, "version": self.version} | self._counts()
+        return counts | self.rule.stats() | stats_of(self.layers)
 
     def state_dict(self) -> State:
         """All that the stage goes on from, bit for bit, in a resumed run."""
         return weights_state(self.layers, self.updater) | {
             "rule": self.rule.state_dict(),
-            "counts": {name: getattr(self, name) for name in COUNTS},
+            "counts": self._counts(),
             "random": random_state(),
         }
 
@@ -198,9 +191,17 @@ class Stage:
         if state["rule"] is not None:
             self.rule.load_state_dict(state["rule"])
         if state.get("epoch_over"):
-            self.rule.new_epoch()
+            self._new_epoch()
         if state["random"] is not None:
             load_random_state(state["random"])
+
+    def _counts(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in COUNTS}
+
+    def _new_epoch(self) -> None:
+        """Start running means over."""
+        self.rule.new_epoch()
+        start_over(self.layers)
 
     def _begin_part(self, step: int) -> None:
         """The mark of a checkpoint has gone down: what this stage is now, is its part."""

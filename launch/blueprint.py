@@ -6,11 +6,13 @@ import copy
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dni_async.carried import start_anew_after
 from dni_async.costs import ROUNDS, Clock, Costs, measure_costs
 from dni_async.errors import StageError, UserError
 from dni_async.partition import best_cut, check_cut, stage_bounds
@@ -44,16 +46,22 @@ class Blueprint:
     steps_per_epoch: int
     train_samples: int
     test_samples: int
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What the task must know of the data to build layers."""
     start: int = 0
     """Training batches that the run has seen when it starts: the step of the checkpoint that it resumes."""
 
 
-def build_layers(task: Task, seed: int) -> list[nn.Module]:
-    """The task's layers with the weights that every process and every engine starts from."""
+def build_layers(task: Task, seed: int, steps_per_epoch: int = 0) -> list[nn.Module]:
+    """The task's layers with the weights that every process and every engine starts from.
+
+    steps_per_epoch: layers that carry state start anew after so many batches (0: never).
+    """
     seed_everything(seed)
     layers = list(task.layers())
     if not layers or not all(isinstance(layer, nn.Module) for layer in layers):
         raise UserError(f"task {task.name}: layers() must give a list of nn.Module, at least one")
+    start_anew_after(steps_per_epoch, *layers)
     return layers
 
 
@@ -72,6 +80,7 @@ def agree(
         if "error" in told:
             raise (UserError if told["user"] else StageError)(told["error"])
         bounds, shapes = ([tuple(pair) for pair in told[key]] for key in ("bounds", "shapes"))
+        task.facts = told["facts"]
         return Blueprint(**told | {"bounds": bounds, "shapes": shapes})
     stages = rendezvous.world if ENGINES[config.engine].cut else 1
     blueprint = replace(draw(config, task, data, stages, device), start=start)
@@ -126,6 +135,7 @@ def draw(
         data.steps_per_epoch,
         size(data.train),
         size(data.test),
+        dict(task.facts),
     )
 
 

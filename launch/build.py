@@ -34,7 +34,7 @@ def build_stage(
     Every rank builds the whole network, so that all initial weights are those of sequential backprop,
     and keeps its own part.
     """
-    layers = build_layers(task, config.seed)
+    layers = build_layers(task, config.seed, blueprint.steps_per_epoch)
     first, end = blueprint.bounds[index]
     names = [f"{i} {type(layers[i]).__name__}" for i in range(first, end)]
     mine = sequential(layers[first:end], config.precision).to(device)

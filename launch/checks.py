@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from dni_async.errors import UserError
+from launch.engines import ENGINES
 from launch.source import Data, size
 from tasks.base import Task
 from workers.execution import sequential
@@ -97,6 +98,23 @@ def check_until(task: Task, until: float | None) -> None:
     if until is not None and task.metric_name != "accuracy":
         raise UserError(
             f"until is a test accuracy, and task {task.name} measures {task.metric_name}; leave --until out"
+        )
+
+
+def check_state(task: Task, engine: str, on_nonfinite: str = "stop") -> None:
+    """Layers that carry state need whole batches in their order, and all of them."""
+    if not task.carries_state:
+        return
+    if not ENGINES[engine].carries:
+        able = ", ".join(name for name, kind in ENGINES.items() if kind.carries)
+        raise UserError(
+            f"engine {engine} splits batches or layers, and those of {task.name} carry state from batch to "
+            f"batch; use one of {able}"
+        )
+    if on_nonfinite == "skip":
+        raise UserError(
+            f"on-nonfinite is skip, and layers of {task.name} carry state from batch to batch: none can be "
+            "skipped; leave it out"
         )
 
 

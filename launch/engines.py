@@ -41,6 +41,8 @@ class Engine:
     """Whether every process reads the data, not only the first."""
     shares_batches: bool = False
     """Whether every process trains on its part of each batch's rows, not on all of them."""
+    carries: bool = False
+    """Whether layers may carry state from batch to batch: whole batches go through each of them in order."""
     all_cores: bool = False
     """Whether `threads` is overruled: one thread per core that the job may use."""
 
@@ -51,13 +53,13 @@ class Engine:
 
 
 ENGINES = {
-    "decoupled": Engine(module="launch.decoupled", cut=True),
-    "backprop": Engine(module="launch.baselines.backprop", processes=1),
-    "backprop-all": Engine(module="launch.baselines.backprop", processes=1, all_cores=True),
+    "decoupled": Engine(module="launch.decoupled", cut=True, carries=True),
+    "backprop": Engine(module="launch.baselines.backprop", processes=1, carries=True),
+    "backprop-all": Engine(module="launch.baselines.backprop", processes=1, carries=True, all_cores=True),
     "ddp": Engine(module="launch.baselines.ddp", together=True, everybody_reads=True, shares_batches=True),
     "gpipe": Engine(module="launch.baselines.pipelining", together=True, cut=True, everybody_reads=True),
     "1f1b": Engine(module="launch.baselines.pipelining", together=True, cut=True, everybody_reads=True),
-    "copies": Engine(module="launch.baselines.copies", together=True, everybody_reads=True),
+    "copies": Engine(module="launch.baselines.copies", together=True, everybody_reads=True, carries=True),
     "dni-local": Engine(module="launch.baselines.dni_local", processes=1),
     "cdni-local": Engine(module="launch.baselines.dni_local", processes=1),
 }

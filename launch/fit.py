@@ -59,7 +59,8 @@ def fit(
             run_local(config, task)
         except Told as failure:
             raise (UserError if failure.status == 2 else StageError)(str(failure)) from None
+        summary = json.loads((Path(out) / "summary.json").read_text())
+        task.facts = summary["facts"]
         model = nn.Sequential(*task.layers())
         model.load_state_dict(load_all(Path(out), stages if ENGINES[config.engine].cut else 1))
-        summary = json.loads((Path(out) / "summary.json").read_text())
     return Fit(summary, model.eval())

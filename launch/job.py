@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dni_async.errors import UserError
 from launch.blueprint import Blueprint, agree, tell_failure
-from launch.checks import check_until
+from launch.checks import check_state, check_until
 from launch.config import TrainConfig
 from launch.elastic import begin, elastic
 from launch.engines import ENGINES, Engine
@@ -36,6 +36,7 @@ def run_rank(guard: Guard, config: TrainConfig, task: Task) -> None:
     config = elastic(config, rendezvous)
     _check_world(config, engine, rendezvous.world)
     check_until(task, config.until)
+    check_state(task, config.engine, config.on_nonfinite)
     threads = physical_cores() if engine.all_cores else config.threads
     placement = place(config.device, threads, rendezvous.local_rank, rendezvous.local_world)
     data, blueprint, start = _prepare(config, engine, task, rendezvous, placement)

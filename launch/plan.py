@@ -31,6 +31,11 @@ def work(guard: Guard) -> None:
     """Measure or read the profile, predict, check if that was asked for, and write everything."""
     config = parse(PlanConfig, "launch.plan")
     task = create(config.task, config.task_args)
+    if task.carries_state:
+        raise UserError(
+            f"a plan measures layers on parts of a batch, and those of {task.name} carry state from batch to "
+            "batch; set engines side by side with launch.compare"
+        )
     out = prepare_out(config.out or tempfile.mkdtemp(prefix="dni_async-plan-"))
     guard.where = lambda: "while costs were measured"
     profile = profile_of(config, task)

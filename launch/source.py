@@ -8,7 +8,7 @@ epoch 2: ...                                                                    
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from dni_async.errors import UserError
 from dni_async.messages import Activation, Mark, MarkKind, Message
+from tasks.pieces import SideBySide
 
 Batch = tuple[Tensor, Tensor]
 Part = tuple[int, int]
@@ -42,6 +43,8 @@ class Data:
     @property
     def steps_per_epoch(self) -> int:
         """Training batches of an epoch, a short last one included."""
+        if isinstance(self.train, SideBySide):
+            return self.train.steps(self.batch_size)
         return -(-size(self.train) // self.batch_size)
 
     def evaluation_steps(self, evaluations: int) -> set[int]:
@@ -90,17 +93,17 @@ def batches(
 ) -> Iterator[Batch]:
     """Batches of (x, y), in order or shuffled; tensors are indexed directly, the rest goes by DataLoader.
 
+    A `SideBySide` has an order of its own, which is not shuffled.
     part: of each batch's rows; may be none of a short last batch. start: number of the first batch; no sample
     before it is read.
     """
-    if isinstance(dataset, TensorDataset) and shuffle is None:
+    in_order = shuffle is None and not isinstance(dataset, SideBySide)
+    if isinstance(dataset, TensorDataset) and in_order:
         x, y = dataset.tensors
         for x_batch, y_batch in zip(x.split(batch_size)[start:], y.split(batch_size)[start:], strict=True):
             yield part_of(x_batch, part), part_of(y_batch, part)
         return
-    count = size(dataset)
-    order = torch.arange(count) if shuffle is None else torch.randperm(count, generator=shuffle)
-    indices = order.split(batch_size)[start:]
+    indices = _order(dataset, batch_size, shuffle)[start:]
     if not isinstance(dataset, TensorDataset):
         numbers = [index.tolist() for index in indices]
         # a generator of its own: it would draw from the one of the process, in a resumed run once more
@@ -111,6 +114,15 @@ def batches(
     for index in indices:
         index = part_of(index, part)
         yield x.index_select(0, index), y.index_select(0, index)  # three times as fast as x[index]
+
+
+def _order(dataset: Dataset[Batch], batch_size: int, shuffle: torch.Generator | None) -> Sequence[Tensor]:
+    """The numbers of the samples in each batch."""
+    if isinstance(dataset, SideBySide):
+        return dataset.order(batch_size).unbind()
+    count = size(dataset)
+    order = torch.arange(count) if shuffle is None else torch.randperm(count, generator=shuffle)
+    return order.split(batch_size)
 
 
 def part_of(rows: Tensor, part: Part) -> Tensor:

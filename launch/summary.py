@@ -26,8 +26,11 @@ from workers.emulate import overrun_warning
 UNTIL = ("accuracy", "reached", "seconds", "seconds_without_evaluations", "epochs", "steps")
 """What the summary says of --until: None where the accuracy was not reached."""
 
-EPOCH_MEANS = ("sg_relative_error", "sg_cosine", "local_loss", "local_accuracy")
-"""What a stage reports as a mean since the epoch began."""
+SINCE_EPOCH = (
+    *("sg_relative_error", "sg_cosine", "local_loss", "local_accuracy"),
+    *("state_max", "time_sg_error"),
+)
+"""What a stage reports of the time since the epoch began."""
 
 
 class Recorder:
@@ -61,12 +64,14 @@ class Recorder:
         self.progress = progress
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = config.batch_size
+        self._reported = task.reported
         self.summary: dict[str, Any] = {
             "task": task.name,
             "engine": config.engine_name,
             "rule": config.rule if config.engine == "decoupled" else None,
             "seed": config.seed,
             "dataset": {"train": samples[0], "test": samples[1]},
+            "facts": dict(task.facts),
             "notes": notes,
             "versions": versions(),
             "hardware": hardware(),
@@ -114,6 +119,9 @@ class Recorder:
         seconds = time.perf_counter() - self._start
         result = mark.body.pop("result")
         stages = [mark.body[str(i)] for i in range(len(mark.body))]
+        for told, key in ((result, "test_accuracy"), *((stage, "local_accuracy") for stage in stages)):
+            if told.get(key) is not None:
+                told[key] = self._reported(told[key])
         if mark.kind is MarkKind.STOP:
             self._finish(seconds, result, stages)
         elif mark.kind is MarkKind.REPORT:
@@ -169,7 +177,7 @@ class Recorder:
         self.progress.epoch(record)
         self._write({"kind": "epoch" if whole else "evaluation"} | record, stages)
         # these start over with each epoch: the summary keeps those of the last evaluation
-        self._means = [{key: s[key] for key in s if key in EPOCH_MEANS} for s in stages]
+        self._means = [{key: s[key] for key in s if key in SINCE_EPOCH} for s in stages]
 
     def _look_whether_reached(self, record: dict[str, Any]) -> None:
         until = self.summary["until"]

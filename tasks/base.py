@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +28,13 @@ class Task(ABC):
     """Number of classes when the labels are class indices; None for real-valued targets."""
 
     metric_name: str = "accuracy"
+
+    carries_state: bool = False
+    """Whether layers carry state from batch to batch (`dni_async.carried`): batches are then never split."""
+
+    facts: Mapping[str, Any] = MappingProxyType({})
+    """What `layers` must know of the data, such as the size of a vocabulary: JSON-able, set by `data`. A
+    process that does not read the data is given it before it builds layers."""
 
     @property
     def name(self) -> str:
@@ -59,8 +69,15 @@ class Task(ABC):
             return -(output - y).reshape(len(y), -1).square().mean(1)
         return (output.argmax(-1) == y).float()
 
+    def reported(self, mean: float) -> float:
+        """What reports show for the mean of the metric over the test set."""
+        return mean
+
     def condition(self, y: Tensor) -> Tensor:
-        """(B, C) what a conditional SG network sees of the labels: one-hot classes, or y as it is."""
+        """(B, C) what a conditional SG network sees of the labels: one-hot classes, or y as it is.
+
+        (B, ..., C) with as many dimensions as the activations gives each of their places its own.
+        """
         if self.classes is None:
             return y.reshape(len(y), -1).float()
         return F.one_hot(y, self.classes).float()

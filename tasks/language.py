@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dni_async.errors import UserError
 from tasks.digits import at_least
 from tasks.sequence import SequenceModel, SequenceTask, Window, recurrent
-from tasks.text import UNKNOWN, TextSequences, encode, read_text, vocabulary, words_of
+from tasks.text import UNKNOWN, Texts, TextSequences, encode, read_text, vocabulary, words_of
 
 
 class LanguageTask(SequenceTask):
@@ -37,18 +37,31 @@ class LanguageTask(SequenceTask):
     def model(self, symbols: int) -> SequenceModel:
         """Embedding, core, linear head, with dropout between them; tied: the head's weights are the
         embedding's."""
-        embedding, head = nn.Embedding(symbols, self.embedding), nn.Linear(self.width, symbols)
-        nn.init.uniform_(embedding.weight, -0.1, 0.1)
-        nn.init.zeros_(head.bias)
+        embedding, head = self.ends(symbols)
         if self.tied:
             head.weight = embedding.weight
         core = recurrent(self.core, self.embedding, self.width, self.layers, self.dropout)
         drop = nn.Dropout(self.dropout)
         return SequenceModel(nn.Sequential(embedding, drop), core, nn.Sequential(drop, head))
 
+    def ends(self, symbols: int) -> tuple[nn.Embedding, nn.Linear]:
+        """New embedding and head, not tied."""
+        embedding, head = nn.Embedding(symbols, self.embedding), nn.Linear(self.width, symbols)
+        nn.init.uniform_(embedding.weight, -0.1, 0.1)
+        nn.init.zeros_(head.bias)
+        return embedding, head
+
     def split(self, text: str) -> list[str]:
         """A text in symbols."""
         raise NotImplementedError
+
+    def texts(self, root: Path | None) -> Texts:
+        """Read the data. Raises `dni_async.errors.UserError` when a file is missing or empty."""
+        raise NotImplementedError
+
+    def sequences(self, root: Path | None, batch_size: int, seed: int) -> TextSequences:
+        """The texts, that to train on in rows."""
+        return TextSequences(*self.texts(root), batch_size)
 
     def loss(self, out: Tensor, window: Window) -> Tensor:
         """Mean cross-entropy of a step (nats)."""
@@ -86,13 +99,13 @@ class CharLM(LanguageTask):
         """What reports call this task."""
         return "char-lm"
 
-    def sequences(self, root: Path | None, batch_size: int, seed: int) -> TextSequences:
+    def texts(self, root: Path | None) -> Texts:
         """The text in characters: 90 % to train on, 5 % to validate, 5 % to test."""
         text = read_text(located(self.text, root, "tinyshakespeare", "input.txt", "text"))
         symbols = vocabulary(text)
         numbers = encode(text, symbols)
         a, b = int(0.9 * len(numbers)), int(0.95 * len(numbers))
-        return TextSequences(symbols, numbers[:a], numbers[a:b], numbers[b:], batch_size)
+        return Texts(symbols, numbers[:a], numbers[a:b], numbers[b:])
 
     def split(self, text: str) -> list[str]:
         """Its characters."""
@@ -130,7 +143,7 @@ class WordLM(LanguageTask):
         """What reports call this task."""
         return "word-lm"
 
-    def sequences(self, root: Path | None, batch_size: int, seed: int) -> TextSequences:
+    def texts(self, root: Path | None) -> Texts:
         """The three texts in words; words that train does not have are unknown."""
         folder = located(self.folder, root, "wikitext-2-excerpt", "", "folder")
         texts = [words_of(read_text(_split_file(folder, split))) for split in ("train", "valid", "test")]
@@ -138,7 +151,7 @@ class WordLM(LanguageTask):
         if UNKNOWN not in symbols:
             symbols = (*symbols, UNKNOWN)
         train, validation, test = (encode(text, symbols) for text in texts)
-        return TextSequences(symbols, train, validation, test, batch_size)
+        return Texts(symbols, train, validation, test)
 
     def split(self, text: str) -> list[str]:
         """Its words."""

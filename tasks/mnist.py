@@ -26,14 +26,14 @@ FILES = (
 _Split = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
-class _Mnist(Task):
+class Mnist(Task):
     """MNIST's images in the shape the network takes, or digits in their place when there is no MNIST.
 
     Looked for in the data folder, then in the cache; else downloaded into the cache; else replaced by
     scikit-learn's digits, which `note` then says. A damaged file is an error, never replaced.
     """
 
-    classes = 10
+    classes: int | None = 10
     input_shape: ClassVar[tuple[int, ...]]
 
     def __init__(self, subset: int) -> None:
@@ -82,7 +82,7 @@ class _Mnist(Task):
         return self._note
 
 
-class MnistFcn(_Mnist):
+class MnistFcn(Mnist):
     """MNIST with the paper's fully connected network."""
 
     input_shape = (784,)
@@ -102,7 +102,7 @@ class MnistFcn(_Mnist):
         return fully_connected(self.depth, self.width)
 
 
-class MnistCnn(_Mnist):
+class MnistCnn(Mnist):
     """MNIST with the paper's convolutional network (128 filters there)."""
 
     input_shape = (1, 28, 28)

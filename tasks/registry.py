@@ -29,6 +29,9 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "argmax": "tasks.counting:Argmax",
         "char-lm": "tasks.language:CharLM",
         "word-lm": "tasks.language:WordLM",
+        "char-lm-stack": "tasks.stack:CharLMStack",
+        "word-lm-stack": "tasks.stack:WordLMStack",
+        "two-timescale": "tasks.timescales:TwoTimescale",
     }
 )
 """Task names and the classes behind them, imported only when asked for."""
@@ -41,7 +44,10 @@ _TRUTH: Mapping[str, bool] = MappingProxyType(
 def create(name: str, args: Sequence[str] = ()) -> Task:
     """The layered task called `name`: see `create_any`. Raises `UserError` for a task over time."""
     if issubclass(find(name), SequenceTask):
-        raise UserError(f"{name} is a task over time, which layers cannot share; train it with launch.train")
+        stack = f", or take {name}-stack" if f"{name}-stack" in BUILT_IN else ""
+        raise UserError(
+            f"{name} is a task over time, which layers cannot share; train it with launch.train{stack}"
+        )
     task = create_any(name, args)
     assert isinstance(task, Task)
     return task

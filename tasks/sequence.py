@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dni_async.carried import Carried
 from dni_async.errors import UserError
+from dni_async.recurrent import dni_through_time, permuted
+
+ENDS = ("bptt", "dni", "dni-permuted")
+"""What ends a window of a layer that carries state: nothing, a synthetic gradient, or another row's."""
+STATE_BOUND = 20.0
+"""Of the state that they carry."""
 
 
 @dataclass(slots=True)
@@ -128,6 +135,21 @@ def recurrent(kind: str, inputs: int, width: int, layers: int = 1, dropout: floa
                 if name.startswith("bias_ih"):
                     bias[width : 2 * width] += 1.0
     return core
+
+
+def known_end(end: str) -> str:
+    """One of `ENDS`. Raises UserError for any other."""
+    if end not in ENDS:
+        raise UserError(f"end is {end}; use one of {', '.join(ENDS)}")
+    return end
+
+
+def carried(core: nn.Module, end: str, *, sequence: int = 0, one_by_one: bool = False) -> Carried:
+    """A recurrent layer for tasks in layers; end: one of `ENDS`, the rest as `Carried`."""
+    predictor = None if end == "bptt" else dni_through_time()
+    if predictor is not None and end == "dni-permuted":
+        predictor = permuted(predictor)
+    return Carried(core, predictor, sequence=sequence, one_by_one=one_by_one, state_bound=STATE_BOUND)
 
 
 def masked_bits(out: Tensor, window: Window) -> Tensor:

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +16,15 @@ from tasks.sequence import Sequences, Window, cut
 
 UNKNOWN, END_OF_LINE = "<unk>", "<eos>"
 EVALUATION_STEPS = 256
+
+
+class Texts(NamedTuple):
+    """A vocabulary, and three texts (N,) in numbers of its symbols."""
+
+    symbols: tuple[str, ...]
+    train: Tensor
+    validation: Tensor
+    test: Tensor
 
 
 def read_text(path: Path) -> str:

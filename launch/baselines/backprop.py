@@ -14,7 +14,8 @@ class Backprop(Loop):
     """Forward, backward, update."""
 
     def __init__(self, rank: Rank, peers: Peers) -> None:
-        super().__init__(rank, peers, build_layers(rank.task, rank.config.seed))
+        layers = build_layers(rank.task, rank.config.seed, rank.blueprint.steps_per_epoch)
+        super().__init__(rank, peers, layers)
 
     def step(self, x: Tensor, y: Tensor) -> None:
         """One batch."""

@@ -21,6 +21,7 @@ from dni_async.errors import Late, StageError, UserError
 from dni_async.messages import Activation, Mark, MarkKind, Message
 from dni_async.recipes import parameters_of
 from dni_async.rules import LossRule
+from dni_async.stateful import start_over, stats_of
 from launch.build import build_updater
 from launch.rank import Rank
 from launch.source import stream
@@ -100,6 +101,7 @@ class Loop(ABC):
             self._answer(message, report)
             if message.kind is MarkKind.EPOCH:
                 self.rule.new_epoch()
+                start_over(self.module)
             elif message.kind is MarkKind.EVALUATION:
                 self.rule.new_evaluation()
             if message.kind in (MarkKind.EPOCH, MarkKind.EVALUATION):
@@ -146,15 +148,19 @@ class Loop(ABC):
 
     def stats(self) -> dict[str, Any]:
         """What a stage reports."""
-        return {
-            "index": self.peers.rank,
-            "steps": self.steps,
-            "samples": self.samples,
-            "version": self.updater.version,
-            "targets_sent": 0,
-            "targets_received": 0,
-            "held_bytes": 0,  # nothing is kept for other batches
-        } | self.probe.stats()
+        return (
+            {
+                "index": self.peers.rank,
+                "steps": self.steps,
+                "samples": self.samples,
+                "version": self.updater.version,
+                "targets_sent": 0,
+                "targets_received": 0,
+                "held_bytes": 0,  # nothing is kept for other batches
+            }
+            | stats_of(self.module)
+            | self.probe.stats()
+        )
 
     @contextmanager
     def explained(self) -> Iterator[None]:

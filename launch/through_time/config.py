@@ -69,7 +69,8 @@ class SequenceConfig(JobConfig):
             if field.name in OF_STAGES and value != field.default and not alone:
                 raise UserError(
                     f"{field.name.replace('_', '-')} is {value}; tasks over time run in one process, "
-                    "without stages: leave it out"
+                    "without stages: leave it out (a language model in stages is char-lm-stack or "
+                    "word-lm-stack)"
                 )
 
 

@@ -139,7 +139,9 @@ class Trainer:
         self._check(total)
         self.seconds += time.perf_counter() - start
         record = {"epoch": epoch, "updates": self.updates, "loss": float(total) / windows}
-        return record | {"seconds": self.seconds} | self.through.stats() | self.sequences.progress()
+        record |= {"seconds": self.seconds} | self.through.stats() | self.sequences.progress()
+        self.through.new_epoch()
+        return record
 
     def _train(self, window: Window) -> Tensor:
         """One window, one update; its loss."""

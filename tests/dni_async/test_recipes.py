@@ -223,6 +223,7 @@ def test_a_built_synthesizer_learns_a_tiny_gradient(units: str, lr: float) -> No
 def test_the_width_of_the_labels_is_what_the_condition_makes() -> None:
     assert label_size_of(one_hot, torch.tensor([0, 1])) == CLASSES
     assert label_size_of(lambda y: y, torch.zeros(4, 7)) == 7
+    assert label_size_of(lambda y: y, torch.zeros(4, 5, 7)) == 7
 
 
 @pytest.mark.parametrize("condition", [lambda y: y, lambda y: F.one_hot(y, 3), lambda y: y.float()])

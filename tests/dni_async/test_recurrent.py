@@ -253,7 +253,9 @@ def test_stats_tell_of_the_sg_network_and_start_over() -> None:
     _, through = lesson(dni_through_time(), 50)
     stats = through.stats()
     assert stats["state_max"] > 0 and stats["sg_updates"] == 50 and stats["targets_dropped"] == 0
-    assert stats["sg_cosine"] is not None and through.stats()["sg_cosine"] is None
+    assert stats["sg_cosine"] is not None and through.stats() == stats
+    through.new_epoch()
+    assert through.stats()["sg_cosine"] is None and through.stats()["state_max"] is None
 
 
 def test_the_auxiliary_task_trains_its_network_and_the_core() -> None:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from dni_async.carried import Carried
 from dni_async.errors import StageError, UserError
 from dni_async.recipes import SGConfig
 from launch import blueprint as module
@@ -261,6 +262,12 @@ def test_layers_start_from_the_same_weights_every_time():
     assert not torch.equal(first["2.weight"], other["2.weight"])
 
 
+def test_layers_that_carry_state_start_anew_with_each_epoch():
+    layers = [nn.Sequential(Carried(nn.LSTM(2, 2))), nn.Linear(2, 2)]
+    build_layers(Tiny(lambda: layers), 0, 9)
+    assert layers[0][0].sequence == 9
+
+
 def two_ranks():
     store = dist.HashStore()
     return Rendezvous(0, 2, 0, 2, store), Rendezvous(1, 2, 1, 2, store)
@@ -274,6 +281,22 @@ def test_the_others_read_what_rank_0_draws():
     read = agree(second, config, task, None)
     assert read == own
     assert all(isinstance(pair, tuple) for pair in [*read.bounds, *read.shapes])
+
+
+def test_the_others_are_told_what_the_task_must_know_of_the_data():
+    class Sized(Tiny):
+        def data(self, root=None):
+            self.facts = {"features": 6}
+            return super().data(root)
+
+        def layers(self):
+            return [nn.Linear(self.facts["features"], 8), nn.Linear(8, 3)]
+
+    first, second = two_ranks()
+    config, task, other = TrainConfig(batch_size=16, cut="1"), Sized(), Sized()
+    assert agree(first, config, task, data_of(task, config)).facts == {"features": 6}
+    agree(second, config, other, None)
+    assert other.facts == {"features": 6} and len(build_layers(other, 0)) == 2
 
 
 def test_the_others_wait_for_rank_0():

@@ -9,13 +9,12 @@ from dni_async.networks import LinearSG
 from dni_async.oracle import Oracle
 from dni_async.recipes import LocalConfig, SGConfig
 from dni_async.rules import DelayedRule, DniRule, FrozenRule, LocalRule, LossRule
-from dni_async.simulate import Simulation, downstream_first, upstream_first
+from dni_async.simulate import downstream_first, upstream_first
 from dni_async.synthesizer import Synthesizer
 from launch.blueprint import build_layers, draw
 from launch.build import build_stage, build_updater
 from launch.config import TrainConfig
-from launch.source import stream
-from tests.launch.tiny import Tiny, data_of, five_layers, plain_layers
+from tests.launch.tiny import Tiny, data_of, five_layers, plain_layers, simulated
 
 CPU = torch.device("cpu")
 CUTS = {1: "", 2: "2", 3: "1,3", 4: "1,2,3"}
@@ -35,11 +34,8 @@ def built(stages, order=None, **settings):
 
 def trained(stages, order=upstream_first, **settings):
     """The stages after two epochs of `Tiny`."""
-    config, task, blueprint = plan(stages, **settings)
-    parts = [build_stage(config, task, blueprint, i, CPU)[0] for i in range(stages)]
-    data = data_of(task, config)
-    Simulation(parts, config.in_flight).run(stream(data, config.epochs, CPU, lambda: 0.0), order)
-    return parts
+    config, task, _ = plan(stages, **settings)
+    return simulated(task, config, stages, order)[0]
 
 
 def weights(stages):

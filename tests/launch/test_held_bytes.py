@@ -5,17 +5,11 @@ from __future__ import annotations
 from functools import cache
 
 import pytest
-import torch
 
-from dni_async.simulate import Simulation
-from launch.blueprint import draw
-from launch.build import build_stage
 from launch.config import TrainConfig
-from launch.source import stream
 from tasks.digits import DigitsFcn
-from tests.launch.tiny import data_of
+from tests.launch.tiny import simulated
 
-CPU = torch.device("cpu")
 WIDTH, BATCH, IN_FLIGHT = 64, 64, 4
 H = BATCH * WIDTH * 4
 """Bytes of an activation between hidden layers."""
@@ -31,10 +25,7 @@ def held(rule: str, stages: int) -> list[int]:
     task = DigitsFcn(depth=stages, width=WIDTH)
     cut = ",".join(map(str, range(1, stages)))
     config = TrainConfig(rule=rule, cut=cut, epochs=2, batch_size=BATCH, in_flight=IN_FLIGHT)
-    data = data_of(task, config)
-    blueprint = draw(config, task, data, stages)
-    parts = [build_stage(config, task, blueprint, i, CPU)[0] for i in range(stages)]
-    Simulation(parts, IN_FLIGHT).run(stream(data, config.epochs, CPU, lambda: 0.0))
+    parts, _ = simulated(task, config, stages)
     return [stage.stats()["held_bytes"] for stage in parts[:-1]]
 
 

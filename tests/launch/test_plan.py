@@ -51,6 +51,12 @@ def test_a_saved_profile_gives_the_same_plan_again(
     assert (tmp_path / "plan.json").read_text() == (out / "plan.json").read_text()
 
 
+def test_layers_that_carry_state_cannot_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["launch.plan", "--task", "char-lm-stack"])
+    with pytest.raises(UserError, match="those of char-lm-stack carry state from batch to batch"):
+        plan.work(Guard())
+
+
 def counts(layers: int, **settings: Any) -> set[int]:
     return {p.stages for p in predict(PlanConfig(engines=("local",), **settings), profile(layers))}
 

@@ -7,6 +7,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 from dni_async.errors import UserError
 from dni_async.messages import Activation
 from launch.source import Data, batches, size, stream
+from tasks.pieces import SideBySide
 
 CPU = torch.device("cpu")
 
@@ -315,3 +316,23 @@ def test_reading_a_data_set_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     list(stream(data(wrap=Pairs), 2, CPU, lambda: 0.0))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_pieces_of_a_sequence_lie_side_by_side_in_every_epoch():
+    x, one_row = torch.arange(9), torch.arange(3)
+    source = Data(SideBySide(x, x), SideBySide(one_row, one_row, rows=1), batch_size=2, seed=0)
+    assert labels(source.training(1)) == labels(source.training(2)) == [[0, 4], [1, 5], [2, 6], [3, 7]]
+    assert labels(source.evaluation()) == [[0], [1], [2]]
+    assert source.steps_per_epoch == 4 and [source.rows(step) for step in range(5)] == [2] * 5
+    messages = [show(m) for m in stream(source, 1, CPU, lambda: 0.0, evaluations=2)]
+    evaluation = ["E0", "E1", "E2"]
+    assert messages == [
+        *("A0", "A1", *evaluation, "EVALUATION(2,1)"),
+        *("A2", "A3", *evaluation, "EPOCH(4,1)", "STOP(4,1)"),
+    ]
+
+
+def test_a_process_has_the_same_rows_of_a_sequence_in_every_batch():
+    pieces = SideBySide(torch.arange(9), torch.arange(9))
+    parts = [Data(pieces, pieces, 2, 0, (i, 2)) for i in range(2)]
+    assert [labels(part.training(1)) for part in parts] == [[[0], [1], [2], [3]], [[4], [5], [6], [7]]]

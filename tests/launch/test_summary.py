@@ -56,10 +56,10 @@ def mark(kind, step, epoch, told, sg=SG, timeline=None):
     return Mark(kind, step, epoch, returning=True, body={"result": told} | stages)
 
 
-def recorder(out=None, progress=None, **settings):
+def recorder(out=None, progress=None, task=None, **settings):
     return Recorder(
         TrainConfig(**{"task": "my:Tiny", "seed": 7, "epochs": 2, "stages": 2} | settings),
-        Tiny(),
+        task or Tiny(),
         stages=2,
         steps_per_epoch=STEPS,
         samples=(50, 20),
@@ -106,8 +106,25 @@ def test_the_summary_says_what_ran_and_how_it_went():
         *("task", "engine", "rule", "seed", "dataset", "notes", "versions", "hardware", "settings"),
         *("samples_per_s", "train_s", "total_s", "metric_name", "epochs", "final", "transports"),
         *("stages", "overlap", "evaluations", "until", "precision", "emulated_gflops", "checkpoints"),
-        "restarts",
+        *("restarts", "facts"),
     }
+
+
+def test_a_task_says_how_the_mean_of_its_metric_is_shown_and_what_it_knows_of_the_data():
+    class Percent(Tiny):
+        facts = {"symbols": 3}  # noqa: RUF012
+
+        def reported(self, mean):
+            return 100 * mean
+
+    record = recorder(task=Percent())
+    told = mark(MarkKind.EPOCH, STEPS, 1, result(0.9, 0.5))
+    told.body["0"]["local_accuracy"] = 0.25
+    record.on_mark(told)
+    record.on_mark(mark(MarkKind.STOP, STEPS, 1, result(None), timeline=samples.pipeline()))
+    assert record.summary["final"]["test_accuracy"] == 50.0
+    assert record.summary["stages"][0]["local_accuracy"] == 25.0
+    assert record.summary["facts"] == {"symbols": 3}
 
 
 def test_settings_versions_and_hardware_are_kept():

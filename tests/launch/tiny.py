@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from dni_async.messages import Mark, Message
+from dni_async.simulate import Order, Simulation, upstream_first
+from dni_async.stage import Stage
 from launch.blueprint import draw
+from launch.build import build_stage
 from launch.config import TrainConfig
 from launch.rank import Rank
-from launch.source import Data
+from launch.source import Data, stream
 from tasks.base import Task
 from workers.device import Placement
 from workers.rendezvous import Rendezvous
@@ -72,6 +77,24 @@ def rank_of(task: Task, config: TrainConfig, rendezvous: Rendezvous | None = Non
     blueprint = draw(config, task, data, rendezvous.world)
     placement = Placement(torch.device("cpu"), 1, [])
     return Rank(Guard(), config, task, blueprint, rendezvous, placement, data)
+
+
+def simulated(
+    task: Task, config: TrainConfig, stages: int, order: Order = upstream_first
+) -> tuple[list[Stage], list[Mark]]:
+    """The stages of a job at its end, all in this process, and the marks that came back."""
+    data = data_of(task, config)
+    blueprint = draw(config, task, data, stages)
+    parts = [build_stage(config, task, blueprint, i, torch.device("cpu"))[0] for i in range(stages)]
+    simulation = Simulation(parts, config.in_flight)
+    simulation.run(messages_of(data, config), order)
+    return parts, simulation.marks
+
+
+def messages_of(data: Data, config: TrainConfig, **settings: Any) -> Iterator[Message]:
+    """What stage 0 of a job works through."""
+    device = torch.device("cpu")
+    return stream(data, config.epochs, device, lambda: 0.0, evaluations=config.evaluations, **settings)
 
 
 def data_of(task: Task, config: TrainConfig) -> Data:

@@ -32,6 +32,7 @@ def test_layers_and_data_must_be_written() -> None:
 
 def test_a_task_is_named_after_its_class_and_has_nothing_to_note() -> None:
     assert (Classification().name, Classification().note) == ("Classification", None)
+    assert not Classification().facts and not Classification().carries_state
 
 
 def test_classes_are_scored_by_cross_entropy_and_accuracy() -> None:
@@ -39,7 +40,7 @@ def test_classes_are_scored_by_cross_entropy_and_accuracy() -> None:
     expected = -OUTPUT.log_softmax(1)[[0, 1], y].mean()
     torch.testing.assert_close(task.loss(OUTPUT, y), expected)
     assert task.metric(OUTPUT, y).tolist() == [1.0, 0.0]
-    assert task.metric_name == "accuracy"
+    assert task.metric_name == "accuracy" and task.reported(0.25) == 0.25
 
 
 def test_classes_are_seen_one_hot() -> None:

@@ -13,6 +13,8 @@ from tasks.digits import DigitsFcn
 from tasks.language import CharLM, WordLM
 from tasks.mnist import MnistCnn, MnistFcn
 from tasks.registry import BUILT_IN, create, create_any
+from tasks.stack import CharLMStack, WordLMStack
+from tasks.timescales import TwoTimescale
 
 OWN = """
 from __future__ import annotations
@@ -69,13 +71,18 @@ def test_built_in_tasks_are_found_by_name() -> None:
         "argmax": Argmax,
         "char-lm": CharLM,
         "word-lm": WordLM,
+        "char-lm-stack": CharLMStack,
+        "word-lm-stack": WordLMStack,
+        "two-timescale": TwoTimescale,
     }
     assert all(create_any(name).name == name for name in BUILT_IN)
 
 
 def test_a_task_over_time_is_no_layered_task() -> None:
-    with pytest.raises(UserError, match="copy is a task over time"):
+    with pytest.raises(UserError, match=r"copy is a task over time.*train it with launch\.train$"):
         create("copy")
+    with pytest.raises(UserError, match=r"train it with launch\.train, or take char-lm-stack$"):
+        create("char-lm")
 
 
 def test_settings_reach_the_constructor() -> None:
