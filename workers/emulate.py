@@ -5,10 +5,10 @@
              |<--- FLOPs / G ---->|<----- FLOPs / G ------->|
 
 Learning and messages are real, only the pace is made: a section that is computed sooner sleeps for the rest,
-so that more stages than cores can work side by side. What counts is matrix products, convolutions and
-attention (`torch.utils.flop_counter`), counted once for every kind of message and shape by running the first
-one of it under the counter. Elementwise work, reductions and optimizer steps count nothing: they take the
-time that they really take.
+so that more stages than cores can work side by side. What counts is matrix products, convolutions, attention
+and recurrent layers (`dni_async.flops`), counted once for every kind of message and shape by running the
+first one of it under the counter. Elementwise work, reductions and optimizer steps count nothing: they take
+the time that they really take.
 
 Two things keep the pace honest. A sleep that lasts too long shortens the next ones, so that the average is
 exact. And a section whose real work takes longer than FLOPs / G has overrun, for then it is this machine that
@@ -24,6 +24,7 @@ from typing import Any
 
 from torch.utils.flop_counter import FlopCounterMode
 
+from dni_async.flops import flop_counter
 from workers.probe import COMPUTE, Probe
 
 OVERRUN_WARNING = 0.05
@@ -38,7 +39,7 @@ def make_probe(gflops: float | None, warmup: int) -> Probe:
 @contextmanager
 def flop_clock(gflops: float) -> Iterator[Callable[[], float]]:
     """A clock that shows the seconds that an emulated device needs for what is computed in the context."""
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         yield lambda: counter.get_total_flops() / (gflops * 1e9)
 
 
@@ -78,7 +79,7 @@ class Emulator(Probe):
         self._work, self._position = work, 0
         if work is not None and work not in self._known:
             self._sections, self._counted = [], 0
-            self._counter = FlopCounterMode(display=False)
+            self._counter = flop_counter()
             self._counter.__enter__()
         else:
             self._sections = self._known.get(work, [])
