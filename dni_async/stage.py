@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dni_async.checkpoint import Part, load_weights_state, weights_state
-from dni_async.errors import UserError
+from dni_async.errors import StageError, UserError
 from dni_async.finite import NonFinite, check_finite
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
 from dni_async.rules.base import Rule
@@ -211,6 +211,8 @@ class Stage:
     def _whole_part(self, step: int) -> State:
         """This stage's part of a checkpoint whose mark is back; the last stage turns it round itself."""
         part = self._parts.popleft() if self._parts else Part(step, None)
+        if part.step != step:
+            raise StageError(f"the mark of checkpoint {step} came back and that of {part.step} did not")
         if part.state is None:
             part.state = copied(self.state_dict())
         return part.whole()

@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import nn
 
+from dni_async.errors import StageError
 from dni_async.messages import Mark, MarkKind
 from dni_async.recipes import parameters_of
 from dni_async.stage import Stage
@@ -19,6 +20,7 @@ from launch.summary import Recorder
 from workers.checkpoint import Checkpoints
 from workers.emulate import make_probe
 from workers.ends import Sink, Source
+from workers.inject import injected
 from workers.links import Links, agree_on_transports, open_links
 from workers.loop import Ends, StageLoop
 from workers.probe import Throughput, process_facts, warmup_steps
@@ -84,11 +86,16 @@ def _ends(rank: Rank, links: Links, recorder: Recorder | None) -> Ends:
         ends = Ends(upstream.receiver, upstream.sender)
     if downstream is not None:
         ends.activations_out, ends.targets_in = downstream.sender, downstream.receiver
-    return ends
+    return injected(ends, rank.index)
 
 
 def _report(rank: Rank, recorder: Recorder, mark: Mark) -> None:
-    """A mark is back at stage 0."""
+    """A mark is back at stage 0. Raises StageError when it brings the result of a part of the test set."""
+    tested, size = mark.body["result"]["tested"], rank.blueprint.test_samples
+    if mark.kind in (MarkKind.EPOCH, MarkKind.EVALUATION) and tested != size:
+        raise StageError(
+            f"the evaluation of step {mark.step} was on {tested} of {size} samples: some got lost"
+        )
     if mark.kind is MarkKind.CHECKPOINT:
         complete(rank, recorder, mark)
     else:

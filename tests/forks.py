@@ -38,11 +38,17 @@ def context() -> ForkServerContext:
 class Job:
     """The ranks of a job, without a launcher; a context manager that reaps them.
 
-    before: the job that a launcher starts anew with this one.
+    before: the job that a launcher starts anew with this one. environment: more of it, for every rank.
     """
 
     def __init__(
-        self, config: TrainConfig, task: Task, ranks: int, folder: Path, before: Job | None = None
+        self,
+        config: TrainConfig,
+        task: Task,
+        ranks: int,
+        folder: Path,
+        before: Job | None = None,
+        **environment: str,
     ) -> None:
         self.folder = folder
         self.out = folder / "run"
@@ -54,7 +60,9 @@ class Job:
         self.max_restarts = config.max_restarts
         config = replace(config, out=str(self.out), quiet=True)
         self.ranks: list[BaseProcess] = [
-            context().Process(target=_rank, args=(config, task, self._environment(rank, ranks), folder))
+            context().Process(
+                target=_rank, args=(config, task, self._environment(rank, ranks) | environment, folder)
+            )
             for rank in range(ranks)
         ]
 

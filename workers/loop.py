@@ -21,6 +21,7 @@ import torch
 from dni_async.errors import Late, StageError, UserError
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient, goes_upstream
 from dni_async.stage import Stage
+from workers.arrivals import Arrivals
 from workers.copies import DONE, move, wait_for
 from workers.ends import Drained
 from workers.probe import Probe, Throughput
@@ -103,6 +104,7 @@ class StageLoop:
         """False once the STOP mark went down: nothing more to send downstream."""
         self._full: Sender | None = None
         """The way out that had no room when `step` looked."""
+        self._arrivals = Arrivals(stage)
         self._position = "before the first step"
         self._slots_bytes = 0
         """The most bytes that the ways out ever held."""
@@ -165,6 +167,7 @@ class StageLoop:
         self.probe.begin(message.step, is_training(message), before, work_of(message))
         moved = move(message, self.device) if self.device else DONE
         self._position = f"at step {message.step}"
+        self._arrivals.check(message)
         for out in self.stage.on(message):
             self._send(out)
         self.probe.end()

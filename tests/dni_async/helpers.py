@@ -74,7 +74,22 @@ def batches(sizes: Iterable[int], train: bool = True, seed: int = 1) -> list[Mes
 
 
 def with_stop(messages: list[Message]) -> list[Message]:
-    return [*messages, Mark(MarkKind.STOP, len(messages), 0)]
+    trained = [message.step for message in messages if isinstance(message, Activation) and message.train]
+    return [*messages, Mark(MarkKind.STOP, trained[-1] + 1 if trained else 0, 0)]
+
+
+def numbered(messages: list[Message]) -> list[Message]:
+    """With steps as in a run: training batches through it, test batches from 0, marks by what is before."""
+    trained = tested = 0
+    for message in messages:
+        message.step = trained
+        if isinstance(message, Activation) and message.train:
+            trained += 1
+        elif isinstance(message, Activation):
+            message.step, tested = tested, tested + 1
+        elif isinstance(message, Mark) and message.kind in (MarkKind.EPOCH, MarkKind.EVALUATION):
+            tested = 0
+    return messages
 
 
 def synthesizer(network: DNINetwork | None = None, capacity: int = 32, **settings: Any) -> Synthesizer:
