@@ -29,6 +29,8 @@ from workers.supervise import Guard, leave
 RECORD = "measured.json"
 KEPT = ("compare.json", "plan.json", "latency.json")
 """Results that are kept beside the tables, for whoever wants every run's number."""
+LONGEST = 4 * 3600.0
+"""Seconds after which a command is taken to hang; the whole suite takes less."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -95,9 +97,11 @@ def run(command: str, out: Path) -> dict[str, str]:
     """One command to its end, and the tables that it wrote. Raises StageError when it fails."""
     module, *arguments = shlex.split(command)
     print(f"    {shown(command)}", flush=True)
-    status = subprocess.run(
-        [sys.executable, "-m", f"launch.{module}", *arguments, "--out", str(out)]
-    ).returncode
+    arguments = [sys.executable, "-m", f"launch.{module}", *arguments, "--out", str(out)]
+    try:
+        status = subprocess.run(arguments, timeout=LONGEST).returncode
+    except subprocess.TimeoutExpired:
+        raise StageError(f"{shown(command)} had not ended after {LONGEST:g} s") from None
     if status:
         raise StageError(f"{shown(command)} failed with exit status {status}; its reason stands above")
     return {"command": shown(command), "table": (out / f"{module}.md").read_text()}

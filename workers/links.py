@@ -128,8 +128,8 @@ class _Opener:
         if "rpc" not in self.transports:
             return {}
         rank = self.rendezvous.rank
-        start_rpc(rank, self.rendezvous.world, self.timeout)
-        self.stack.callback(stop_rpc)
+        start_rpc(rank, self.rendezvous.world, self.timeout, attempt=self.rendezvous.restart)
+        self.stack.callback(stop_rpc, self.timeout)
         return {
             n: self._link(RpcSender(rank, n, self.capacity), RpcReceiver(rank, n))
             for n in self._neighbours("rpc")

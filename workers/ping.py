@@ -113,7 +113,7 @@ def ping(
     finally:
         for process in processes:
             process.kill()
-            process.join()
+            process.join(5.0)
     links = {name: LinkCost(*(fit(sizes, seconds) for seconds in told[name])) for name in job.transports}
     arrival = {name: [sum(pair) for pair in zip(*told[name][:2], strict=True)] for name in job.transports}
     return Ping(links, fit([size // 2 for size in sizes], [s / 2 for s in told["all_reduce"]]), arrival)

@@ -26,7 +26,7 @@ from dni_async.errors import Late, StageError, UserError
 from workers.heartbeat import Heartbeat
 from workers.rendezvous import Rendezvous
 from workers.told import tell
-from workers.transport.base import TransportTimeout
+from workers.transport.base import TransportTimeout, timed_out
 from workers.verdict import Verdict
 
 _PR_SET_PDEATHSIG = 1
@@ -77,6 +77,13 @@ def line_of(error: BaseException) -> str:
     text = " ".join(str(error).split())
     expected = isinstance(error, UserError | StageError | Stopped)
     return text if expected else f"{type(error).__name__}: {text}"
+
+
+def is_late(error: BaseException) -> bool:
+    """Whether a wait has reached its deadline, be it one of ours or one of torch's."""
+    if isinstance(error, UserError | StageError):
+        return isinstance(error, Late)
+    return isinstance(error, TransportTimeout) or (isinstance(error, RuntimeError) and timed_out(error))
 
 
 def log_failure(error: BaseException, folder: Path | None, rank: int) -> None:
@@ -153,7 +160,7 @@ class Guard:
             line = line_of(error)
         else:
             line = f"{self.where()}: {line_of(error)}"
-        if isinstance(error, Late | TransportTimeout) and self._heartbeat:
+        if self._heartbeat and is_late(error):
             news = self._heartbeat.about(getattr(error, "peers", ()))
             return f"{line}; {news}" if news else line
         if not isinstance(error, Stopped):

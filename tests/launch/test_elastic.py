@@ -99,6 +99,16 @@ def test_a_restarted_lockstep_run_equals_the_uninterrupted_one_to_the_bit(
     assert Checkpoints(second.out).steps()[-1] == 3 * STEPS
 
 
+@pytest.mark.parametrize("transport", [pytest.param("dist", marks=pytest.mark.slow), "rpc"])
+def test_a_restart_has_nothing_to_do_with_the_connections_before(tmp_path: Path, transport: str) -> None:
+    """Whose addresses still stand in the launcher's store."""
+    task, settings = Bombed(6, tmp_path / "defused"), config(transport=transport, timeout=20.0)
+    with Job(settings, task, 3, tmp_path) as first:
+        assert -signal.SIGKILL in first.statuses()
+    with Job(settings, task, 3, tmp_path, before=first) as second:
+        assert second.statuses() == [0, 0, 0], second.lines()
+
+
 def test_bad_input_stays_bad_and_is_not_told_again(tmp_path: Path) -> None:
     with Job(config(lr=1e30, optimizer="sgd"), Tiny(), 3, tmp_path) as first:
         assert 2 in first.statuses()

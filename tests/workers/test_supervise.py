@@ -20,9 +20,9 @@ from dni_async.errors import Late, StageError, UserError
 from tests.workers.helpers import PATIENCE, Child, Work
 from workers.heartbeat import BEAT
 from workers.rendezvous import Rendezvous
-from workers.supervise import Guard, Stopped, Told, leave, line_of, status_of
+from workers.supervise import Guard, Stopped, Told, is_late, leave, line_of, status_of
 from workers.told import FAILURE_FILE, what_was_told
-from workers.transport.base import PeerGone
+from workers.transport.base import PeerGone, TransportTimeout
 from workers.verdict import Verdict
 
 
@@ -283,6 +283,23 @@ def launch_and_die(guard: Guard, mouth: Connection) -> None:
 )
 def test_status_and_line_of_an_error(error: BaseException, status: int, line: str) -> None:
     assert (status_of(error), line_of(error)) == (status, line)
+
+
+@pytest.mark.parametrize(
+    ("error", "late"),
+    [
+        (Late("nothing came"), True),
+        (TransportTimeout("no message in 3 s"), True),
+        (dist.DistStoreError("Timed out after 61 seconds waiting for clients"), True),
+        (RuntimeError("[gloo] Timed out waiting 2000ms for recv operation to complete"), True),
+        (RuntimeError("Connection closed by peer"), False),
+        (StageError("raise --timeout"), False),
+        (UserError("timeout is -1"), False),
+        (Stopped(signal.SIGTERM), False),
+    ],
+)
+def test_which_waits_were_too_long(error: BaseException, late: bool) -> None:
+    assert is_late(error) is late
 
 
 class TestWhoTells:

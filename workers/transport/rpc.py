@@ -20,10 +20,12 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 
 import torch
 import torch.distributed.rpc as rpc
+import torch.distributed.rpc.constants as constants
 from torch import Tensor
 
 from dni_async.messages import Message
@@ -37,17 +39,26 @@ LINGER = 5.0
 """Seconds that `close` waits for the answers to calls under way."""
 
 
-def start_rpc(rank: int, world_size: int, timeout: float, url: str = "env://") -> None:
-    """Join the rpc of `world_size` processes as f"stage{rank}". `timeout` is for each call, in seconds."""
+def start_rpc(rank: int, world_size: int, timeout: float, url: str = "env://", attempt: int = 0) -> None:
+    """Join the rpc of `world_size` processes as f"stage{rank}".
+
+    timeout: seconds for the others to come, and for each call. attempt: how often these processes were
+    started anew; the store at `url` may still hold the addresses of those before.
+    Raises RuntimeError when the others do not come.
+    """
     options = rpc.TensorPipeRpcBackendOptions(rpc_timeout=timeout, init_method=url)
+    # Both private, for want of a parameter: under this number init_rpc meets the others in the store, and
+    # so long (else 30 minutes) it waits for them.
+    rpc._init_counter = attempt
+    constants.DEFAULT_PROCESS_GROUP_TIMEOUT = timedelta(seconds=timeout)
     with _quiet():
         rpc.init_rpc(worker_name(rank), rank=rank, world_size=world_size, rpc_backend_options=options)
 
 
-def stop_rpc(graceful: bool = True) -> None:
-    """Leave the rpc, waiting for all others if `graceful`; forget all channels."""
+def stop_rpc(timeout: float, graceful: bool = True) -> None:
+    """Leave the rpc, waiting up to `timeout` seconds for all others if `graceful`; forget all channels."""
     with _quiet():
-        rpc.shutdown(graceful=graceful)
+        rpc.shutdown(graceful=graceful, timeout=timeout)
     _ENDS.clear()
 
 
@@ -140,8 +151,8 @@ class _Line:
         """Stop pinging and wait up to LINGER seconds for the answers."""
         self.closed = True
         self._stop.set()
-        self._thread.join()
         deadline = Deadline(LINGER)
+        self._thread.join(deadline.left())
         with self._idle:
             while self._pending and deadline.left():
                 self._idle.wait(deadline.left())

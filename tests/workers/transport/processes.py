@@ -61,7 +61,7 @@ def rpc_links(rank: int, folder: Path, barrier: Callable[[], object]) -> tuple[L
     for name, capacity in (("wide", CAPACITY), ("narrow", 1)):
         sender = RpcSender(rank, 1 - rank, capacity, name)
         links.append(Link(sender, RpcReceiver(rank, 1 - rank, name), capacity))
-    return links[0], links[1], lambda: stop_rpc(graceful=False)
+    return links[0], links[1], lambda: stop_rpc(PATIENCE, graceful=False)
 
 
 def the_suite(side: Side, report: Report) -> None:
