@@ -36,7 +36,7 @@ def begin(config: TrainConfig, task: Task, data: Data, rendezvous: Rendezvous) -
 
     Raises UserError as `choose` does.
     """
-    restarted = bool(rendezvous.restart and rendezvous.recall(BEGUN))
+    restarted = bool(rendezvous.recall(BEGUN))
     obstacle = _obstacle(config)
     if restarted and not obstacle:
         config = replace(config, resume=True)

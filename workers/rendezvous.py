@@ -97,13 +97,14 @@ class Rendezvous:
     def remember(self, key: str, value: Any) -> None:
         """Tell something JSON-able to those who come after a restart."""
         if self.lasting is not None:
-            self.lasting.set(key, json.dumps(value))
+            self.lasting.set(key, json.dumps([self.restart, value]))
 
     def recall(self, key: str) -> Any:
-        """What was to be remembered, now or before a restart; None for nothing."""
+        """What was to be remembered by the ranks before this restart; None for nothing."""
         if self.lasting is None or not self.lasting.check([key]):
             return None
-        return json.loads(self.lasting.get(key))
+        then, value = json.loads(self.lasting.get(key))
+        return value if then < self.restart else None
 
     def hosts(self, timeout: float) -> list[str]:
         """Where each rank runs; all ranks must call it. On one host their sockets stay within it."""

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,10 +142,10 @@ class TestWhereToBegin:
     def came_to(self, out: Path, step: int, lost_steps: int = 0) -> None:
         (out / "reached.json").write_text(json.dumps({"step": step, "lost_steps": lost_steps}))
 
-    def job(self, restart: int = 0, begun: bool = True, max_restarts: int = 3) -> Rendezvous:
+    def job(self, restart: int, begun: bool = True, max_restarts: int = 3) -> Rendezvous:
         rendezvous = Rendezvous(0, 3, 0, 3, dist.HashStore(), dist.HashStore(), restart, max_restarts)
         if begun:
-            rendezvous.remember(BEGUN, True)
+            replace(rendezvous, restart=restart - 1).remember(BEGUN, True)
         return rendezvous
 
     def test_a_restart_goes_on_from_the_newest_checkpoint(self, out: Path) -> None:
@@ -158,7 +159,7 @@ class TestWhereToBegin:
 
     def test_what_a_launch_before_has_lost_does_not_count(self, out: Path) -> None:
         self.came_to(out, 11, 5)
-        step, notes, trail = self.begin(out, self.job(0), resume=True)
+        step, notes, trail = self.begin(out, self.job(0, begun=False), resume=True)
         assert (step, trail) == (9, {"step": 9, "lost_steps": 2})
         assert notes[0] == "2 steps were trained beyond the checkpoint and are lost"
 
@@ -169,9 +170,9 @@ class TestWhereToBegin:
             self.begin(out, self.job(restart, begun=False))
 
     def test_the_job_remembers_that_it_has_begun(self, tmp_path: Path) -> None:
-        job = self.job(begun=False)
+        job = self.job(0, begun=False)
         assert self.begin(tmp_path, job) == (0, [], {"step": 0, "lost_steps": 0})
-        assert job.recall(BEGUN)
+        assert replace(job, restart=1).recall(BEGUN)
 
     @pytest.mark.parametrize(
         ("settings", "words"),

@@ -99,6 +99,43 @@ class TestTheStore:
         assert sorted(claims) == [False] * 7 + [True]
 
 
+class TestAfterARestart:
+    def test_what_was_before_is_forgotten_but_for_what_was_to_be_remembered(self) -> None:
+        base = dist.HashStore()
+
+        def start(restart: int) -> Rendezvous:
+            store = dist.PrefixStore(str(restart), base)
+            return Rendezvous(0, 2, 0, 2, store, dist.PrefixStore("lasting", base), restart, 3)
+
+        first, second = start(0), start(1)
+        first.publish("plan", 5)
+        first.remember("begun", {"step": 3})
+        assert first.recall("begun") is None  # it is no news to these ranks
+        assert second.recall("begun") == start(2).recall("begun") == {"step": 3}
+        assert second.peek("plan") is second.recall("plan") is None
+
+    def test_where_nobody_would_restart_the_job_there_is_nothing_to_remember(self) -> None:
+        alone = Rendezvous(0, 1, 0, 1, dist.HashStore())
+        alone.remember("begun", True)
+        assert alone.recall("begun") is None
+
+
+class TestAnotherConnection:
+    def test_it_leads_to_the_same_store_and_goes_on_while_the_first_waits(self) -> None:
+        server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        store = dist.PrefixStore(
+            "job", dist.TCPStore("127.0.0.1", server.port, is_master=False, wait_for_workers=False)
+        )
+        first = Rendezvous(0, 2, 0, 2, store)
+        second = first.another(PATIENCE)
+        read: list[object] = []
+        reader = threading.Thread(target=lambda: read.append(first.read("plan", PATIENCE)), daemon=True)
+        reader.start()
+        second.publish("plan", 5)  # the first connection is, or will be, taken by the wait
+        reader.join(PATIENCE)
+        assert read == [5] and second.peek("plan") == 5
+
+
 class TestWhoIsGone:
     def test_nobody_is_while_all_run_or_have_not_come(self) -> None:
         first, second = ranks(2)
