@@ -27,7 +27,7 @@ from launch.summary import hardware, versions
 from workers.supervise import Guard, leave
 
 RECORD = "measured.json"
-KEPT = ("compare.json", "plan.json", "latency.json")
+KEPT = ("compare.json", "plan.json", "latency.json", "windows.json")
 """Results that are kept beside the tables, for whoever wants every run's number."""
 LONGEST = 4 * 3600.0
 """Seconds after which a command is taken to hang; the whole suite takes less."""

@@ -33,13 +33,14 @@ def parse(cls: type[Config], prog: str, arguments: Sequence[str] | None = None) 
 
 def main() -> None:
     """`dni-async COMMAND ...` does what `python -m launch.COMMAND ...` does."""
-    from launch import bench, compare, export, generate, latency, plan, soak, train
+    from launch import bench, compare, export, generate, latency, plan, soak, train, windows
 
     commands = {
         "train": train.main,
         "compare": compare.main,
         "plan": plan.main,
         "latency": latency.main,
+        "windows": windows.main,
         "bench": bench.main,
         "generate": generate.main,
         "export": export.main,

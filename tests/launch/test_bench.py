@@ -13,6 +13,7 @@ from launch.cli import parse
 from launch.config import CompareConfig, PlanConfig
 from launch.latency import LatencyConfig
 from launch.suite import SECTIONS, Section
+from launch.windows import WindowsConfig
 from tests.launch.jobs import our_lines, run
 from tests.launch.tiny import Tiny  # noqa: F401  (named in a command below)
 from workers.supervise import Guard
@@ -31,7 +32,12 @@ TINY = Section(
 
 
 def test_every_command_is_understood() -> None:
-    configs = {"compare": CompareConfig, "latency": LatencyConfig, "plan": PlanConfig}
+    configs = {
+        "compare": CompareConfig,
+        "latency": LatencyConfig,
+        "plan": PlanConfig,
+        "windows": WindowsConfig,
+    }
     for command in (command for section in SECTIONS for command in section.commands):
         module, *arguments = shlex.split(command)
         assert parse(configs[module], module, arguments)

@@ -126,8 +126,8 @@ def test_an_unknown_command_names_the_known_ones(monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert (out, err) == (
         "",
-        "dni-async: unknown command (trian); use one of train, compare, plan, latency, bench, generate, "
-        "export, soak\n",
+        "dni-async: unknown command (trian); use one of train, compare, plan, latency, windows, bench, "
+        "generate, export, soak\n",
     )
 
 
@@ -137,7 +137,8 @@ def test_without_a_command_the_usage_is_shown(arguments, monkeypatch, capsys):
     cli.main()
     text = capsys.readouterr().out
     assert text.startswith("usage: dni-async COMMAND [options]")
-    assert "train, compare, plan, latency, bench, generate, export, soak" in text and text.count("\n") == 1
+    known = "train, compare, plan, latency, windows, bench, generate, export, soak"
+    assert known in text and text.count("\n") == 1
 
 
 @pytest.mark.parametrize(("name", "module"), [("train", train), ("compare", compare), ("plan", plan)])
