@@ -13,12 +13,12 @@ from torch.optim import Optimizer
 
 from dni_async.errors import UserError
 from dni_async.ledger import Ledger
-from dni_async.networks import AuxiliaryHead, ConvSG, DNINetwork, HeadSG, LinearSG, MlpSG
+from dni_async.networks import AuxiliaryHead, ConvSG, DNINetwork, HeadSG, LeastSquaresSG, LinearSG, MlpSG
 from dni_async.scale import UNITS, GradientScale
 from dni_async.synthesizer import Condition, Synthesizer
 from dni_async.updater import optimizer_factory
 
-KINDS = ("auto", "linear", "mlp", "conv", "head")
+KINDS = ("auto", "linear", "least-squares", "mlp", "conv", "head")
 WIDE = 128
 """Above this width the linear SG network is of low rank: a full one would cost a layer and more."""
 MAX_HEAD = 32
@@ -30,13 +30,16 @@ class SGConfig:
     """The SG network of every cut. None means: chosen by the kind of layer and the number of stages."""
 
     kind: str = "auto"
-    """auto, linear, mlp, conv or head. Auto: for (B, C, H, W) head (conv when unconditional), else linear."""
+    """auto, linear, least-squares (linear in closed form), mlp, conv or head. Auto: for (B, C, H, W) head
+    (conv when unconditional), else linear; over time least-squares."""
     rank: int | None = None
     """Rank of the linear network, 0 for full. By default full up to width 128, 64 above."""
     hidden: int | None = None
     """Hidden units (mlp: width of h) or channels (conv: those of h, head: twice those, at most 32)."""
     layers: int | None = None
     """Hidden layers of mlp (1) or conv (2)."""
+    memory: int = 50
+    """Targets over which those of least-squares fade."""
     optimizer: str = "adam"
     """Any optimizer of torch.optim."""
     lr: float | None = None
@@ -59,6 +62,7 @@ class SGConfig:
             ("layers", self.layers, 1),
             ("replay", self.replay, 0),
             ("replay-window", self.replay_window, 1),
+            ("memory", self.memory, 2),
         ):
             if value is not None and value < low:
                 raise UserError(f"sg.{name} is {value}; it must be at least {low}")
@@ -100,6 +104,7 @@ def resolve(
     if kind == "head" and not (conditional and classes):
         raise UserError("SG network head needs class labels (rule cdni); use conv or linear")
     flat = int(torch.Size(shape).numel()) if image else shape[-1]
+    tracks_alone = image or kind == "least-squares"
     return replace(
         config,
         kind=kind,
@@ -108,7 +113,7 @@ def resolve(
         or (head_channels(shape) if kind == "head" else shape[0] if kind == "conv" else flat),
         layers=config.layers or (2 if kind == "conv" else 1),
         lr=config.lr or (3e-3 if kind == "head" else 1e-3),
-        replay=config.replay if config.replay is not None else (2 if stages >= 3 and not image else 0),
+        replay=config.replay if config.replay is not None else (2 if stages >= 3 and not tracks_alone else 0),
     )
 
 
@@ -129,6 +134,8 @@ def build_network(config: SGConfig, shape: tuple[int, ...], label_size: int) -> 
     width = int(torch.Size(shape).numel()) if len(shape) == 3 else shape[-1]
     if config.kind == "mlp":
         network: DNINetwork = MlpSG(width, config.hidden, width, label_size, config.layers)
+    elif config.kind == "least-squares":
+        network = LeastSquaresSG(width, width, label_size, config.memory)
     else:
         network = LinearSG(width, width, label_size, config.rank)
     return Flattened(network) if len(shape) == 3 else network

@@ -237,11 +237,13 @@ def _select(tensor: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def dni_through_time(sg: SGConfig | None = None, seed: int = 0) -> MakePredictor:
-    """Rule dni: a linear SG network on the raw state, unless `sg` says otherwise.
+    """Rule dni: a linear SG network on the raw state, by least squares, unless `sg` says otherwise.
 
     Of full rank at any width: it works once per window, and so costs a fraction of the core's T steps.
     """
     given = sg or SGConfig()
+    if given.kind == "auto":
+        given = replace(given, kind="least-squares")
     if given.rank is None:
         given = replace(given, rank=0)
 
@@ -272,7 +274,10 @@ class _Permuted:
 
     def predict(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
         prediction = self.predictor.predict(step, version, h, y)
-        return prediction[torch.randperm(len(h), generator=self._generator).to(h.device)]
+        if len(h) == 1:
+            return torch.zeros_like(prediction)  # there is no other row
+        # a shift, since a random permutation leaves one row in its place on average, which is enough to learn
+        return prediction.roll(int(torch.randint(1, len(h), (), generator=self._generator)), 0)
 
     def take(self, target: TargetGradient) -> int | None:
         return self.predictor.take(target)

@@ -8,6 +8,7 @@ from dni_async.networks.classic import LinearDNI as LinearDNI
 from dni_async.networks.classic import LinearSigmoidDNI as LinearSigmoidDNI
 from dni_async.networks.conv import ConvSG as ConvSG
 from dni_async.networks.head import HeadSG as HeadSG
+from dni_async.networks.least_squares import LeastSquaresSG as LeastSquaresSG
 from dni_async.networks.linear import LinearSG as LinearSG
 from dni_async.networks.mlp import MlpSG as MlpSG
 from dni_async.networks.rnn import RNNDNI as RNNDNI

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
-from dni_async.networks import ConvSG, HeadSG, LinearSG, MlpSG
+from dni_async.networks import ConvSG, HeadSG, LeastSquaresSG, LinearSG, MlpSG
 from dni_async.recipes import (
     Flattened,
     LocalConfig,
@@ -62,6 +62,7 @@ def test_the_defaults(
         "rank": rank,
         "hidden": hidden,
         "layers": layers,
+        "memory": 50,
         "optimizer": "adam",
         "lr": lr,
         "replay": replay,
@@ -74,12 +75,17 @@ def test_the_defaults(
     ("asked", "shape"),
     [
         ({"kind": "mlp", "hidden": 9, "layers": 3, "lr": 0.5, "replay": 0, "rank": 0}, (64,)),
+        ({"kind": "least-squares", "memory": 9, "replay": 1}, (64,)),
         ({"kind": "linear", "rank": 0, "replay": 4, "hidden": 5, "layers": 1, "lr": 2e-3}, (1000,)),
         ({"kind": "conv", "hidden": 9, "layers": 1, "lr": 0.5, "replay": 1, "rank": 0}, (16, 8, 8)),
     ],
 )
 def test_what_was_asked_for_is_kept(asked: dict[str, Any], shape: tuple[int, ...]) -> None:
     assert asked.items() <= decided(shape, 3, **asked).items()
+
+
+def test_least_squares_replay_nothing_since_they_forget_nothing_at_once() -> None:
+    assert decided((64,), 6, kind="least-squares")["replay"] == 0
 
 
 def test_real_valued_labels_get_no_head() -> None:
@@ -89,13 +95,17 @@ def test_real_valued_labels_get_no_head() -> None:
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"kind": "rnn"}, "unknown SG network (rnn); use one of auto, linear, mlp, conv, head"),
+        (
+            {"kind": "rnn"},
+            "unknown SG network (rnn); use one of auto, linear, least-squares, mlp, conv, head",
+        ),
         ({"units": "metres"}, "unknown gradient units (metres); use one of sample, rms, none"),
         ({"rank": -1}, "sg.rank is -1; it must be at least 0"),
         ({"hidden": 0}, "sg.hidden is 0; it must be at least 1"),
         ({"layers": 0}, "sg.layers is 0; it must be at least 1"),
         ({"replay": -1}, "sg.replay is -1; it must be at least 0"),
         ({"replay_window": 0}, "sg.replay-window is 0; it must be at least 1"),
+        ({"memory": 1}, "sg.memory is 1; it must be at least 2"),
         ({"lr": 0.0}, "sg.lr is 0.0; it must be positive"),
         ({"lr": -1.0}, "sg.lr is -1.0; it must be positive"),
     ],
@@ -129,6 +139,8 @@ def test_a_network_that_does_not_fit_the_cut_is_the_users_to_mend(
     [
         ("linear", (12,), LinearSG),
         ("linear", (7, 12), LinearSG),
+        ("least-squares", (12,), LeastSquaresSG),
+        ("least-squares", (7, 12), LeastSquaresSG),
         ("mlp", (12,), MlpSG),
         ("conv", (3, 6, 5), ConvSG),
         ("head", (3, 6, 5), HeadSG),

@@ -17,6 +17,7 @@ from dni_async.networks import (
     ConvSG,
     DNINetwork,
     HeadSG,
+    LeastSquaresSG,
     LinearBatchNormDNI,
     LinearDNI,
     LinearSG,
@@ -57,6 +58,7 @@ OLD_NETWORKS: dict[str, tuple[Callable[..., DNINetwork], tuple[int, ...]]] = {
 ALL_NETWORKS = OLD_NETWORKS | {
     "recipe linear": (lambda label_size, **_: LinearSG(4, 4, label_size), (4,)),
     "recipe low rank": (lambda label_size, **_: LinearSG(4, 4, label_size, rank=2), (3, 4)),
+    "recipe least squares": (lambda label_size, **_: LeastSquaresSG(4, 4, label_size), (4,)),
     "recipe mlp": (lambda label_size, **_: MlpSG(4, 5, 4, label_size), (4,)),
     "recipe conv": (lambda label_size, **_: ConvSG(4, 3, 4, label_size), (4, 3, 2)),
     "recipe head": (lambda label_size, **_: HeadSG(4, label_size, 3), (4, 3, 2)),

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
 from dni_async.networks import RNNDNI, Conv2dDNI, DNINetwork, LinearBatchNormDNI, LinearDNI, LinearSigmoidDNI
+from dni_async.networks.least_squares import SOLVE_EVERY
 from tests.dni_async.networks.samples import (
     ALL_NETWORKS,
     LABELS,
@@ -257,8 +258,8 @@ def test_it_changes_its_type_between_batches(name: str) -> None:
     after = network.synthesize(h.double(), labels.double())
     assert after.dtype == torch.float64
     torch.testing.assert_close(after.float(), before, rtol=1e-3, atol=1e-4)
-    network.regress(h.double(), labels.double(), after)
-    assert {p.grad.dtype for p in network.parameters() if p.grad is not None} == {torch.float64}
+    assert network.regress(h.double(), labels.double(), after).dtype == torch.float64
+    assert {p.grad.dtype for p in network.parameters() if p.grad is not None} <= {torch.float64}
 
 
 @everywhere
@@ -272,8 +273,9 @@ def test_it_works_where_its_parameters_and_inputs_are(name: str) -> None:
     for _ in range(2):
         gradient = network.synthesize(h, labels)
         assert (gradient.shape, gradient.device.type) == (h.shape, "meta")
-    network.regress(h, labels, h)
-    assert {p.grad.device.type for p in network.parameters() if p.grad is not None} == {"meta"}
+    for _ in range(SOLVE_EVERY):
+        assert network.regress(h, labels, h).device.type == "meta"
+    assert {p.grad.device.type for p in network.parameters() if p.grad is not None} <= {"meta"}
 
 
 @everywhere

@@ -1,0 +1,103 @@
+"""The linear SG network in closed form."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+
+from dni_async.networks import LeastSquaresSG, LinearSG
+from dni_async.networks.least_squares import RIDGE, SOLVE_EVERY
+from tests.dni_async.networks.samples import LABELS, labels_for, synthesizer
+
+WIDTH = 5
+
+
+def batches(count: int, rows: int = 8, seed: int = 0) -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (count, 2, rows, WIDTH)
+    return [(h, t) for h, t in torch.randn(shape, generator=generator, dtype=torch.float64)]
+
+
+def taught(network: LeastSquaresSG, lessons: list[tuple[Tensor, Tensor]]) -> LeastSquaresSG:
+    for h, target in lessons:
+        network.regress(h, None, target)
+    return network
+
+
+def test_it_is_the_ridge_regression_on_all_targets_weighted_by_age() -> None:
+    lessons = batches(SOLVE_EVERY)
+    network = taught(LeastSquaresSG(WIDTH, WIDTH, memory=4).double(), lessons)
+    age = torch.arange(SOLVE_EVERY - 1, -1, -1).double()
+    weight = (0.75**age).repeat_interleave(8).unsqueeze(1)
+    f = torch.cat([torch.cat([h, torch.ones(8, 1)], 1) for h, _ in lessons])
+    t = torch.cat([target for _, target in lessons])
+    expected = torch.linalg.solve(f.T @ (weight * f) + RIDGE * torch.eye(WIDTH + 1), f.T @ (weight * t))
+    torch.testing.assert_close(network.output.weight.T, expected[:-1])
+    torch.testing.assert_close(network.output.bias, expected[-1])
+
+
+def test_between_solutions_predictions_stay_as_they_are() -> None:
+    lessons = batches(2 * SOLVE_EVERY)
+    network = LeastSquaresSG(WIDTH, WIDTH).double()
+    seen = []
+    for h, target in lessons:
+        network.regress(h, None, target)
+        seen.append(network.output.weight.clone())
+    changes = [not torch.equal(a, b) for a, b in itertools.pairwise(seen)]
+    assert changes == [i % SOLVE_EVERY == SOLVE_EVERY - 1 for i in range(1, len(seen))]
+
+
+def test_directions_of_very_different_size_are_learned_at_once_where_gradient_descent_is_slow() -> None:
+    sizes = torch.tensor([10.0, 1.0, 1.0, 1.0, 0.1])
+    errors = {}
+    for network in (LeastSquaresSG(WIDTH, WIDTH), LinearSG(WIDTH, WIDTH)):
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+        generator = torch.Generator().manual_seed(0)
+        for _ in range(100):
+            h = torch.randn(32, WIDTH, generator=generator)
+            network.regress(h * sizes, None, h)
+            optimizer.step()
+        h = torch.randn(64, WIDTH, generator=generator)
+        errors[type(network)] = float((network.synthesize(h * sizes, None) - h).norm() / h.norm())
+    assert errors[LeastSquaresSG] < 0.05 and errors[LinearSG] > 0.5
+
+
+def test_it_forgets_a_relation_that_holds_no_more() -> None:
+    network = LeastSquaresSG(WIDTH, WIDTH, memory=4).double()
+    taught(network, [(h, h) for h, _ in batches(40)])
+    taught(network, [(h, -h) for h, _ in batches(40, seed=1)])
+    torch.testing.assert_close(network.output.weight, -torch.eye(WIDTH).double(), rtol=0, atol=0.1)
+
+
+def test_labels_and_rows_over_time_are_features_and_samples() -> None:
+    network = LeastSquaresSG(WIDTH, WIDTH, LABELS).double()
+    h = torch.zeros(LABELS, 3, WIDTH).double()
+    target = torch.arange(LABELS).double().view(-1, 1, 1).expand_as(h)
+    for _ in range(200):
+        network.regress(h, labels_for(LABELS), target)
+    torch.testing.assert_close(network.synthesize(h, labels_for(LABELS)), target, rtol=0, atol=0.05)
+
+
+def test_what_cannot_be_solved_leaves_the_weights_alone() -> None:
+    network = taught(LeastSquaresSG(WIDTH, WIDTH).double(), batches(SOLVE_EVERY))
+    before = network.output.weight.clone()
+    network.squares.fill_(-1e9)
+    for h, target in batches(SOLVE_EVERY):
+        network.regress(h, None, target)
+    assert torch.equal(network.output.weight, before)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_the_optimizer_of_a_synthesizer_finds_nothing_to_do(rows: int) -> None:
+    network = LeastSquaresSG(WIDTH, WIDTH)
+    sg = synthesizer(network, lr=1e3)
+    for step in range(SOLVE_EVERY):
+        h = torch.ones(rows, WIDTH)
+        pending, _ = sg.synthesize(step, h, None)
+        sg.learn(pending, h / rows)  # the gradient of a mean
+    assert all(parameter.grad is None for parameter in network.parameters())
+    h = torch.ones(rows, WIDTH)
+    torch.testing.assert_close(network.synthesize(h, None), h, rtol=0, atol=0.1)
