@@ -30,7 +30,7 @@ class SGConfig:
     """The SG network of every cut. None means: chosen by the kind of layer and the number of stages."""
 
     kind: str = "auto"
-    """auto, linear, least-squares (linear in closed form), mlp, conv or head. Auto: for (B, C, H, W) head
+    """auto, linear, least-squares (in closed form), mlp, conv or head. Auto: for (B, C, H, W) head
     (conv when unconditional), else linear; over time least-squares."""
     rank: int | None = None
     """Rank of the linear network, 0 for full. By default full up to width 128, 64 above."""
@@ -38,8 +38,8 @@ class SGConfig:
     """Hidden units (mlp: width of h) or channels (conv: those of h, head: twice those, at most 32)."""
     layers: int | None = None
     """Hidden layers of mlp (1) or conv (2)."""
-    memory: int = 50
-    """Targets over which those of least-squares fade."""
+    memory: int | None = None
+    """Rows over which the targets of least-squares fade; by default twice its features."""
     optimizer: str = "adam"
     """Any optimizer of torch.optim."""
     lr: float | None = None
@@ -62,7 +62,7 @@ class SGConfig:
             ("layers", self.layers, 1),
             ("replay", self.replay, 0),
             ("replay-window", self.replay_window, 1),
-            ("memory", self.memory, 2),
+            ("memory", self.memory, 1),
         ):
             if value is not None and value < low:
                 raise UserError(f"sg.{name} is {value}; it must be at least {low}")

@@ -237,9 +237,9 @@ def _select(tensor: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def dni_through_time(sg: SGConfig | None = None, seed: int = 0) -> MakePredictor:
-    """Rule dni: a linear SG network on the raw state, by least squares, unless `sg` says otherwise.
+    """Rule dni: the SG network by least squares on the raw state, unless `sg` says otherwise.
 
-    Of full rank at any width: it works once per window, and so costs a fraction of the core's T steps.
+    A linear one, when asked for, is of full rank at any width: it works once in a window of T steps.
     """
     given = sg or SGConfig()
     if given.kind == "auto":

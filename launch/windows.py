@@ -5,7 +5,6 @@ python -m launch.windows --task copy --windows 2 4 8 --rules bptt dni --repeats 
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -83,8 +82,6 @@ def write(config: WindowsConfig, results: list[Result], out: Path) -> None:
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when a run failed; 130 or 143 when it was stopped."""
-    if "--help" in sys.argv or "-h" in sys.argv:
-        parse(WindowsConfig, "launch.windows")
     leave(Guard().run(work))
 
 

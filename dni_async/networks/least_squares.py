@@ -1,65 +1,86 @@
-"""The linear SG network, fitted in closed form instead of step by step."""
+"""The SG network that is fitted in closed form instead of step by step."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from dni_async.networks.linear import LinearSG
+from dni_async.networks.base import DNINetwork, along, at_least, required, zero_output
 
 RIDGE = 1.0
-"""Added to the diagonal of the sum of f f': as if one more row of ones per feature had been seen."""
+"""Added to the diagonal of the sum of f f': as if each feature had been seen once, with a target of zero."""
 SOLVE_EVERY = 4
 """Targets from one solution to the next, which costs more than adding a target up."""
 
 
-class LeastSquaresSG(LinearSG):
-    """g = W [h ; y] + b, where W and b are the ridge regression on the targets of late.
+class LeastSquaresSG(DNINetwork):
+    """g = W f + b with f = [h ; tanh h ; y], where W and b are the ridge regression on the targets of late.
 
-    With f = [h ; y ; 1] over the rows of a batch, and a target t for each:
-
-        every target             A <- m A + f' f         m = 1 - 1 / memory: old targets fade
-                                 C <- m C + f' t
-        every `SOLVE_EVERY`th    [W b]' <- (A + RIDGE)^-1 C
+    ```
+    every target             A <- m A + f' f        C <- m C + f' t        m = 1 - rows / memory
+    every `SOLVE_EVERY`th    [W b]' <- (A + RIDGE)^-1 C                    f with a 1 for b
+    ```
 
     Gradient descent on W is as slow as the directions of h differ in size, and what tells a gradient may lie
     in the small ones: a cell state reaches 15 where the trace of one bit is a hundredth. Least squares know
-    no such difference, and no learning rate (recursive least squares; with bootstrapped targets, as in
-    least-squares temporal differences, Bradtke and Barto 1996).
+    no such difference and no learning rate, and so follow a network that changes under them (recursive least
+    squares; with bootstrapped targets a relative of least-squares temporal differences, Bradtke and Barto
+    1996). tanh tells what an LSTM will say of a cell, which saturates, and its gradient with it.
 
-    memory: batches over which the targets fade; times the rows it should be well above the features.
-    Cost with D features: learn 2 products (D, B) x (B, D), and every `SOLVE_EVERY`th time D^3 times 2.3.
+    h: (B, ..., D), one prediction per row. y: (B, C), repeated over what lies between, or absent. memory:
+    rows over which targets fade (by default twice the features; too many, and the targets of an older network
+    mislead, too few, and noise does). Cost: learn 2 products (2D, B) x (B, 2D), and every `SOLVE_EVERY`th
+    time about 10 D^3 multiplications.
     """
 
-    def __init__(self, input_size: int, output_size: int, label_size: int = 0, memory: int = 50) -> None:
-        super().__init__(input_size, output_size, label_size)
-        self.memory = memory
-        features = input_size + label_size + 1
-        self.seen = 0
+    def __init__(
+        self, input_size: int, output_size: int, label_size: int = 0, memory: int | None = None
+    ) -> None:
+        super().__init__(input_size, 0, output_size)
+        self.label_size = label_size
+        self.output = nn.Linear(2 * input_size + label_size, output_size)
+        zero_output(self.output)
+        features = self.output.in_features + 1
+        self.memory = 2 * features if memory is None else memory
+        at_least(1, memory=self.memory)
         self.squares: Tensor
         self.products: Tensor
         self.register_buffer("squares", torch.zeros(features, features))
         self.register_buffer("products", torch.zeros(features, output_size))
+        self._seen = 0
+
+    def forward(
+        self, input: Tensor, hidden: Tensor | None = None, labels: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """(gradient like `input`, None)."""
+        return self.output(self._features(input, labels)), None
 
     @torch.no_grad()
     def regress(self, h: Tensor, labels: Tensor | None, target: Tensor) -> Tensor:
         """As the base class, but W and b are set at once: nothing is left in `.grad` for an optimizer."""
         features = self._features(h, labels)
         prediction = self.output(features)
-        f = torch.nn.functional.pad(features.flatten(0, -2), (0, 1), value=1.0)
-        keep = 1 - 1 / self.memory
+        f = F.pad(features.flatten(0, -2), (0, 1), value=1.0)
+        keep = max(0.0, 1 - len(f) / self.memory)
         self.squares.mul_(keep).addmm_(f.T, f)
         self.products.mul_(keep).addmm_(f.T, target.flatten(0, -2))
-        self.seen += 1
-        if self.seen % SOLVE_EVERY == 0:
+        self._seen += 1
+        if self._seen % SOLVE_EVERY == 0:
             self._solve()
         return prediction
 
+    def _features(self, h: Tensor, labels: Tensor | None) -> Tensor:
+        parts = [h, h.tanh()]
+        if self.label_size:
+            parts.append(along(required(labels, self.label_size), h).to(h.dtype))
+        return torch.cat(parts, -1)
+
     def _solve(self) -> None:
-        ridge = RIDGE * torch.eye(len(self.squares), dtype=self.squares.dtype, device=self.squares.device)
+        ridge = torch.full_like(self.squares[0], RIDGE).diag()
         root, failed = torch.linalg.cholesky_ex(self.squares + ridge)
         solution = torch.cholesky_solve(self.products, root)
-        # without a branch, for which a GPU would have to be waited for
+        # no branch: a GPU would have to be waited for
         solved = (failed == 0) & solution.isfinite().all()
         for parameter, found in ((self.output.weight, solution[:-1].T), (self.output.bias, solution[-1])):
             parameter.copy_(torch.where(solved, found, parameter))

@@ -29,12 +29,12 @@ def taught(network: LeastSquaresSG, lessons: list[tuple[Tensor, Tensor]]) -> Lea
 
 def test_it_is_the_ridge_regression_on_all_targets_weighted_by_age() -> None:
     lessons = batches(SOLVE_EVERY)
-    network = taught(LeastSquaresSG(WIDTH, WIDTH, memory=4).double(), lessons)
+    network = taught(LeastSquaresSG(WIDTH, WIDTH, memory=32).double(), lessons)
     age = torch.arange(SOLVE_EVERY - 1, -1, -1).double()
     weight = (0.75**age).repeat_interleave(8).unsqueeze(1)
-    f = torch.cat([torch.cat([h, torch.ones(8, 1)], 1) for h, _ in lessons])
+    f = torch.cat([torch.cat([h, h.tanh(), torch.ones(8, 1)], 1) for h, _ in lessons])
     t = torch.cat([target for _, target in lessons])
-    expected = torch.linalg.solve(f.T @ (weight * f) + RIDGE * torch.eye(WIDTH + 1), f.T @ (weight * t))
+    expected = torch.linalg.solve(f.T @ (weight * f) + RIDGE * torch.eye(2 * WIDTH + 1), f.T @ (weight * t))
     torch.testing.assert_close(network.output.weight.T, expected[:-1])
     torch.testing.assert_close(network.output.bias, expected[-1])
 
@@ -53,7 +53,7 @@ def test_between_solutions_predictions_stay_as_they_are() -> None:
 def test_directions_of_very_different_size_are_learned_at_once_where_gradient_descent_is_slow() -> None:
     sizes = torch.tensor([10.0, 1.0, 1.0, 1.0, 0.1])
     errors = {}
-    for network in (LeastSquaresSG(WIDTH, WIDTH), LinearSG(WIDTH, WIDTH)):
+    for network in (LeastSquaresSG(WIDTH, WIDTH, memory=1600), LinearSG(WIDTH, WIDTH)):
         optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
         generator = torch.Generator().manual_seed(0)
         for _ in range(100):
@@ -62,18 +62,26 @@ def test_directions_of_very_different_size_are_learned_at_once_where_gradient_de
             optimizer.step()
         h = torch.randn(64, WIDTH, generator=generator)
         errors[type(network)] = float((network.synthesize(h * sizes, None) - h).norm() / h.norm())
-    assert errors[LeastSquaresSG] < 0.05 and errors[LinearSG] > 0.5
+    assert errors[LeastSquaresSG] < 0.1 and errors[LinearSG] > 0.5
 
 
 def test_it_forgets_a_relation_that_holds_no_more() -> None:
-    network = LeastSquaresSG(WIDTH, WIDTH, memory=4).double()
+    network = LeastSquaresSG(WIDTH, WIDTH, memory=32).double()
     taught(network, [(h, h) for h, _ in batches(40)])
     taught(network, [(h, -h) for h, _ in batches(40, seed=1)])
-    torch.testing.assert_close(network.output.weight, -torch.eye(WIDTH).double(), rtol=0, atol=0.1)
+    h = batches(1, seed=2)[0][0]
+    torch.testing.assert_close(network.synthesize(h, None), -h, rtol=0, atol=0.2)
+
+
+def test_it_learns_a_gradient_that_saturates() -> None:
+    network = LeastSquaresSG(WIDTH, WIDTH, memory=1600).double()
+    taught(network, [(5 * h, (5 * h).tanh()) for h, _ in batches(40)])
+    h = 5 * batches(1, seed=1)[0][0]
+    torch.testing.assert_close(network.synthesize(h, None), h.tanh(), rtol=0, atol=0.2)
 
 
 def test_labels_and_rows_over_time_are_features_and_samples() -> None:
-    network = LeastSquaresSG(WIDTH, WIDTH, LABELS).double()
+    network = LeastSquaresSG(WIDTH, WIDTH, LABELS, memory=500).double()
     h = torch.zeros(LABELS, 3, WIDTH).double()
     target = torch.arange(LABELS).double().view(-1, 1, 1).expand_as(h)
     for _ in range(200):
@@ -101,3 +109,14 @@ def test_the_optimizer_of_a_synthesizer_finds_nothing_to_do(rows: int) -> None:
     assert all(parameter.grad is None for parameter in network.parameters())
     h = torch.ones(rows, WIDTH)
     torch.testing.assert_close(network.synthesize(h, None), h, rtol=0, atol=0.1)
+
+
+def test_a_batch_larger_than_the_memory_is_all_that_counts() -> None:
+    lessons = batches(2 * SOLVE_EVERY)
+    short = LeastSquaresSG(WIDTH, WIDTH, memory=8).double()
+    taught(short, lessons)
+    alone = LeastSquaresSG(WIDTH, WIDTH).double()
+    alone._seen = SOLVE_EVERY - 1
+    taught(alone, lessons[-1:])
+    torch.testing.assert_close(short.output.weight, alone.output.weight)
+    assert alone.memory == 2 * (2 * WIDTH + 1)

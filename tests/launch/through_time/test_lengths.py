@@ -35,9 +35,6 @@ def updates_to(length: int, bptt: int, rule: str) -> float:
     return median(final["solved_at_update"].get(str(length), float("inf")) for final in finals(bptt, rule))
 
 
-@pytest.mark.xfail(
-    reason="seeds 0, 1, 2 reach 6, 5, 6 (docs/LOG.md): the floor of 6 for each is missed by one"
-)
 def test_windows_of_4_steps_copy_further_with_a_synthetic_gradient() -> None:
     dni, bptt = lengths(4, "dni"), lengths(4, "bptt")
     assert min(dni) >= 6 and max(bptt) <= 4 and min(dni) - max(bptt) >= 2, (dni, bptt)
