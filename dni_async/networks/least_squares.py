@@ -70,6 +70,14 @@ class LeastSquaresSG(DNINetwork):
             self._solve()
         return prediction
 
+    def get_extra_state(self) -> int:
+        """Goes with the weights, so that whoever goes on from a checkpoint solves at the same targets."""
+        return self._seen
+
+    def set_extra_state(self, state: int) -> None:
+        """From there on."""
+        self._seen = state
+
     def _features(self, h: Tensor, labels: Tensor | None) -> Tensor:
         parts = [h, h.tanh()]
         if self.label_size:

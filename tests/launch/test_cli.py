@@ -64,7 +64,10 @@ def test_the_arguments_of_the_process_are_the_default(monkeypatch):
         (("word",), ("Unrecognized", "word")),
         (("--epochs", "0"), ("epochs is 0; it must be at least 1",)),
         (("--optimizer", "adm"), ("unknown optimizer (adm); use one of adadelta, ", ", sparseadam;")),
-        (("--sg.kind", "deep"), ("unknown SG network (deep); use one of auto, linear, mlp, conv, head",)),
+        (
+            ("--sg.kind", "deep"),
+            ("unknown SG network (deep); use one of auto, linear, least-squares, mlp, conv, head",),
+        ),
         (("--sg.rank", "-1"), ("sg.rank is -1; it must be at least 0",)),
         (("--transport", "x" * 300), (f"unknown transport ({'x' * 300}); use one of auto",)),
     ],

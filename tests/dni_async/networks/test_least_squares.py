@@ -120,3 +120,13 @@ def test_a_batch_larger_than_the_memory_is_all_that_counts() -> None:
     taught(alone, lessons[-1:])
     torch.testing.assert_close(short.output.weight, alone.output.weight)
     assert alone.memory == 2 * (2 * WIDTH + 1)
+
+
+def test_one_that_goes_on_from_a_state_dict_learns_the_same() -> None:
+    lessons = batches(2 * SOLVE_EVERY)
+    first, other = (LeastSquaresSG(WIDTH, WIDTH).double() for _ in range(2))
+    taught(first, lessons[:3])
+    other.load_state_dict(first.state_dict())
+    for network in (first, other):
+        taught(network, lessons[3:])
+    assert torch.equal(first.output.weight, other.output.weight)
