@@ -31,7 +31,7 @@ class SGConfig:
 
     kind: str = "auto"
     """auto, linear, least-squares (in closed form), mlp, conv or head. Auto: for (B, C, H, W) head
-    (conv when unconditional), else linear; over time least-squares."""
+    (conv when unconditional), else linear; through time least-squares for states up to 256."""
     rank: int | None = None
     """Rank of the linear network, 0 for full. By default full up to width 128, 64 above."""
     hidden: int | None = None

@@ -21,6 +21,9 @@ from dni_async.state import State
 DISCOUNT = 0.95
 """Factor on the targets, which are bootstrapped from one another (RECIPES: 0.9 and 1.0 are worse)."""
 
+LARGE = 256
+"""Above this state least squares, whose cost grows with its cube, would cost several windows of the core."""
+
 MakePredictor = Callable[[Tensor], StagePredictor]
 """Makes a predictor for states like the one given, (B, D)."""
 
@@ -237,19 +240,18 @@ def _select(tensor: Tensor, rows: Tensor | None) -> Tensor:
 
 
 def dni_through_time(sg: SGConfig | None = None, seed: int = 0) -> MakePredictor:
-    """Rule dni: the SG network by least squares on the raw state, unless `sg` says otherwise.
+    """Rule dni: an SG network on the raw state (B, D), unless `sg` says otherwise.
 
-    A linear one, when asked for, is of full rank at any width: it works once in a window of T steps.
+    By least squares up to D = `LARGE`, linear above, of full rank: it works once in a window of T steps.
     """
     given = sg or SGConfig()
-    if given.kind == "auto":
-        given = replace(given, kind="least-squares")
     if given.rank is None:
         given = replace(given, rank=0)
 
     def make(state: Tensor) -> StagePredictor:
         shape = tuple(state.shape[1:])
-        config = resolve(given, shape, stages=1, conditional=False, classes=False)
+        kind = "least-squares" if given.kind == "auto" and shape[0] <= LARGE else given.kind
+        config = resolve(replace(given, kind=kind), shape, stages=1, conditional=False, classes=False)
         synthesizer = build_synthesizer(
             config, shape, label_size=0, condition=None, ledger_capacity=2, device=state.device, seed=seed
         )

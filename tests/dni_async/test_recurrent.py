@@ -12,8 +12,9 @@ from dni_async.auxiliary import Auxiliary
 from dni_async.cores import Core
 from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
+from dni_async.networks import LeastSquaresSG, LinearSG
 from dni_async.recipes import SGConfig
-from dni_async.recurrent import MakePredictor, ThroughTime, dni_through_time, permuted
+from dni_async.recurrent import LARGE, MakePredictor, ThroughTime, dni_through_time, permuted
 from tests.dni_async.test_cores import CORES, HIDDEN, INPUTS
 
 ROWS = 4
@@ -259,6 +260,23 @@ def test_dni_learns_what_truncated_bptt_cannot_see_and_a_permuted_sg_does_not() 
     for sg in (None, QUICK):
         assert lesson(dni_through_time(sg))[0] == pytest.approx(1.0, abs=0.2)
         assert abs(lesson(permuted(dni_through_time(sg)))[0]) < 0.4
+
+
+@pytest.mark.parametrize(
+    ("width", "asked", "kind"),
+    [
+        (LARGE, {}, LeastSquaresSG),
+        (LARGE + 1, {}, LinearSG),
+        (LARGE + 1, {"kind": "least-squares"}, LeastSquaresSG),
+        (8, {"kind": "linear"}, LinearSG),
+    ],
+)
+def test_large_states_get_a_network_that_costs_less(
+    width: int, asked: dict[str, Any], kind: type[nn.Module]
+) -> None:
+    made = dni_through_time(SGConfig(**asked))(torch.zeros(1, width))
+    assert type(made.network) is kind  # type: ignore[attr-defined]
+    assert getattr(made.network, "squeeze", None) is None  # type: ignore[attr-defined]
 
 
 def test_no_row_is_permuted_to_its_own_place() -> None:
