@@ -18,6 +18,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dni_async.errors import StageError, UserError
+from launch import loopback
 from launch.config import TrainConfig
 from tasks.base import Task
 from workers.supervise import Told
@@ -58,8 +59,8 @@ def _launch(config: TrainConfig, job: Path, told: Path) -> None:
         max_nodes=1,
         nproc_per_node=max(1, config.stages),
         run_id=job.parent.name,
-        rdzv_backend="c10d",
-        rdzv_endpoint=f"localhost:{config.port}",
+        rdzv_backend=loopback.register(),
+        rdzv_endpoint=f"{loopback.HOST}:{config.port}",
         max_restarts=config.max_restarts,
         monitor_interval=0.1,
         shutdown_timeout=PATIENCE,

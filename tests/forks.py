@@ -76,10 +76,10 @@ class Job:
             rank.kill()
             rank.join()
 
-    def statuses(self) -> list[int | None]:
+    def statuses(self, timeout: float = PATIENCE) -> list[int | None]:
         """Exit status of every rank, when all have ended."""
         for rank in self.ranks:
-            rank.join(PATIENCE)
+            rank.join(timeout)
         return [rank.exitcode for rank in self.ranks]
 
     def lines(self) -> list[str]:

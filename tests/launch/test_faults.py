@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+import mmap
 import re
+import resource
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import torch
+from torch import Tensor, nn
 
 from dni_async.errors import StageError
 from dni_async.messages import Mark, MarkKind
 from launch.config import TrainConfig
 from launch.decoupled import _report
+from launch.soak import Watch, verdict
+from launch.weights import load_all
 from tasks.digits import DigitsFcn
 from tests.forks import Job
-from tests.launch.tiny import Tiny, rank_of
+from tests.launch.tiny import Tiny, plain_layers, rank_of
+from workers.checkpoint import Checkpoints
 
 STEPS = 48
 
@@ -138,6 +148,89 @@ def test_a_corrupt_message_can_be_skipped(tmp_path: Path, fault: str) -> None:
     assert (first["skipped"], last["skipped"], first["targets_skipped"]) == (
         (0, 1, 1) if fault == "corrupt@0:5" else (0, 0, 1)
     )
+
+
+class FullDisk(nn.Module):
+    """Lets everything through; from one training batch on this process's disk takes no file that is larger
+    than a slot here, and a part of a checkpoint is."""
+
+    def __init__(self, at: int | None) -> None:
+        super().__init__()
+        self.at, self.count = at, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            if self.count == self.at:
+                resource.setrlimit(
+                    resource.RLIMIT_FSIZE, (mmap.PAGESIZE, resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+                )
+            self.count += 1
+        return x
+
+
+def with_full_disk(at: int | None) -> list[nn.Module]:
+    layers = plain_layers()
+    return [*layers[:3], nn.Sequential(FullDisk(at), layers[3]), layers[4]]
+
+
+def test_a_checkpoint_for_which_the_disk_is_full_leaves_the_one_before(tmp_path: Path) -> None:
+    """Stage 1 is killed later, and the job goes on from there."""
+    settings = {"batch_size": 16, "epochs": 4, "cut": "3", "checkpoint_every": 3, "deterministic": True}
+    config = TrainConfig(out="set by the job", **settings)
+    task = Tiny(partial(with_full_disk, 5))
+    with Job(config, task, 2, tmp_path, DNI_ASYNC_INJECT="kill@1:15") as job:
+        assert sorted(job.statuses()) == [-9, 1], job.lines()
+        told, *_ = job.lines()
+    assert "checkpoint of step 6 could not be written" in told and "File too large" in told
+    assert told.endswith("; the one before is kept")
+    assert Checkpoints(job.out).steps() == [3, 4]
+    config.resume = True
+    with Job(config, Tiny(partial(with_full_disk, None)), 2, tmp_path) as job:
+        assert job.statuses() == [0, 0], job.lines()
+    summary = json.loads((job.out / "summary.json").read_text())
+    assert summary["checkpoints"]["resumed_at"] == 4 and summary["checkpoints"]["failed"] == 0
+    assert [stage["samples"] for stage in summary["stages"]] == [4 * 50] * 2
+
+
+@pytest.mark.slow
+def test_while_one_stage_is_slow_for_a_thousand_steps_nobodys_memory_grows(tmp_path: Path) -> None:
+    """Twenty times as slow as it is and more."""
+    pause, epochs = 0.05, 42
+    with struck(tmp_path, f"slow@2:0:{pause}x1008", ranks=3, epochs=epochs) as job:
+        metrics, pids = job.out / "metrics.jsonl", [rank.pid for rank in job.ranks]
+
+        def in_training() -> list[psutil.Process]:
+            started = metrics.exists() and metrics.stat().st_size > 0
+            return [psutil.Process(pid) for pid in pids] if started else []
+
+        watch = Watch(in_training, 0.25, tmp_path / "watch.jsonl")
+        watch.start()
+        statuses = job.statuses(timeout=300.0)
+        watch.stop()
+        assert statuses == [0, 0, 0], job.lines()
+    stages = json.loads((job.out / "summary.json").read_text())["stages"]
+    assert [stage["steps"] for stage in stages] == [24 * epochs] * 3
+    assert pause > 20 * stages[2]["busy_s"] / stages[2]["steps"]
+    for row in verdict(watch.samples):
+        first, last = row["rss_bytes"]
+        print(f"rank {row['rank']}: {first / 1e6:.1f} -> {last / 1e6:.1f} MB")
+        assert abs(last - first) < 0.05 * first and row["grew"] == [], row
+
+
+@pytest.mark.slow
+def test_two_runs_beside_each_other_do_not_meet(tmp_path: Path) -> None:
+    """Over every transport, each gives the weights that it gives alone."""
+    config = TrainConfig(batch_size=16, epochs=3, cut="1,3", deterministic=True)
+    for transport in ("shm", "dist", "rpc"):
+        config = replace(config, transport=transport)
+        folders = [tmp_path / transport / name for name in ("alone", "a", "b")]
+        with Job(config, Tiny(), 3, folders[0]) as job:
+            assert job.statuses() == [0] * 3, job.lines()
+        with Job(config, Tiny(), 3, folders[1]) as a, Job(config, Tiny(), 3, folders[2]) as b:
+            assert a.statuses() == b.statuses() == [0] * 3, a.lines() + b.lines()
+        alone, *others = (load_all(folder / "run", 3) for folder in folders)
+        for other in others:
+            assert all(torch.equal(alone[name], other[name]) for name in alone)
 
 
 def test_a_test_batch_that_is_lost_is_missed_in_the_result() -> None:

@@ -94,7 +94,7 @@ def test_the_ranks_get_configuration_and_task(monkeypatch):
     assert launcher.config == TrainConfig(stages=3, lr=0.5)
     assert launcher.task.sizes == (33, 20) and len(launcher.task.layers()) == 5
     assert launcher.launch.nproc_per_node == 3 and launcher.launch.max_restarts == 0
-    assert launcher.launch.rdzv_endpoint == "localhost:0"
+    assert launcher.launch.rdzv_endpoint == "127.0.0.1:0"
 
 
 def test_without_stages_there_is_one_rank(monkeypatch):

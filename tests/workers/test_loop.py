@@ -58,6 +58,11 @@ def mark(kind: MarkKind, step: int = 0) -> Mark:
     return Mark(kind, step, 0)
 
 
+def mark_back(step: int) -> Mark:
+    """STOP, turned round by the last stage."""
+    return Mark(MarkKind.STOP, step, 0, True, {"result": {}})
+
+
 def a_target(step: int, rows: int = 30) -> TargetGradient:
     return TargetGradient(step, 0, torch.ones(rows, WIDTH))
 
@@ -565,6 +570,22 @@ class TestTrouble:
             "stage 0 (rank 0), at step 1: the target of step 1 came where that of step 0 was due: "
             "that one got lost or was overtaken"
         )
+
+    @over_every_channel
+    def test_a_full_ledger_drops_the_oldest_batch_and_the_mark_says_so(self, channel: str) -> None:
+        """Four batches are on the way, two are remembered."""
+        stage = pipeline(cut=(2,), rule=lambda: DniRule(synthesizer(capacity=2)))[0]
+        marks: list[Mark] = []
+        with one_loop(stage, with_stop(batches(SIZES[:4])), CHANNELS[channel], capacity=6) as (loop, far):
+            loop.ends.targets_out._report = marks.append
+            assert steps(loop) == 5
+            for step in range(4):
+                far.targets_in.send(a_target(step), 1.0)
+            far.targets_in.send(mark_back(4), 1.0)
+            loop.run()
+        assert marks[0].body["0"]["targets_dropped"] == 2
+        assert marks[0].body["0"]["targets_received"] == 4
+        assert stage.rule.predictor.updates == 2
 
     def test_a_user_error_stays_one(self) -> None:
         [stage] = pipeline(cut=())

@@ -1,7 +1,7 @@
 """The packets of the shared-memory transport, and the sockets that they go over.
 
 hello     token, capacity                        the sender's first packet
-message   slot, generation, stamp, header        (+ descriptor if the slot is new)
+message   slot, generation, stamp, header, seal  (+ descriptor if the slot is new)
 credit    messages released on this connection   the receiver's only packet
 """
 
@@ -11,9 +11,10 @@ import os
 import select
 import socket
 import struct
+import zlib
 
 from workers.transport.base import TransportError
-from workers.transport.wire import HEADER_BYTES
+from workers.transport.wire import HEADER_BYTES, WireError
 
 HELLO = struct.Struct("<32sI")
 """Token, capacity."""
@@ -21,7 +22,9 @@ PLACE = struct.Struct("<IIQ")
 """Slot index, generation, stamp: they stand before every header."""
 CREDIT = struct.Struct("<Q")
 """Messages released since the connection was made."""
-PACKET_BYTES = PLACE.size + HEADER_BYTES
+SEAL = struct.Struct("<I")
+"""CRC-32 of all before it: a wrong slot would be wrong data."""
+PACKET_BYTES = PLACE.size + HEADER_BYTES + SEAL.size
 SPIN = 1e-3
 """Seconds: four times as long as it takes to be woken, where a message takes a twentieth."""
 DESCRIPTOR = struct.Struct("i")
@@ -32,6 +35,21 @@ _UCRED = struct.Struct("3i")
 _NOW = int(socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)  # plain numbers: | on enums takes microseconds
 PEEK = int(socket.MSG_PEEK)
 QUIET = _NOW | int(socket.MSG_NOSIGNAL)
+
+
+def sealed(place: bytes, header: bytes) -> bytes:
+    """The packet of a message."""
+    packet = place + header
+    return packet + SEAL.pack(zlib.crc32(packet))
+
+
+def opened(packet: bytes) -> tuple[tuple[int, int, int], bytes]:
+    """(slot, generation, stamp) and the header. Raises WireError when the packet is damaged."""
+    if len(packet) != PACKET_BYTES:
+        raise WireError(f"packet of {len(packet)} bytes where {PACKET_BYTES} were expected")
+    if SEAL.unpack_from(packet, PACKET_BYTES - SEAL.size)[0] != zlib.crc32(packet[: -SEAL.size]):
+        raise WireError("packet is damaged (checksum differs)")
+    return PLACE.unpack_from(packet), packet[PLACE.size : -SEAL.size]
 
 
 def receive(end: socket.socket, size: int, flags: int = 0, descriptors: int = 0) -> tuple[bytes, int] | None:

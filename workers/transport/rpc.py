@@ -237,8 +237,14 @@ _ENDS = _Ends()
 
 
 def _deliver(key: str, number: int, header: bytes, tensors: list[Tensor]) -> None:
-    """Called by the sender; an empty header is the end."""
-    _ENDS.buffer(key).add(number, _message(header, tensors) if header else None)
+    """Called by the sender; an empty header is the end. What cannot be read ends the channel for both."""
+    buffer = _ENDS.buffer(key)
+    try:
+        message = _message(header, tensors) if header else None
+    except WireError as error:
+        buffer.inbox.fail(TransportError(str(error)))
+        raise
+    buffer.add(number, message)
 
 
 def _credit(key: str) -> None:

@@ -19,11 +19,11 @@ from workers.transport.packets import (
     CREDIT,
     PACKET_BYTES,
     PEEK,
-    PLACE,
     QUIET,
     SPIN,
     check_open,
     hung_up,
+    opened,
     poller,
     receive,
 )
@@ -128,10 +128,8 @@ class ShmReceiver(Receiver):
     def _open(self, data: bytes, descriptor: int) -> Arrival:
         """Check everything."""
         fresh = Slot.attach(descriptor, self._pin) if descriptor >= 0 else None
-        if len(data) != PACKET_BYTES:
-            raise WireError(f"packet of {len(data)} bytes where {PACKET_BYTES} were expected")
-        header = decode(data[PLACE.size :])
-        index, generation, stamp = PLACE.unpack_from(data)
+        (index, generation, stamp), packed = opened(data)
+        header = decode(packed)
         slot = self._slot(index, generation, fresh)
         if header.payload_bytes > slot.size:
             raise WireError(f"payload of {header.payload_bytes} bytes in a slot of {slot.size}")

@@ -19,6 +19,7 @@ from workers.transport.packets import (
     hung_up,
     poller,
     receive,
+    sealed,
     writable,
 )
 from workers.transport.pool import Flying, SlotPool
@@ -70,7 +71,7 @@ class ShmSender(Sender):
         header, tensors, specs = encode(message)
         index, generation, slot = self._pool.fit(specs[-1].offset + specs[-1].nbytes)
         copied = self.copy_out(slot.places(specs), tensors)
-        flying = Flying(index, PLACE.pack(index, generation, self.stamp) + header, copied)
+        flying = Flying(index, sealed(PLACE.pack(index, generation, self.stamp), header), copied)
         self._pool.fly(flying)
         self._leaving.append(flying)
         self.sent += 1

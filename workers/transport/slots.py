@@ -43,6 +43,7 @@ class Slot:
         size = -(-max(size, 1) // PAGE) * PAGE
         descriptor = os.memfd_create("dni_async slot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
+            os.fchmod(descriptor, 0o600)  # a memfd is made for everybody who can get hold of it
             os.ftruncate(descriptor, size)
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
             return cls(descriptor, size, pin)

@@ -109,9 +109,15 @@ def assert_same(got: Message, wanted: Message) -> None:
 
 
 def exchange(link: Link, outgoing: list[Message], expected: list[Message], delay: float = 0.0) -> None:
+    """As `converse`, with messages that are there already."""
+    converse(link, iter(outgoing), iter(expected), (len(outgoing), len(expected)), delay)
+
+
+def converse(
+    link: Link, out: Iterator[Message], wanted: Iterator[Message], counts: tuple[int, int], delay: float
+) -> None:
     """Send and receive at once, as an event loop does; sleep only when neither is possible."""
-    rng, out, wanted = random.Random(len(outgoing)), iter(outgoing), iter(expected)
-    sends, receives = len(outgoing), len(expected)
+    rng, (sends, receives) = random.Random(counts[0]), counts
     while sends or receives:
         moved = False
         if receives and link.rx.poll():
@@ -212,6 +218,15 @@ def many_messages_both_ways(side: Side) -> None:
     exchange(side.wide, [message(i) for i in mine], [message(i) for i in theirs], delay=0.002)
 
 
+def ten_thousand_messages_both_ways(side: Side) -> None:
+    """Of random kinds, sizes, dtypes and delays: once, in order, every element equal."""
+    count = 10_000
+    mine, theirs = (
+        map(message, range(rank * count, (rank + 1) * count)) for rank in (side.rank, 1 - side.rank)
+    )
+    converse(side.wide, mine, theirs, (count, count), delay=5e-4)
+
+
 def many_messages_one_at_a_time(side: Side) -> None:
     mine, theirs = (range(1000 * rank, 1000 * rank + 50) for rank in (side.rank, 1 - side.rank))
     exchange(side.narrow, [message(i) for i in mine], [message(i) for i in theirs])
@@ -309,7 +324,7 @@ class Outcome:
             assert not trouble, trouble
 
 
-def run_in_threads(sides: list[Side]) -> Outcome:
+def run_in_threads(sides: list[Side], facts: tuple[Callable[[Side], None], ...] = FACTS) -> Outcome:
     """Both sides in this process; nobody is killed."""
     reports: list[dict[str, str]] = [{}, {}]
     barrier = threading.Barrier(2, timeout=PATIENCE)
@@ -317,7 +332,7 @@ def run_in_threads(sides: list[Side]) -> Outcome:
     def body(side: Side) -> None:
         side.barrier = barrier.wait
         try:
-            run_side(side, reports[side.rank].__setitem__, kill=False)
+            run_facts(facts, side, reports[side.rank].__setitem__)
         finally:
             side.wide.close()
             side.narrow.close()

@@ -70,7 +70,11 @@ def the_suite(side: Side, report: Report) -> None:
 
 
 def run_in_processes(
-    open_links: Open, folder: Path, play: Play = the_suite, exits: tuple[int, int] = (0, -signal.SIGKILL)
+    open_links: Open,
+    folder: Path,
+    play: Play = the_suite,
+    exits: tuple[int, int] = (0, -signal.SIGKILL),
+    deadline: float = DEADLINE,
 ) -> Outcome:
     """Run a play over what `open_links` opens; every child is reaped before this returns."""
     context = forks.context()
@@ -84,7 +88,7 @@ def run_in_processes(
             mouth.close()
             ears.append(ear)
             children.append(child)
-        reports = _listen(ears, Deadline(DEADLINE))
+        reports = _listen(ears, Deadline(deadline))
         for child in children:
             child.join(5.0)
         assert [child.exitcode for child in children] == [*exits], reports

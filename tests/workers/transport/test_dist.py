@@ -1,10 +1,12 @@
 """The torch.distributed transport: the conformance suite in two processes, over gloo, and its deadline."""
 
+import random
 import time
 from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.workers.transport.conformance import (
     KILLED,
@@ -19,7 +21,10 @@ from tests.workers.transport.conformance import (
     run_facts,
 )
 from tests.workers.transport.processes import dist_links, run_in_processes
-from workers.transport.base import TransportTimeout
+from workers.transport import dist
+from workers.transport.base import TransportError, TransportTimeout
+from workers.transport.dist import DistReceiver, DistSender, Groups
+from workers.transport.wire import HEADER_BYTES, encode
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +75,23 @@ def a_full_receiver_ends_the_channel_at_the_timeout(side: Side) -> None:
     side.barrier()
 
 
+def a_damaged_header_ends_the_channel(side: Side) -> None:
+    if side.rank == 1:
+        assert isinstance(side.wide.tx, DistSender)
+        header = bytearray(encode(message(3))[0])
+        header[40] ^= 16
+        side.wide.tx._frame(bytes(header))
+    else:
+        with pytest.raises(TransportError, match=r"^header is damaged \(checksum differs\)$"):
+            side.wide.rx.recv(PATIENCE)
+    side.barrier()
+
+
 DEADLINES = (
     an_idle_link_lives_on,
     a_full_receiver_may_take_its_time,
     a_full_receiver_ends_the_channel_at_the_timeout,
+    a_damaged_header_ends_the_channel,
 )
 
 
@@ -88,3 +106,18 @@ def test_deadlines(tmp_path: Path) -> None:
     outcome = run_in_processes(links, tmp_path, play_deadlines, exits=(0, 0))
     for fact in DEADLINES:
         outcome.check(fact.__name__)
+
+
+def test_no_frame_but_ours_is_taken_for_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes in place of a header is read by the same thread as ever; only gloo is not there."""
+    rng, frames = random.Random(0), []
+    monkeypatch.setattr(dist.dist, "recv", lambda buffer, peer, group: buffer.copy_(frames[-1]))
+    for i in range(60):
+        good = encode(message(i))[0]
+        damaged = bytearray(rng.randbytes(HEADER_BYTES) if i % 3 == 0 else good)
+        damaged[rng.randrange(HEADER_BYTES)] ^= rng.randrange(1, 256)
+        frames.append(torch.frombuffer(damaged, dtype=torch.uint8))
+        receiver = DistReceiver(1, Groups(None, None, 1.0, torch.device("cpu"), []), 2)  # type: ignore[arg-type]
+        with pytest.raises(TransportError, match="header"):
+            receiver.recv(PATIENCE)
+        receiver.close()

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import random
 import time
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+import torch
 
+from dni_async.messages import TargetGradient
 from tests.workers.helpers import Child
 from tests.workers.transport.conformance import KILLED, NAMES, Outcome
 from tests.workers.transport.processes import rpc_links, run_in_processes
 from workers.supervise import Guard
+from workers.transport import rpc
+from workers.transport.base import TransportError
 from workers.transport.rpc import start_rpc
+from workers.transport.wire import WireError, encode
 
 
 @pytest.fixture(scope="module")
@@ -41,3 +48,29 @@ def start_alone(guard: Guard, mouth: Connection) -> None:
     with pytest.raises(RuntimeError):
         start_rpc(0, 2, 1.0, f"file://{guard.folder}/store")
     mouth.send(time.monotonic() - begin)
+
+
+@pytest.fixture
+def no_channels() -> Iterator[None]:
+    yield
+    rpc._ENDS.clear()
+
+
+@pytest.mark.usefixtures("no_channels")
+def test_what_cannot_be_read_ends_the_channel_on_both_sides() -> None:
+    """Headers that were damaged, and tensors that are not those of the header."""
+    rng = random.Random(0)
+    header, tensors, _ = encode(TargetGradient(1, 0, torch.ones(4, 3)))
+    other = [torch.ones(3, 4), torch.ones(4, 3, dtype=torch.float64), torch.ones(4, 2)]
+    forged = [(header, [tensor]) for tensor in other] + [(header, []), (header, [*tensors, *tensors])]
+    for _ in range(300):
+        damaged = bytearray(header)
+        for _ in range(rng.randrange(1, 5)):
+            damaged[rng.randrange(len(damaged))] ^= rng.randrange(1, 256)
+        if damaged != header:
+            forged.append((bytes(damaged[: rng.choice((1, 80, 164))]), tensors))
+    for i, (bad, given) in enumerate(forged):
+        with pytest.raises(WireError):  # at the sender: rpc brings it back
+            rpc._deliver(f"fuzz {i}", 0, bad, given)
+        with pytest.raises(TransportError, match="header"):
+            rpc._ENDS.buffer(f"fuzz {i}").inbox.poll()

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,12 @@ def test_no_file_system_sees_a_slot(ends: Ends) -> None:
     sender.send(gradient(10), 0.0)
     receiver.recv(0.0)
     assert (mapped("/dev/shm"), mapped("/memfd:dni_async slot (deleted)")) == (in_dev_shm, 2)
+
+
+def test_a_slot_is_its_owners_alone(ends: Ends) -> None:
+    ends[0].send(gradient(10), 0.0)
+    slots = [path for path in Path("/proc/self/map_files").iterdir() if "dni_async slot" in os.readlink(path)]
+    assert slots and all(stat.S_IMODE(os.stat(path).st_mode) == 0o600 for path in slots)
 
 
 def test_a_slot_grows_with_its_messages(ends: Ends) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import socket
 
 import pytest
@@ -12,7 +13,7 @@ from dni_async.messages import Activation
 from tests.workers.transport.conformance import assert_same
 from tests.workers.transport.gradients import Ends, gradient
 from workers.transport.base import TransportError
-from workers.transport.packets import PACKET_BYTES, PLACE
+from workers.transport.packets import PACKET_BYTES, PLACE, sealed
 from workers.transport.slots import PAGE
 from workers.transport.wire import WireError, encode
 
@@ -24,9 +25,10 @@ GOOD = encode(Activation(0, 0, torch.zeros(4), torch.zeros(4)))[0]
     [
         b"short",
         b"\0" * PACKET_BYTES,
-        PLACE.pack(9, 1, 0) + GOOD,
-        PLACE.pack(0, 1, 0) + GOOD,
-        PLACE.pack(0, 1, 0) + GOOD + b"more",
+        sealed(PLACE.pack(9, 1, 0), GOOD),
+        sealed(PLACE.pack(0, 1, 0), GOOD),
+        sealed(PLACE.pack(0, 1, 0), GOOD) + b"more",
+        PLACE.pack(0, 1, 0) + GOOD + b"seal",
     ],
 )
 def test_a_bad_packet_is_refused(ends: Ends, packet: bytes) -> None:
@@ -36,11 +38,34 @@ def test_a_bad_packet_is_refused(ends: Ends, packet: bytes) -> None:
         receiver.recv(1.0)
 
 
+def test_whatever_is_changed_in_a_packet_it_is_refused(ends: Ends) -> None:
+    """Slot, generation, stamp, header or seal: no other slot is read, nothing is guessed."""
+    sender, receiver = ends
+    for elements in (3, 5):
+        sender.send(gradient(elements), 0.0)
+        receiver.recv(0.0)
+    good = sealed(PLACE.pack(0, 1, 0), encode(gradient(3))[0])
+    rng = random.Random(0)
+    for _ in range(1000):
+        packet = bytearray(good)
+        if rng.random() < 0.2:
+            packet = packet[: rng.randrange(1, len(good))] + rng.randbytes(rng.randrange(9))
+        for _ in range(rng.randrange(1, 5)):
+            packet[rng.randrange(len(packet))] ^= rng.randrange(1, 256)
+        if packet == good:
+            continue
+        sender._socket.send(packet)
+        with pytest.raises((WireError, TransportError)):
+            receiver.recv(0.0)
+    sender._socket.send(good)
+    assert_same(receiver.recv(0.0), gradient(3))
+
+
 def test_a_payload_beyond_its_slot_is_refused(ends: Ends) -> None:
     sender, receiver = ends
     sender.send(gradient(1), 0.0)
     receiver.recv(0.0)
-    sender._socket.send(PLACE.pack(0, 1, 0) + encode(gradient(PAGE))[0])
+    sender._socket.send(sealed(PLACE.pack(0, 1, 0), encode(gradient(PAGE))[0]))
     with pytest.raises(WireError, match="payload of"):
         receiver.recv(1.0)
 
@@ -48,7 +73,7 @@ def test_a_payload_beyond_its_slot_is_refused(ends: Ends) -> None:
 def test_a_file_that_could_shrink_is_refused(ends: Ends) -> None:
     sender, receiver = ends
     for descriptor in (os.memfd_create("soft", os.MFD_ALLOW_SEALING), os.open("/dev/null", os.O_RDWR)):
-        socket.send_fds(sender._socket, [PLACE.pack(0, 1, 0) + GOOD], [descriptor])
+        socket.send_fds(sender._socket, [sealed(PLACE.pack(0, 1, 0), GOOD)], [descriptor])
         os.close(descriptor)
         with pytest.raises(TransportError):
             receiver.recv(1.0)
