@@ -21,3 +21,7 @@ class Late(StageError):
     def __init__(self, message: str, peers: Sequence[int] = ()) -> None:
         super().__init__(message)
         self.peers = tuple(peers)
+
+
+class StageCrash(StageError):
+    """The stage itself has failed, not a neighbour: started again, it may go on."""

@@ -81,6 +81,10 @@ class Ledger:
         """Bytes of the tensors that are remembered."""
         return sum(pending.nbytes for pending in self._pending.values())
 
+    def clear(self) -> None:
+        """Forget all entries; nothing is counted."""
+        self._pending.clear()
+
     def state_dict(self) -> State:
         """All entries, oldest first, and the counts."""
         pending = [{"step": step} | entry.state_dict() for step, entry in self._pending.items()]

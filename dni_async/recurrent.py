@@ -293,6 +293,12 @@ class _Permuted:
     def give_up(self, step: int) -> None:
         self.predictor.give_up(step)
 
+    def tally(self) -> State:
+        return self.predictor.tally()
+
+    def take_over(self, tally: State) -> None:
+        self.predictor.take_over(tally)
+
     def state_dict(self) -> State:
         return {"predictor": self.predictor.state_dict(), "draws": self._generator.get_state()}
 

@@ -61,8 +61,9 @@ class Stage:
         self.skip_nonfinite = skip_nonfinite
         self.notice: Callable[[str], None] = lambda kind: None
         """Called when a piece of work ends (forward, backward, update, sg, head, evaluate, checkpoint)."""
-        self.keep: Callable[[int, State], dict[str, Any]] = lambda step, part: {}
-        """Called with the stage's part of the checkpoint of a step; the mark takes what it gives along."""
+        self.keep: Callable[[int, State | None], dict[str, Any]] = lambda step, part: {}
+        """Called with the stage's part of the checkpoint of a step, None if it was lost with a process that
+        died; the mark takes what it gives along."""
         self._parts: deque[Part] = deque()  # of checkpoints whose mark went down and is not back
         self._in_place = starts_in_place(layers)
         self._delayed = rule if isinstance(rule, DelayedRule) else None
@@ -203,13 +204,37 @@ class Stage:
         self.rule.new_epoch()
         start_over(self.layers)
 
+    def tally(self) -> State:
+        """What the stage counts, JSON-able: with older weights and this, it goes on at the same message."""
+        return {
+            "counts": self._counts(),
+            "version": self.version,
+            "done": self.done,
+            "rule": self.rule.tally(),
+        }
+
+    def take_over(self, tally: State) -> int:
+        """Count on from the tally of a process of this stage that has died. Gives the updates that were lost
+        with it: the steps since the weights that this one has."""
+        for name, count in tally["counts"].items():
+            setattr(self, name, count)
+        self.done = tally["done"]
+        self.rule.take_over(tally["rule"])
+        lost = int(tally["version"]) - self.version
+        if self.updater:
+            self.updater.count_on(tally["version"])
+        return lost
+
     def _begin_part(self, step: int) -> None:
         """The mark of a checkpoint has gone down: what this stage is now, is its part."""
         self._parts.append(Part(step, None if self._delayed else copied(self.state_dict())))
         self.notice("checkpoint")
 
-    def _whole_part(self, step: int) -> State:
+    def _whole_part(self, step: int) -> State | None:
         """This stage's part of a checkpoint whose mark is back; the last stage turns it round itself."""
+        begun = bool(self._parts) and self._parts[0].step == step
+        if not (begun or self.is_last):
+            return None
         part = self._parts.popleft() if self._parts else Part(step, None)
         if part.step != step:
             raise StageError(f"the mark of checkpoint {step} came back and that of {part.step} did not")

@@ -128,6 +128,7 @@ class Synthesizer:
         return self.agreement.stats() | {
             "sg_updates": self.updates,
             "targets_dropped": self.ledger.dropped,
+            "targets_unmatched": self.ledger.unmatched,
             "held_bytes": self._most_bytes,
         }
 
@@ -144,6 +145,17 @@ class Synthesizer:
         replay = sum(pending.nbytes + wanted.nbytes for pending, wanted in self._recent)
         return self.ledger.held_bytes() + replay
 
+    def tally(self) -> State:
+        """Counts, those of the ledger among them."""
+        ledger = {"dropped": self.ledger.dropped, "unmatched": self.ledger.unmatched}
+        return self._counts() | {"ledger": ledger}
+
+    def take_over(self, tally: State) -> None:
+        """Count on from there, with an empty ledger: targets that were on their way will be unmatched."""
+        self._count_on(tally)
+        self.ledger.clear()
+        self.ledger.dropped, self.ledger.unmatched = tally["ledger"]["dropped"], tally["ledger"]["unmatched"]
+
     def state_dict(self) -> State:
         """Network, optimizer, ledger, replay window and counts."""
         return {
@@ -151,13 +163,9 @@ class Synthesizer:
             "optimizer": optimizer_state(self.optimizer),
             "ledger": self.ledger.state_dict(),
             "scale": self.scale.state_dict(),
-            "agreement": self.agreement.state_dict(),
             "recent": [pending.state_dict() | {"wanted": wanted} for pending, wanted in self._recent],
             "draws": self._generator.get_state(),
-            "updates": self.updates,
-            "taken": self._taken,
-            "most_bytes": self._most_bytes,
-        }
+        } | self._counts()
 
     def load_state_dict(self, state: State) -> None:
         """Go on from there. A recurrent network begins a new sequence."""
@@ -167,13 +175,24 @@ class Synthesizer:
         device = self.optimizer.param_groups[0]["params"][0].device
         self.ledger.load_state_dict(state["ledger"], device)
         self.scale.load_state_dict(state["scale"])
-        self.agreement.load_state_dict(state["agreement"])
         self._recent.clear()
         self._recent.extend(
             (Pending.from_state(row, device), row["wanted"].to(device)) for row in state["recent"]
         )
         self._generator.set_state(state["draws"])
-        self.updates, self._taken, self._most_bytes = state["updates"], state["taken"], state["most_bytes"]
+        self._count_on(state)
+
+    def _counts(self) -> State:
+        return {
+            "agreement": self.agreement.state_dict(),
+            "updates": self.updates,
+            "taken": self._taken,
+            "most_bytes": self._most_bytes,
+        }
+
+    def _count_on(self, counts: State) -> None:
+        self.agreement.load_state_dict(counts["agreement"])
+        self.updates, self._taken, self._most_bytes = counts["updates"], counts["taken"], counts["most_bytes"]
 
     def _labels(self, y: Tensor | None) -> Tensor | None:
         if self.condition is None or y is None:

@@ -118,6 +118,11 @@ class Updater:
             load_optimizer_state(self.optimizer, state["parameters"])
             self._set_rates()
 
+    def count_on(self, version: int) -> None:
+        """The weights are older than that, and steps, rates with them, go on from `version`."""
+        self.version = version
+        self._set_rates()
+
     def _set_rates(self) -> None:
         if self.optimizer is None or self._factor is None:
             return

@@ -101,7 +101,7 @@ def check_until(task: Task, until: float | None) -> None:
         )
 
 
-def check_state(task: Task, engine: str, on_nonfinite: str = "stop") -> None:
+def check_state(task: Task, engine: str, on_nonfinite: str = "stop", supervise: bool = False) -> None:
     """Layers that carry state need whole batches in their order, and all of them."""
     if not task.carries_state:
         return
@@ -110,6 +110,11 @@ def check_state(task: Task, engine: str, on_nonfinite: str = "stop") -> None:
         raise UserError(
             f"engine {engine} splits batches or layers, and those of {task.name} carry state from batch to "
             f"batch; use one of {able}"
+        )
+    if supervise:
+        raise UserError(
+            f"supervise goes on with older weights, and layers of {task.name} carry state from batch to "
+            "batch: theirs would be of another place; leave it out"
         )
     if on_nonfinite == "skip":
         raise UserError(

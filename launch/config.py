@@ -183,6 +183,11 @@ class TrainConfig(JobConfig):
     that batch, and it is counted)."""
     checkpoint_every: int | None = None
     """Keep checkpoints in --out, at the end of every epoch and every so many steps; 0: of epochs only."""
+    supervise: bool = False
+    """Start a stage again when its process dies, from its last checkpoint (kept in --out at the end of every
+    epoch if --checkpoint-every does not say more); the others go on meanwhile. On one host."""
+    stage_restarts: int = 3
+    """How often --supervise starts each stage again."""
     resume: bool = False
     """Go on from the newest checkpoint in --out that is whole; from the beginning when there is none yet."""
     max_restarts: int = 0
@@ -200,7 +205,25 @@ class TrainConfig(JobConfig):
             raise UserError(
                 f"on-nonfinite skip is for stages that learn, not for {self.engine_name}; leave it out"
             )
+        self._check_supervision()
         self._check_checkpoints()
+
+    def _check_supervision(self) -> None:
+        if self.stage_restarts < 0:
+            raise UserError(f"stage-restarts is {self.stage_restarts}; it must be at least 0")
+        if not self.supervise:
+            return
+        if self.engine != "decoupled" or self.rule in ("delayed", "oracle"):
+            learn = "stages that learn without waiting"
+            raise UserError(f"supervise is for {learn}, not for {self.engine_name}; leave it out")
+        if self.deterministic:
+            raise UserError("supervise goes on with older weights, which is not deterministic; leave one out")
+        if set(self.transport.split(",")) - {"auto", "shm"}:
+            raise UserError(f"transport is {self.transport}; supervise needs shm on every link")
+        if not self.out:
+            raise UserError("supervise needs the folder in which checkpoints are kept; give one with --out")
+        if self.checkpoint_every is None:
+            self.checkpoint_every = 0
 
     def _check_checkpoints(self) -> None:
         for name, value in (("checkpoint-every", self.checkpoint_every), ("max-restarts", self.max_restarts)):

@@ -20,28 +20,53 @@ from launch.rank import Rank
 from launch.resume import Start
 from launch.source import Data
 from launch.summary import Recorder
+from launch.supervised import Life, supervise
 from launch.tables import run_grid, show
+from launch.trail import Trail
 from launch.weights import save_part
 from tasks.base import Task
 from workers.device import Placement, physical_cores, place
+from workers.recovery.stable import Stable
 from workers.rendezvous import Rendezvous
 from workers.supervise import Guard
 
 
-def run_rank(guard: Guard, config: TrainConfig, task: Task) -> None:
-    """Everything that this process does for the job. Raises UserError and StageError."""
+def start_rank(guard: Guard, config: TrainConfig, task: Task) -> None:
+    """Be one rank: its process, or with --supervise the supervisor of its process."""
+    if config.supervise:
+        supervise(guard, config, lambda guard, stable: run_rank(guard, config, task, stable))
+    else:
+        run_rank(guard, config, task)
+
+
+def run_rank(guard: Guard, config: TrainConfig, task: Task, stable: Stable | None = None) -> None:
+    """Everything that this process does for the job. Raises UserError and StageError.
+
+    stable: of a supervised rank, what outlives the process.
+    """
     engine = ENGINES[config.engine]
     rendezvous = guard.meet(config.timeout)
     guard.folder = prepare_out(config.out) if config.out else None
     config = elastic(config, rendezvous)
     _check_world(config, engine, rendezvous.world)
     check_until(task, config.until)
-    check_state(task, config.engine, config.on_nonfinite)
+    check_state(task, config.engine, config.on_nonfinite, config.supervise)
     threads = physical_cores() if engine.all_cores else config.threads
     placement = place(config.device, threads, rendezvous.local_rank, rendezvous.local_world)
-    data, blueprint, start = _prepare(config, engine, task, rendezvous, placement)
+    life = Life(stable, config.timeout) if stable else None
+    data, blueprint, start = _prepare(config, engine, task, rendezvous, placement, life)
     rank = Rank(
-        guard, config, task, blueprint, rendezvous, placement, data, start.notes, start.record, start.trail
+        guard,
+        config,
+        task,
+        blueprint,
+        rendezvous,
+        placement,
+        data,
+        start.notes,
+        start.record,
+        start.trail,
+        life,
     )
     layers = engine.run(rank)
     if config.out and layers is not None:
@@ -61,14 +86,26 @@ def _check_world(config: TrainConfig, engine: Engine, world: int) -> None:
 
 
 def _prepare(
-    config: TrainConfig, engine: Engine, task: Task, rendezvous: Rendezvous, placement: Placement
+    config: TrainConfig,
+    engine: Engine,
+    task: Task,
+    rendezvous: Rendezvous,
+    placement: Placement,
+    life: Life | None = None,
 ) -> tuple[Data | None, Blueprint, Start]:
     """The data, where this rank reads it, what rank 0 has found out about them, and on rank 0 where it
-    starts."""
+    starts.
+
+    life: of a supervised rank, where a process before this one may have found that out.
+    """
     if rendezvous.rank > 0:  # rank 0 reads first: it may have to download, and says what is wrong
         blueprint = agree(rendezvous, config, task, None)
         data = _read(config, engine, task, rendezvous) if engine.everybody_reads else None
         return data, blueprint, Start()
+    if life and life.position:
+        blueprint = agree(rendezvous, config, task, None)
+        trail = Trail(Path(config.out), life.position.step, goes_on=True, restart=True)
+        return _read(config, engine, task, rendezvous), blueprint, Start(trail=trail)
     try:
         data = _read(config, engine, task, rendezvous)
         start = begin(config, task, data, rendezvous)

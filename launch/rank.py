@@ -13,6 +13,7 @@ from launch.config import TrainConfig
 from launch.progress import Progress
 from launch.source import Data
 from launch.summary import Recorder
+from launch.supervised import Life
 from launch.trail import Trail
 from tasks.base import Task
 from workers.device import Placement
@@ -38,6 +39,8 @@ class Rank:
     """What the record was at the checkpoint that the run goes on from; None for a new run."""
     trail: Trail | None = None
     """On rank 0 of a run that may go on after its end."""
+    life: Life | None = None
+    """This process among those of a supervised stage."""
     recorder: Recorder | None = None
     """On rank 0, from `record` on."""
 
@@ -55,7 +58,8 @@ class Rank:
         if self.index > 0:
             return None
         notes = [*self.notes, *([self.task.note] if self.task.note else [])]
-        for note in notes:
+        before = self.life.record() if self.life else None
+        for note in notes if before is None else ():
             print(f"dni-async: {note}", flush=True)
         self.recorder = Recorder(
             self.config,
@@ -75,5 +79,6 @@ class Rank:
             so_far=self.so_far,
             restarts=self.rendezvous.restart,
             lost_steps=self.trail.lost_steps if self.trail else 0,
+            before=before,
         )
         return self.recorder

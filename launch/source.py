@@ -9,7 +9,7 @@ epoch 2: ...                                                                    
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import cast
 
 import torch
@@ -23,6 +23,34 @@ from tasks.pieces import SideBySide
 Batch = tuple[Tensor, Tensor]
 Part = tuple[int, int]
 """(i, n): the rows of every batch are shared out evenly among n, and these are those of number i."""
+
+
+@dataclass(slots=True)
+class Position:
+    """How far a stream has come: `start`, `behind` and `kept` of one that goes on."""
+
+    step: int = 0
+    behind: int | None = None
+    """REPORT marks aside, which depend on the clock."""
+    kept: int | None = None
+
+    def follow(self, messages: Iterator[Message]) -> Iterator[Message]:
+        """The same messages; each is counted when it is asked for."""
+        for message in messages:
+            if isinstance(message, Activation) and message.train:
+                self.step, self.behind = message.step + 1, 0
+                self.kept = message.step if self.kept is None else self.kept
+            elif isinstance(message, Activation):
+                self.behind = (self.behind or 0) + 1
+            elif isinstance(message, Mark) and message.kind is not MarkKind.REPORT:
+                self.behind = (self.behind or 0) + 1
+                if message.kind is MarkKind.CHECKPOINT:
+                    self.kept = message.step
+            yield message
+
+    def state(self) -> dict[str, int | None]:
+        """What another is made from, JSON-able."""
+        return asdict(self)
 
 
 @dataclass(slots=True)
@@ -43,9 +71,12 @@ class Data:
     @property
     def steps_per_epoch(self) -> int:
         """Training batches of an epoch, a short last one included."""
-        if isinstance(self.train, SideBySide):
-            return self.train.steps(self.batch_size)
-        return -(-size(self.train) // self.batch_size)
+        return _batches_of(self.train, self.batch_size)
+
+    @property
+    def evaluation_batches(self) -> int:
+        """Batches of the test set."""
+        return _batches_of(self.test, self.batch_size)
 
     def evaluation_steps(self, evaluations: int) -> set[int]:
         """After how many steps of an epoch the test set is evaluated: equally spaced, the last at its end."""
@@ -72,9 +103,9 @@ class Data:
             start,
         )
 
-    def evaluation(self) -> Iterator[Batch]:
-        """The whole test set."""
-        return batches(self.test, self.batch_size, part=self.part)
+    def evaluation(self, start: int = 0) -> Iterator[Batch]:
+        """The whole test set, from batch number `start` on."""
+        return batches(self.test, self.batch_size, part=self.part, start=start)
 
 
 def size(dataset: Dataset[Batch]) -> int:
@@ -82,6 +113,12 @@ def size(dataset: Dataset[Batch]) -> int:
     if not hasattr(dataset, "__len__"):
         raise UserError(f"data set {type(dataset).__name__} has no length; give a map-style data set")
     return len(cast(Sized, dataset))
+
+
+def _batches_of(dataset: Dataset[Batch], batch_size: int) -> int:
+    if isinstance(dataset, SideBySide):
+        return dataset.steps(batch_size)
+    return -(-size(dataset) // batch_size)
 
 
 def batches(
@@ -140,13 +177,17 @@ def stream(
     evaluations: int = 1,
     checkpoint_every: int | None = None,
     start: int = 0,
+    behind: int | None = None,
+    kept: int | None = None,
     enough: Callable[[], bool] = lambda: False,
 ) -> Iterator[Message]:
     """All messages of a run, in order. A REPORT mark goes in when a second has passed since the last.
 
     evaluations: on the whole test set, per epoch. checkpoint_every: a CHECKPOINT mark comes whenever so many
     steps are done and at the end of every epoch, behind an evaluation that is due there; 0: of epochs only,
-    None: no marks. start: batches that the run, which is resumed, has trained on.
+    None: no marks. start: batches that the run, which is resumed, has trained on. behind: how many of the
+    messages behind the last of them had gone out; None: all. kept: step of the last CHECKPOINT mark; None: of
+    the last batch.
     enough: asked before each message; once it says True, STOP is the next message, wherever the epoch
     stands:
 
@@ -155,8 +196,9 @@ def stream(
 
     With checkpoints there is one more in front of it, so that the last one is always the end of the run.
     """
-    step, kept, told = start, start, clock()
-    for message in _messages(data, epochs, device, evaluations, checkpoint_every, start):
+    step, told = start, clock()
+    kept = start if kept is None else kept
+    for message in _messages(data, epochs, device, evaluations, checkpoint_every, start, behind):
         if enough():
             break
         yield message
@@ -173,24 +215,43 @@ def stream(
 
 
 def _messages(
-    data: Data, epochs: int, device: torch.device, evaluations: int, every: int | None, start: int
+    data: Data,
+    epochs: int,
+    device: torch.device,
+    evaluations: int,
+    every: int | None,
+    start: int,
+    behind: int | None,
 ) -> Iterator[Message]:
-    """Batches from number `start` on, and a mark behind each evaluation and where a checkpoint is due."""
+    """Training batches from number `start` on, and what stands behind each of them."""
     step, evaluated = start, data.evaluation_steps(evaluations)
-    passed, skip = divmod(start, data.steps_per_epoch)
+    if step and behind is not None:
+        yield from _behind(data, device, step, evaluated, every, behind)
+    passed, skip = divmod(step, data.steps_per_epoch)
     for epoch in range(passed + 1, epochs + 1):
-        for done, (x, y) in enumerate(data.training(epoch, skip), skip + 1):
+        for x, y in data.training(epoch, skip):
             yield Activation(step, 0, x.to(device), y.to(device))
             step += 1
-            last = done == data.steps_per_epoch
-            if done in evaluated:
-                for number, (x, y) in enumerate(data.evaluation()):
-                    yield Activation(number, 0, x.to(device), y.to(device), train=False)
-                kind = MarkKind.EPOCH if last else MarkKind.EVALUATION
-                yield Mark(kind, step, epoch)
-            if every is not None and (last or (every and step % every == 0)):
-                yield Mark(MarkKind.CHECKPOINT, step, epoch)
+            yield from _behind(data, device, step, evaluated, every)
         skip = 0
+
+
+def _behind(
+    data: Data, device: torch.device, step: int, evaluated: set[int], every: int | None, skip: int = 0
+) -> Iterator[Message]:
+    """What stands behind the first `step` training batches, `skip` messages aside: the test set and its mark,
+    where one is due, and the mark of a checkpoint."""
+    epoch, marks = _epoch_of(step, data), []
+    done = step - (epoch - 1) * data.steps_per_epoch
+    last = done == data.steps_per_epoch
+    if done in evaluated:
+        for number, (x, y) in enumerate(data.evaluation(skip), skip):
+            yield Activation(number, 0, x.to(device), y.to(device), train=False)
+        skip = max(0, skip - data.evaluation_batches)
+        marks.append(Mark(MarkKind.EPOCH if last else MarkKind.EVALUATION, step, epoch))
+    if every is not None and (last or (every and step % every == 0)):
+        marks.append(Mark(MarkKind.CHECKPOINT, step, epoch))
+    yield from marks[skip:]
 
 
 def _epoch_of(step: int, data: Data) -> int:

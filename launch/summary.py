@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
+import os
 import platform
 import sys
 import time
@@ -41,6 +42,7 @@ class Recorder:
     Seconds go on from there, too; speeds and the timeline are of the resumed part.
     restarts, lost_steps: how often the launcher has started the run anew, and steps that had to be trained
     again for it.
+    before: `state()` of the recorder of a process that has died; all goes on from there.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Recorder:
         so_far: dict[str, Any] | None = None,
         restarts: int = 0,
         lost_steps: int = 0,
+        before: dict[str, Any] | None = None,
     ) -> None:
         self.out = out
         self.progress = progress
@@ -98,10 +101,15 @@ class Recorder:
         self._end = self._start + 60 * config.minutes if config.minutes else math.inf
         if out and so_far:
             keep_lines(out / "metrics.jsonl", lambda record: record["step"] <= start)
-        self._lines = JsonLines(out / "metrics.jsonl", append=bool(so_far)) if out else None
+        if out and before:
+            os.truncate(out / "metrics.jsonl", before["lines_bytes"])
+        self._lines = JsonLines(out / "metrics.jsonl", append=bool(so_far or before)) if out else None
         if so_far:
             self._resume(so_far)
-        progress.start(config.epochs, stages, start // steps_per_epoch + 1)
+        if before:
+            self._take_over(before)
+        passed = len(self.summary["epochs"]) if before else start // steps_per_epoch
+        progress.start(config.epochs, stages, passed + 1)
 
     def so_far(self) -> dict[str, Any]:
         """What a recorder that goes on from here must know, JSON-able."""
@@ -113,6 +121,24 @@ class Recorder:
         self.summary |= {key: list(so_far[key]) for key in ("epochs", "evaluations")}
         for record in so_far["evaluations"]:
             self._look_whether_reached(record)
+
+    def state(self) -> dict[str, Any]:
+        """All that a recorder in another process must know to stand in for this one, JSON-able."""
+        return {
+            "summary": self.summary,
+            "timeline": self.timeline,
+            "warnings": self.warnings,
+            "means": self._means,
+            "start": self._start,
+            "end": self._end if math.isfinite(self._end) else None,
+            "lines_bytes": (self.out / "metrics.jsonl").stat().st_size if self.out else 0,
+        }
+
+    def _take_over(self, state: dict[str, Any]) -> None:
+        self.summary, self.timeline, self.warnings = state["summary"], state["timeline"], state["warnings"]
+        self._means = state["means"]
+        self._start = state["start"]  # one clock for all processes of a host
+        self._end = math.inf if state["end"] is None else state["end"]
 
     def on_mark(self, mark: Mark) -> None:
         """Show and keep what a mark brought."""
@@ -204,6 +230,9 @@ class Recorder:
         if self.summary["emulated_gflops"] and (warning := overrun_warning(stages)):
             self.warnings.append(warning)
         self.warnings += skipped_warnings(stages)
+        if again := sum(s.get("restarts", 0) for s in stages):
+            lost = sum(s["lost_updates"] for s in stages)
+            self.warnings.append(f"stages that died and were started again: {again}; updates lost: {lost}")
         if (restarts := self.summary["restarts"])["count"]:
             self.warnings.append(
                 f"restarts: {restarts['count']}; steps lost and trained again: {restarts['lost_steps']}"

@@ -12,7 +12,7 @@ import sys
 from dni_async.errors import UserError
 from launch.cli import parse
 from launch.config import TrainConfig
-from launch.job import run_rank
+from launch.job import start_rank
 from launch.local import run_local
 from launch.through_time.config import SequenceConfig, names_sequence_task
 from launch.through_time.train import run_sequences
@@ -26,15 +26,18 @@ def work(guard: Guard) -> None:
         run_sequences(guard, parse(SequenceConfig, "launch.train"))
         return
     under_torchrun = "RANK" in os.environ
-    if under_torchrun:
-        guard.meet(60.0)  # first of all, so that one rank alone complains about the command line
-    config = parse(TrainConfig, "launch.train")
-    if under_torchrun and config.max_restarts:
-        raise UserError(f"max-restarts is {config.max_restarts}; under torchrun give it to torchrun")
-    task = create(config.task, config.task_args)
+    try:
+        config = parse(TrainConfig, "launch.train")
+        if under_torchrun and config.max_restarts:
+            raise UserError(f"max-restarts is {config.max_restarts}; under torchrun give it to torchrun")
+        task = create(config.task, config.task_args)
+    except UserError:
+        if under_torchrun:
+            guard.meet(60.0)  # one rank alone complains about the command line
+        raise
     alone = config.stages <= 1 and not config.port and not config.max_restarts
     if under_torchrun or alone:
-        run_rank(guard, config, task)
+        start_rank(guard, config, task)
     else:
         run_local(config, task)
 

@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 
 def work(guard: Guard) -> None:
     """Read the job from our own launcher's file and be one of its ranks."""
-    from launch.job import run_rank
+    from launch.job import start_rank
 
-    guard.meet(60.0)
     config, task = pickle.loads(Path(sys.argv[1]).read_bytes())
-    run_rank(guard, config, task)
+    start_rank(guard, config, task)
 
 
 def bad_input() -> bool:

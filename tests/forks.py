@@ -104,7 +104,6 @@ def _rank(config: TrainConfig, task: Task, environment: dict[str, str], folder: 
     os.environ.update(environment)
 
     def work(guard: Guard) -> None:
-        guard.meet(PATIENCE)
-        launch.job.run_rank(guard, config, task)
+        launch.job.start_rank(guard, config, task)
 
     leave(Guard().run(work))

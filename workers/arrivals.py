@@ -9,6 +9,8 @@ be remembered for this but the test batches and the last mark of each kind.
 
 from __future__ import annotations
 
+from typing import Any
+
 from dni_async.errors import StageError
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
 from dni_async.stage import Stage
@@ -21,6 +23,16 @@ class Arrivals:
         self._stage = stage
         self._tests = 0
         self._marks: dict[tuple[int, bool], int] = {}
+
+    def state(self) -> list[Any]:
+        """What has to be remembered, JSON-able, for a stage that is started again."""
+        marks = [[int(kind), int(returning), step] for (kind, returning), step in self._marks.items()]
+        return [self._tests, marks]
+
+    def take_over(self, state: list[Any]) -> None:
+        """Remember it."""
+        self._tests, marks = state
+        self._marks = {(MarkKind(kind), bool(returning)): step for kind, returning, step in marks}
 
     def check(self, message: Message) -> None:
         """Raises StageError when another message was due."""

@@ -112,6 +112,18 @@ class Checkpoints:
                 refused.append(str(reason))
         return None, refused
 
+    def newest_part(self, stage: int, bounds: list[Bounds]) -> State | None:
+        """The part of one stage in the newest set, with that cut, where it is as it was written; None without
+        any. Others may complete sets, and remove old ones, meanwhile."""
+        for step in reversed(self.steps()):
+            try:
+                manifest = self.manifest(step)
+                if manifest.bounds == bounds:
+                    return self.read_part(manifest, stage)
+            except Damaged:
+                continue
+        return None
+
     def manifest(self, step: int) -> Manifest:
         """The manifest of a set. Raises Damaged."""
         path = self._set(step) / MANIFEST

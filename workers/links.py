@@ -20,6 +20,9 @@ import torch.distributed as dist
 
 from dni_async.errors import UserError
 from workers.peers import start_group
+from workers.recovery.journal import Journal
+from workers.recovery.lasting import LastingReceiver, LastingSender
+from workers.recovery.stable import Stable
 from workers.rendezvous import Rendezvous
 from workers.transport.base import Receiver, Sender
 from workers.transport.dist import DistReceiver, DistSender, make_groups
@@ -71,17 +74,24 @@ def agree_on_transports(rendezvous: Rendezvous, asked: str, timeout: float) -> l
 
 @contextmanager
 def open_links(
-    rendezvous: Rendezvous, transports: Sequence[str], capacity: int, timeout: float, device: torch.device
+    rendezvous: Rendezvous,
+    transports: Sequence[str],
+    capacity: int,
+    timeout: float,
+    device: torch.device,
+    recovery: tuple[Stable, Journal] | None = None,
 ) -> Iterator[Links]:
     """This rank's links, by the transport of each; closed at the end.
 
     capacity: messages under way per channel. timeout: seconds for the neighbours to come, and for any
     message to be taken. After a failure nothing is closed: closing waits for peers, and the process
-    is about to end anyway.
+    is about to end anyway. recovery: of a supervised stage; then its links outlast their connections.
+
+    Raises UserError when a supervised stage has a link that cannot.
     """
     stack = ExitStack()
     opener = _Opener(rendezvous, transports, capacity, timeout, device, stack)
-    links = opener.shm() | opener.dist() | opener.rpc()
+    links = opener.lasting(*recovery) if recovery else opener.shm() | opener.dist() | opener.rpc()
     yield Links(links.get(rendezvous.rank - 1), links.get(rendezvous.rank + 1))
     stack.close()
 
@@ -108,6 +118,26 @@ class _Opener:
             address = self.rendezvous.read(f"shm/{rank}-{n}", self.timeout)
             sender = connect(address, n, self.capacity, self.timeout, pin)
             links[n] = self._link(sender, listener.accept(self.timeout))
+        return links
+
+    def lasting(self, stable: Stable, journal: Journal) -> dict[int, Link]:
+        """As `shm`, at the listeners and with the slots that outlive this process; who connects is a matter
+        of the first message. Raises UserError for another transport."""
+        if set(self.transports) - {"shm"}:
+            names = ",".join(self.transports)
+            raise UserError(f"the links are {names}; supervise needs all stages on one host, with shm links")
+        rank, pin = self.rendezvous.rank, self.device.type == "cuda"
+        for n, listener in stable.listeners.items():
+            listener.pin = pin
+            stable.outboxes[n].open(pin)
+            self.rendezvous.publish(f"shm/{n}-{rank}", listener.address)
+        links = {}
+        for n, listener in stable.listeners.items():
+            address = self.rendezvous.read(f"shm/{rank}-{n}", self.timeout)
+            sender = LastingSender(n, address, stable.outboxes[n], journal, self.timeout)
+            links[n] = self._link(sender, LastingReceiver(listener, journal, f"from {n}"))
+            if n < rank:  # nobody could send the last mark again
+                self.stack.callback(sender.drain, self.timeout)
         return links
 
     def dist(self) -> dict[int, Link]:

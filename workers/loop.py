@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from dni_async.errors import Late, StageError, UserError
+from dni_async.errors import Late, StageCrash, StageError, UserError
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient, goes_upstream
 from dni_async.stage import Stage
 from workers.arrivals import Arrivals
@@ -31,9 +31,11 @@ from workers.transport.base import (
     PeerGone,
     Receiver,
     Sender,
+    TransportError,
     TransportTimeout,
     wait_any,
 )
+from workers.transport.wire import WireError
 
 SLICE = 0.5
 """Seconds of sleep after which a waiting stage looks at its peers again."""
@@ -104,7 +106,7 @@ class StageLoop:
         """False once the STOP mark went down: nothing more to send downstream."""
         self._full: Sender | None = None
         """The way out that had no room when `step` looked."""
-        self._arrivals = Arrivals(stage)
+        self.arrivals = Arrivals(stage)
         self._position = "before the first step"
         self._slots_bytes = 0
         """The most bytes that the ways out ever held."""
@@ -133,7 +135,10 @@ class StageLoop:
         line = f"{self.where()}: {text}"
         if isinstance(error, Late | TransportTimeout):
             return Late(line, getattr(error, "peers", ()))
-        return UserError(line) if isinstance(error, UserError) else StageError(line)
+        if isinstance(error, UserError):
+            return UserError(line)
+        from_others = isinstance(error, StageError | TransportError | WireError)
+        return StageError(line) if from_others else StageCrash(line)
 
     def step(self) -> bool:
         """Handle one message if one may be handled now."""
@@ -167,7 +172,7 @@ class StageLoop:
         self.probe.begin(message.step, is_training(message), before, work_of(message))
         moved = move(message, self.device) if self.device else DONE
         self._position = f"at step {message.step}"
-        self._arrivals.check(message)
+        self.arrivals.check(message)
         for out in self.stage.on(message):
             self._send(out)
         self.probe.end()

@@ -65,6 +65,13 @@ def install_signals() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
+def die_with_parent(signum: int, parent: int) -> None:
+    """Take the death of `parent`, which has forked this process, for that signal (Linux)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
+    if os.getppid() != parent:  # too late: it died before
+        os.kill(os.getpid(), signum)
+
+
 def status_of(error: BaseException) -> int:
     """Exit status for an error."""
     if isinstance(error, UserError | Told):
@@ -103,9 +110,11 @@ class Guard:
 
     folder: where the traceback goes. where: says what the rank was doing, for the line; doing: the same in
     more words, for others that wait.
+    crashed: asked before the user is told of an error; an exit status of its own says that he is not to be.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, crashed: Callable[[BaseException], int | None] = lambda error: None) -> None:
+        self._crashed = crashed
         self.rendezvous: Rendezvous | None = None
         self.folder: Path | None = None
         self.where: Callable[[], str] = lambda: f"rank {os.environ.get('RANK', 0)}, before the first step"
@@ -137,6 +146,8 @@ class Guard:
             rank = int(os.environ.get("RANK", 0))
             log_failure(error, self.folder, rank)
             self._remember(error)
+            if (status := self._crashed(error)) is not None:
+                return status
             if not isinstance(error, Told):
                 self._say(self._line(error), status_of(error))
             return status_of(error)

@@ -50,6 +50,15 @@ class Rule(ABC):
         """Start the epoch's running means over."""
         return
 
+    def tally(self) -> State:
+        """What the rule counts, without tensors: small enough to be noted after every message."""
+        return {}
+
+    def take_over(self, tally: State) -> None:
+        """Count on from the tally of a process that has died. The batches that waited there for their target
+        are forgotten: the weights are not those that they were predicted with."""
+        return
+
     def state_dict(self) -> State:
         """What the rule goes on from in a resumed run, batches that wait for their target included."""
         return {}

@@ -35,6 +35,12 @@ class StagePredictor(Predictor, Protocol):
     def give_up(self, step: int) -> None:
         """No target will come for this batch."""
 
+    def tally(self) -> State:
+        """What it counts."""
+
+    def take_over(self, tally: State) -> None:
+        """Count on from there, and forget what waits."""
+
     def state_dict(self) -> State:
         """What it goes on from in a resumed run."""
 
@@ -77,6 +83,15 @@ class DniRule(Rule):
     def new_epoch(self) -> None:
         """Start the SG network's running means over; staleness counts through the run."""
         self.predictor.new_epoch()
+
+    def tally(self) -> State:
+        """Staleness and agreement."""
+        return {"staleness": self._staleness.state_dict(), "predictor": self.predictor.tally()}
+
+    def take_over(self, tally: State) -> None:
+        """Count on from there; targets of predictions that were made elsewhere are unmatched."""
+        self._staleness.load_state_dict(tally["staleness"])
+        self.predictor.take_over(tally["predictor"])
 
     def state_dict(self) -> State:
         """The SG network at work, and staleness."""

@@ -69,21 +69,26 @@ class LocalRule(Rule):
             "local_accuracy": self._score / seen if seen else None,
         }
 
+    def tally(self) -> State:
+        """The sums of the epoch."""
+        return {"loss": self._loss, "score": self._score, "samples": self._samples}
+
+    def take_over(self, tally: State) -> None:
+        """Count on from there."""
+        self._loss, self._score, self._samples = tally["loss"], tally["score"], tally["samples"]
+
     def state_dict(self) -> State:
         """The head, its optimizer, and the means of the epoch."""
         return {
             "head": self.head.state_dict(),
             "optimizer": optimizer_state(self.optimizer),
-            "loss": self._loss,
-            "score": self._score,
-            "samples": self._samples,
-        }
+        } | self.tally()
 
     def load_state_dict(self, state: State) -> None:
         """Go on from there."""
         self.head.load_state_dict(state["head"])
         load_optimizer_state(self.optimizer, state["optimizer"])
-        self._loss, self._score, self._samples = state["loss"], state["score"], state["samples"]
+        self.take_over(state)
 
     @torch.no_grad()
     def _count(self, loss: float, output: Tensor, y: Tensor) -> None:

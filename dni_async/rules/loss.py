@@ -71,6 +71,18 @@ class LossRule(Rule):
             "tested": tested,
         }
 
+    def tally(self) -> State:
+        """The sums of the epoch and, unlike in a checkpoint, of an evaluation that is under way."""
+        tested = {"loss": self._test_loss, "score": self._test_score, "samples": self._test_samples}
+        return self.state_dict() | {"test": tested}
+
+    def take_over(self, tally: State) -> None:
+        """Count on from there."""
+        self.load_state_dict(tally)
+        tested = tally["test"]
+        self._test_loss, self._test_score = tested["loss"], tested["score"]
+        self._test_samples = tested["samples"]
+
     def state_dict(self) -> State:
         """The training loss of the epoch so far; a mark never finds the test set half evaluated."""
         return {"loss": self._loss, "samples": self._samples}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -274,3 +275,65 @@ def test_means_of_an_epoch_that_ended_while_the_mark_was_under_way_start_over() 
         else:
             assert part["rule"]["predictor"]["agreement"]["count"] > 0
             assert fresh.rule.stats()["sg_cosine"] is None
+
+
+class TestTakingOver:
+    """A stage whose process died is gone on from with older weights and what was counted since."""
+
+    @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "delayed"])
+    @pytest.mark.parametrize("index", [0, 2])
+    def test_counts_go_on_and_updates_since_the_weights_are_lost(self, rule: str, index: int) -> None:
+        stages = pipeline(CUT, RULES[rule])
+        parts = keeping(stages)
+        Simulation(stages, capacity=9).run(a_run())
+        tally = json.loads(json.dumps(stages[index].tally()))
+        fresh = pipeline(CUT, RULES[rule])[index]
+        fresh.load_state_dict(parts[index])
+        updates = 0 if rule == "frozen" and index == 0 else len(SIZES) - AT
+        assert fresh.take_over(tally) == updates
+        assert fresh.done
+        assert json.loads(json.dumps(fresh.tally())) == tally
+        assert {**fresh.stats(), "held_bytes": 0} == {**stages[index].stats(), "held_bytes": 0}
+
+    def test_the_schedule_goes_on_where_it_was(self) -> None:
+        stage, fresh = (pipeline(CUT, make_updater=scheduled)[0] for _ in range(2))
+        for batch in batches(SIZES):
+            list(stage.on(batch))
+        fresh.take_over(stage.tally())
+        assert fresh.version == len(SIZES)
+        assert fresh.updater and stage.updater and fresh.updater.optimizer and stage.updater.optimizer
+        rates = [updater.optimizer.param_groups[0]["lr"] for updater in (fresh.updater, stage.updater)]
+        assert rates[0] == rates[1] < 0.1
+
+    def test_targets_of_predictions_that_died_are_unmatched(self) -> None:
+        stage, fresh = (pipeline(CUT, RULES["cdni"])[0] for _ in range(2))
+        sent = [next(iter(list(stage.on(batch)))) for batch in batches(SIZES)[:2]]
+        fresh.load_state_dict(copied(stage.state_dict()))  # its ledger still knows both
+        fresh.take_over(stage.tally())
+        for message in sent:
+            assert isinstance(message, Activation)
+            list(fresh.on(TargetGradient(message.step, 0, torch.ones_like(message.h))))
+        assert fresh.stats()["targets_unmatched"] == 2
+        assert fresh.stats()["targets_received"] == 2
+        assert fresh.stats()["sg_updates"] == 0
+
+    def test_an_evaluation_that_was_under_way_goes_on(self) -> None:
+        stage, fresh = (pipeline(CUT)[-1] for _ in range(2))
+        halves = [
+            Activation(number, 0, torch.randn(rows, WIDTH), torch.zeros(rows).long(), train=False)
+            for number, rows in enumerate((5, 3))
+        ]
+        list(stage.on(halves[0]))
+        fresh.take_over(stage.tally())
+        list(fresh.on(halves[1]))
+        (mark,) = fresh.on(Mark(MarkKind.EPOCH, 0, 1))
+        assert isinstance(mark, Mark)
+        assert mark.body["result"]["tested"] == 8
+
+    def test_a_part_that_died_is_not_kept_and_does_not_get_the_next_ones_place(self) -> None:
+        stage, kept = pipeline(CUT)[0], []
+        stage.keep = lambda step, part: kept.append((step, part and part["counts"]["steps"])) or {}
+        list(stage.on(Mark(MarkKind.CHECKPOINT, 8, 0)))
+        for step in (4, 8):
+            list(stage.on(Mark(MarkKind.CHECKPOINT, step, 0, returning=True)))
+        assert kept == [(4, None), (8, 0)]

@@ -48,3 +48,9 @@ def test_no_batch_of_layers_that_carry_state_can_be_skipped():
         "on-nonfinite is skip, and layers of Stateful carry state from batch to batch: none can be skipped; "
         "leave it out"
     )
+
+
+def test_layers_with_state_are_not_supervised():
+    check_state(Tiny(), "decoupled", supervise=True)
+    with pytest.raises(UserError, match="carry state from batch to batch: theirs would be of another place"):
+        check_state(Stateful(), "decoupled", supervise=True)

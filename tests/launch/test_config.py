@@ -204,3 +204,29 @@ def test_checkpoints_need_a_folder_and_stages_that_learn(settings, words):
 
 def test_checkpoints_are_kept_for_rules_that_learn():
     TrainConfig(checkpoint_every=0, resume=True, out="a", rule="delayed")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            {"rule": "delayed"},
+            "supervise is for stages that learn without waiting, not for delayed; leave",
+        ),
+        ({"rule": "oracle"}, "supervise is for stages that learn without waiting, not for oracle"),
+        ({"engine": "ddp"}, "supervise is for stages that learn without waiting, not for ddp"),
+        ({"deterministic": True}, "supervise goes on with older weights, which is not deterministic"),
+        ({"transport": "shm,dist"}, "transport is shm,dist; supervise needs shm on every link"),
+        ({"out": ""}, "supervise needs the folder in which checkpoints are kept; give one with --out"),
+        ({"stage_restarts": -1}, "stage-restarts is -1; it must be at least 0"),
+    ],
+)
+def test_supervision_is_for_stages_that_can_go_on_with_older_weights(settings, words):
+    with pytest.raises(UserError) as error:
+        TrainConfig(**{"supervise": True, "out": "a"} | settings)
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(("asked", "kept"), [(None, 0), (5, 5)])
+def test_supervised_stages_have_checkpoints_to_go_on_from(asked, kept):
+    assert TrainConfig(supervise=True, out="a", checkpoint_every=asked).checkpoint_every == kept

@@ -6,7 +6,7 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from dni_async.errors import UserError
 from dni_async.messages import Activation
-from launch.source import Data, batches, size, stream
+from launch.source import Data, Position, batches, size, stream
 from tasks.pieces import SideBySide
 
 CPU = torch.device("cpu")
@@ -336,3 +336,34 @@ def test_a_process_has_the_same_rows_of_a_sequence_in_every_batch():
     pieces = SideBySide(torch.arange(9), torch.arange(9))
     parts = [Data(pieces, pieces, 2, 0, (i, 2)) for i in range(2)]
     assert [labels(part.training(1)) for part in parts] == [[[0], [1], [2], [3]], [[4], [5], [6], [7]]]
+
+
+@pytest.mark.parametrize("wrap", [lambda dataset: dataset, Pairs])
+@pytest.mark.parametrize("every", [None, 2])
+def test_from_any_message_on_a_stream_goes_on_with_the_very_next(every, wrap):
+    """However many of the messages behind a batch have gone out."""
+    source = data(train=9, test=5, wrap=wrap)
+
+    def messages(position):
+        settings = {"evaluations": 2, "checkpoint_every": every}
+        going_on = {"start": position.step, "behind": position.behind, "kept": position.kept}
+        return position.follow(stream(source, 2, CPU, lambda: 0.0, **settings, **going_on))
+
+    whole = [show(message) for message in messages(Position())]
+    for handled in range(1, len(whole)):
+        position = Position()
+        rest = messages(position)
+        for _ in range(handled):
+            next(rest)
+        again = [show(message) for message in messages(Position(**position.state()))]
+        assert again == whole[handled:], handled
+
+
+def test_a_position_does_not_count_reports():
+    """They depend on the clock, and nobody misses one."""
+    clock, position = Clock(), Position()
+    messages = position.follow(stream(data(train=3), 1, CPU, clock))
+    next(messages)
+    clock.now = 2.0
+    assert show(next(messages)) == "REPORT(1,1)"
+    assert (position.step, position.behind) == (1, 0)

@@ -7,6 +7,7 @@ import pytest
 
 from dni_async.messages import Mark, MarkKind
 from launch.config import TrainConfig
+from launch.files import jsonable
 from launch.progress import Progress
 from launch.summary import Recorder
 from tests.launch import samples
@@ -398,3 +399,51 @@ def test_checkpoints_are_counted_and_the_user_told_once_that_one_failed(capsys):
     )
     assert record.warnings == [line]
     assert capsys.readouterr().err == f"dni-async: {line}\n"
+
+
+def test_a_record_goes_on_in_another_process_wherever_it_was(tmp_path):
+    """With a line that nobody has accounted for, and half of one."""
+    record = recorder(tmp_path, until=0.6, minutes=5.0)
+    record.on_mark(mark(MarkKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    record.on_checkpoint(STEPS, "no space")
+    state = json.loads(json.dumps(jsonable(record.state())))
+    record.on_mark(mark(MarkKind.REPORT, STEPS + 5, 2, result(0.8)))
+    record._lines.close()
+    with open(tmp_path / "metrics.jsonl", "a") as lines:
+        lines.write('{"kind": "rep')
+
+    again = Recorder(
+        TrainConfig(epochs=2, stages=2, until=0.6),
+        Tiny(),
+        stages=2,
+        steps_per_epoch=STEPS,
+        samples=(50, 20),
+        transports=["shm"],
+        notes=[],
+        out=tmp_path,
+        progress=Told(),
+        before=state,
+    )
+    assert again.progress.said == [("start", 2, 2, 2)]
+    assert (again._start, again._end) == (record._start, record._end)
+    assert again.summary == json.loads(json.dumps(record.summary))
+    again.on_mark(mark(MarkKind.EPOCH, 2 * STEPS, 2, result(0.7, 0.75)))
+    assert again.reached
+    again.on_mark(mark(MarkKind.STOP, 2 * STEPS, 2, result(None), timeline=samples.pipeline()))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["step"]) for line in lines] == [("epoch", STEPS), ("epoch", 2 * STEPS)]
+    assert [epoch["test_accuracy"] for epoch in again.summary["epochs"]] == [0.5, 0.75]
+    assert any("no space" in note for note in again.summary["notes"])
+    finished = json.loads(json.dumps(jsonable(again.state())))
+    assert finished["timeline"] == json.loads(json.dumps(again.timeline))
+    assert finished["summary"]["final"]["test_accuracy"] == 0.75
+
+
+def test_stages_that_were_started_again_are_told_at_the_end():
+    record = recorder()
+    record.on_mark(mark(MarkKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    end = mark(MarkKind.STOP, STEPS, 1, result(None), timeline=samples.pipeline())
+    for stage, (restarts, lost) in enumerate([(1, 7), (2, 5)]):
+        end.body[str(stage)] |= {"restarts": restarts, "lost_updates": lost}
+    record.on_mark(end)
+    assert "stages that died and were started again: 3; updates lost: 12" in record.summary["notes"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -114,3 +116,15 @@ def test_a_rule_without_targets_misses_none() -> None:
     handled(
         [*batches([4]), mark(MarkKind.STOP, 1), mark(MarkKind.STOP, 1, True)], pipeline(rule=FrozenRule)[0]
     )
+
+
+def test_what_was_noticed_goes_on_in_another_process() -> None:
+    stage = pipeline()[1]
+    first, second = Arrivals(stage), Arrivals(stage)
+    tests = batches([4] * 3, train=False)
+    for message in (mark(MarkKind.CHECKPOINT), tests[0]):
+        first.check(message)
+    second.take_over(json.loads(json.dumps(first.state())))
+    second.check(tests[1])
+    with pytest.raises(StageError, match="mark CHECKPOINT of step 0 came twice"):
+        second.check(mark(MarkKind.CHECKPOINT))

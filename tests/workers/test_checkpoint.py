@@ -15,7 +15,8 @@ from dni_async.state import State
 from tests.workers.test_files import full_disk
 from workers.checkpoint import MANIFEST, Checkpoints, Damaged, Manifest
 
-BOUNDS = [(0, 2), (2, 5)]
+Bounds = list[tuple[int, int]]
+BOUNDS: Bounds = [(0, 2), (2, 5)]
 SETTINGS = {"task": "Tiny", "seed": 3, "sg": {"lr": None}}
 RECORD = {"seconds": 1.25, "epochs": [{"epoch": 1, "loss": 0.1}]}
 
@@ -217,3 +218,24 @@ def test_after_a_fallback_the_set_before_outlives_the_damaged_one(checkpoints: C
 def test_the_manifest_is_json_for_people(checkpoints: Checkpoints) -> None:
     told = json.loads(part(checkpoints).with_name(MANIFEST).read_text())
     assert told["content"]["settings"] == SETTINGS and told["content"]["record"] == RECORD
+
+
+class TestTheNewestPartOfAStage:
+    def step(self, checkpoints: Checkpoints, stage: int = 1, bounds: Bounds = BOUNDS) -> int | None:
+        state = checkpoints.newest_part(stage, bounds)
+        return state and state["counts"]["steps"]
+
+    def test_is_of_the_newest_whole_set(self, checkpoints: Checkpoints) -> None:
+        written(checkpoints, 60, complete=False)
+        assert self.step(checkpoints) == 40
+
+    def test_does_not_mind_the_parts_of_others(self, checkpoints: Checkpoints) -> None:
+        part(checkpoints, stage=0).unlink()
+        assert self.step(checkpoints) == 40
+        assert self.step(checkpoints, stage=0) == 20
+
+    def test_is_of_the_same_cut(self, checkpoints: Checkpoints) -> None:
+        assert self.step(checkpoints, bounds=[(0, 1), (1, 5)]) is None
+
+    def test_is_none_without_any(self, tmp_path: Path) -> None:
+        assert self.step(Checkpoints(tmp_path)) is None

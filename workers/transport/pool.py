@@ -29,6 +29,8 @@ class Flying:
     """What the receiver is told."""
     copied: Event
     """When its tensors are in the slot, and it may be told."""
+    logged: bool = False
+    """Whether it survives its sender (see `workers.recovery.outbox`)."""
 
 
 class SlotPool:
@@ -38,6 +40,8 @@ class SlotPool:
         self.capacity = capacity
         self.flying: deque[Flying] = deque()
         """Oldest first."""
+        self.flown = 0
+        """Messages so far."""
         self._pin = pin
         self._slots: list[Slot | None] = [None] * capacity
         self._generations = [0] * capacity
@@ -61,6 +65,7 @@ class SlotPool:
 
     def fly(self, message: Flying) -> None:
         """A message has taken the slot that `fit` gave."""
+        self.flown += 1
         self.flying.append(message)
         self._free.pop()
 
@@ -68,6 +73,10 @@ class SlotPool:
         """So many messages were released."""
         for _ in range(count):
             self._free.append(self.flying.popleft().index)
+
+    def leaves(self, message: Flying) -> None:
+        """Its tensors are in the slot, and the receiver is about to be told."""
+        return
 
     def slot(self, index: int) -> Slot:
         """One that holds a message."""

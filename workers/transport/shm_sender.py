@@ -121,6 +121,7 @@ class ShmSender(Sender):
     def _see_off(self, timeout: float) -> None:
         """Tell the receiver of the messages whose copies are done, in order."""
         while self._leaving and self._leaving[0].copied.query():
+            self._pool.leaves(self._leaving[0])
             self._tell(self._leaving[0], timeout)
             self._leaving.popleft()
 

@@ -21,7 +21,7 @@ from workers.transport.base import TransportError
 from workers.transport.wire import Specs, TensorSpec
 
 PAGE = mmap.PAGESIZE
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW
+_SEAL = fcntl.F_SEAL_SHRINK
 """A mapping of a file that shrinks ends the process (SIGBUS); a sealed file cannot."""
 
 
@@ -40,12 +40,25 @@ class Slot:
     @classmethod
     def create(cls, size: int, pin: bool = False) -> Slot:
         """New memory of at least `size` bytes. Raises TransportError when there is none."""
-        size = -(-max(size, 1) // PAGE) * PAGE
+        return cls.within(cls.reserve(), size, pin)
+
+    @staticmethod
+    def reserve() -> int:
+        """A descriptor for `within`, of memory without a size yet."""
         descriptor = os.memfd_create("dni_async slot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.fchmod(descriptor, 0o600)  # a memfd is made for everybody who can get hold of it
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEAL)
+        return descriptor
+
+    @classmethod
+    def within(cls, descriptor: int, size: int, pin: bool = False) -> Slot:
+        """Memory of at least `size` bytes, which grows if it is smaller; takes the descriptor over.
+
+        Raises TransportError when there is none.
+        """
         try:
-            os.fchmod(descriptor, 0o600)  # a memfd is made for everybody who can get hold of it
+            size = max(-(-max(size, 1) // PAGE) * PAGE, os.fstat(descriptor).st_size)
             os.ftruncate(descriptor, size)
-            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
             return cls(descriptor, size, pin)
         except OSError as error:
             os.close(descriptor)
@@ -55,7 +68,7 @@ class Slot:
     def attach(cls, descriptor: int, pin: bool = False) -> Slot:
         """Map what the peer passed; takes the descriptor over. Raises TransportError if it is not a slot."""
         try:
-            if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+            if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEAL != _SEAL:
                 raise TransportError("the peer passed a memory file that is not sealed")
             slot = cls(descriptor, os.fstat(descriptor).st_size, pin)
         except (OSError, ValueError) as error:

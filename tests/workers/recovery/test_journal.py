@@ -1,0 +1,59 @@
+"""What a stage notes, and what the next process of it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from workers.recovery.cell import Cell
+from workers.recovery.journal import Journal, last_entry
+
+
+@pytest.fixture
+def cell() -> Iterator[Cell]:
+    made = Cell()
+    yield made
+    made.close()
+
+
+def test_the_first_process_finds_nothing(cell: Cell) -> None:
+    journal = Journal(cell, 1.0)
+    assert journal.before is None
+    assert journal.taken("from 1") == [0, 0, 0, 0]
+    assert last_entry(cell) is None
+
+
+def test_only_what_was_committed_is_found(cell: Cell) -> None:
+    journal = Journal(cell, 1.0)
+    journal.tell = lambda: {"steps": journal.stamp}
+    taken = journal.taken("from 1")
+    for stamp in (1, 2):
+        journal.stamp = taken[1] = stamp
+        journal.commit()
+    journal.stamp = taken[1] = 3
+    again = Journal(cell, 1.0)
+    assert again.before == last_entry(cell) == {"steps": 2, "taken": {"from 1": [0, 2, 0, 0]}}
+    assert again.taken("from 1") == [0, 2, 0, 0]
+
+
+def test_the_next_process_goes_on_noting(cell: Cell) -> None:
+    for life in range(5):
+        journal = Journal(cell, 1.0)
+        assert journal.taken("source")[0] == life
+        journal.taken("source")[0] += 1
+        journal.commit()
+
+
+def test_senders_are_flushed_first(cell: Cell) -> None:
+    journal, entries = Journal(cell, 1.0), []
+
+    class Told:
+        def flush(self, timeout: float) -> None:
+            assert timeout > 0
+            entries.append(last_entry(cell))
+
+    journal.senders.append(Told())  # type: ignore[arg-type]
+    journal.commit()
+    journal.commit()
+    assert entries == [None, {"taken": {}}]
