@@ -67,9 +67,11 @@ class Carried(Stateful):
         return out.contiguous()
 
     def stats(self) -> dict[str, float | None]:
-        """The largest |state| carried, and the relative error of the synthetic gradients through time."""
+        """The largest |state| carried; of the synthetic gradients through time the relative error and, where
+        they are `Cautious`, the share that is used."""
         stats = self.through.stats()
-        return {"state_max": stats["state_max"], "time_sg_error": stats.get("sg_relative_error")}
+        told = {"time_sg_error": stats.get("sg_relative_error"), "time_sg_share": stats.get("sg_share")}
+        return {"state_max": stats["state_max"]} | told
 
     def new_epoch(self) -> None:
         """Start these over."""

@@ -8,11 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dni_async.cores import Core
 from dni_async.errors import UserError
 from launch.cli import parse
-from launch.through_time.weights import Trained, load
-from tasks.language import LanguageTask
+from launch.speakers import Speaker, speaker_of
 from tasks.text import encode
 from workers.supervise import Guard, leave
 
@@ -39,25 +37,20 @@ class GenerateConfig:
             raise UserError(f"temperature is {self.temperature}; it must be 0 or more")
 
 
-def generate(trained: Trained, config: GenerateConfig) -> str:
-    """The prompt and what follows it. Raises UserError for a model that is not of a text."""
-    task = trained.task
-    if not isinstance(task, LanguageTask):
-        raise UserError(f"{task.name} is not a language model; give a run of char-lm or word-lm")
-    begin = encode(task.split(config.prompt) or [trained.symbols[0]], trained.symbols)
-    said = [trained.symbols[i] for i in sample(trained, begin, config)]
-    return task.joint.join([*task.split(config.prompt), *said])
+def generate(speaker: Speaker, config: GenerateConfig) -> str:
+    """The prompt and what follows it. Raises UserError for a prompt that is not of the vocabulary."""
+    prompt = speaker.language.split(config.prompt)
+    begin = encode(prompt or [speaker.symbols[0]], speaker.symbols)
+    said = [speaker.symbols[i] for i in sample(speaker, begin, config)]
+    return speaker.language.joint.join([*prompt, *said])
 
 
-@torch.no_grad()
-def sample(trained: Trained, begin: Tensor, config: GenerateConfig) -> list[int]:
+def sample(speaker: Speaker, begin: Tensor, config: GenerateConfig) -> list[int]:
     """`config.length` symbols that follow `begin` (N,)."""
-    model, core = trained.model.eval(), Core(trained.model.core)
     generator = torch.Generator().manual_seed(config.seed)
-    state, x, said = None, begin.unsqueeze(0), []
+    x, said = begin.unsqueeze(0), []
     for _ in range(config.length):
-        out, state = core(model.encoder(x), state)
-        logits = model.head(out[0, -1])
+        logits = speaker.follow(x)
         if config.temperature == 0:
             symbol = int(logits.argmax())
         else:
@@ -71,7 +64,7 @@ def sample(trained: Trained, begin: Tensor, config: GenerateConfig) -> list[int]
 def work(guard: Guard) -> None:
     """Parse the command line, load, print."""
     config = parse(GenerateConfig, "launch.generate")
-    print(generate(load(Path(config.run)), config), flush=True)
+    print(generate(speaker_of(Path(config.run)), config), flush=True)
 
 
 def main() -> None:

@@ -168,6 +168,44 @@ SECTIONS = (
         minutes=35,
     ),
     Section(
+        "word-stack",
+        "In depth and in time: a language model of words in two stages",
+        "Two LSTMs of 200 units, the 5,000 most frequent words, windows of 16 words that end in a synthetic "
+        "gradient, two stages. All engines have the same windows and the same rule in time. `frozen`, whose "
+        "first stage never learns, is the control.",
+        (
+            "compare --task word-lm-stack --task-args words=5000 bptt=16 --engines backprop delayed cdni "
+            "frozen --stages 2 --batch-size 32 --clip-norm 1 --epochs 3",
+        ),
+        "compare.png",
+        minutes=25,
+    ),
+    Section(
+        "char-stack",
+        "In depth and in time: a language model of characters in two stages",
+        "Tiny shakespeare, two LSTMs of 128 units, windows of 16 characters.",
+        (
+            "compare --task char-lm-stack --task-args width=128 bptt=16 --engines backprop delayed cdni "
+            "frozen --stages 2 --batch-size 32 --clip-norm 1 --lr 3e-3 --epochs 2",
+        ),
+        "compare.png",
+        minutes=15,
+    ),
+    Section(
+        "two-timescale",
+        "In depth and in time: two networks at different tick rates",
+        "Network A sees a digit per tick and counts the odd ones of every four; network B sees A's messages, "
+        "a quarter as often, and counts the threes of sixteen digits. Both update after every four digits. "
+        "Accuracy is that of B. `frozen`: A never learns. Last, backprop through the whole sequence.",
+        (
+            "compare --task two-timescale --engines backprop cdni frozen --stages 2 --batch-size 16 "
+            "--clip-norm 1 --epochs 10",
+            "compare --task two-timescale --task-args ticks=4 end=bptt --engines backprop --batch-size 16 "
+            "--clip-norm 1 --epochs 10",
+        ),
+        minutes=15,
+    ),
+    Section(
         "gpu",
         "GPU: stages sharing one device",
         "Two stages on one GPU over pinned shared memory.",

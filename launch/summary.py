@@ -29,7 +29,7 @@ UNTIL = ("accuracy", "reached", "seconds", "seconds_without_evaluations", "epoch
 
 SINCE_EPOCH = (
     *("sg_relative_error", "sg_cosine", "local_loss", "local_accuracy"),
-    *("state_max", "time_sg_error"),
+    *("state_max", "time_sg_error", "time_sg_share"),
 )
 """What a stage reports of the time since the epoch began."""
 

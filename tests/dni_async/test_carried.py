@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dni_async.carried import Carried, start_anew_after
+from dni_async.cautious import cautious
 from dni_async.cores import Core
 from dni_async.recipes import SGConfig
 from dni_async.recurrent import MakePredictor, ThroughTime, dni_through_time, permuted
@@ -183,7 +184,9 @@ def test_weights_alone_are_saved_and_a_copy_goes_its_own_way() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
-@pytest.mark.parametrize("make", [dni_through_time(), permuted(dni_through_time(SGConfig(kind="mlp")))])
+@pytest.mark.parametrize(
+    "make", [cautious(dni_through_time()), permuted(dni_through_time(SGConfig(kind="mlp")))]
+)
 @pytest.mark.parametrize("name", CORES)
 @pytest.mark.parametrize("done", [1, 2, 3])
 def test_another_goes_on_from_what_it_carries(name: str, make: MakePredictor, done: int) -> None:
@@ -206,13 +209,13 @@ def test_another_goes_on_from_what_it_carries(name: str, make: MakePredictor, do
 
 def test_it_tells_of_state_and_synthetic_gradient_since_the_epoch_began() -> None:
     layer = Carried(lstm(), dni_through_time(), state_bound=0.05)
-    assert layer.stats() == {"state_max": None, "time_sg_error": None}
+    assert layer.stats() == {"state_max": None, "time_sg_error": None, "time_sg_share": None}
     for _ in range(2):
         square(layer(torch.randn(ROWS, 3, INPUTS))).backward()
     told = layer.stats()
     assert told["state_max"] == pytest.approx(0.05) and told["time_sg_error"] == pytest.approx(1.0)
     layer.new_epoch()
-    assert layer.stats() == {"state_max": None, "time_sg_error": None}
+    assert layer.stats() == {"state_max": None, "time_sg_error": None, "time_sg_share": None}
 
 
 def test_layers_within_layers_are_told_how_long_sequences_are() -> None:

@@ -82,7 +82,7 @@ def test_what_ends_a_window_may_be_chosen(tmp_path: Path, end: str) -> None:
     for _ in range(2):
         layers(torch.zeros(3, 5, dtype=torch.long)).sum().backward()
     kinds = {type(m.through.predictor).__name__ for m in layers.modules() if isinstance(m, Carried)}
-    assert kinds == {{"bptt": "NoneType", "dni": "Synthesizer", "dni-permuted": "_Permuted"}[end]}
+    assert kinds == {{"bptt": "NoneType", "dni": "Cautious", "dni-permuted": "_Permuted"}[end]}
 
 
 def test_a_sample_is_a_window_and_the_test_text_is_one_row(tmp_path: Path) -> None:
