@@ -107,6 +107,11 @@ def test_decoupled_stages_learn_and_every_window_is_used(text: str, rule: str) -
         assert 0 < stage["state_max"] <= 20 and stage["time_sg_error"] > 0
 
 
+def test_a_deterministic_cut_knows_what_recurrent_layers_cost(text: str) -> None:
+    known, settings = task(text, width=64), config(2, cut="", deterministic=True, rule="frozen")
+    assert draw(settings, known, data_of(known, settings), 2).bounds == [(0, 2), (2, 4)]
+
+
 def test_two_processes_learn_the_text_and_report_what_people_know(text: str, tmp_path: Path) -> None:
     with Job(config(2), task(text), 2, tmp_path) as job:
         assert job.statuses() == [0, 0], job.lines()
