@@ -71,6 +71,15 @@ class Cautious:
         """Start running means that are shown over; the share goes on."""
         self.predictor.new_epoch()
 
+    def tally(self) -> State:
+        """What is counted inside."""
+        return self.predictor.tally()
+
+    def take_over(self, tally: State) -> None:
+        """Count on from there, and forget what waits."""
+        self._predictions.clear()
+        self.predictor.take_over(tally)
+
     def state_dict(self) -> State:
         """With the predictions whose targets are to come."""
         waiting = [{"step": step, "prediction": p} for step, p in self._predictions.items()]

@@ -95,6 +95,16 @@ def test_a_network_that_learns_gets_its_share() -> None:
     assert torch.nn.functional.cosine_similarity(given[-1].flatten(), PARTS.flatten(), dim=0) > 0.9
 
 
+def test_another_counts_on_and_waits_for_nothing() -> None:
+    predictor, other = (cautious(dni_through_time())(PARTS) for _ in range(2))
+    for one in (predictor, other):
+        one.predict(0, 0, PARTS, PARTS)
+    predictor.take(TargetGradient(0, 0, PARTS))
+    other.take_over(predictor.tally())
+    assert other.stats()["sg_updates"] == predictor.stats()["sg_updates"] == 1
+    assert copied(other.state_dict())["waiting"] == []
+
+
 def test_one_row_gets_nothing() -> None:
     predictor = Cautious(Says(PARTS[:1]))  # type: ignore[arg-type]
     assert torch.equal(predictor.predict(0, 0, PARTS[:1], PARTS[:1]), torch.zeros(1, 2))
