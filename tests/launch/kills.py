@@ -24,7 +24,9 @@ from tasks.digits import DigitsFcn
 from tests.forks import Job
 from tests.launch.jobs import descendants, shared_memory
 
-EPOCHS, SAMPLES, STEPS, TESTED = 40, 1497, 24, 300
+EPOCHS, SAMPLES, STEPS, TESTED = 20, 1497, 24, 300
+PATIENCE = 200.0
+"""Seconds for the end of a job, when all kills are done."""
 KILLS_PER_JOB = 10
 ACCURACY = 0.93
 """The least that is within noise: without kills such jobs come to 0.96 to 0.99."""
@@ -68,7 +70,10 @@ def _one_job(folder: Path, stages: int, kills: int, rng: random.Random, pause: f
         while done < kills and all(rank.exitcode is None for rank in job.ranks):
             time.sleep(rng.random() * 2 * pause)
             done += _kill(job, rng)
-        statuses = job.statuses()
+        end = time.monotonic() + PATIENCE
+        for rank in job.ranks:
+            rank.join(max(0.0, end - time.monotonic()))
+        statuses = [rank.exitcode for rank in job.ranks]
         family = [p for rank in job.ranks for p in descendants(rank.pid or 0)]
     report.kills += done
     problems = [] if statuses == [0] * stages else [f"statuses {statuses}", *job.lines()[-3:]]
