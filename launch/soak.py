@@ -32,8 +32,9 @@ from workers.supervise import Guard, leave
 
 WARMUP = 0.1
 """Share of the run that does not count: caches and the timeline fill up to their limits."""
-TOLERANCE = {"rss_bytes": 0.05, "slot_bytes": 0.0, "descriptors": 0.0, "threads": 0.0}
-"""What is watched, and the share by which it may be more at the end than at the beginning."""
+TOLERANCE = {"rss_bytes": 0.05, "slot_bytes": 0.5, "descriptors": 0.5, "threads": 0.0}
+"""What is watched, and the share by which it may be more at the end than at the beginning. A channel makes a
+slot, which takes a descriptor, when it first needs one more, and that may be late; a leak is less modest."""
 SLOT = "memfd:dni_async slot"
 
 Sample = dict[str, int]

@@ -39,8 +39,9 @@ def test_what_stays_as_it_was_does_not_grow() -> None:
     [
         ({"rss_bytes": 0.04}, []),
         ({"rss_bytes": 0.2}, ["rss_bytes"]),
-        ({"descriptors": 0.2}, ["descriptors"]),
-        ({"slot_bytes": 1, "threads": 4}, ["slot_bytes", "threads"]),
+        ({"descriptors": 0.2, "slot_bytes": 0.2}, []),
+        ({"descriptors": 4}, ["descriptors"]),
+        ({"slot_bytes": 4, "threads": 4}, ["slot_bytes", "threads"]),
     ],
     ids=str,
 )
