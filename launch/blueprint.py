@@ -74,8 +74,8 @@ def agree(
     start: int = 0,
 ) -> Blueprint:
     """Rank 0, which has the data and knows where to start, draws the blueprint; the others read it, or its
-    failure."""
-    if data is None:
+    failure. So does a supervised rank 0 whose process has died after it had drawn it."""
+    if data is None or rendezvous.peek(KEY):
         told = rendezvous.read(KEY, max(config.timeout, 120.0))
         if "error" in told:
             raise (UserError if told["user"] else StageError)(told["error"])

@@ -2,6 +2,7 @@
 
 import itertools
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -297,6 +298,14 @@ def test_the_others_are_told_what_the_task_must_know_of_the_data():
     assert agree(first, config, task, data_of(task, config)).facts == {"features": 6}
     agree(second, config, other, None)
     assert other.facts == {"features": 6} and len(build_layers(other, 0)) == 2
+
+
+def test_a_rank_0_that_is_started_again_takes_what_it_had_drawn() -> None:
+    first, _ = two_ranks()
+    config, task = TrainConfig(batch_size=16, cut="2"), Tiny()
+    drawn = agree(first, config, task, data_of(task, config))
+    later = replace(config, cut="3")  # as a cut by measured costs may be
+    assert agree(first, later, task, data_of(task, later)).bounds == drawn.bounds
 
 
 def test_the_others_wait_for_rank_0():

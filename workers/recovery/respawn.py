@@ -40,13 +40,12 @@ def keep_running(stable: Stable, limit: int, name: str, work: Work) -> None:
     """Return when `work` has ended well in a process of its own, the last of at most `limit` + 1.
 
     name: of the stage, for the user. Raises Told when it has ended with a line for the user, and StageError
-    when it has died too often, or before the first entry of its journal.
+    when it has died too often.
     """
     while (cause := _died(_one_life(work, stable), stable)) is not None:
         entry = last_entry(stable.journal)
-        if entry is None:
-            raise StageError(f"{name} {cause} before the first step")
-        what = f"{name} {cause}, {entry['stage']['counts']['steps']} steps done"
+        done = f"{entry['stage']['counts']['steps']} steps done" if entry else "before the first step"
+        what = f"{name} {cause}, {done}"
         if stable.restarts >= limit:
             raise StageError(f"{what}; it was started again {limit} times, as often as --stage-restarts says")
         stable.restarts += 1

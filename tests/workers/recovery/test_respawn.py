@@ -50,8 +50,10 @@ def fail_twice(guard: Guard, stable: Stable) -> None:
         raise RuntimeError("no memory")
 
 
-def die_at_once(guard: Guard, stable: Stable) -> None:
-    kill_me()
+def die_at_once_at_first(guard: Guard, stable: Stable) -> None:
+    if not stable.restarts:
+        kill_me()
+    begin(stable)
 
 
 def user_error(guard: Guard, stable: Stable) -> None:
@@ -99,7 +101,12 @@ ENDS = {
         1,
         [f"{FAILED}, 1 steps done; it was started again 0 times, as often as --stage-restarts says"],
     ),
-    "killed before the first step": (die_at_once, 3, 1, [f"{KILLED} before the first step"]),
+    "killed before the first step, then well": (
+        die_at_once_at_first,
+        1,
+        0,
+        [f"{KILLED}, before the first step; restart 1 of 1"],
+    ),
     "by bad input": (user_error, 3, 2, ["dni-async: lower --lr"]),
     "by a neighbour": (neighbour_gone, 3, 1, ["dni-async: stage 1 (rank 1) is gone"]),
 }
