@@ -20,7 +20,7 @@ from launch.summary import Recorder
 from workers.checkpoint import Checkpoints
 from workers.emulate import make_probe
 from workers.ends import Sink, Source
-from workers.inject import injected
+from workers.inject import EventInjector
 from workers.links import Links, agree_on_transports, open_links
 from workers.loop import Ends, StageLoop
 from workers.probe import Throughput, process_facts, warmup_steps
@@ -120,7 +120,7 @@ def _ends(rank: Rank, links: Links, recorder: Recorder | None, position: Positio
         ends = Ends(upstream.receiver, upstream.sender)
     if downstream is not None:
         ends.activations_out, ends.targets_in = downstream.sender, downstream.receiver
-    return injected(ends, rank.index)
+    return EventInjector.from_environment(rank.index).between(ends)
 
 
 def _report(rank: Rank, recorder: Recorder, mark: Mark) -> None:

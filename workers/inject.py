@@ -76,22 +76,36 @@ def _fault(text: str) -> Fault:
     return Fault(action, int(stage), int(step), bool(target), float(seconds or 0), int(times or 1))
 
 
-def injected(ends: Ends, stage: int) -> Ends:
-    """The ends of a stage, with the faults between that the environment asks for, if it does."""
-    faults = [fault for fault in faults_of(os.environ.get(VARIABLE, "")) if fault.stage == stage]
-    strikes = _Strikes(os.environ.get(STRUCK, ""))
-    own = [fault for fault in faults if fault.action in TO_ITSELF]
-    if own:
-        ends = replace(ends, activations_in=FaultyReceiver(ends.activations_in, own, strikes))
-    for_messages = [fault for fault in faults if fault.action in TO_MESSAGES]
-    if for_messages:
-        down = ends.activations_out
-        ends = replace(
-            ends,
-            targets_out=FaultySender(ends.targets_out, for_messages, strikes),
-            activations_out=FaultySender(down, for_messages, strikes) if down else None,
-        )
-    return ends
+class EventInjector:
+    """Brings the faults of one stage about, between the stage and its ends.
+
+    struck: a folder in which faults that struck leave their mark; none if empty.
+    """
+
+    def __init__(self, faults: Sequence[Fault], stage: int, struck: str = "") -> None:
+        mine = [fault for fault in faults if fault.stage == stage]
+        self._to_itself = [fault for fault in mine if fault.action in TO_ITSELF]
+        self._to_messages = [fault for fault in mine if fault.action in TO_MESSAGES]
+        self._strikes = _Strikes(struck)
+
+    @classmethod
+    def from_environment(cls, stage: int) -> EventInjector:
+        """With the faults that the environment asks for. Raises UserError."""
+        return cls(faults_of(os.environ.get(VARIABLE, "")), stage, os.environ.get(STRUCK, ""))
+
+    def between(self, ends: Ends) -> Ends:
+        """The ends with the faults in them; the same ends when there are none."""
+        if self._to_itself:
+            taken = FaultyReceiver(ends.activations_in, self._to_itself, self._strikes)
+            ends = replace(ends, activations_in=taken)
+        if self._to_messages:
+            down = ends.activations_out
+            ends = replace(
+                ends,
+                targets_out=FaultySender(ends.targets_out, self._to_messages, self._strikes),
+                activations_out=FaultySender(down, self._to_messages, self._strikes) if down else None,
+            )
+        return ends
 
 
 class _Strikes:

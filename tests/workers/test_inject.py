@@ -13,7 +13,7 @@ from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradie
 from tests.dni_async.helpers import batches, show
 from tests.workers.helpers import shm_channel
 from workers.ends import Sink, Source
-from workers.inject import Fault, FaultyReceiver, FaultySender, faults_of, injected, to_itself
+from workers.inject import EventInjector, Fault, FaultyReceiver, FaultySender, faults_of, to_itself
 from workers.loop import Ends
 from workers.transport.memory import memory_channel
 
@@ -50,13 +50,13 @@ def ends() -> tuple[Ends, list[Message]]:
 
 def test_without_the_variable_nothing_stands_between() -> None:
     made, _ = ends()
-    assert injected(made, 1) is made
+    assert EventInjector.from_environment(1).between(made) is made
 
 
 def test_nor_where_others_are_struck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DNI_ASYNC_INJECT", "kill@0:1,drop@2:1")
     made, _ = ends()
-    assert injected(made, 1) is made
+    assert EventInjector.from_environment(1).between(made) is made
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_what_becomes_of_messages(fault: str, arrives: str, channel, monkeypatch
     made, _ = ends()
     sender, receiver = channel(16, 1, 2)
     made.activations_out = sender
-    faulty = injected(made, 1).activations_out
+    faulty = EventInjector.from_environment(1).between(made).activations_out
     assert faulty is not None and faulty.ready() and faulty.peer == 2
     sent = [*batches([4] * 6), Mark(MarkKind.STOP, 6, 0)]
     for message in sent:
@@ -148,7 +148,7 @@ def test_in_a_folder_faults_leave_their_names_and_strike_once(
     monkeypatch.setenv("DNI_ASYNC_INJECTED", str(tmp_path / "struck"))
     for run, arrives in enumerate(["A0 A1 A3 A5", "A0 A1 A2 A3 A4 A5"]):
         made, sent = ends()
-        faulty = injected(made, 1).activations_out
+        faulty = EventInjector.from_environment(1).between(made).activations_out
         assert faulty is not None
         for message in batches([4] * 6):
             faulty.send(message, 1.0)
