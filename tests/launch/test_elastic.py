@@ -73,7 +73,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("batches", "every"),
-    [(2, 3), (8, 3), pytest.param(11, None, marks=pytest.mark.slow)],
+    [pytest.param(2, 3, marks=pytest.mark.slow), (8, 3), pytest.param(11, None, marks=pytest.mark.slow)],
     ids=["before the first checkpoint", "later", "with those of epochs only"],
 )
 def test_a_restarted_lockstep_run_equals_the_uninterrupted_one_to_the_bit(

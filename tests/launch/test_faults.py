@@ -61,12 +61,14 @@ def test_a_killed_stage_ends_the_run(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow  # tests/launch/test_train.py has a stopped rank, too
 def test_a_stage_that_stalls_beyond_the_deadline_ends_the_run(tmp_path: Path) -> None:
     with struck(tmp_path, "stall@1:5:4", ranks=3, timeout=1.0) as job:
         line = only_line(job)
     assert re.search(r"stage [02] \(rank [02]\), (at|after) step \d+: .*stage 1.* 1 s", line), line
 
 
+@pytest.mark.slow  # tests/launch/test_train.py has a stopped rank, too
 def test_a_stage_that_stalls_for_less_holds_up_the_others_only(tmp_path: Path) -> None:
     start = time.monotonic()
     with struck(tmp_path, "stall@1:5:1.5", timeout=20.0) as job:

@@ -83,7 +83,9 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("rule", ["cdni", "delayed", pytest.param("local", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "rule", ["cdni", *(pytest.param(rule, marks=pytest.mark.slow) for rule in ("delayed", "local"))]
+)
 def test_a_resumed_lockstep_run_equals_the_uninterrupted_one_to_the_bit(tmp_path: Path, rule: str) -> None:
     """With dropout, batch norm, targets under way and a checkpoint within an epoch."""
     weights, summary = trained(tmp_path, rule=rule)

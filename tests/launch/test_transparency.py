@@ -65,12 +65,12 @@ def trained(
     ("stages", "transport"),
     [
         (1, "auto"),
-        (2, "shm"),
+        pytest.param(2, "shm", marks=pytest.mark.slow),
         (3, "shm"),
-        (2, "dist"),
+        pytest.param(2, "dist", marks=pytest.mark.slow),
         (3, "dist"),
         (2, "rpc"),
-        (3, "rpc"),
+        pytest.param(3, "rpc", marks=pytest.mark.slow),
         (4, "shm,dist,rpc"),
     ],
 )
@@ -102,7 +102,7 @@ def test_without_an_oracle_the_weights_differ(textbook: dict[str, Tensor], tmp_p
     assert not torch.equal(weights["0.0.weight"], textbook["0.0.weight"])
 
 
-@pytest.mark.parametrize("rule", ["cdni", "delayed"])
+@pytest.mark.parametrize("rule", ["cdni", pytest.param("delayed", marks=pytest.mark.slow)])
 def test_lock_step_gives_the_same_weights_again(tmp_path: Path, rule: str) -> None:
     settings = {"deterministic": True, "cut": "2,4"}
     config = TrainConfig(rule=rule, epochs=EPOCHS, batch_size=BATCH, seed=SEED, **settings)
