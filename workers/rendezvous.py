@@ -7,6 +7,7 @@ import os
 import secrets
 import socket
 import sys
+import time
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,9 @@ import psutil
 import torch.distributed as dist
 
 from dni_async.errors import Late, StageError, UserError
+
+LOOK = 0.02
+"""Seconds between two looks into the store."""
 
 
 @dataclass(slots=True)
@@ -87,11 +91,19 @@ class Rendezvous:
         return json.loads(self.store.get(key)) if self.store.check([key]) else None
 
     def read(self, key: str, timeout: float) -> Any:
-        """What a rank published, waiting for it. Raises Late at the deadline."""
+        """What a rank published, waiting for it. Raises Late at the deadline.
+
+        It looks again and again: in the store's own wait no signal would be heard, and a launcher that ends
+        the ranks to start them anew waits 30 seconds for one that does not hear it.
+        """
+        deadline = time.monotonic() + timeout
         try:
-            self.store.wait([key], timedelta(seconds=timeout))
-        except (dist.DistStoreError, RuntimeError) as error:
-            raise Late(f"rank {self.rank} waited {timeout:g} s for '{key}' from another rank") from error
+            while not self.store.check([key]):
+                if time.monotonic() > deadline:
+                    raise Late(f"rank {self.rank} waited {timeout:g} s for '{key}' from another rank")
+                time.sleep(LOOK)
+        except dist.DistError as error:
+            raise StageError(f"rank {self.rank} has lost the rendezvous store ({error})") from error
         return json.loads(self.store.get(key))
 
     def remember(self, key: str, value: Any) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import torch.distributed as dist
@@ -62,6 +64,28 @@ class TestTheStore:
         first, second = ranks(2)
         first.publish("plan", [[0, 2], [2, 4]])
         assert second.read("plan", 1.0) == [[0, 2], [2, 4]]
+
+    def test_a_signal_is_heard_while_it_waits(self) -> None:
+        """In the store's own wait it would be heard at the deadline."""
+
+        class Heard(Exception):
+            pass
+
+        def hear(signum: int, frame: FrameType | None) -> None:
+            raise Heard
+
+        before = signal.signal(signal.SIGUSR1, hear)
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        asks = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGUSR1])
+        try:
+            asks.start()
+            start = time.monotonic()
+            with pytest.raises(Heard):
+                Rendezvous(1, 2, 1, 2, store).read("plan", 20.0)
+            assert time.monotonic() - start < 10
+        finally:
+            asks.join()
+            signal.signal(signal.SIGUSR1, before)
 
     def test_a_reader_waits_for_the_publisher(self) -> None:
         first, second = ranks(2)
