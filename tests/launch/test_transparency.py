@@ -68,7 +68,7 @@ def trained(
         pytest.param(2, "shm", marks=pytest.mark.slow),
         (3, "shm"),
         pytest.param(2, "dist", marks=pytest.mark.slow),
-        (3, "dist"),
+        pytest.param(3, "dist", marks=pytest.mark.slow),
         (2, "rpc"),
         pytest.param(3, "rpc", marks=pytest.mark.slow),
         (4, "shm,dist,rpc"),

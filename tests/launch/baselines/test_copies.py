@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from launch.config import TrainConfig
 from launch.weights import load_all
 from tests.forks import Job
@@ -22,6 +24,7 @@ def test_each_is_sequential_backprop_on_every_batch(tmp_path: Path) -> None:
     assert [stage["samples"] for stage in summary["stages"]] == [400, 400]
 
 
+@pytest.mark.slow
 def test_their_samples_per_second_are_those_of_all(tmp_path: Path) -> None:
     task = Tiny(plain_layers, train=160)
     gigaflops = 1e-4  # so slow that nothing else counts

@@ -101,7 +101,7 @@ def test_running_statistics_are_those_of_the_micro_batches_alone(tmp_path):
         assert weights[f"{layer}.1.num_batches_tracked"] == 2 * count
 
 
-@pytest.mark.parametrize(("engine", "count"), [("gpipe", 1), ("1f1b", 4)])
+@pytest.mark.parametrize(("engine", "count"), [pytest.param("gpipe", 1, marks=pytest.mark.slow), ("1f1b", 4)])
 def test_emulated_stages_compute_as_long_as_their_operations_take_and_wait_in_the_bubble(
     engine, count, tmp_path
 ):
