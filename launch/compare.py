@@ -14,9 +14,9 @@ from pathlib import Path
 from dni_async.errors import StageError, UserError
 from launch.checks import check_until
 from launch.cli import parse
+from launch.comparison.config import CompareConfig
 from launch.comparison.rows import Row, Run, make_rows
 from launch.comparison.tables import compare_grid, memory_grid
-from launch.config import CompareConfig
 from launch.files import prepare_out, write_json
 from launch.local import run_local
 from launch.tables import Grid, markdown, show

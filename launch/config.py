@@ -1,4 +1,4 @@
-"""Everything that can be set, checked when it is set."""
+"""Everything that can be set for a job, checked when it is set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dni_async.errors import UserError
 from dni_async.finite import POLICIES
 from dni_async.recipes import LocalConfig, SGConfig
 from dni_async.updater import SCHEDULES, optimizer_factory
-from launch.engines import BASELINES, ENGINES
+from launch.engines import ENGINES
 from workers.execution import PRECISIONS
 
 RULES = ("dni", "cdni", "delayed", "local", "frozen", "oracle")
@@ -246,85 +246,6 @@ class TrainConfig(JobConfig):
         return self.rule if self.engine == "decoupled" else self.engine
 
 
-@dataclass(kw_only=True, slots=True)
-class CompareConfig(JobConfig):
-    """Run several engines on one task, each in a job of its own, and set them side by side."""
-
-    engines: tuple[str, ...] = ("backprop", "dni", "cdni")
-    """Baselines: backprop, backprop-all, ddp, gpipe, 1f1b, copies, dni-local, cdni-local; and rules: dni,
-    cdni, delayed, local, frozen, oracle. Speed-up is over backprop."""
-    repeats: int = 1
-    """Runs of each engine, in turn (A B A B); the table gives medians."""
-    vary_seed: bool = False
-    """Give each repeat the next seed, from `seed` on, instead of the same."""
-
-    def __post_init__(self) -> None:
-        JobConfig.__post_init__(self)
-        if not self.stages:
-            self.stages = 2
-        _check_engines(self.engines, (*BASELINES, *RULES))
-        if self.repeats < 1:
-            raise UserError(f"repeats is {self.repeats}; it must be at least 1")
-        if self.vary_seed and self.seed + self.repeats > 2**32:
-            raise UserError(f"seed is {self.seed}; the last of {self.repeats} must be at most {2**32 - 1}")
-
-    def job(self, engine: str, out: Path, repeat: int = 0) -> TrainConfig:
-        """The configuration of one contestant in its run number `repeat`, counted from 0."""
-        shared = {name: getattr(self, name) for name in JobConfig.__dataclass_fields__}
-        shared["seed"] += repeat if self.vary_seed else 0
-        if engine in RULES:
-            return TrainConfig(**shared | {"rule": engine, "out": str(out)})
-        own: dict[str, Any] = {"engine": engine, "out": str(out)}
-        if ENGINES[engine].processes == 1:
-            own |= {"stages": 1, "threads": self.threads or 1}  # one device's worth
-        if not ENGINES[engine].cut:
-            own |= {"cut": ""}
-        return TrainConfig(**shared | own)
-
-
-@dataclass(kw_only=True, slots=True)
-class PlanConfig(JobConfig):
-    """Predict throughput, idle time and memory of every engine for many numbers of stages."""
-
-    epochs: int = 2
-    """Of each run that --check makes."""
-    engines: tuple[str, ...] = ("backprop", "ddp", "gpipe", "1f1b", "delayed", "local", "dni", "cdni")
-    """Engines to predict."""
-    stage_counts: tuple[int, ...] = ()
-    """Numbers of stages to predict for; by default --stages, or 2, 4, 8 ... as far as there are layers."""
-    repeat_layers: int = 0
-    """Predict for a deeper network: the layers between first and last repeated until there are so many."""
-    profile: str = ""
-    """A profile.json that an earlier plan wrote; by default everything is measured anew."""
-    check: bool = False
-    """Run real jobs with 2 stages and emulated ones with 4 and 8, and show how far off the prediction is."""
-
-    def __post_init__(self) -> None:
-        JobConfig.__post_init__(self)
-        from launch.planning.predict import ENGINES as PLANNED  # it needs this module
-
-        _check_engines(self.engines, PLANNED)
-        if self.precision != "fp32":
-            raise UserError(f"precision is {self.precision}; a plan is measured in fp32, leave it out")
-        if self.stages and self.stage_counts:
-            raise UserError("both --stages and --stage-counts are given; leave one out")
-        if self.stages:
-            self.stage_counts = (self.stages,)
-        for count in self.stage_counts:
-            if count < 2:
-                raise UserError(f"stage-counts has {count}; a plan needs at least 2 stages")
-        if self.repeat_layers < 0:
-            raise UserError(f"repeat-layers is {self.repeat_layers}; it must be at least 0")
-        if self.cut:
-            raise UserError(f"cut is {self.cut}; a plan finds the cut of each engine itself, leave --cut out")
-        if "," in self.transport:
-            raise UserError(f"transport is {self.transport}; a plan takes one for all links")
-
-    def counts(self, layers: int) -> list[int]:
-        """The numbers of stages to predict for, in a network of so many layers."""
-        return list(self.stage_counts) or [n for n in (2**i for i in range(1, 11)) if n <= layers]
-
-
 def key_values(option: str, pairs: tuple[str, ...]) -> list[tuple[str, str]]:
     """("momentum=0.9", ...) as [("momentum", "0.9"), ...]."""
     for pair in pairs:
@@ -361,7 +282,8 @@ def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
         raise UserError(f"unknown {what} ({value}); use one of {', '.join(known)}")
 
 
-def _check_engines(engines: tuple[str, ...], known: tuple[str, ...]) -> None:
+def check_engines(engines: tuple[str, ...], known: tuple[str, ...]) -> None:
+    """Raises UserError unless there are some, each of them known and named once."""
     if not engines:
         raise UserError("no engines given; name some, such as --engines backprop cdni")
     for engine in engines:

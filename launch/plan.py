@@ -15,9 +15,9 @@ from typing import Any
 
 from dni_async.errors import UserError
 from launch.cli import parse
-from launch.config import PlanConfig
 from launch.files import prepare_out, write_json
 from launch.planning.check import Check, check_grid, run_checks
+from launch.planning.config import PlanConfig
 from launch.planning.predict import Planner, Prediction
 from launch.planning.profile import Profile, load_profile
 from launch.planning.tables import plan_grid

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from dni_async.errors import UserError
 from launch.compare import run_engine
-from launch.config import CompareConfig, JobConfig, PlanConfig
+from launch.comparison.config import CompareConfig
+from launch.config import JobConfig
 from launch.files import prepare_out
+from launch.planning.config import PlanConfig
 from launch.planning.predict import Planner, Prediction
 from launch.planning.profile import Profile
 from launch.tables import NOTHING, Column, Grid, number

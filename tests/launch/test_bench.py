@@ -10,8 +10,9 @@ from dni_async.errors import StageError, UserError
 from launch import bench
 from launch.bench import BenchConfig, about, chapter, measure, shown, write_document
 from launch.cli import parse
-from launch.config import CompareConfig, PlanConfig
+from launch.comparison.config import CompareConfig
 from launch.latency import LatencyConfig
+from launch.planning.config import PlanConfig
 from launch.suite import SECTIONS, Section
 from launch.windows import WindowsConfig
 from tests.launch.jobs import our_lines, run

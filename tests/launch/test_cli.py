@@ -10,7 +10,8 @@ import pytest
 from dni_async.errors import UserError
 from dni_async.recipes import LocalConfig, SGConfig
 from launch import cli, compare, plan, train
-from launch.config import CompareConfig, TrainConfig
+from launch.comparison.config import CompareConfig
+from launch.config import TrainConfig
 from tests.launch.jobs import run
 
 BOX = re.compile("[─-╿]")

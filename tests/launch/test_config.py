@@ -7,7 +7,8 @@ import pytest
 
 from dni_async.errors import UserError
 from dni_async.recipes import LocalConfig, SGConfig
-from launch.config import CompareConfig, JobConfig, TrainConfig
+from launch.comparison.config import CompareConfig
+from launch.config import JobConfig, TrainConfig
 
 REFUSED = [
     ({"epochs": 0}, "epochs is 0; it must be at least 1"),

@@ -4,7 +4,7 @@ from importlib import import_module
 
 import pytest
 
-from launch.config import CompareConfig
+from launch.comparison.config import CompareConfig
 from launch.engines import BASELINES, ENGINES
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from dni_async.errors import UserError
 from launch import plan
-from launch.config import PlanConfig
 from launch.plan import predict
+from launch.planning.config import PlanConfig
 from tests.launch.jobs import TINY, run
 from tests.launch.planning.plans import profile
 from workers.supervise import Guard

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dni_async.costs import InterfaceCost, LayerCost
-from launch.config import PlanConfig
+from launch.planning.config import PlanConfig
 from launch.planning.profile import InterfaceProfile, LayerProfile, Profile, settings_of
 from workers.ping import Line, LinkCost
 

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from dni_async.errors import UserError
-from launch.config import CompareConfig, PlanConfig
+from launch.comparison.config import CompareConfig
 from launch.planning import check as planning_check
 from launch.planning import measure as module
 from launch.planning.check import Check, check_grid, run_checks
+from launch.planning.config import PlanConfig
 from launch.planning.predict import Planner
 from launch.planning.profile import Profile, settings_of
 from tests.launch.planning.plans import BATCH, profile

@@ -5,8 +5,8 @@ import torch
 from pytest import approx
 
 from dni_async.recipes import SGConfig
-from launch.config import PlanConfig
 from launch.planning import measure as module
+from launch.planning.config import PlanConfig
 from launch.planning.measure import gflop_per_batch, measure
 from launch.planning.profile import Profile
 from tests.launch.tiny import Tiny, plain_layers

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from launch.config import PlanConfig
+from launch.planning.config import PlanConfig
 from launch.planning.plot import SIZE, plot_plan
 from launch.planning.predict import Planner, Prediction
 from tests.launch.planning.plans import profile

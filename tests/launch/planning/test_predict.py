@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dni_async.costs import InterfaceCost, LayerCost
-from launch.config import PlanConfig
+from launch.planning.config import PlanConfig
 from launch.planning.predict import ENGINES, Planner, Prediction
 from launch.planning.profile import InterfaceProfile
 from tests.launch.planning.plans import BATCH, layer, network, profile

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dni_async.errors import UserError
-from launch.config import PlanConfig
+from launch.planning.config import PlanConfig
 from launch.planning.profile import load_profile
 from tests.launch.planning.plans import BATCH, layer, network, profile
 
