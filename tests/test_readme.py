@@ -51,6 +51,8 @@ def test_every_command_that_readme_shows_exists() -> None:
     }
     settings = (
         "launch/config.py",
+        "launch/comparison/config.py",
+        "launch/planning/config.py",
         "launch/through_time/config.py",
         "launch/export.py",
         "dni_async/recipes.py",

@@ -1,13 +1,11 @@
 """Settings are checked when they are set, and say what to do instead."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
 
 from dni_async.errors import UserError
 from dni_async.recipes import LocalConfig, SGConfig
-from launch.comparison.config import CompareConfig
 from launch.config import JobConfig, TrainConfig
 
 REFUSED = [
@@ -58,7 +56,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("settings", "words"), REFUSED)
-@pytest.mark.parametrize("cls", [TrainConfig, CompareConfig])
+@pytest.mark.parametrize("cls", [JobConfig, TrainConfig])
 def test_a_wrong_value_is_named_with_its_remedy(cls, settings, words):
     with pytest.raises(UserError) as error:
         cls(**settings)
@@ -67,38 +65,28 @@ def test_a_wrong_value_is_named_with_its_remedy(cls, settings, words):
 
 
 @pytest.mark.parametrize(
-    ("cls", "settings", "words"),
+    ("settings", "words"),
     [
+        ({"rule": "backprop"}, "unknown rule (backprop); use one of dni, cdni, delayed, local, "),
+        ({"engine": "cdni"}, "unknown engine (cdni); use one of decoupled, backprop, "),
+        ({"minutes": 0.0}, "minutes is 0.0; it must be positive and finite"),
+        ({"on_nonfinite": "go"}, "unknown on-nonfinite (go); use one of stop, skip"),
         (
-            TrainConfig,
-            {"rule": "backprop"},
-            "unknown rule (backprop); use one of dni, cdni, delayed, local, ",
-        ),
-        (TrainConfig, {"engine": "cdni"}, "unknown engine (cdni); use one of decoupled, backprop, "),
-        (TrainConfig, {"minutes": 0.0}, "minutes is 0.0; it must be positive and finite"),
-        (TrainConfig, {"on_nonfinite": "go"}, "unknown on-nonfinite (go); use one of stop, skip"),
-        (
-            TrainConfig,
             {"on_nonfinite": "skip", "engine": "ddp"},
             "on-nonfinite skip is for stages that learn, not for ddp; leave it out",
         ),
-        (TrainConfig, {"on_nonfinite": "skip", "rule": "oracle"}, "stages that learn, not for oracle"),
-        (CompareConfig, {"engines": ()}, "no engines given; name some, such as --engines backprop cdni"),
-        (CompareConfig, {"engines": ("dni", "ddpp")}, "unknown engine (ddpp); use one of backprop, "),
-        (CompareConfig, {"engines": ("dni", "dni")}, "engine dni is given twice; name it once"),
-        (CompareConfig, {"repeats": 0}, "repeats is 0; it must be at least 1"),
+        ({"on_nonfinite": "skip", "rule": "oracle"}, "stages that learn, not for oracle"),
     ],
 )
-def test_rules_and_engines_are_known(cls, settings, words):
+def test_rules_and_engines_are_known(settings, words):
     with pytest.raises(UserError) as error:
-        cls(**settings)
+        TrainConfig(**settings)
     assert words in str(error.value)
 
 
 def test_the_defaults_and_the_limits_are_accepted():
     JobConfig()
     TrainConfig(seed=2**32 - 1, port=65535, milestones=(), clip_norm=None, until=1.0, threads=0, in_flight=1)
-    CompareConfig(engines=("backprop",), transport="shm,dist")
 
 
 @pytest.mark.parametrize(("text", "cut"), [("", None), ("2", [2]), ("1,3,4", [1, 3, 4]), ("2, 4", [2, 4])])
@@ -137,49 +125,6 @@ def test_the_option_goes_before_the_environment(monkeypatch):
 def test_tables_call_a_decoupled_run_by_its_rule():
     assert TrainConfig(rule="dni").engine_name == "dni"
     assert TrainConfig(rule="dni", engine="backprop").engine_name == "backprop"
-
-
-def comparison():
-    return CompareConfig(
-        task="digits-fcn",
-        task_args=("depth=2",),
-        epochs=7,
-        seed=3,
-        stages=2,
-        cut="1",
-        lr=0.01,
-        sg=SGConfig(kind="mlp"),
-        transport="dist",
-        out="all",
-        repeats=2,
-    )
-
-
-def test_backprop_competes_in_one_process_without_a_cut():
-    job = comparison().job("backprop", Path("all/backprop"))
-    assert (job.engine, job.engine_name, job.stages, job.cut) == ("backprop", "backprop", 1, "")
-
-
-@pytest.mark.parametrize("rule", ["dni", "cdni", "delayed", "local", "frozen", "oracle"])
-def test_a_rule_competes_with_all_stages(rule):
-    job = comparison().job(rule, Path("all") / rule)
-    assert (job.engine, job.rule, job.engine_name, job.stages, job.cut) == ("decoupled", rule, rule, 2, "1")
-
-
-def test_repeats_share_the_seed_unless_it_shall_vary():
-    config = comparison()
-    assert [config.job("cdni", Path("one"), repeat).seed for repeat in range(3)] == [3, 3, 3]
-    config.vary_seed = True
-    assert [config.job("cdni", Path("one"), repeat).seed for repeat in range(3)] == [3, 4, 5]
-
-
-@pytest.mark.parametrize("engine", ["backprop", "cdni"])
-def test_all_other_settings_are_shared_by_the_contestants(engine):
-    config = comparison()
-    job = config.job(engine, Path("all/one"))
-    shared = {field.name for field in dataclasses.fields(JobConfig)} - {"stages", "cut", "out"}
-    assert {name: getattr(job, name) for name in shared} == {name: getattr(config, name) for name in shared}
-    assert job.out == str(Path("all/one"))
 
 
 @pytest.mark.parametrize(
