@@ -22,8 +22,8 @@ import torch
 from dni_async.errors import StageError, UserError
 from launch.cli import parse
 from launch.files import prepare_out, write_json
+from launch.header import hardware, versions
 from launch.suite import SECTIONS, Section
-from launch.summary import hardware, versions
 from workers.supervise import Guard, leave
 
 RECORD = "measured.json"

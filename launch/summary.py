@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import os
-import platform
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy
-import psutil
-import torch
 
 from dni_async.messages import Mark, MarkKind
 from launch.config import TrainConfig
 from launch.files import JsonLines, keep_lines, write_json
+from launch.header import unfilled
 from launch.progress import Progress
 from launch.timeline import chrome_trace, overlap
 from tasks.base import Task
 from workers.emulate import overrun_warning
-
-UNTIL = ("accuracy", "reached", "seconds", "seconds_without_evaluations", "epochs", "steps")
-"""What the summary says of --until: None where the accuracy was not reached."""
 
 SINCE_EPOCH = (
     *("sg_relative_error", "sg_cosine", "local_loss", "local_accuracy"),
@@ -68,31 +59,16 @@ class Recorder:
         self.steps_per_epoch = steps_per_epoch
         self.batch_size = config.batch_size
         self._reported = task.reported
-        self.summary: dict[str, Any] = {
-            "task": task.name,
-            "engine": config.engine_name,
-            "rule": config.rule if config.engine == "decoupled" else None,
-            "seed": config.seed,
-            "dataset": {"train": samples[0], "test": samples[1]},
-            "facts": dict(task.facts),
-            "notes": notes,
-            "versions": versions(),
-            "hardware": hardware(),
-            "settings": asdict(config),
-            "precision": config.precision,
-            "emulated_gflops": config.emulate_gflops,
-            "samples_per_s": None,
-            "train_s": None,
-            "metric_name": task.metric_name,
-            "epochs": [],
-            "evaluations": [],
-            "until": None if config.until is None else dict.fromkeys(UNTIL) | {"accuracy": config.until},
-            "final": {},
-            "transports": transports,
-            "stages": [],
-            "checkpoints": {"written": 0, "failed": 0, "resumed_at": start or None},
-            "restarts": {"count": restarts, "lost_steps": lost_steps},
-        }
+        self.summary = unfilled(
+            config,
+            task,
+            samples=samples,
+            transports=transports,
+            notes=notes,
+            start=start,
+            restarts=restarts,
+            lost_steps=lost_steps,
+        )
         self.timeline: list[dict[str, Any]] = []
         self.warnings: list[str] = []
         """What turned out at the end to be wrong with the run; in the summary's notes, too."""
@@ -286,33 +262,3 @@ def _from_first_event(timeline: list[dict[str, Any]]) -> None:
     for row in timeline:
         for event in row["events"]:
             event[1] = round(event[1] - start, 1)
-
-
-def versions() -> dict[str, str]:
-    """What the run ran on."""
-    return {
-        "dni_async": importlib.metadata.version("dni-async"),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def hardware() -> dict[str, Any]:
-    """The machine of rank 0."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "cpu": _cpu_name(),
-        "cores": psutil.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": gpus,
-        "system": f"{platform.system()} {platform.release()}",
-    }
-
-
-def _cpu_name() -> str:
-    if sys.platform == "linux":
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()

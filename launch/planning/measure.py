@@ -31,10 +31,10 @@ from dni_async.updater import optimizer_factory
 from launch.blueprint import build_layers, device_clock, rule_with_network
 from launch.checks import check_labels, check_scores, run_through
 from launch.config import JobConfig, TrainConfig
+from launch.header import hardware
 from launch.planning.footprint import optimized_bytes, saved_bytes, state_bytes, total_bytes
 from launch.planning.profile import DEPTHS, InterfaceProfile, LayerProfile, Profile, settings_of
 from launch.source import Data
-from launch.summary import hardware
 from tasks.base import Task
 from workers.device import pick_device
 from workers.emulate import flop_clock

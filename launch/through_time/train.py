@@ -10,7 +10,6 @@ import copy
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from dni_async.recipes import parameters_of
 from dni_async.recurrent import MakePredictor, ThroughTime, dni_through_time, permuted
 from launch.build import build_updater
 from launch.files import JsonLines, prepare_out, write_json
-from launch.summary import hardware, versions
+from launch.header import header
 from launch.through_time.config import SequenceConfig
 from launch.through_time.weights import save
 from tasks.base import seed_everything
@@ -43,14 +42,8 @@ def run_sequences(guard: Guard, config: SequenceConfig) -> dict[str, Any]:
     trainer = Trainer(config, task, sequences, placement.device)
     guard.where = trainer.where
     lines = JsonLines(out / "metrics.jsonl", append=False) if out else None
-    summary: dict[str, Any] = {
-        "task": task.name,
-        "rule": config.rule,
+    summary = header(task.name, config.rule, config) | {
         "bptt": config.bptt,
-        "seed": config.seed,
-        "versions": versions(),
-        "hardware": hardware(),
-        "settings": asdict(config),
         "parameters": parameters_of(trainer.model),
         "symbols": len(sequences.symbols),
         "epochs": [],

@@ -128,16 +128,6 @@ def test_a_task_says_how_the_mean_of_its_metric_is_shown_and_what_it_knows_of_th
     assert record.summary["facts"] == {"symbols": 3}
 
 
-def test_settings_versions_and_hardware_are_kept():
-    summary = recorder(lr=0.25).summary
-    assert summary["settings"]["lr"] == 0.25
-    assert summary["settings"]["sg"]["units"] == "sample"
-    assert summary["versions"].keys() == {"dni_async", "torch", "numpy", "python"}
-    assert summary["versions"]["torch"].startswith("2.")
-    assert summary["hardware"]["cores"] >= 1 and summary["hardware"]["memory_gib"] > 0
-    assert summary["hardware"]["cpu"]
-
-
 def test_a_machine_that_does_not_keep_up_with_what_it_emulates_is_told_at_the_end(monkeypatch):
     with_overrun = samples.stage
     monkeypatch.setattr(
@@ -262,11 +252,6 @@ def test_a_run_without_events_has_an_empty_timeline():
     empty = [{"stage": 0, "events": []}, {"stage": 1, "events": []}]
     record.on_mark(mark(MarkKind.STOP, STEPS, 1, result(None), timeline=empty))
     assert record.timeline == empty and record.summary["overlap"] == 0.0
-
-
-def test_backprop_has_no_rule():
-    summary = recorder(engine="backprop").summary
-    assert (summary["engine"], summary["rule"]) == ("backprop", None)
 
 
 def test_progress_counts_the_steps_of_the_epoch_and_the_loss_of_the_last_stage():
