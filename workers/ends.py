@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from dni_async.messages import Mark, Message, TargetGradient
 from workers.transport.base import PeerGone, Receiver, Sender
+from workers.transport.passing import PassingReceiver
 
 
 class Source(Receiver):
@@ -73,27 +74,20 @@ class Sink(Sender):
         """Nothing to give back."""
 
 
-class Drained(Receiver):
+class Drained(PassingReceiver):
     """Takes in whatever has arrived, so that the neighbour's way out has room while messages wait here.
 
     In lockstep a target waits for its turn, and marks queue behind it. Left in the channel they would
     fill it, the neighbour would take no more activations, and nobody's turn would ever come.
 
-    first: messages that count as arrived before all others.
+    first: messages that count as arrived before all others. The descriptor is quiet after `poll` even while
+    messages wait here.
     """
 
     def __init__(self, receiver: Receiver, first: Iterable[Message] = ()) -> None:
-        self.peer = receiver.peer
-        self._receiver = receiver
+        super().__init__(receiver)
+        self.spin = 0.0  # a stage that waits for its turn leaves the core to those whose turn it is
         self._kept: deque[Message] = deque(first)
-
-    def fileno(self) -> int:
-        """The receiver's; quiet after `poll` even while messages wait here."""
-        return self._receiver.fileno()
-
-    def peer_gone(self) -> bool:
-        """Whether the receiver's peer is."""
-        return self._receiver.peer_gone()
 
     def poll(self) -> bool:
         """Take in what has arrived; whether a message waits here."""
@@ -111,10 +105,6 @@ class Drained(Receiver):
 
     def release(self) -> None:
         """It was given back when it was taken in."""
-
-    def close(self) -> None:
-        """Close the receiver."""
-        self._receiver.close()
 
     def _take(self, timeout: float = 0.0) -> Message:
         message = self._receiver.recv(timeout)

@@ -32,6 +32,7 @@ from dni_async.errors import UserError
 from dni_async.messages import Activation, Message, TargetGradient
 from workers.loop import Ends
 from workers.transport.base import Receiver, Sender
+from workers.transport.passing import PassingReceiver, PassingSender
 
 VARIABLE, STRUCK = "DNI_ASYNC_INJECT", "DNI_ASYNC_INJECTED"
 TO_ITSELF = ("kill", "stall", "slow")
@@ -126,7 +127,7 @@ class _Strikes:
         return True
 
 
-class FaultyReceiver(Receiver):
+class FaultyReceiver(PassingReceiver):
     """Between a stage and where its activations come from: strikes the stage when it takes one up."""
 
     def __init__(
@@ -136,58 +137,26 @@ class FaultyReceiver(Receiver):
         strikes: _Strikes,
         strike: Callable[[Fault], None] | None = None,
     ) -> None:
-        self.peer, self.spin = receiver.peer, receiver.spin
-        self._receiver, self._faults, self._strikes = receiver, faults, strikes
+        super().__init__(receiver)
+        self._faults, self._strikes = faults, strikes
         self._strike = strike or to_itself
-
-    def fileno(self) -> int:
-        """The receiver's."""
-        return self._receiver.fileno()
-
-    def peer_gone(self) -> bool:
-        """Whether the receiver's peer is."""
-        return self._receiver.peer_gone()
-
-    def poll(self) -> bool:
-        """Whether a message waits."""
-        return self._receiver.poll()
 
     def recv(self, timeout: float) -> Message:
         """The next message, which may be the stage's last."""
-        message = self._receiver.recv(timeout)
+        message = super().recv(timeout)
         for fault in self._faults:
             if fault.befalls(message) and (fault.times > 1 or self._strikes.first(fault)):
                 self._strike(fault)
         return message
 
-    def release(self) -> None:
-        """Give the message back."""
-        self._receiver.release()
 
-    def close(self) -> None:
-        """Close the receiver."""
-        self._receiver.close()
-
-
-class FaultySender(Sender):
+class FaultySender(PassingSender):
     """Between a stage and a neighbour: loses, doubles, delays or spoils a message."""
 
     def __init__(self, sender: Sender, faults: Sequence[Fault], strikes: _Strikes) -> None:
-        self.peer, self.spin = sender.peer, sender.spin
-        self._sender, self._faults, self._strikes = sender, faults, strikes
+        super().__init__(sender)
+        self._faults, self._strikes = faults, strikes
         self._late: list[Message] = []
-
-    def fileno(self) -> int:
-        """The sender's."""
-        return self._sender.fileno()
-
-    def peer_gone(self) -> bool:
-        """Whether the sender's peer is."""
-        return self._sender.peer_gone()
-
-    def ready(self) -> bool:
-        """Whether there is room for a message."""
-        return self._sender.ready()
 
     def send(self, message: Message, timeout: float) -> None:
         """Send it, or not, or twice, or behind the next one, or with NaN in it."""
@@ -201,18 +170,6 @@ class FaultySender(Sender):
             messages = [_spoilt(message) if action == "corrupt" else message, *late]
             for each in messages + [message] * (action == "duplicate"):
                 self._sender.send(each, timeout)
-
-    def flush(self, timeout: float) -> None:
-        """See off what waits for its copy."""
-        self._sender.flush(timeout)
-
-    def held_bytes(self) -> int:
-        """Of the sender."""
-        return self._sender.held_bytes()
-
-    def close(self) -> None:
-        """Close the sender."""
-        self._sender.close()
 
 
 def is_activation(message: Message) -> bool:
