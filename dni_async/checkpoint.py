@@ -15,7 +15,8 @@ activations until the mark is back, and is copied then, when nothing waits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -52,6 +53,45 @@ class Part:
         """The part, when the mark is back."""
         assert self.state is not None
         return self.state | {"targets": self.targets, "epoch_over": self.epoch_over}
+
+
+class Parts:
+    """One stage's parts of the checkpoints whose mark went down and is not back.
+
+    state: gives the stage's state, as it is now. copy_late: when the mark is back, not when it goes down;
+    the stage takes no activation meanwhile.
+    """
+
+    def __init__(self, state: Callable[[], State], *, copy_late: bool = False) -> None:
+        self._state, self._copy_late = state, copy_late
+        self._made: deque[Part] = deque()
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._made)
+
+    def begin(self, step: int) -> None:
+        """The mark of a checkpoint goes down: what the stage is now, is its part."""
+        self._made.append(Part(step, None if self._copy_late else copied(self._state())))
+
+    def on_target(self, target: TargetGradient) -> None:
+        """A target has come: it belongs to the parts that were copied before it."""
+        for part in self._made:
+            part.on_target(target)
+
+    def on_epoch(self) -> None:
+        """An EPOCH mark is back: means that were copied before start over."""
+        for part in self._made:
+            part.epoch_over = part.state is not None
+
+    def whole(self, step: int) -> State | None:
+        """The part of a checkpoint whose mark is back; None if it was begun in a process that has died."""
+        if not self._made or self._made[0].step != step:
+            return None
+        part = self._made.popleft()
+        if part.state is None:
+            part.state = copied(self._state())
+        return part.whole()
 
 
 def targets_under_way(part: State, device: torch.device | None = None) -> list[TargetGradient]:

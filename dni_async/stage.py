@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dni_async.checkpoint import Part, load_weights_state, weights_state
-from dni_async.errors import StageError, UserError
+from dni_async.checkpoint import Parts, load_weights_state, weights_state
+from dni_async.errors import UserError
 from dni_async.finite import NonFinite, check_finite
+from dni_async.lent import own, starts_in_place
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
 from dni_async.rules.base import Rule
 from dni_async.rules.delayed import DelayedRule
 from dni_async.rules.loss import LossRule
-from dni_async.state import State, copied, load_random_state, random_state
+from dni_async.state import State, load_random_state, random_state
 from dni_async.stateful import start_over, stats_of
 from dni_async.updater import Updater
 
@@ -64,9 +64,9 @@ class Stage:
         self.keep: Callable[[int, State | None], dict[str, Any]] = lambda step, part: {}
         """Called with the stage's part of the checkpoint of a step, None if it was lost with a process that
         died; the mark takes what it gives along."""
-        self._parts: deque[Part] = deque()  # of checkpoints whose mark went down and is not back
         self._in_place = starts_in_place(layers)
         self._delayed = rule if isinstance(rule, DelayedRule) else None
+        self._parts = Parts(self.state_dict, copy_late=self._delayed is not None)
         self.done = False
         """The STOP mark has gone back: nothing will come any more."""
         self.steps = self.samples = 0
@@ -116,8 +116,7 @@ class Stage:
     def on_target(self, message: TargetGradient) -> Iterator[Message]:
         """The target gradient of an earlier batch: it trains the SG network, or the stage (`delayed`)."""
         self.targets_received += 1
-        for part in self._parts:
-            part.on_target(message)
+        self._parts.on_target(message)
         if self._delayed is not None:
             batch = self._delayed.resume(message, self.version)
             if batch is not None:
@@ -142,22 +141,24 @@ class Stage:
             if not self.is_last:
                 yield mark
                 if mark.kind is MarkKind.CHECKPOINT:
-                    self._begin_part(mark.step)
+                    self._parts.begin(mark.step)
+                    self.notice("checkpoint")
                 return
             assert isinstance(self.rule, LossRule)
             mark.returning = True
             mark.body["result"] = self.rule.result()
             if mark.kind is MarkKind.EVALUATION:
                 self.rule.new_evaluation()
+            elif mark.kind is MarkKind.CHECKPOINT:
+                self._parts.begin(mark.step)
         if self._delayed is not None:
             self._delayed.stash.check_answered(mark.step)
         mark.body[str(self.index)] = self.stats()
         if mark.kind is MarkKind.EPOCH:
             self._new_epoch()
-            for part in self._parts:
-                part.epoch_over = part.state is not None
+            self._parts.on_epoch()
         elif mark.kind is MarkKind.CHECKPOINT:
-            mark.body[str(self.index)] |= self.keep(mark.step, self._whole_part(mark.step))
+            mark.body[str(self.index)] |= self.keep(mark.step, self._parts.whole(mark.step))
             self.notice("checkpoint")
         self.done = mark.kind is MarkKind.STOP
         yield mark
@@ -224,23 +225,6 @@ class Stage:
         if self.updater:
             self.updater.count_on(tally["version"])
         return lost
-
-    def _begin_part(self, step: int) -> None:
-        """The mark of a checkpoint has gone down: what this stage is now, is its part."""
-        self._parts.append(Part(step, None if self._delayed else copied(self.state_dict())))
-        self.notice("checkpoint")
-
-    def _whole_part(self, step: int) -> State | None:
-        """This stage's part of a checkpoint whose mark is back; the last stage turns it round itself."""
-        begun = bool(self._parts) and self._parts[0].step == step
-        if not (begun or self.is_last):
-            return None
-        part = self._parts.popleft() if self._parts else Part(step, None)
-        if part.step != step:
-            raise StageError(f"the mark of checkpoint {step} came back and that of {part.step} did not")
-        if part.state is None:
-            part.state = copied(self.state_dict())
-        return part.whole()
 
     def _train(self, message: Activation) -> Iterator[Message]:
         buffers = self._buffers()
@@ -369,18 +353,3 @@ class Stage:
         """The message that answers `message` downstream, in memory of its own: it is still on its way
         when the transport upstream takes back what it lent."""
         return Activation(message.step, self.version, own(h, message), own(message.y, message), message.train)
-
-
-def starts_in_place(layers: nn.Module) -> bool:
-    """Whether the first operation of `layers`, views aside, overwrites its input."""
-    views = (nn.Flatten, nn.Unflatten, nn.Identity)
-    leaves = (m for m in layers.modules() if not any(True for _ in m.children()))
-    first = next((m for m in leaves if not isinstance(m, views)), None)
-    return bool(getattr(first, "inplace", False))
-
-
-def own(tensor: Tensor, message: Activation | TargetGradient) -> Tensor:
-    """`tensor`, copied if it lies in the memory of `message`, which is only lent."""
-    lent = (message.grad,) if isinstance(message, TargetGradient) else (message.h, message.y)
-    addresses = [other.untyped_storage().data_ptr() for other in lent]
-    return tensor.clone() if tensor.untyped_storage().data_ptr() in addresses else tensor

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 
-from dni_async.stage import starts_in_place
+from dni_async.lent import starts_in_place
 from launch.baselines.loop import Loop, run_loop
 from launch.baselines.micro_batches import candidates, check_given, fastest, fitting
 from launch.blueprint import build_layers, device_clock

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from dni_async.checkpoint import Part, recut, targets_under_way, uncut
+from dni_async.checkpoint import Part, Parts, recut, targets_under_way, uncut
 from dni_async.errors import UserError
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
 from dni_async.recipes import LocalConfig, build_auxiliary
@@ -44,7 +44,7 @@ SIZES = (30, 30, 17, 30, 30, 30, 30, 12)
 AT = 4
 """The step of the checkpoint."""
 
-Parts = dict[int, State]
+Kept = dict[int, State]
 
 
 def scheduled(module: nn.Module) -> Updater:
@@ -72,9 +72,9 @@ def a_run(checkpoint: bool = True) -> list[Message]:
     return [*messages[:AT], *marks, *messages[AT:], Mark(MarkKind.STOP, len(SIZES), 0)]
 
 
-def keeping(stages: Sequence[Stage]) -> Parts:
+def keeping(stages: Sequence[Stage]) -> Kept:
     """Where the parts of the stages will be."""
-    parts: Parts = {}
+    parts: Kept = {}
     for stage in stages:
 
         def keep(step: int, part: State, index: int = stage.index) -> dict[str, int]:
@@ -97,7 +97,7 @@ def in_turn(simulation: Simulation, ahead: int) -> Order:
     return lambda moves: next(filter(its_turn, moves), moves[0])
 
 
-def resumed(stages: list[Stage], parts: Parts, ahead: int) -> list[Stage]:
+def resumed(stages: list[Stage], parts: Kept, ahead: int) -> list[Stage]:
     """The stages, which have just been built, at the end of the run that goes on from the parts."""
     simulation = Simulation(stages, capacity=9)
     for stage in stages:
@@ -186,6 +186,28 @@ def test_a_part_keeps_targets_of_its_own_batches_only_and_copies_them() -> None:
     assert all(torch.equal(target.grad, torch.ones(2)) for target in late)
 
 
+def test_a_part_is_the_state_when_the_mark_goes_down_or_where_that_must_wait_when_it_is_back() -> None:
+    for copy_late, wanted in ((False, [1.0, 2.0]), (True, [3.0, 3.0])):
+        weight = torch.ones(1)
+        parts = Parts(lambda weight=weight: {"weight": weight}, copy_late=copy_late)  # type: ignore[misc]
+        for step in (4, 8):
+            parts.begin(step)
+            weight += 1
+        parts.on_epoch()
+        first, second = parts.whole(4), parts.whole(8)
+        assert first and second and not parts
+        assert [first["weight"].item(), second["weight"].item()] == wanted
+        assert first["epoch_over"] is second["epoch_over"] is not copy_late
+
+
+def test_a_part_that_was_never_begun_is_not_there() -> None:
+    parts = Parts(dict)
+    assert parts.whole(4) is None
+    parts.begin(8)
+    assert parts.whole(4) is None and parts
+    assert parts.whole(8) == {"targets": [], "epoch_over": False}
+
+
 def test_delayed_stages_take_no_activation_while_a_checkpoint_is_made() -> None:
     stage = pipeline(CUT, RULES["delayed"])[0]
     mark = Mark(MarkKind.CHECKPOINT, 0, 0)
@@ -214,7 +236,7 @@ def test_an_oracle_keeps_no_checkpoint() -> None:
 
 
 @pytest.fixture
-def parts() -> Parts:
+def parts() -> Kept:
     stages = pipeline(CUT, RULES["cdni"])
     kept = keeping(stages)
     Simulation(stages).run(a_run())
@@ -222,7 +244,7 @@ def parts() -> Parts:
 
 
 @pytest.mark.parametrize("cut", [(), (2,), (3,), (1, 3), (1, 2, 3)])
-def test_cut_otherwise_weights_and_optimizer_follow_their_layers(parts: Parts, cut: tuple[int, ...]) -> None:
+def test_cut_otherwise_weights_and_optimizer_follow_their_layers(parts: Kept, cut: tuple[int, ...]) -> None:
     fresh = pipeline(cut, RULES["cdni"], layers=fcn(seed=7))
     before = [copied(stage.rule.state_dict()) for stage in fresh]
     for stage, (first, end) in zip(fresh, zip((0, *cut), (*cut, 4), strict=True), strict=True):
@@ -247,13 +269,13 @@ def test_cut_otherwise_weights_and_optimizer_follow_their_layers(parts: Parts, c
         )
 
 
-def test_a_recut_needs_only_the_parts_that_hold_its_layers(parts: Parts) -> None:
+def test_a_recut_needs_only_the_parts_that_hold_its_layers(parts: Kept) -> None:
     state = recut({1: parts[1]}, BOUNDS, 1, 2)
     assert list(state["layers"]) == list(parts[1]["layers"])
     assert targets_under_way(state) == []
 
 
-def test_a_part_of_other_layers_is_refused(parts: Parts) -> None:
+def test_a_part_of_other_layers_is_refused(parts: Kept) -> None:
     with pytest.raises(RuntimeError, match="size mismatch"):
         pipeline(CUT)[0].load_state_dict(parts[1])
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
 from dni_async.networks import LinearSG
 from dni_async.rules import DelayedRule, DniRule, FrozenRule
-from dni_async.stage import Stage, starts_in_place
+from dni_async.stage import Stage
 from dni_async.updater import Updater
 from tests.dni_async.helpers import (
     CLASSES,
@@ -345,23 +345,6 @@ class TestMemory:
         pending = stage.rule.predictor.ledger.pop(0)
         assert pending is not None
         assert pending.h.data_ptr() == activation.h.data_ptr()
-
-
-@pytest.mark.parametrize(
-    ("layers", "answer"),
-    [
-        (nn.ReLU(inplace=True), True),
-        (nn.Sequential(nn.Sequential(nn.ReLU(inplace=True))), True),
-        (nn.Sequential(nn.Flatten(), nn.ReLU(inplace=True)), True),
-        (nn.Sequential(nn.Dropout(0.5, inplace=True), nn.Linear(2, 2)), True),
-        (nn.Sequential(nn.Linear(2, 2), nn.ReLU(inplace=True)), False),
-        (nn.Sequential(nn.ReLU(), nn.ReLU(inplace=True)), False),
-        (nn.Sequential(nn.Flatten()), False),
-        (nn.Sequential(), False),
-    ],
-)
-def test_whether_layers_start_in_place(layers: nn.Module, answer: bool) -> None:
-    assert starts_in_place(layers) is answer
 
 
 def test_a_stage_without_parameters_passes_gradients_up_and_counts_versions() -> None:
