@@ -24,7 +24,7 @@ from launch.cli import parse
 from launch.files import prepare_out, write_json
 from launch.header import hardware, versions
 from launch.suite import SECTIONS, Section
-from workers.supervise import Guard, leave
+from workers.supervise import Guard, ReaderGone, leave
 
 RECORD = "measured.json"
 KEPT = ("compare.json", "plan.json", "latency.json", "windows.json")
@@ -94,7 +94,8 @@ def measure(section: Section, folder: Path) -> None:
 
 
 def run(command: str, out: Path) -> dict[str, str]:
-    """One command to its end, and the tables that it wrote. Raises StageError when it fails."""
+    """One command to its end, and the tables that it wrote. Raises StageError when it fails, and ReaderGone
+    when that was all."""
     module, *arguments = shlex.split(command)
     print(f"    {shown(command)}", flush=True)
     arguments = [sys.executable, "-m", f"launch.{module}", *arguments, "--out", str(out)]
@@ -102,6 +103,8 @@ def run(command: str, out: Path) -> dict[str, str]:
         status = subprocess.run(arguments, timeout=LONGEST).returncode
     except subprocess.TimeoutExpired:
         raise StageError(f"{shown(command)} had not ended after {LONGEST:g} s") from None
+    if status == ReaderGone.status:
+        raise ReaderGone
     if status:
         raise StageError(f"{shown(command)} failed with exit status {status}; its reason stands above")
     return {"command": shown(command), "table": (out / f"{module}.md").read_text()}

@@ -12,6 +12,7 @@ from typing import TypeVar
 import tyro
 
 from dni_async.errors import UserError
+from workers.supervise import Guard, leave
 
 Config = TypeVar("Config")
 
@@ -27,6 +28,7 @@ def parse(cls: type[Config], prog: str, arguments: Sequence[str] | None = None) 
             return tyro.cli(cls, prog=prog, args=arguments)
     except SystemExit as stop:
         if not stop.code:
+            sys.stdout.flush()  # now, that a reader that has gone is told from other ends
             raise
         raise UserError(f"{_first_line(complaint.getvalue())}; see {prog} --help") from None
 
@@ -51,12 +53,14 @@ def main() -> None:
         sys.argv = [f"dni-async {name}", *sys.argv[2:]]
         commands[name]()
         return
-    known = ", ".join(commands)
-    if name in ("-h", "--help"):
-        print(f"usage: dni-async COMMAND [options], where COMMAND is one of {known}; each has --help")
-        return
-    print(f"dni-async: unknown command ({name}); use one of {known}", file=sys.stderr)
-    sys.exit(2)
+    leave(Guard().run(lambda guard: _no_command(name, ", ".join(commands))))
+
+
+def _no_command(name: str, known: str) -> None:
+    """What is said where no command runs. Raises UserError."""
+    if name not in ("-h", "--help"):
+        raise UserError(f"unknown command ({name}); use one of {known}")
+    print(f"usage: dni-async COMMAND [options], where COMMAND is one of {known}; each has --help")
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from dni_async.errors import StageError, UserError
 from launch import loopback
 from launch.config import TrainConfig
 from tasks.base import Task
-from workers.supervise import Told
+from workers.supervise import ReaderGone, Told
 from workers.told import FAILURE_FILE, what_was_told
 
 PATIENCE = 5
@@ -71,9 +71,10 @@ def _launch(config: TrainConfig, job: Path, told: Path) -> None:
     except ChildFailedError as error:
         rank, failure = min(error.failures.items(), key=lambda item: item[1].timestamp)
         line, _ = what_was_told(told)
-        if line:
-            statuses = [f.exitcode for f in error.failures.values()]
-            raise Told(line, 2 if 2 in statuses else 1) from None
+        statuses = [f.exitcode for f in error.failures.values()]
+        if line or ReaderGone.status in statuses:
+            telling = (status for status in (UserError.status, ReaderGone.status) if status in statuses)
+            raise Told(line, next(telling, 1)) from None
         how = failure.signal_name() if failure.exitcode < 0 else f"exit status {failure.exitcode}"
         raise StageError(f"rank {rank} ended before the first step ({how})") from None
     except SignalException as stop:

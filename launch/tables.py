@@ -206,10 +206,16 @@ def _least_width(table: Table, console: Console) -> int:
     return Measurement.get(console, console.options.update(width=1000), table).minimum
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more: how to end is for the process' guard to say, not for rich."""
+        raise BrokenPipeError
+
+
 def make_console() -> Console:
     """Standard output: as wide as the terminal, `PLAIN_WIDTH` when it is a file or a pipe."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PLAIN_WIDTH)
+    console = _Console(highlight=False)
+    return console if console.is_terminal else _Console(highlight=False, width=PLAIN_WIDTH)
 
 
 def show(grid: Grid, console: Console | None = None) -> None:

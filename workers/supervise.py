@@ -3,6 +3,7 @@
     UserError                 one line, exit status 2
     StageError, PeerGone      one line naming stage and step, exit status 1
     SIGINT, SIGTERM           one line, exit status 130 or 143
+    nobody reads stdout       no line, exit status 141, as if SIGPIPE had ended it
     anything else             one line naming the error, exit status 1
 
 Of all ranks that notice a failure, the first says why the job ends (workers/verdict.py). Where a wait has
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import sys
 import traceback
@@ -31,8 +33,8 @@ from workers.verdict import Verdict
 
 _PR_SET_PDEATHSIG = 1
 
-BAD_INPUT = "bad-input"
-"""Under this name a job remembers the line about it: a restart would end alike."""
+FINAL = "final"
+"""Under this name a job remembers line and status of an end that a restart would come to again."""
 
 
 class Stopped(BaseException):
@@ -49,6 +51,12 @@ class Told(Exception):
     def __init__(self, line: str, status: int) -> None:
         super().__init__(line)
         self.status = status
+
+
+class ReaderGone(StageError):
+    """Nobody reads standard output any more, as in `... | head`: nothing to be told, and nobody to tell."""
+
+    status = 128 + signal.SIGPIPE
 
 
 def install_signals() -> None:
@@ -74,7 +82,7 @@ def die_with_parent(signum: int, parent: int) -> None:
 
 def status_of(error: BaseException) -> int:
     """Exit status for an error."""
-    if isinstance(error, UserError | Told):
+    if isinstance(error, UserError | StageError | Told):
         return error.status
     return 128 + error.signum if isinstance(error, Stopped) else 1
 
@@ -93,9 +101,22 @@ def is_late(error: BaseException) -> bool:
     return isinstance(error, TransportTimeout) or (isinstance(error, RuntimeError) and timed_out(error))
 
 
+def nobody_reads(error: BaseException) -> bool:
+    """Whether the error came of writing to a pipe, and the reader of ours has gone."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, BrokenPipeError):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return False
+    poller = select.poll()
+    for stream in (1, 2):
+        poller.register(stream, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poller.poll(0))
+
+
 def log_failure(error: BaseException, folder: Path | None, rank: int) -> None:
     """Add the traceback to `folder`/rank-N.log, where that of a start before may stand."""
-    if folder is None or isinstance(error, Stopped | Told):
+    if folder is None or isinstance(error, Stopped | Told | ReaderGone):
         return
     try:
         text = "".join(traceback.format_exception(error))
@@ -125,15 +146,15 @@ class Guard:
     def meet(self, timeout: float) -> Rendezvous:
         """Join the other ranks (once), and let them know which process this is.
 
-        Raises `Told` in a job that was started anew in vain, since it had ended by bad input.
+        Raises `Told` in a job that was started anew in vain, as after bad input.
         """
         if self.rendezvous is None:
             self.rendezvous = Rendezvous.from_env(timeout)
             self.rendezvous.sign_in()
             if self.rendezvous.world > 1:
                 self._listen(self.rendezvous)
-            if line := self.rendezvous.recall(BAD_INPUT):
-                raise Told(line, UserError.status)
+            if final := self.rendezvous.recall(FINAL):
+                raise Told(*final)
         return self.rendezvous
 
     def run(self, work: Callable[[Guard], None]) -> int:
@@ -141,8 +162,10 @@ class Guard:
         install_signals()
         try:
             work(self)
+            sys.stdout.flush()
             return 0
-        except (Exception, Stopped) as error:
+        except (Exception, Stopped) as caught:
+            error = ReaderGone() if nobody_reads(caught) else caught
             rank = int(os.environ.get("RANK", 0))
             log_failure(error, self.folder, rank)
             self._remember(error)
@@ -161,9 +184,9 @@ class Guard:
 
     def _remember(self, error: BaseException) -> None:
         """Let a restart know that it would end in the same way."""
-        if isinstance(error, UserError) and self.rendezvous is not None:
+        if isinstance(error, UserError | ReaderGone) and self.rendezvous is not None:
             with contextlib.suppress(Exception):  # the launcher may be gone, and with it the store
-                self.rendezvous.remember(BAD_INPUT, line_of(error))
+                self.rendezvous.remember(FINAL, [line_of(error), error.status])
 
     def _line(self, error: BaseException) -> str:
         """The cause in one line. torchrun stops all ranks when one is gone: then that one is the cause."""
@@ -195,6 +218,7 @@ class Guard:
 
 def leave(status: int) -> None:
     """End the process now: no thread of a transport that still waits for a dead peer can hold it."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):  # nobody reads what is left
+            stream.flush()
     os._exit(status)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -14,8 +15,13 @@ FAILURE_FILE = "DNI_ASYNC_FAILURE_FILE"
 
 
 def tell(line: str, status: int = 1) -> None:
-    """Print the line that ends the job with that exit status, and leave both for a launcher that asked."""
-    print(f"dni-async: {line}", file=sys.stderr, flush=True)
+    """Print the line that ends the job with that exit status, and leave both for a launcher that asked.
+
+    An empty line is not printed.
+    """
+    with contextlib.suppress(BrokenPipeError):  # nobody reads it
+        if line:
+            print(f"dni-async: {line}", file=sys.stderr, flush=True)
     if path := os.environ.get(FAILURE_FILE):
         try:
             Path(path).write_text(f"{status} {line}")

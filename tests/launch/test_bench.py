@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from launch.suite import SECTIONS, Section
 from launch.windows import WindowsConfig
 from tests.launch.jobs import our_lines, run
 from tests.launch.tiny import Tiny  # noqa: F401  (named in a command below)
-from workers.supervise import Guard
+from workers.supervise import Guard, ReaderGone
 
 ENGINES = ("backprop", "frozen")
 TINY = Section(
@@ -95,6 +96,15 @@ def test_a_section_that_fails_keeps_what_was_measured_before(tmp_path: Path) -> 
     with pytest.raises(StageError, match="compare --task nowhere failed with exit status 2"):
         measure(wrong, tmp_path / "tiny")
     assert (tmp_path / "tiny" / "measured.json").read_text() == "{}"
+
+
+def test_a_command_whose_reader_has_gone_ends_the_bench_as_quietly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = subprocess.CompletedProcess([], 141)
+    monkeypatch.setattr("subprocess.run", lambda command, timeout: ended)
+    with pytest.raises(ReaderGone):
+        bench.run(TINY.commands[0], tmp_path)
 
 
 def test_the_document_has_every_section_in_order(tmp_path: Path) -> None:

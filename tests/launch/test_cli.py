@@ -12,7 +12,7 @@ from dni_async.recipes import LocalConfig, SGConfig
 from launch import cli, compare, plan, train
 from launch.comparison.config import CompareConfig
 from launch.config import TrainConfig
-from tests.launch.jobs import run
+from tests.launch.jobs import run, started
 
 BOX = re.compile("[─-╿]")
 
@@ -122,11 +122,23 @@ def test_the_width_of_the_terminal_is_left_as_it_was(columns, arguments, monkeyp
     assert os.environ.get("COLUMNS") == columns
 
 
-def test_an_unknown_command_names_the_known_ones(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["dni-async", "trian", "--epochs", "2"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    assert stop.value.code == 2
+@pytest.fixture
+def status_of(monkeypatch):
+    """The exit status of the process that `main` would have ended."""
+    monkeypatch.setattr("workers.supervise.install_signals", lambda: None)
+    monkeypatch.setattr(cli, "leave", sys.exit)
+
+    def status_of(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dni-async", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code
+
+    return status_of
+
+
+def test_an_unknown_command_names_the_known_ones(status_of, capsys):
+    assert status_of("trian", "--epochs", "2") == 2
     out, err = capsys.readouterr()
     assert (out, err) == (
         "",
@@ -136,9 +148,8 @@ def test_an_unknown_command_names_the_known_ones(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
-def test_without_a_command_the_usage_is_shown(arguments, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["dni-async", *arguments])
-    cli.main()
+def test_without_a_command_the_usage_is_shown(arguments, status_of, capsys):
+    assert status_of(*arguments) == 0
     text = capsys.readouterr().out
     assert text.startswith("usage: dni-async COMMAND [options]")
     known = "train, compare, plan, latency, windows, bench, generate, export, soak"
@@ -161,3 +172,10 @@ def test_the_process_prints_the_line_and_ends_with_status_2():
     (line,) = done.stderr.splitlines()
     assert line.startswith("dni-async: ") and line.endswith("; see launch.train --help")
     assert "--epochs" in line and "'x'" in line
+
+
+def test_when_the_reader_of_the_help_has_gone_the_process_ends_without_a_word():
+    with started([sys.executable, "-m", "launch.export", "--help"]) as process:
+        process.stdout.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == ""

@@ -130,6 +130,12 @@ def test_a_failure_that_was_told_keeps_its_line_and_status(codes, status, monkey
     assert failure.value.status == status
 
 
+def test_where_nobody_reads_there_is_nothing_to_tell(monkeypatch):
+    with pytest.raises(Told, match=r"^$") as failure:
+        launched(monkeypatch, failing((0, 141), (1, 1)), stages=2)
+    assert failure.value.status == 141
+
+
 @pytest.mark.parametrize(("code", "how"), [(-9, "SIGKILL"), (3, "exit status 3")])
 def test_a_rank_that_ends_without_a_word_is_named(code, how, monkeypatch):
     with pytest.raises(StageError, match=rf"rank 1 ended before the first step \({how}\)"):

@@ -20,7 +20,7 @@ from dni_async.errors import Late, StageError, UserError
 from tests.workers.helpers import PATIENCE, Child, Work
 from workers.heartbeat import BEAT
 from workers.rendezvous import Rendezvous
-from workers.supervise import Guard, Stopped, Told, is_late, leave, line_of, status_of
+from workers.supervise import Guard, ReaderGone, Stopped, Told, is_late, leave, line_of, status_of
 from workers.told import FAILURE_FILE, what_was_told
 from workers.transport.base import PeerGone, TransportTimeout
 from workers.verdict import Verdict
@@ -65,6 +65,38 @@ def interrupted_on_the_way_out(guard: Guard, mouth: Connection) -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
+def stdout_without_a_reader() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 1)
+
+
+def print_for_nobody(guard: Guard, mouth: Connection) -> None:
+    stdout_without_a_reader()
+    print("what is written when the work is done")
+
+
+def fail_to_print(guard: Guard, mouth: Connection) -> None:
+    stdout_without_a_reader()
+    try:
+        print("a report", flush=True)
+    except OSError as error:
+        raise StageError(f"stage 0 (rank 0), at step 3: {error}") from error
+
+
+def fail_to_send(guard: Guard, mouth: Connection) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.write(writer, b"a message")
+
+
+def fail_with_nobody_to_tell(guard: Guard, mouth: Connection) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer, 2)
+    raise UserError("batch size is 0; it must be at least 1")
+
+
 ENDS: dict[str, tuple[Work, int, list[str]]] = {
     "well": (end_well, 0, []),
     "by a user error": (user_error, 2, ["dni-async: batch size is 0; it must be at least 1"]),
@@ -73,6 +105,14 @@ ENDS: dict[str, tuple[Work, int, list[str]]] = {
     "by what was told": (told, 2, []),
     "by SIGINT": (interrupted, 130, ["dni-async: stage 0 (rank 0), after step 7: stopped by SIGINT"]),
     "by SIGTERM": (terminated, 143, ["dni-async: rank 0, before the first step: stopped by SIGTERM"]),
+    "with nobody who reads": (print_for_nobody, 141, []),
+    "by a report that nobody reads": (fail_to_print, 141, []),
+    "by another pipe": (
+        fail_to_send,
+        1,
+        ["dni-async: rank 0, before the first step: BrokenPipeError: [Errno 32] Broken pipe"],
+    ),
+    "with nobody to tell": (fail_with_nobody_to_tell, 2, []),
     "by many signals": (interrupted_on_the_way_out, 143, ["dni-async: stage 0: stopped by SIGTERM"]),
 }
 
@@ -104,7 +144,7 @@ class TestTheLog:
         text = (tmp_path / "rank-0.log").read_text()
         assert text.startswith("the disk was full\n") and "StageError" in text
 
-    @pytest.mark.parametrize("work", [end_well, told, interrupted])
+    @pytest.mark.parametrize("work", [end_well, told, interrupted, fail_to_print])
     def test_there_is_none_when_nothing_went_wrong_here(self, work: Work, tmp_path: Path) -> None:
         with Child(work, tmp_path) as child:
             child.status()
@@ -159,11 +199,16 @@ class TestSeveralRanks:
             return statuses, [child.lines() for child in children]
 
     def test_the_first_that_fails_speaks_for_all(self, tmp_path: Path, job: dict[str, str]) -> None:
-        statuses, lines = self.play(tmp_path, job, fail_second, fail_first)
+        statuses, lines = self.play(tmp_path, job, fail_after_another, fail_first)
         assert statuses == [1, 2]
         assert lines == [["dni-async: rank 1 was first"], []]  # rank 0 prints
         assert (tmp_path / "0" / "rank-0.log").exists()  # nothing is lost
         assert (tmp_path / "1" / "rank-1.log").exists()
+
+    def test_where_nobody_reads_no_rank_says_a_word(self, tmp_path: Path, job: dict[str, str]) -> None:
+        statuses, lines = self.play(tmp_path, job, meet_and_print_for_nobody, fail_after_another)
+        assert statuses == [141, 1]
+        assert lines == [[], []]
 
     def test_a_stopped_rank_names_the_one_that_is_gone(self, tmp_path: Path, job: dict[str, str]) -> None:
         statuses, lines = self.play(tmp_path, job, stopped_when_the_other_is_gone, killed)
@@ -202,10 +247,15 @@ def fail_first(guard: Guard, mouth: Connection) -> None:
     raise UserError("rank 1 was first")
 
 
-def fail_second(guard: Guard, mouth: Connection) -> None:
+def fail_after_another(guard: Guard, mouth: Connection) -> None:
     """Fail once the other rank has said why it fails."""
     guard.meet(PATIENCE).store.wait(["verdict"])
-    raise StageError("rank 0 was second")
+    raise StageError("the second")
+
+
+def meet_and_print_for_nobody(guard: Guard, mouth: Connection) -> None:
+    guard.meet(PATIENCE)
+    print_for_nobody(guard, mouth)
 
 
 def busy_until_told(guard: Guard, mouth: Connection) -> None:
@@ -274,6 +324,7 @@ def launch_and_die(guard: Guard, mouth: Connection) -> None:
     [
         (UserError("bad\n value"), 2, "bad value"),
         (StageError("bad  stage"), 1, "bad stage"),
+        (ReaderGone(), 141, ""),
         (PeerGone("left"), 1, "PeerGone: left"),
         (Told("said", 143), 143, "Told: said"),
         (Stopped(signal.SIGINT), 130, "stopped by SIGINT"),

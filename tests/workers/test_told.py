@@ -16,6 +16,15 @@ def test_the_line_is_printed_and_left_with_the_status(
     assert what_was_told(tmp_path / "told") == ("batch size is 0", 2)
 
 
+def test_an_empty_line_is_left_but_not_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
+    tell("", 141)
+    assert capsys.readouterr().err == ""
+    assert what_was_told(tmp_path / "told") == ("", 141)
+
+
 def test_a_file_that_cannot_be_written_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
