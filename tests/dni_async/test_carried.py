@@ -15,7 +15,14 @@ from dni_async.recipes import SGConfig
 from dni_async.recurrent import MakePredictor, ThroughTime, dni_through_time, permuted
 from dni_async.state import copied
 from tests.dni_async.test_cores import CORES, HIDDEN, INPUTS
-from tests.dni_async.test_recurrent import Adds, Exact, Told, gradients, of_whole_sequence, square
+from tests.dni_async.test_recurrent import (
+    Adds,
+    Exact,
+    Told,
+    equal_to_full_bptt,
+    gradients,
+    square,
+)
 
 ROWS = 4
 
@@ -66,21 +73,12 @@ def test_an_ordinary_loop_trains_as_through_time_does(batch_first: bool) -> None
 @pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
 @pytest.mark.parametrize("name", CORES)
 def test_with_an_oracle_at_the_last_state_windows_equal_full_bptt(name: str) -> None:
-    torch.set_default_dtype(torch.float64)
-    try:
-        torch.manual_seed(0)
-        core = Core(CORES[name][0]())
-        x = torch.randn(ROWS, 11, INPUTS)
-        expected = of_whole_sequence(core, x)
-        oracle = Exact(core, x, 3)
+    def train(core: Core, oracle: Exact, x: Tensor) -> None:
         layer = Carried(core, lambda state: oracle, discount=1.0, sequence=4)
         for window in x.split(3, 1):
             square(layer(window)).backward()
-    finally:
-        torch.set_default_dtype(torch.float32)
-    for mine, theirs in zip(gradients(core), expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
-    assert sorted(oracle.targets) == [1, 2, 3]
+
+    equal_to_full_bptt(name, 3, train)
 
 
 def test_the_gradient_travels_on_to_the_layers_before() -> None:

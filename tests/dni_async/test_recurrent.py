@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -67,10 +68,8 @@ def of_whole_sequence(core: Core, x: Tensor) -> list[Tensor]:
     return gradients(core)
 
 
-@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
-@pytest.mark.parametrize("name", CORES)
-@pytest.mark.parametrize("T", [1, 3, 4])
-def test_with_an_oracle_at_the_last_state_windows_equal_full_bptt(name: str, T: int) -> None:
+def equal_to_full_bptt(name: str, T: int, train: Callable[[Core, Exact, Tensor], None]) -> Exact:
+    """The oracle. With it at the ends of windows of T steps, `train` leaves the gradients of full BPTT."""
     torch.set_default_dtype(torch.float64)
     try:
         torch.manual_seed(0)
@@ -78,14 +77,25 @@ def test_with_an_oracle_at_the_last_state_windows_equal_full_bptt(name: str, T: 
         x = torch.randn(ROWS, 11, INPUTS)
         expected = of_whole_sequence(core, x)
         oracle = Exact(core, x, T)
-        through = ThroughTime(core, lambda state: oracle, discount=1.0)
-        for at in range(0, 11, T):
-            through.backward(square(through(x[:, at : at + T])), ends=at + T >= 11)
+        train(core, oracle, x)
     finally:
         torch.set_default_dtype(torch.float32)
     for mine, theirs in zip(gradients(core), expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
     assert sorted(oracle.targets) == list(range(1, -(-11 // T)))
+    return oracle
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
+@pytest.mark.parametrize("name", CORES)
+@pytest.mark.parametrize("T", [1, 3, 4])
+def test_with_an_oracle_at_the_last_state_windows_equal_full_bptt(name: str, T: int) -> None:
+    def train(core: Core, oracle: Exact, x: Tensor) -> None:
+        through = ThroughTime(core, lambda state: oracle, discount=1.0)
+        for at in range(0, 11, T):
+            through.backward(square(through(x[:, at : at + T])), ends=at + T >= 11)
+
+    oracle = equal_to_full_bptt(name, T, train)
     for step, target in oracle.targets.items():  # the bootstrapped target is exact when predictions are
         torch.testing.assert_close(target, oracle.predicted[step], rtol=0, atol=1e-9)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -14,33 +13,19 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from dni_async.errors import UserError
 from launch.config import TrainConfig
 from launch.elastic import BEGUN, begin, elastic
 from launch.weights import load_all
 from tests.forks import Job
+from tests.launch.bombs import Bomb
 from tests.launch.jobs import TINY, TORCHRUN, kill, our_lines, rank_processes, started, until
 from tests.launch.test_resume import SETTINGS, STEPS, equal, trained
 from tests.launch.tiny import Tiny, data_of, five_layers
 from workers.checkpoint import Checkpoints
 from workers.rendezvous import Rendezvous
-
-
-class Bomb(nn.Module):
-    """Kills its process at its n-th training batch, unless `defused` is there; once."""
-
-    def __init__(self, batches: int, defused: Path) -> None:
-        super().__init__()
-        self.left, self.defused = batches, defused
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.left -= self.training
-        if self.left == 0 and not self.defused.exists():
-            self.defused.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return x
 
 
 class Bombed(Tiny):

@@ -57,7 +57,7 @@ def mark(kind, step, epoch, told, sg=SG, timeline=None):
     return Mark(kind, step, epoch, returning=True, body={"result": told} | stages)
 
 
-def recorder(out=None, progress=None, task=None, **settings):
+def recorder(out=None, progress=None, task=None, start=0, so_far=None, before=None, **settings):
     return Recorder(
         TrainConfig(**{"task": "my:Tiny", "seed": 7, "epochs": 2, "stages": 2} | settings),
         task or Tiny(),
@@ -68,6 +68,9 @@ def recorder(out=None, progress=None, task=None, **settings):
         notes=["made-up data"],
         out=out,
         progress=progress or Told(),
+        start=start,
+        so_far=so_far,
+        before=before,
     )
 
 
@@ -321,22 +324,6 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def resumed_from(out, so_far, start, **settings):
-    return Recorder(
-        TrainConfig(**{"epochs": 3, "stages": 2} | settings),
-        Tiny(),
-        stages=2,
-        steps_per_epoch=STEPS,
-        samples=(50, 20),
-        transports=["shm"],
-        notes=[],
-        out=out,
-        progress=Told(),
-        start=start,
-        so_far=so_far,
-    )
-
-
 def test_a_resumed_record_goes_on_where_the_checkpoint_was(tmp_path):
     record = recorder(tmp_path)
     record.on_mark(mark(MarkKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
@@ -345,7 +332,7 @@ def test_a_resumed_record_goes_on_where_the_checkpoint_was(tmp_path):
     so_far["seconds"] += 100.0
     record._lines.close()  # as the end of its process would
 
-    again = resumed_from(tmp_path, so_far, STEPS + 2)
+    again = recorder(tmp_path, start=STEPS + 2, so_far=so_far, epochs=3)
     assert again.progress.said == [("start", 3, 2, 2)]
     again.on_mark(mark(MarkKind.EPOCH, 2 * STEPS, 2, result(0.7, 0.75)))
     again.on_mark(mark(MarkKind.STOP, 2 * STEPS, 2, result(None), timeline=samples.pipeline()))
@@ -359,14 +346,14 @@ def test_a_resumed_record_goes_on_where_the_checkpoint_was(tmp_path):
 def test_an_accuracy_that_was_reached_before_the_checkpoint_stays_reached():
     record = recorder(until=0.5)
     record.on_mark(mark(MarkKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
-    again = resumed_from(None, record.so_far(), STEPS, until=0.5)
+    again = recorder(start=STEPS, so_far=record.so_far(), until=0.5)
     assert again.reached and again.summary["until"]["steps"] == STEPS
 
 
 def test_a_run_that_was_over_when_it_was_resumed_has_its_results():
     record = recorder()
     record.on_mark(mark(MarkKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
-    again = resumed_from(None, record.so_far(), STEPS)
+    again = recorder(start=STEPS, so_far=record.so_far())
     empty = [{"stage": 0, "events": []}, {"stage": 1, "events": []}]
     again.on_mark(mark(MarkKind.STOP, STEPS, 1, result(None), timeline=empty))
     assert again.summary["final"]["test_accuracy"] == 0.5
@@ -397,18 +384,7 @@ def test_a_record_goes_on_in_another_process_wherever_it_was(tmp_path):
     with open(tmp_path / "metrics.jsonl", "a") as lines:
         lines.write('{"kind": "rep')
 
-    again = Recorder(
-        TrainConfig(epochs=2, stages=2, until=0.6),
-        Tiny(),
-        stages=2,
-        steps_per_epoch=STEPS,
-        samples=(50, 20),
-        transports=["shm"],
-        notes=[],
-        out=tmp_path,
-        progress=Told(),
-        before=state,
-    )
+    again = recorder(tmp_path, before=state, until=0.6)
     assert again.progress.said == [("start", 2, 2, 2)]
     assert (again._start, again._end) == (record._start, record._end)
     assert again.summary == json.loads(json.dumps(record.summary))

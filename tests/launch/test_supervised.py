@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from torch import Tensor, nn
+from torch import nn
 
 from dni_async.errors import UserError
 from launch.config import TrainConfig
 from launch.supervised import supervise
 from tests.forks import Job
+from tests.launch.bombs import Bomb
 from tests.launch.jobs import descendants, shared_memory, until
 from tests.launch.kills import campaign
 from tests.launch.tiny import Tiny, five_layers
@@ -29,21 +29,6 @@ LAST_LAYER = {2: (1, 4), 3: (0, 2, 4)}
 """Of each stage."""
 
 
-class Bomb(nn.Module):
-    """Kills its process at its n-th batch in training or in evaluation, unless `defused` is there: once."""
-
-    def __init__(self, training: bool, batches: int, defused: Path) -> None:
-        super().__init__()
-        self.when, self.left, self.defused = training, batches, defused
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.left -= self.training == self.when
-        if self.left == 0 and not self.defused.exists():
-            self.defused.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return x
-
-
 class Bombed(Tiny):
     """With bombs in every stage: at a training batch, and in the middle of an evaluation."""
 
@@ -55,8 +40,8 @@ class Bombed(Tiny):
         layers = five_layers()
         for stage, at in enumerate(LAST_LAYER[self.stages]):
             bombs = [
-                Bomb(True, 3 + stage, self.folder / f"training-{stage}"),
-                Bomb(False, 2, self.folder / f"evaluation-{stage}"),
+                Bomb(3 + stage, self.folder / f"training-{stage}"),
+                Bomb(2, self.folder / f"evaluation-{stage}", training=False),
             ]
             layers[at] = nn.Sequential(*bombs, layers[at])
         return layers

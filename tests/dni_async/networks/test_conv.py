@@ -98,19 +98,6 @@ def test_what_is_no_image_is_the_users_to_mend() -> None:
         filled().synthesize(torch.zeros(2, 2).double(), torch.zeros(2, 3).double())
 
 
-def test_its_prediction_is_differentiable_in_all_its_weights() -> None:
-    network, h, labels = filled(), torch.randn(2, 2, 3, 3).double(), torch.randn(2, 3).double()
-    names = [name for name, _ in network.named_parameters()]
-
-    def predict(*weights: torch.Tensor) -> torch.Tensor:
-        arguments = (h, None, labels)
-        return torch.func.functional_call(network, dict(zip(names, weights, strict=True)), arguments)[0]
-
-    assert torch.autograd.gradcheck(
-        predict, [p.detach().requires_grad_() for p in network.parameters()], atol=1e-4
-    )
-
-
 def test_regress_lowers_the_error() -> None:
     network, h, labels = filled(), torch.randn(8, 2, 5, 5).double(), torch.randn(8, 3).double()
     target = h.tanh()

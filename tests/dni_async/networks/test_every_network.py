@@ -141,7 +141,7 @@ def test_recurrent_networks_predict_for_any_run_of_batches(
         assert network.synthesize(h, labels).shape == h.shape
 
 
-@every
+@pytest.mark.parametrize("name", [*OLD_NETWORKS, "recipe mlp", "recipe conv"])
 @both
 def test_regression_passes_a_gradient_check_in_its_parameters_and_inputs(
     name: str, conditional: bool

@@ -61,17 +61,6 @@ def test_a_conditional_network_insists_on_labels() -> None:
         filled().synthesize(torch.zeros(2, 4).double(), None)
 
 
-def test_its_prediction_is_differentiable_in_all_its_weights() -> None:
-    network, h, labels = filled(), torch.randn(3, 4).double(), torch.randn(3, 3).double()
-    names = [name for name, _ in network.named_parameters()]
-
-    def predict(*weights: torch.Tensor) -> torch.Tensor:
-        arguments = (h, None, labels)
-        return torch.func.functional_call(network, dict(zip(names, weights, strict=True)), arguments)[0]
-
-    assert torch.autograd.gradcheck(predict, [p.detach().requires_grad_() for p in network.parameters()])
-
-
 def test_regress_lowers_the_error() -> None:
     network, h, labels = filled(), torch.randn(16, 4).double(), torch.randn(16, 3).double()
     target = h.tanh()

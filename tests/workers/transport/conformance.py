@@ -324,6 +324,17 @@ class Outcome:
             assert not trouble, trouble
 
 
+def over_channels(make: Callable[[int, int, int], tuple[Sender, Receiver]]) -> Outcome:
+    """Both sides in this process, over channels that `make(capacity, sender stage, receiver stage)` makes."""
+    links: list[list[Link]] = [[], []]
+    for capacity in (CAPACITY, 1):
+        down, down_end = make(capacity, 0, 1)
+        up, up_end = make(capacity, 1, 0)
+        links[0].append(Link(down, up_end, capacity))
+        links[1].append(Link(up, down_end, capacity))
+    return run_in_threads([Side(rank, *links[rank], print) for rank in (0, 1)])
+
+
 def run_in_threads(sides: list[Side], facts: tuple[Callable[[Side], None], ...] = FACTS) -> Outcome:
     """Both sides in this process; nobody is killed."""
     reports: list[dict[str, str]] = [{}, {}]

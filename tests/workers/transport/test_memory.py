@@ -4,20 +4,14 @@ import pytest
 import torch
 
 from dni_async.messages import TargetGradient
-from tests.workers.transport.conformance import CAPACITY, NAMES, Link, Outcome, Side, run_in_threads
+from tests.workers.transport.conformance import NAMES, Outcome, over_channels
 from workers.transport.base import PeerGone, TransportError
 from workers.transport.memory import memory_channel
 
 
 @pytest.fixture(scope="module")
 def outcome() -> Outcome:
-    links: list[list[Link]] = [[], []]
-    for capacity in (CAPACITY, 1):
-        down, down_end = memory_channel(capacity, 0, 1)
-        up, up_end = memory_channel(capacity, 1, 0)
-        links[0].append(Link(down, up_end, capacity))
-        links[1].append(Link(up, down_end, capacity))
-    return run_in_threads([Side(rank, *links[rank], print) for rank in (0, 1)])
+    return over_channels(memory_channel)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from tests.workers.transport.conformance import CAPACITY, NAMES, Link, Outcome, Side, run_in_threads
+from tests.workers.transport.conformance import NAMES, Outcome, over_channels
+from workers.transport.base import Receiver, Sender
 from workers.transport.memory import memory_channel
 from workers.transport.passing import PassingReceiver, PassingSender
 
 
+def passing_channel(capacity: int, sender_stage: int, receiver_stage: int) -> tuple[Sender, Receiver]:
+    sender, receiver = memory_channel(capacity, sender_stage, receiver_stage)
+    return PassingSender(sender), PassingReceiver(receiver)
+
+
 @pytest.fixture(scope="module")
 def outcome() -> Outcome:
-    links: list[list[Link]] = [[], []]
-    for capacity in (CAPACITY, 1):
-        down, down_end = memory_channel(capacity, 0, 1)
-        up, up_end = memory_channel(capacity, 1, 0)
-        links[0].append(Link(PassingSender(down), PassingReceiver(up_end), capacity))
-        links[1].append(Link(PassingSender(up), PassingReceiver(down_end), capacity))
-    return run_in_threads([Side(rank, *links[rank], print) for rank in (0, 1)])
+    return over_channels(passing_channel)
 
 
 @pytest.mark.parametrize("name", NAMES)
