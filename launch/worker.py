@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workers.told import FAILURE_FILE, what_was_told
+from workers.told import FAILURE_FILE, NOBODY_READS, what_was_told
 
 if TYPE_CHECKING:
     from workers.supervise import Guard
@@ -28,19 +28,21 @@ def work(guard: Guard) -> None:
     start_rank(guard, config, task)
 
 
-def bad_input() -> bool:
-    """Whether the job has ended before by what the user must mend. Any other end is forgotten."""
+def in_vain() -> int:
+    """The exit status of a job that has ended before as it would again: by what the user must mend, or as
+    nobody reads what it prints. Any other end is forgotten (0)."""
     file = Path(os.environ[FAILURE_FILE])
-    if what_was_told(file)[1] == 2:
-        return True
+    _, status = what_was_told(file)
+    if status in (2, NOBODY_READS):
+        return status
     if os.environ["LOCAL_RANK"] == "0":
         file.unlink(missing_ok=True)
-    return False
+    return 0
 
 
 if __name__ == "__main__":
-    if bad_input():
-        sys.exit(2)
+    if status := in_vain():
+        sys.exit(status)
     from workers.supervise import Guard, leave
 
     leave(Guard().run(work))

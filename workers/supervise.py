@@ -27,7 +27,7 @@ from types import FrameType
 from dni_async.errors import Late, StageError, UserError
 from workers.heartbeat import Heartbeat
 from workers.rendezvous import Rendezvous
-from workers.told import tell
+from workers.told import NOBODY_READS, tell
 from workers.transport.base import TransportTimeout, timed_out
 from workers.verdict import Verdict
 
@@ -56,7 +56,7 @@ class Told(Exception):
 class ReaderGone(StageError):
     """Nobody reads standard output any more, as in `... | head`: nothing to be told, and nobody to tell."""
 
-    status = 128 + signal.SIGPIPE
+    status = NOBODY_READS
 
 
 def install_signals() -> None:

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from pathlib import Path
 
 FAILURE_FILE = "DNI_ASYNC_FAILURE_FILE"
 """Environment variable by which the local launcher names a file for the line."""
+
+NOBODY_READS = 128 + signal.SIGPIPE
+"""Exit status of a job whose standard output has lost its reader; its line is empty."""
 
 
 def tell(line: str, status: int = 1) -> None:

@@ -8,23 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from launch.worker import bad_input
+from launch.worker import in_vain
 from tests.launch.jobs import ROOT
 from workers.told import FAILURE_FILE, tell
 
 
 @pytest.mark.parametrize(
-    ("rank", "status", "stays", "bad"),
-    [(0, 2, True, True), (1, 2, True, True), (0, 1, False, False), (1, 1, True, False)],
+    ("rank", "status", "stays", "ends"),
+    [(0, 2, True, 2), (1, 2, True, 2), (1, 141, True, 141), (0, 1, False, 0), (1, 1, True, 0)],
 )
-def test_bad_input_is_remembered_and_any_other_end_forgotten(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, status: int, stays: bool, bad: bool
+def test_an_end_that_would_come_again_is_remembered_and_any_other_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, status: int, stays: bool, ends: int
 ) -> None:
     monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
     monkeypatch.setenv("LOCAL_RANK", str(rank))
-    assert not bad_input()
+    assert not in_vain()
     tell("it ended", status)
-    assert bad_input() is bad
+    assert in_vain() == ends
     assert (tmp_path / "told").exists() is stays
 
 
