@@ -114,8 +114,9 @@ class DNI(nn.Module):
         return self.network(*args, **kwargs)
 
     def dni_stats(self, reset: bool = False) -> dict[str, dict[str, Any]]:
-        """By layer: relative_error |g - t| / |t| and cosine of predictions and targets (means since the
-        start, or since `reset`, of every eighth batch), updates of the weights and of the SG network."""
+        """By layer: relative_error |g - t| / |t| and cosine of predictions and targets (of all since the
+        start, or since `reset`, together; every eighth batch counts), updates of the weights and of the
+        SG network."""
         stats = {interface.name: interface.stats() for interface in self._interfaces()}
         if reset:
             for interface in self._interfaces():

@@ -381,10 +381,12 @@ def test_a_linear_network_recovers_the_exact_gradient_of_a_quadratic_loss() -> N
 
 def test_agreement_is_measured_on_every_eighth_target() -> None:
     sg = synthesizer(Recorder())
+    sums = []
     for step in range(17):
         sg.predict(step, 0, *batch())
         sg.take(target(step, value=0.25))
-        assert sg.agreement._count == step // 8 + 1
+        sums.append(sg.agreement.state_dict()["squared_target"])
+    assert sums == [sums[0] * (step // 8 + 1) for step in range(17)]
     assert sg.stats()["sg_relative_error"] == pytest.approx(0.0, abs=1e-12)
     assert sg.stats()["sg_cosine"] == pytest.approx(1.0)
 
@@ -423,16 +425,43 @@ def test_agreement_is_relative_error_and_cosine(
     }
 
 
-def test_agreement_is_the_mean_over_targets() -> None:
+def test_agreement_is_of_all_targets_together() -> None:
     agreement = Agreement()
     agreement.add(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.0]))
     agreement.add(torch.tensor([-3.0, -4.0]), torch.tensor([3.0, 4.0]))
-    assert agreement.stats() == {"sg_relative_error": pytest.approx(1.0), "sg_cosine": pytest.approx(0.0)}
+    assert agreement.stats() == {
+        "sg_relative_error": pytest.approx(math.sqrt(10**2 / (5**2 + 5**2))),
+        "sg_cosine": pytest.approx(0.0),
+    }
 
 
-def test_agreement_that_is_not_finite_is_none_in_a_report() -> None:
+def test_a_target_that_is_nearly_zero_does_not_drown_the_others() -> None:
     agreement = Agreement()
-    agreement.add(torch.tensor([float("nan")]), torch.tensor([1.0]))
+    agreement.add(torch.tensor([3.0, 3.0]), torch.tensor([3.0, 4.0]))
+    agreement.add(torch.tensor([0.1, 0.0]), torch.tensor([1e-30, 0.0]))
+    assert agreement.stats()["sg_relative_error"] == pytest.approx(math.sqrt((1 + 0.01) / 25))
+
+
+@pytest.mark.parametrize("prediction", [0.0, 1.0])
+def test_where_all_targets_are_zero_there_is_no_agreement(prediction: float) -> None:
+    agreement = Agreement()
+    agreement.add(torch.tensor([prediction]), torch.zeros(1))
+    assert agreement.stats() == {"sg_relative_error": None, "sg_cosine": None}
+
+
+def test_from_the_means_of_an_older_checkpoint_the_agreement_starts_over() -> None:
+    agreement = Agreement()
+    agreement.add(torch.ones(2), torch.ones(2))
+    agreement.load_state_dict({"error": 7.0, "cosine": 3.0, "count": 8})
+    assert agreement.stats() == {"sg_relative_error": None, "sg_cosine": None}
+    agreement.add(torch.ones(2), torch.ones(2))
+    assert agreement.stats() == {"sg_relative_error": 0.0, "sg_cosine": pytest.approx(1.0)}
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_agreement_that_is_not_finite_is_none_in_a_report(broken: float) -> None:
+    agreement = Agreement()
+    agreement.add(torch.tensor([broken]), torch.tensor([1.0]))
     assert agreement.stats() == {"sg_relative_error": None, "sg_cosine": None}
 
 
