@@ -102,8 +102,9 @@ def targets_under_way(part: State, device: torch.device | None = None) -> list[T
 def recut(parts: Mapping[int, State], bounds: Sequence[Bounds], first: int, end: int) -> State:
     """The part of a stage with the layers from `first` to before `end`, out of parts that were cut otherwise.
 
-    Weights, optimizer state and what layers carry from batch to batch follow their layers. There is no rule's
-    state, as an SG network belongs to its interface, no random numbers, and no target under way.
+    Weights (the best ones, too), optimizer state and what layers carry from batch to batch follow their
+    layers. There is no rule's state, as an SG network belongs to its interface, no random numbers, and no
+    target under way.
 
     parts: by stage, at least those that hold one of these layers. bounds: of all stages of that cut.
     """
@@ -111,10 +112,13 @@ def recut(parts: Mapping[int, State], bounds: Sequence[Bounds], first: int, end:
     state: State = {"version": counts["steps"], "rule": None, "random": None}
     state |= {"targets": [], "epoch_over": False}
     state["counts"] = {name: counts[name] for name in ("steps", "samples")}
-    for key in ("layers", "running", "optimizer"):
+    best = ["best"] if "best" in next(iter(parts.values())) else []
+    for key in ("layers", "running", "optimizer", *best):
         whole = uncut(parts, bounds, key)
         mine = {name: value for name, value in whole.items() if first <= int(name.partition(".")[0]) < end}
         state[key] = renumbered(mine, -first)
+    if best:
+        state["patience"] = next(iter(parts.values()))["patience"]  # all stages decide alike
     return state
 
 

@@ -70,6 +70,12 @@ class MarkKind(IntEnum):
     """The whole test set is behind it, and the epoch goes on."""
     CHECKPOINT = 4
     """Every stage keeps its state as of here. Its return proves that all of them have."""
+    RESTORE = 5
+    """Training is over: every stage takes up its best weights (see `early_stopping`). The test follows."""
+
+
+EVALUATIONS = (MarkKind.EPOCH, MarkKind.EVALUATION)
+"""They come behind the whole test set, or the validation set where there is one."""
 
 
 @dataclass(slots=True)

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from dni_async.checkpoint import Parts, load_weights_state, weights_state
+from dni_async.early_stopping import Best, Patience
 from dni_async.errors import UserError
 from dni_async.finite import NonFinite, check_finite
 from dni_async.lent import own, starts_in_place
-from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
+from dni_async.messages import EVALUATIONS, Activation, Mark, MarkKind, Message, TargetGradient
 from dni_async.rules.base import Rule
 from dni_async.rules.delayed import DelayedRule
 from dni_async.rules.loss import LossRule
-from dni_async.state import State, load_random_state, random_state
+from dni_async.state import State, copied, load_random_state, random_state
 from dni_async.stateful import start_over, stats_of
 from dni_async.updater import Updater
 
@@ -41,6 +42,7 @@ class Stage:
     skip_nonfinite: where an activation, a gradient or a loss is NaN or infinite (see `finite`), go on without
     the batch instead of raising UserError. Weights, optimizer and SG network stay as they were. What others
     would get of it, they get with no rows, so that all messages come and nobody waits.
+    patience: evaluations are validations; keep the best weights (see `early_stopping`).
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Stage:
         *,
         send_targets: bool,
         skip_nonfinite: bool = False,
+        patience: Patience | None = None,
     ) -> None:
         self.index = index
         self.layers = layers.train()
@@ -66,6 +69,7 @@ class Stage:
         died; the mark takes what it gives along."""
         self._in_place = starts_in_place(layers)
         self._delayed = rule if isinstance(rule, DelayedRule) else None
+        self.best = Best(layers, patience) if patience else None
         self._parts = Parts(self.state_dict, copy_late=self._delayed is not None)
         self.done = False
         """The STOP mark has gone back: nothing will come any more."""
@@ -89,6 +93,8 @@ class Stage:
     @property
     def has_room(self) -> bool:
         """Whether an activation may be handled; if not, targets must come first."""
+        if self.best is not None and self.best.restoring:
+            return False
         return self._delayed is None or (self._delayed.stash.has_room and not self._parts)
 
     def on(self, message: Message) -> Iterator[Message]:
@@ -140,28 +146,49 @@ class Stage:
         if not mark.returning:
             if not self.is_last:
                 yield mark
-                if mark.kind is MarkKind.CHECKPOINT:
-                    self._parts.begin(mark.step)
-                    self.notice("checkpoint")
+                self._went_down(mark)
                 return
-            assert isinstance(self.rule, LossRule)
-            mark.returning = True
-            mark.body["result"] = self.rule.result()
-            if mark.kind is MarkKind.EVALUATION:
-                self.rule.new_evaluation()
-            elif mark.kind is MarkKind.CHECKPOINT:
-                self._parts.begin(mark.step)
+            self._turn_round(mark)
+            self._went_down(mark)
+        self._came_back(mark)
+        yield mark
+
+    def _turn_round(self, mark: Mark) -> None:
+        assert isinstance(self.rule, LossRule)
+        mark.returning = True
+        mark.body["result"] = self.rule.result()
+        if mark.kind in (MarkKind.EVALUATION, MarkKind.RESTORE):
+            self.rule.new_evaluation()
+
+    def _went_down(self, mark: Mark) -> None:
+        """What this stage is now, is what the mark is about."""
+        if mark.kind is MarkKind.CHECKPOINT:
+            self._parts.begin(mark.step)
+            self.notice("checkpoint")
+        elif self.best is not None:
+            self.best.went_down(mark)
+            if mark.kind in EVALUATIONS:
+                self.notice("evaluate")
+
+    def _came_back(self, mark: Mark) -> None:
+        """All that was sent before it has been answered. Say how this stage is doing."""
         if self._delayed is not None:
             self._delayed.stash.check_answered(mark.step)
         mark.body[str(self.index)] = self.stats()
+        if self.best is not None:
+            self.best.came_back(mark)
         if mark.kind is MarkKind.EPOCH:
             self._new_epoch()
             self._parts.on_epoch()
         elif mark.kind is MarkKind.CHECKPOINT:
-            mark.body[str(self.index)] |= self.keep(mark.step, self._parts.whole(mark.step))
+            mark.body[str(self.index)] |= self.keep(mark.step, self._whole_part(mark.step))
             self.notice("checkpoint")
         self.done = mark.kind is MarkKind.STOP
-        yield mark
+
+    def _whole_part(self, step: int) -> State | None:
+        """With the best of the validations before it, whose marks are all back by now."""
+        part = self._parts.whole(step)
+        return part | copied(self.best.state_dict()) if part and self.best else part
 
     def stats(self) -> dict[str, Any]:
         """Counts since the start, JSON-able."""
@@ -194,6 +221,8 @@ class Stage:
             self.rule.load_state_dict(state["rule"])
         if state.get("epoch_over"):
             self._new_epoch()
+        if self.best is not None:
+            self.best.load_state_dict(state)
         if state["random"] is not None:
             load_random_state(state["random"])
 

@@ -21,8 +21,8 @@ from dni_async.rules import DniRule, LocalRule, Rule
 from dni_async.updater import optimizer_factory
 from launch.checks import check_evaluations, check_labels, check_last_batch, check_scores, run_through
 from launch.config import JobConfig, TrainConfig
+from launch.data import Data, size
 from launch.engines import ENGINES
-from launch.source import Data, size
 from tasks.base import Task, seed_everything
 from workers.emulate import flop_clock
 from workers.execution import in_precision, sequential

@@ -13,6 +13,7 @@ from dni_async.stage import Stage
 from dni_async.updater import Updater, optimizer_factory, schedule_factor
 from launch.blueprint import Blueprint, build_layers, rule_with_network
 from launch.config import JobConfig, TrainConfig
+from launch.validation import patience_of
 from tasks.base import Task
 from workers.execution import in_precision, sequential
 
@@ -49,6 +50,7 @@ def build_stage(
         build_updater(config, mine, total_steps),
         send_targets=index > 0 and config.rule not in ("local", "frozen"),
         skip_nonfinite=config.on_nonfinite == "skip",
+        patience=patience_of(config, blueprint.steps_per_epoch),
     )
     return stage, names
 

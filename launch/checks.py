@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from dni_async.errors import UserError
+from launch.data import Data, size
 from launch.engines import ENGINES
-from launch.source import Data, size
 from tasks.base import Task
 from workers.execution import sequential
 
@@ -55,7 +55,7 @@ def check_labels(task: Task, data: Data) -> None:
     """Class labels must be 0 to classes - 1 (looked at where the whole set is a tensor)."""
     if task.classes is None:
         return
-    for dataset in (data.train, data.test):
+    for dataset in data.sets().values():
         if isinstance(dataset, TensorDataset):
             y = dataset.tensors[1]
             if y.is_floating_point() or int(y.min()) < 0 or int(y.max()) >= task.classes:

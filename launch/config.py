@@ -37,9 +37,12 @@ class JobConfig:
     epochs: int = 5
     """Times through the training set."""
     until: float | None = None
-    """End training at this test accuracy, such as 0.97; `epochs` stays the limit."""
+    """End training at this accuracy of an evaluation, such as 0.97; `epochs` stays the limit."""
     evaluations: int = 1
     """Evaluations on the whole test set per epoch, equally spaced."""
+    patience: int = 0
+    """End after so many epochs without a better validation loss; 0: never. Evaluations are then on the
+    validation set, and the best weights are kept and tested at the end."""
     batch_size: int = 256
     """Samples per update."""
     seed: int = 0
@@ -98,6 +101,7 @@ class JobConfig:
             ("epochs", self.epochs, 1),
             ("stash", 1 if self.stash is None else self.stash, 1),
             ("evaluations", self.evaluations, 1),
+            ("patience", self.patience, 0),
             ("batch-size", self.batch_size, 1),
             ("stages", self.stages, 0),
             ("in-flight", self.in_flight, 1),
@@ -220,6 +224,8 @@ class TrainConfig(JobConfig):
             raise UserError("supervise goes on with older weights, which is not deterministic; leave one out")
         if set(self.transport.split(",")) - {"auto", "shm"}:
             raise UserError(f"transport is {self.transport}; supervise needs shm on every link")
+        if self.patience:
+            raise UserError("supervise starts a stage again without its best weights; leave out --patience")
         if not self.out:
             raise UserError("supervise needs the folder in which checkpoints are kept; give one with --out")
         if self.checkpoint_every is None:

@@ -8,11 +8,12 @@ from functools import partial
 from torch import nn
 
 from dni_async.errors import StageError
-from dni_async.messages import Mark, MarkKind, TargetGradient
+from dni_async.messages import EVALUATIONS, Mark, MarkKind, TargetGradient
 from dni_async.recipes import parameters_of
 from dni_async.stage import Stage
 from dni_async.state import State
 from launch.build import build_stage
+from launch.data import Data, size
 from launch.rank import Rank
 from launch.resume import complete, restore
 from launch.source import Position, stream
@@ -124,11 +125,12 @@ def _ends(rank: Rank, links: Links, recorder: Recorder | None, position: Positio
 
 
 def _report(rank: Rank, recorder: Recorder, mark: Mark) -> None:
-    """A mark is back at stage 0. Raises StageError when it brings the result of a part of the test set."""
-    tested, size = mark.body["result"]["tested"], rank.blueprint.test_samples
-    if mark.kind in (MarkKind.EPOCH, MarkKind.EVALUATION) and tested != size:
+    """A mark is back at stage 0. Raises StageError when it brings the result of a part of a set."""
+    assert rank.data is not None
+    tested, wanted = mark.body["result"]["tested"], _wanted(mark.kind, rank.data)
+    if wanted not in (None, tested):
         raise StageError(
-            f"the evaluation of step {mark.step} was on {tested} of {size} samples: some got lost"
+            f"the evaluation of step {mark.step} was on {tested} of {wanted} samples: some got lost"
         )
     if mark.kind is MarkKind.CHECKPOINT:
         complete(rank, recorder, mark)
@@ -136,3 +138,10 @@ def _report(rank: Rank, recorder: Recorder, mark: Mark) -> None:
         recorder.on_mark(mark)
     if rank.life:
         rank.life.keep_record(recorder)
+
+
+def _wanted(kind: MarkKind, data: Data) -> int | None:
+    """How many samples are in front of such a mark, if it brings their scores."""
+    if kind in EVALUATIONS:
+        return size(data.evaluated)
+    return size(data.test) if kind is MarkKind.STOP and data.validation is not None else None

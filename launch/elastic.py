@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from launch.config import TrainConfig
+from launch.data import Data
 from launch.resume import Start, choose
-from launch.source import Data
 from launch.trail import Trail
 from tasks.base import Task
 from workers.rendezvous import Rendezvous

@@ -37,7 +37,8 @@ class ExportConfig:
     to: str = ""
     """The file to write: .safetensors, or .pt and .pth for torch.load; by default RUN/model.safetensors."""
     step: int | None = None
-    """The checkpoint of this step; by default the newest that is whole, or the weights of a finished run."""
+    """The checkpoint of this step; by default the newest that is whole (with --patience the best weights in
+    it), or the weights of a finished run."""
 
     def __post_init__(self) -> None:
         if self.to and Path(self.to).suffix not in SUFFIXES:
@@ -73,7 +74,11 @@ def weights_of(run: Path, step: int | None = None) -> tuple[dict[str, Tensor], s
     else:
         manifest = checkpoints.manifest(step)
     parts = {i: checkpoints.read_part(manifest, i) for i in range(len(manifest.bounds))}
-    return uncut(parts, manifest.bounds), f"the checkpoint of step {manifest.step}"
+    source = f"the checkpoint of step {manifest.step}"
+    if step is None and all(part.get("best") for part in parts.values()):
+        at = parts[0]["patience"]["best_at"]
+        return uncut(parts, manifest.bounds, "best"), f"the best weights, of step {at}, from {source}"
+    return uncut(parts, manifest.bounds), source
 
 
 def _finished(run: Path) -> dict[str, Tensor]:

@@ -56,6 +56,7 @@ def unfilled(
         "metric_name": task.metric_name,
         "epochs": [],
         "evaluations": [],
+        "early_stopping": None,
         "until": None if config.until is None else dict.fromkeys(UNTIL) | {"accuracy": config.until},
         "final": {},
         "transports": transports,

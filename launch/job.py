@@ -13,12 +13,12 @@ from dni_async.errors import UserError
 from launch.blueprint import Blueprint, agree, tell_failure
 from launch.checks import check_state, check_until
 from launch.config import TrainConfig
+from launch.data import Data, read
 from launch.elastic import begin, elastic
 from launch.engines import ENGINES, Engine
 from launch.files import prepare_out
 from launch.rank import Rank
 from launch.resume import Start
-from launch.source import Data
 from launch.summary import Recorder
 from launch.supervised import Life, supervise
 from launch.tables import run_grid, show
@@ -118,7 +118,7 @@ def _prepare(
 
 def _read(config: TrainConfig, engine: Engine, task: Task, rendezvous: Rendezvous) -> Data:
     part = (rendezvous.rank, rendezvous.world) if engine.shares_batches else (0, 1)
-    return Data(*task.data(config.data_folder()), config.batch_size, config.seed, part)
+    return read(config, task, part)
 
 
 def _finish(recorder: Recorder, config: TrainConfig) -> None:

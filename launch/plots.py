@@ -23,6 +23,7 @@ from launch.timeline import (
     spans,
     steady_window,
 )
+from launch.validation import split_of
 
 PathLike = str | os.PathLike[str]
 
@@ -156,25 +157,25 @@ def _head(
 
 
 def plot_curves(summary: Mapping[str, Any], path: PathLike) -> None:
-    """Left the losses by epoch, right the test metric against seconds with a dot per evaluation."""
+    """Left the losses by epoch, right the metric against seconds with a dot per evaluation."""
     epochs, evaluations = summary["epochs"], summary["evaluations"]
-    name = summary.get("metric_name", "accuracy")
+    name, split = summary.get("metric_name", "accuracy"), split_of(evaluations)
     figure, (left, right) = two_panels(run_name(summary))
     curve(left, epochs, "epoch", "loss", color=BLUE, label="training")
-    curve(left, evaluations, "epoch", "test_loss", color=KINDS["backward"][1], label="test")
+    curve(left, evaluations, "epoch", f"{split}_loss", color=KINDS["backward"][1], label=split)
     left.set(title="loss", xlabel="epoch")
     left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
     if left.lines:
         left.legend(frameon=False)
-    curve(right, evaluations, "seconds", "test_accuracy", color=BLUE, label=name)
+    curve(right, evaluations, "seconds", f"{split}_accuracy", color=BLUE, label=name)
     right.set(xlabel=SECONDS)
-    right.set_title(f"test {name}" + _last_value(evaluations, name))
+    right.set_title(f"{split} {name}" + _last_value(evaluations, f"{split}_accuracy", name))
     seconds_and_metric(right, name)
     figure.savefig(path, dpi=DPI)
 
 
-def _last_value(epochs: Sequence[Mapping[str, Any]], name: str) -> str:
-    known = [record["test_accuracy"] for record in epochs if record.get("test_accuracy") is not None]
+def _last_value(epochs: Sequence[Mapping[str, Any]], key: str, name: str) -> str:
+    known = [record[key] for record in epochs if record.get(key) is not None]
     return f": {metric(known[-1], name, digits=2)} at the end" if known else ""
 
 

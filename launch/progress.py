@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.tables import epochs, make_console, metric, number, percent
+from launch.validation import split_of
 
 
 class Progress:
@@ -65,7 +66,7 @@ class Progress:
         self._draw(f"step {number(step)}/{number(total_steps)}")
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """The test set was evaluated: print a line. `record` as in the summary, `samples_per_s` optional."""
+        """There was an evaluation: print a line. `record` as in the summary, `samples_per_s` optional."""
         line = epoch_line(record, self._epochs, self._samples_per_s, self._metric_name)
         self._epoch = int(record["epoch"]) + 1
         if not self._quiet:
@@ -100,12 +101,13 @@ def epoch_line(
     metric_name: str = "accuracy",
 ) -> str:
     """`epoch 1/5  loss 0.2501  test accuracy 97.12 %  12,345 samples/s  5.2 s`, what is known of it."""
-    score, speed = record.get("test_accuracy"), record.get("samples_per_s", samples_per_s)
+    split = split_of([record])
+    score, speed = record.get(f"{split}_accuracy"), record.get("samples_per_s", samples_per_s)
     parts = [f"epoch {epochs(record['epoch'])}/{total_epochs}"]
     if record.get("loss") is not None:
         parts.append(f"loss {number(record['loss'], 4)}")
     if score is not None:
-        parts.append(f"test {metric_name} {metric(score, metric_name, digits=2)}")
+        parts.append(f"{split} {metric_name} {metric(score, metric_name, digits=2)}")
     if speed is not None:
         parts.append(f"{number(speed)} samples/s")
     if record.get("seconds") is not None:

@@ -10,8 +10,8 @@ from typing import Any
 from dni_async.messages import Message
 from launch.blueprint import Blueprint
 from launch.config import TrainConfig
+from launch.data import Data, size
 from launch.progress import Progress
-from launch.source import Data
 from launch.summary import Recorder
 from launch.supervised import Life
 from launch.trail import Trail
@@ -81,4 +81,6 @@ class Rank:
             lost_steps=self.trail.lost_steps if self.trail else 0,
             before=before,
         )
+        if self.data is not None and self.data.validation is not None:
+            self.recorder.summary["dataset"]["validation"] = size(self.data.validation)
         return self.recorder

@@ -15,9 +15,9 @@ from dni_async.errors import UserError
 from dni_async.messages import Mark, TargetGradient
 from dni_async.stage import Stage
 from launch.config import TrainConfig
+from launch.data import Data, size
 from launch.files import jsonable
 from launch.rank import Rank
-from launch.source import Data, size
 from launch.summary import Recorder
 from launch.trail import Trail
 from tasks.base import Task

@@ -9,12 +9,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dni_async.messages import Mark, MarkKind
+from dni_async.messages import EVALUATIONS, Mark, MarkKind
 from launch.config import TrainConfig
 from launch.files import JsonLines, keep_lines, write_json
 from launch.header import unfilled
 from launch.progress import Progress
 from launch.timeline import chrome_trace, overlap
+from launch.validation import early_stopping, patience_of, split_of, validated
 from tasks.base import Task
 from workers.emulate import overrun_warning
 
@@ -69,6 +70,8 @@ class Recorder:
             restarts=restarts,
             lost_steps=lost_steps,
         )
+        self._patience = patience_of(config, steps_per_epoch)
+        self._steps = config.epochs * steps_per_epoch
         self.timeline: list[dict[str, Any]] = []
         self.warnings: list[str] = []
         """What turned out at the end to be wrong with the run; in the summary's notes, too."""
@@ -90,13 +93,17 @@ class Recorder:
     def so_far(self) -> dict[str, Any]:
         """What a recorder that goes on from here must know, JSON-able."""
         seconds = time.perf_counter() - self._start
-        return {"seconds": seconds} | {key: list(self.summary[key]) for key in ("epochs", "evaluations")}
+        patience = {"patience": self._patience.state_dict()} if self._patience else {}
+        records = {key: list(self.summary[key]) for key in ("epochs", "evaluations")}
+        return {"seconds": seconds} | records | patience
 
     def _resume(self, so_far: dict[str, Any]) -> None:
         self._start -= so_far["seconds"]
         self.summary |= {key: list(so_far[key]) for key in ("epochs", "evaluations")}
         for record in so_far["evaluations"]:
             self._look_whether_reached(record)
+        if self._patience and "patience" in so_far:
+            self._patience.load_state_dict(so_far["patience"])
 
     def state(self) -> dict[str, Any]:
         """All that a recorder in another process must know to stand in for this one, JSON-able."""
@@ -128,8 +135,8 @@ class Recorder:
             self._finish(seconds, result, stages)
         elif mark.kind is MarkKind.REPORT:
             self._report(mark, seconds, result, stages)
-        else:
-            self._evaluation(mark, seconds, result, stages)
+        elif mark.kind in EVALUATIONS:
+            self._evaluation(mark, seconds, validated(result) if self._patience else result, stages)
 
     @property
     def reached(self) -> bool:
@@ -139,8 +146,9 @@ class Recorder:
 
     @property
     def enough(self) -> bool:
-        """Whether training shall end: it is accurate enough, or its time is up."""
-        return self.reached or time.perf_counter() > self._end
+        """Whether training shall end: it is accurate enough, gets no better, or its time is up."""
+        hopeless = self._patience is not None and self._patience.over
+        return self.reached or hopeless or time.perf_counter() > self._end
 
     def on_checkpoint(self, step: int, problem: str | None) -> None:
         """A checkpoint was written, or could not be: then training goes on, and the user is told once."""
@@ -168,7 +176,7 @@ class Recorder:
     def _evaluation(
         self, mark: Mark, seconds: float, result: dict[str, Any], stages: list[dict[str, Any]]
     ) -> None:
-        """The test set was evaluated, at the end of an epoch (a whole number) or within one."""
+        """There was an evaluation, at the end of an epoch (a whole number) or within one."""
         whole = mark.kind is MarkKind.EPOCH
         epoch = mark.epoch if whole else mark.step / self.steps_per_epoch
         record = {"epoch": epoch, "step": mark.step, "seconds": seconds} | result
@@ -176,6 +184,8 @@ class Recorder:
         if whole:
             self.summary["epochs"].append(record)
         self._look_whether_reached(record)
+        if self._patience:
+            self._patience.better(mark.step, record["validation_loss"])
         self.progress.epoch(record)
         self._write({"kind": "epoch" if whole else "evaluation"} | record, stages)
         # these start over with each epoch: the summary keeps those of the last evaluation
@@ -183,7 +193,8 @@ class Recorder:
 
     def _look_whether_reached(self, record: dict[str, Any]) -> None:
         until = self.summary["until"]
-        if until is None or self.reached or record["test_accuracy"] < until["accuracy"]:
+        accuracy = f"{split_of([record])}_accuracy"
+        if until is None or self.reached or record[accuracy] < until["accuracy"]:
             return
         until |= {"seconds": record["seconds"], "epochs": record["epoch"], "steps": record["step"]}
 
@@ -195,11 +206,17 @@ class Recorder:
             self.summary["until"] |= self._until(result["samples_per_s"])
         keys = ("loss", "test_loss", "test_accuracy")
         last = (self.summary["evaluations"] or [dict.fromkeys(keys) | {"seconds": seconds}])[-1]
+        tested = result if self._patience else last
+        if self._patience:
+            told = early_stopping(
+                self._patience, self.summary["evaluations"], self._end_of(stages[0]["steps"])
+            )
+            self.summary["early_stopping"] = told
         self.summary |= {
             "samples_per_s": result["samples_per_s"],
             "train_s": last["seconds"],
             "total_s": seconds,
-            "final": {key: last[key] for key in keys},
+            "final": {"loss": last["loss"]} | {key: tested[key] for key in keys[1:]},
             "overlap": overlap(self.timeline),
             "stages": [s | kept for s, kept in zip(stages, self._means, strict=True)],
         }
@@ -216,6 +233,14 @@ class Recorder:
         self.summary["notes"] = [*self.summary["notes"], *self.warnings]
         if self._lines:
             self._lines.close()
+
+    def _end_of(self, step: int) -> str:
+        """What ended training, which was after so many steps."""
+        if self._patience and self._patience.over:
+            return "patience"
+        if self.reached:
+            return "until"
+        return "epochs" if step >= self._steps else "minutes"
 
     def _until(self, samples_per_s: float | None) -> dict[str, Any]:
         """Whether it was reached, and the seconds of training that it would take without evaluations.

@@ -137,6 +137,8 @@ def result_line(summary: Mapping[str, Any]) -> str:
         f"{number(summary.get('samples_per_s'))} samples/s",
         f"{number(summary.get('train_s'), 1)} s",
     ]
+    if stopping := summary.get("early_stopping"):
+        parts.append(_best_line(stopping, name))
     until = summary.get("until")
     if until and until["reached"]:
         how = f"after {number(until['seconds'], 1)} s (epoch {epochs(until['epochs'])})"
@@ -144,6 +146,15 @@ def result_line(summary: Mapping[str, Any]) -> str:
     elif until:
         parts.append(f"{percent(until['accuracy'], 1)} not reached")
     return ", ".join(parts)
+
+
+def _best_line(stopping: Mapping[str, Any], name: str) -> str:
+    """`weights of epoch 3 (validation accuracy 97.12 %), ended by patience`."""
+    best, ended = stopping["best"], f"ended by {stopping['ended']}"
+    if best is None:
+        return f"no validation, {ended}"
+    score = metric(best["validation_accuracy"], name, digits=2)
+    return f"weights of epoch {epochs(best['epoch'])} (validation {name} {score}), {ended}"
 
 
 def one_line(text: object) -> str:

@@ -53,6 +53,13 @@ class Task(ABC):
         Raises `dni_async.errors.UserError` when a file is missing or damaged.
         """
 
+    def validation(self, root: Path | None) -> Dataset | None:
+        """The validation set, which is neither trained on nor tested with; asked for only with --patience.
+
+        root: as for `data`. None: there is none.
+        """
+        return None
+
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
         """Mean loss of a batch, a scalar. Cross-entropy for classes, else mean squared error."""
         if self.classes is not None:

@@ -27,8 +27,8 @@ ONE_HOT, CODE = 128, 64
 class LanguageStack(Task):
     """A language model in layers. A sample is `bptt` symbols in a row; batches take the text side by side.
 
-    Evaluation goes through the whole test text in one row, state carried from its start to its end. What it
-    measures is nats per symbol, reported as bits per character or perplexity.
+    Evaluation goes through a whole text in one row, state carried from its start to its end. What it measures
+    is nats per symbol, reported as bits per character or perplexity.
     """
 
     carries_state = True
@@ -61,8 +61,11 @@ class LanguageStack(Task):
         """Windows of the training text and of the test text."""
         texts = self.language.texts(root)
         self.facts = {"symbols": len(texts.symbols)}
-        length = max(1, min(EVALUATION_STEPS, len(texts.test) - 1))
-        return pieces_of(texts.train, self.bptt), pieces_of(texts.test, length, rows=1)
+        return pieces_of(texts.train, self.bptt), _in_one_row(texts.test)
+
+    def validation(self, root: Path | None) -> SideBySide:
+        """Windows of the validation text."""
+        return _in_one_row(self.language.texts(root).validation)
 
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
         """Mean cross-entropy of a step (nats)."""
@@ -85,6 +88,10 @@ class LanguageStack(Task):
             self._codes = torch.randn(symbols, CODE, generator=torch.Generator().manual_seed(0))
         self._codes = self._codes.to(y.device)
         return F.embedding(y, self._codes)
+
+
+def _in_one_row(text: Tensor) -> SideBySide:
+    return pieces_of(text, max(1, min(EVALUATION_STEPS, len(text) - 1)), rows=1)
 
 
 class CharLMStack(LanguageStack):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from dni_async.errors import StageError
-from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
+from dni_async.messages import EVALUATIONS, Activation, Mark, MarkKind, Message, TargetGradient
 from dni_async.stage import Stage
 
 
@@ -59,7 +59,7 @@ class Arrivals:
             raise StageError(f"{name} of step {mark.step} came twice")
         self._marks[mark.kind, mark.returning] = mark.step
         if not mark.returning:
-            if mark.kind in (MarkKind.EPOCH, MarkKind.EVALUATION):
+            if mark.kind in (*EVALUATIONS, MarkKind.RESTORE):
                 self._tests = 0
             if mark.step != stage.steps:
                 raise StageError(

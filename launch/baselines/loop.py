@@ -1,7 +1,7 @@
 """What the baselines share: the loop over batches, timed and reported like a stage's.
 
     every rank    batch ─ step ─ batch ─ step ─ ... ─ test set ─┐ EPOCH: gather, rank 0 reports and tells
-                  batch ─ step ─ ...                            ┘ whether it is enough
+                  batch ─ step ─ ...                            ┘ the loss, and whether it is enough
 
 Same stream of messages as stage 0 of a pipeline, same marks for the record, same initial weights, optimizer
 and probe. An engine says only what it does with a batch.
@@ -17,14 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dni_async.early_stopping import Best
 from dni_async.errors import Late, StageError, UserError
-from dni_async.messages import Activation, Mark, MarkKind, Message
+from dni_async.messages import EVALUATIONS, Activation, Mark, MarkKind, Message
 from dni_async.recipes import parameters_of
 from dni_async.rules import LossRule
 from dni_async.stateful import start_over, stats_of
 from launch.build import build_updater
 from launch.rank import Rank
 from launch.source import stream
+from launch.validation import patience_of
 from workers.emulate import make_probe
 from workers.execution import in_precision, sequential
 from workers.peers import Peers, joined
@@ -56,6 +58,8 @@ class Loop(ABC):
         self.probe = make_probe(self.config.emulate_gflops, warmup)
         self.throughput = Throughput(warmup)
         self.steps = self.samples = 0
+        patience = patience_of(self.config, self.data.steps_per_epoch)
+        self.best = Best(self.module, patience) if patience else None
         self.batches_at_once = 1
         """How many batches all ranks together train in a step."""
         self.stopped = False
@@ -98,14 +102,19 @@ class Loop(ABC):
     def on(self, message: Message, report: Callable[[Mark], None], enough: Callable[[], bool]) -> None:
         """Handle a batch or a mark."""
         if isinstance(message, Mark):
-            self._answer(message, report)
+            if message.kind is MarkKind.RESTORE:
+                self._restore()
+                return
+            loss = self._answer(message, report)
             if message.kind is MarkKind.EPOCH:
                 self.rule.new_epoch()
                 start_over(self.module)
             elif message.kind is MarkKind.EVALUATION:
                 self.rule.new_evaluation()
-            if message.kind in (MarkKind.EPOCH, MarkKind.EVALUATION):
-                self.stopped = self.peers.tell(enough())
+            if message.kind in EVALUATIONS:
+                self.stopped, loss = self.peers.tell([enough(), loss])
+                if self.best:
+                    self.best.judge(message.step, loss)
         elif isinstance(message, Activation) and message.train:
             self._train(message.h, message.y)
         elif isinstance(message, Activation):
@@ -132,19 +141,27 @@ class Loop(ABC):
         self.probe.end()
         self.throughput.pause()
 
-    def _answer(self, mark: Mark, report: Callable[[Mark], None]) -> None:
-        """Collect on rank 0 what all ranks know, and report it. Only progress is told without waiting."""
+    def _restore(self) -> None:
+        """Training is over: the best weights, if there were validations, and now the test."""
+        assert self.best is not None
+        self.best.take_up()
+        self.rule.new_evaluation()
+
+    def _answer(self, mark: Mark, report: Callable[[Mark], None]) -> float | None:
+        """Collect on rank 0 what all ranks know, and report it; gives the loss of an evaluation there. Only
+        progress is told without waiting."""
         mine = {"result": self.rule.result(), "stage": self.stats() | self.facts | process_facts()}
         if mark.kind is MarkKind.STOP:
             mine["stage"]["timeline"] = self.probe.timeline()
         everything = (self.peers.latest if mark.kind is MarkKind.REPORT else self.peers.gather)(mine)
         if everything is None:
-            return
+            return None
         result = together([told["result"] for told in everything])
         mark.returning = True
         mark.body = {"result": result | {"samples_per_s": self.throughput.per_second()}}
         mark.body |= {str(i): told["stage"] for i, told in enumerate(everything)}
         report(mark)
+        return result["test_loss"]
 
     def stats(self) -> dict[str, Any]:
         """What a stage reports."""

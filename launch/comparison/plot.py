@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from launch.comparison.tables import Row, speedup
 from launch.plots import DPI, FAINT, INK, SECONDS, PathLike, curve, seconds_and_metric, two_panels
 from launch.tables import number, percent
+from launch.validation import split_of
 
 STYLES = {
     "backprop": ("#4d5866", "o"),
@@ -29,7 +30,7 @@ _OTHERS = (("#7b5ea7", "h"), ("#5b7f2b", "d"), ("#39556e", ">"), (INK, "H"))
 
 
 def plot_compare(rows: Sequence[Row], path: PathLike, title: str = "", metric_name: str = "accuracy") -> None:
-    """Left the speed-up of each engine with its spread, right its test metric against seconds.
+    """Left the speed-up of each engine with its spread, right its metric against seconds.
 
     An engine with several runs shows the curve of the one with the median throughput.
     """
@@ -37,10 +38,11 @@ def plot_compare(rows: Sequence[Row], path: PathLike, title: str = "", metric_na
     figure, (left, right) = two_panels(f"Engines side by side{about}", max(480, 180 + 44 * len(rows)))
     styles = list(_styles(rows))
     _speedup_bars(left, rows, [colour for colour, _ in styles])
-    for row, (colour, marker) in zip(rows, styles, strict=True):
-        records = (_median_run(row) or {}).get("evaluations", ())
-        curve(right, records, "seconds", "test_accuracy", colour, str(row["engine"]), marker)
-    right.set(title=f"test {metric_name}", xlabel=SECONDS)
+    curves = [(_median_run(row) or {}).get("evaluations", ()) for row in rows]
+    split = split_of([record for records in curves for record in records])
+    for row, records, (colour, marker) in zip(rows, curves, styles, strict=True):
+        curve(right, records, "seconds", f"{split}_accuracy", colour, str(row["engine"]), marker)
+    right.set(title=f"{split} {metric_name}", xlabel=SECONDS)
     seconds_and_metric(right, metric_name)
     if metric_name == "accuracy":
         _zoom(right, rows)

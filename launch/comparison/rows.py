@@ -12,6 +12,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from launch.validation import split_of
+
 Run = dict[str, Any]
 """A summary, or {"error": reason, "status": exit status, "stages": how many}."""
 Row = dict[str, Any]
@@ -44,7 +46,7 @@ def make_row(engine: str, runs: Sequence[Run]) -> Row:
         "stages": len(stages),
         "micro_batches": sorted({run["micro_batches"] for run in told if run["micro_batches"]}),
         "utilisation": [median(values) for values in per_stage("utilisation")],
-        **_medians(told, "samples_per_s", "test_accuracy", "train_s"),
+        **_medians(told, "samples_per_s", "test_accuracy", "best_epoch", "train_s"),
         "until": _until([run["until"] for run in told]),
         "peak_rss_bytes": [_most(values) for values in per_stage("peak_rss_bytes")],
         "held_bytes": [_most(values) for values in per_stage("held_bytes")],
@@ -55,16 +57,18 @@ def make_row(engine: str, runs: Sequence[Run]) -> Row:
 
 def _told(run: Run) -> dict[str, Any]:
     """What the comparison keeps of one run."""
-    curve = ("epoch", "step", "seconds", "test_accuracy", "test_loss")
+    split, stopping = split_of(run["evaluations"]), run.get("early_stopping") or {}
+    curve = ("epoch", "step", "seconds", f"{split}_accuracy", f"{split}_loss")
     return {
         "seed": run["seed"],
         "samples_per_s": run["samples_per_s"],
         "train_s": run["train_s"],
         "test_accuracy": run["final"]["test_accuracy"],
         "test_loss": run["final"]["test_loss"],
+        "best_epoch": (stopping.get("best") or {}).get("epoch"),
         "until": run["until"],
         "micro_batches": run.get("micro_batches"),
-        "evaluations": [{key: record[key] for key in curve} for record in run["evaluations"]],
+        "evaluations": [{key: record.get(key) for key in curve} for record in run["evaluations"]],
         "stages": [
             {
                 "utilisation": stage["utilisation"],

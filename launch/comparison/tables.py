@@ -32,6 +32,7 @@ def compare_grid(rows: Sequence[Row], metric_name: str = "accuracy", title: str 
             lambda row: _spread(row, "test_accuracy", _plain(metric_name)),
             spare=True,
         ),
+        _column(rows, "best\nepoch", lambda row: epochs(row.get("best_epoch"))),
         _column(rows, "seconds", lambda row: number(row.get("train_s"), 1), spare=until is not None),
     ]
     told = [c for c in columns if any(cell != NOTHING for cell in c.cells)]

@@ -31,6 +31,8 @@ class PlanConfig(JobConfig):
         check_engines(self.engines, PLANNED)
         if self.precision != "fp32":
             raise UserError(f"precision is {self.precision}; a plan is measured in fp32, leave it out")
+        if self.patience:
+            raise UserError(f"patience is {self.patience}; a plan trains nothing to its end, leave it out")
         if self.stages and self.stage_counts:
             raise UserError("both --stages and --stage-counts are given; leave one out")
         if self.stages:

@@ -31,10 +31,10 @@ from dni_async.updater import optimizer_factory
 from launch.blueprint import build_layers, device_clock, rule_with_network
 from launch.checks import check_labels, check_scores, run_through
 from launch.config import JobConfig, TrainConfig
+from launch.data import read
 from launch.header import hardware
 from launch.planning.footprint import optimized_bytes, saved_bytes, state_bytes, total_bytes
 from launch.planning.profile import DEPTHS, InterfaceProfile, LayerProfile, Profile, settings_of
-from launch.source import Data
 from tasks.base import Task
 from workers.device import pick_device
 from workers.emulate import flop_clock
@@ -97,7 +97,7 @@ class _Measurement:
     def __init__(self, config: JobConfig, task: Task) -> None:
         self.config, self.task = config, task
         self.device = pick_device(config.device, 0)
-        self.data = Data(*task.data(config.data_folder()), config.batch_size, config.seed)
+        self.data = read(config, task)
         check_labels(task, self.data)
         x, y = self.data.sample()
         layers = build_layers(task, config.seed)

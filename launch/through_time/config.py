@@ -49,16 +49,13 @@ class SequenceConfig(JobConfig):
     """The state carried to the next window is clamped to plus and minus this."""
     discount: float = 0.95
     """Factor on the SG network's targets."""
-    patience: int = 0
-    """End after so many epochs without a better validation; 0: never. The best weights are kept."""
 
     def __post_init__(self) -> None:
         JobConfig.__post_init__(self)
         if self.rule not in TIME_RULES:
             raise UserError(f"unknown rule for a task over time ({self.rule}); use {', '.join(TIME_RULES)}")
-        for name, value, low in (("bptt", self.bptt, 1), ("patience", self.patience, 0)):
-            if value < low:
-                raise UserError(f"{name} is {value}; it must be at least {low}")
+        if self.bptt < 1:
+            raise UserError(f"bptt is {self.bptt}; it must be at least 1")
         if self.state_bound <= 0:
             raise UserError(f"state-bound is {self.state_bound}; it must be positive")
         if not 0 <= self.discount <= 1:

@@ -6,7 +6,6 @@ end:    the best weights ─ test ─ summary.json, metrics.jsonl, model/
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dni_async.auxiliary import Auxiliary
+from dni_async.early_stopping import Best, Patience
 from dni_async.errors import UserError
 from dni_async.recipes import parameters_of
 from dni_async.recurrent import MakePredictor, ThroughTime, dni_through_time, permuted
@@ -84,8 +84,7 @@ class Trainer:
         self.updater = build_updater(config, self.model, config.epochs * sequences.windows(config.bptt))
         self.updates = self.symbols = 0
         self.seconds = 0.0
-        self._best: tuple[float, dict[str, Tensor]] | None = None
-        self._validation: dict[str, float] = {}
+        self.best = Best(self.model, Patience(config.patience))
 
     def where(self) -> str:
         """For the line that reports a failure."""
@@ -93,30 +92,25 @@ class Trainer:
 
     def run(self) -> Iterator[dict[str, Any]]:
         """Yields a record per epoch."""
-        waited = 0
         for epoch in range(1, self.config.epochs + 1):
             record = self._epoch(epoch)
             cost = self._evaluate("validation")
             if cost is not None:
-                scores = self.task.scores(cost)
-                record["validation"] = scores
-                waited += 1
-                if self._best is None or cost < self._best[0]:
-                    self._best = cost, copy.deepcopy(self.model.state_dict())
-                    self._validation = scores
-                    waited = 0
+                record["validation"] = self.task.scores(cost)
+                self.best.judge(epoch, cost)
             yield record
-            if self.config.patience and waited >= self.config.patience:
+            if self.best.patience.over:
                 return
 
     def final(self) -> dict[str, Any]:
         """The test's scores under the best weights, which the model then has; what a curriculum reached."""
         final = dict(self.sequences.progress())
-        if self._best is not None:
-            self.model.load_state_dict(self._best[1])
+        best = self.best.patience.loss
+        if best is not None:
+            self.best.take_up()
             cost = self._evaluate("test")
             assert cost is not None
-            final |= self.task.scores(cost) | {"validation": self._validation}
+            final |= self.task.scores(cost) | {"validation": self.task.scores(best)}
         return final
 
     def _epoch(self, epoch: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from dni_async.costs import Costs, InterfaceCost, LayerCost
 from dni_async.ledger import Ledger
-from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
+from dni_async.messages import EVALUATIONS, Activation, Mark, MarkKind, Message, TargetGradient
 from dni_async.networks import DNINetwork, LinearSG
 from dni_async.oracle import Oracle
 from dni_async.rules import DniRule, LossRule
@@ -87,7 +87,7 @@ def numbered(messages: list[Message]) -> list[Message]:
             trained += 1
         elif isinstance(message, Activation):
             message.step, tested = tested, tested + 1
-        elif isinstance(message, Mark) and message.kind in (MarkKind.EPOCH, MarkKind.EVALUATION):
+        elif isinstance(message, Mark) and message.kind in (*EVALUATIONS, MarkKind.RESTORE):
             tested = 0
     return messages
 

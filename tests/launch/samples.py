@@ -90,6 +90,17 @@ def summary(engine: str = "cdni", stages: int = 2, seconds: float = 4.0, **chang
     }
 
 
+def validated(seconds: float = 4.0, best: int = 3) -> dict[str, Any]:
+    """The same run with a patience of two epochs; the weights of epoch `best` were tested."""
+    run = summary(seconds=seconds)
+    records = [
+        {key.replace("test_", "validation_"): value for key, value in e.items()} for e in run["epochs"]
+    ]
+    keys = ("epoch", "step", "validation_loss", "validation_accuracy")
+    early = {"best": {key: records[best - 1][key] for key in keys}, "ended": "patience"}
+    return run | {"epochs": records, "evaluations": records, "early_stopping": early}
+
+
 def compared(engine: str, stages: int, speed: float | None, **changes: Any) -> dict[str, Any]:
     """One row of the comparison, of a single run."""
     samples_per_s = 6400.2 * (speed or 1.0)

@@ -5,7 +5,7 @@ import pytest
 
 from launch.plots import plot_curves, plot_timeline
 from tests.launch.pixels import pixels, share
-from tests.launch.samples import pipeline, summary
+from tests.launch.samples import pipeline, summary, validated
 
 FORWARD, BACKWARD = (0x3F, 0x78, 0xC9), (0xE8, 0x83, 0x3A)
 
@@ -51,3 +51,11 @@ def test_curves(tmp_path):
 def test_curves_of_next_to_nothing(epochs, tmp_path):
     plot_curves(summary(epochs=epochs, metric_name="negative error"), tmp_path / "curves.png")
     assert pixels(tmp_path / "curves.png").shape == (480, 1200, 3)
+
+
+def test_curves_of_a_run_with_validation(tmp_path):
+    run = validated()
+    plot_curves(run, tmp_path / "curves.png")
+    image = pixels(tmp_path / "curves.png")
+    assert share(image[:, :600], BACKWARD) > 0.0005  # validation loss, left
+    assert share(image[:, 600:], FORWARD) > 0.0005  # accuracy, right

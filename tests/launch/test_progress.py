@@ -109,3 +109,8 @@ def test_a_resumed_run_counts_on():
         progress.start(5, 2, epoch=4)
         progress.update(1, 9, None, STAGES)
     assert "epoch 4/5  step 1/9" in terminal.file.getvalue()
+
+
+def test_a_line_says_when_it_was_a_validation():
+    record = {"epoch": 3, "loss": 0.5, "validation_loss": 0.6, "validation_accuracy": 0.5}
+    assert epoch_line(record, 5) == "epoch 3/5  loss 0.5000  validation accuracy 50.00 %"

@@ -159,6 +159,19 @@ def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(
     assert not equal(other, weights_of(whole))  # the state matters
 
 
+def test_the_best_validation_text_decides_which_weights_are_tested(text: str) -> None:
+    known, settings = task(text), config(2, rule="oracle", patience=1, epochs=3, lr=0.3)
+    parts, marks = simulated(known, settings, 2)
+    nats = [mark.body["result"]["test_loss"] for mark in marks[:-2]]
+    assert len(nats) == 3 and all(stage.best for stage in parts)
+    best = next(i for i in range(3) if i == 2 or nats[i + 1] >= nats[i])
+    for stage in parts:
+        assert stage.best and stage.best.patience.best_at == (best + 1) * WINDOWS
+        assert equal(list(stage.layers.state_dict().values()), list(stage.best.weights.values()))
+    tested = marks[-1].body["result"]
+    assert tested["tested"] == len(known.data(None)[1]) and tested["test_loss"] > 0
+
+
 def test_evaluation_carries_its_state_through_the_whole_text(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

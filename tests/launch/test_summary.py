@@ -110,7 +110,7 @@ def test_the_summary_says_what_ran_and_how_it_went():
         *("task", "engine", "rule", "seed", "dataset", "notes", "versions", "hardware", "settings"),
         *("samples_per_s", "train_s", "total_s", "metric_name", "epochs", "final", "transports"),
         *("stages", "overlap", "evaluations", "until", "precision", "emulated_gflops", "checkpoints"),
-        *("restarts", "facts"),
+        *("restarts", "facts", "early_stopping"),
     }
 
 
@@ -408,3 +408,63 @@ def test_stages_that_were_started_again_are_told_at_the_end():
         end.body[str(stage)] |= {"restarts": restarts, "lost_updates": lost}
     record.on_mark(end)
     assert "stages that died and were started again: 3; updates lost: 12" in record.summary["notes"]
+
+
+def validating(losses, patience=1, epochs=9, end=0, **settings):
+    """The record of a run with such validation losses, which stopped so many steps after the last."""
+    record = recorder(patience=patience, epochs=epochs, **settings)
+    for epoch, loss in enumerate(losses, 1):
+        record.on_mark(mark(MarkKind.EPOCH, epoch * STEPS, epoch, result(loss - 0.1, 0.9 - loss)))
+    over, step = record.enough, len(losses) * STEPS + end
+    stop = mark(MarkKind.STOP, step, 9, result(0.05, 0.625), timeline=samples.pipeline())
+    for i in range(2):
+        stop.body[str(i)]["steps"] = step
+    record.on_mark(stop)
+    return over, record.summary
+
+
+def test_with_patience_evaluations_are_validations_and_the_end_is_the_test():
+    over, summary = validating([0.5, 0.25, 0.75], end=3)
+    assert over
+    assert [e["validation_loss"] for e in summary["epochs"]] == [0.5, 0.25, 0.75]
+    assert not any(key.startswith("test_") for e in summary["evaluations"] for key in e)
+    assert summary["final"] == {"loss": 0.65, "test_loss": pytest.approx(0.15), "test_accuracy": 0.625}
+    best = {"epoch": 2, "step": 2 * STEPS, "validation_loss": 0.25, "validation_accuracy": 0.65}
+    assert summary["early_stopping"] == {"best": best, "ended": "patience"}
+    assert summary["train_s"] == summary["epochs"][-1]["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "settings", "ended"),
+    [
+        ([0.5, 0.6], {}, "patience"),
+        ([0.5, 0.6], {"patience": 2, "epochs": 2}, "epochs"),
+        ([0.5, 0.3], {"until": 0.55}, "until"),
+        ([0.5, 0.3], {"minutes": 1e-9, "end": 7}, "minutes"),
+    ],
+)
+def test_the_summary_says_what_ended_training(losses, settings, ended):
+    assert validating(losses, **settings)[1]["early_stopping"]["ended"] == ended
+
+
+def test_a_run_that_ended_before_any_validation_has_no_best_one():
+    _, summary = validating([], end=5, minutes=1e-9)
+    assert summary["early_stopping"] == {"best": None, "ended": "minutes"}
+    assert summary["final"] == {"loss": None, "test_loss": pytest.approx(0.15), "test_accuracy": 0.625}
+
+
+def test_a_resumed_record_is_as_patient_as_it_was():
+    record = recorder(patience=2, epochs=9)
+    for epoch, loss in ((1, 0.25), (2, 0.5)):
+        record.on_mark(mark(MarkKind.EPOCH, epoch * STEPS, epoch, result(loss - 0.1, 0.5)))
+    so_far = json.loads(json.dumps(record.so_far()))
+    again = recorder(start=2 * STEPS, so_far=so_far, patience=2, epochs=9)
+    assert not again.enough
+    again.on_mark(mark(MarkKind.EPOCH, 3 * STEPS, 3, result(0.3, 0.5)))
+    assert again.enough
+
+
+def test_a_restore_mark_is_no_record():
+    record = recorder(patience=1)
+    record.on_mark(mark(MarkKind.RESTORE, STEPS, 1, result(0.5)))
+    assert record.summary["evaluations"] == []

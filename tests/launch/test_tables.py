@@ -13,7 +13,7 @@ from launch.tables import (
     show,
 )
 from tests.launch.printing import printed
-from tests.launch.samples import summary
+from tests.launch.samples import summary, validated
 
 
 def test_numbers_as_text():
@@ -72,6 +72,14 @@ def test_one_run_as_markdown():
 )
 def test_one_run_says_when_it_was_accurate_enough(until, told):
     assert result_line(summary(until=until)).endswith(f"20.0 s, {told}")
+
+
+def test_one_run_says_whose_weights_were_tested_and_why_it_ended():
+    run = validated()
+    told = "20.0 s, weights of epoch 3 (validation accuracy 97.12 %), ended by patience"
+    assert result_line(run).endswith(told)
+    run["early_stopping"] = {"best": None, "ended": "minutes"}
+    assert result_line(run).endswith("20.0 s, no validation, ended by minutes")
 
 
 def test_one_run_on_80_columns_leaves_out_the_spare_columns():

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from launch.config import TrainConfig
-from launch.source import Data
+from launch.data import Data
 from launch.weights import load_all
 from tasks.base import seed_everything
 from tasks.digits import DigitsFcn

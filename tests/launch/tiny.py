@@ -18,8 +18,9 @@ from dni_async.stage import Stage
 from launch.blueprint import draw
 from launch.build import build_stage
 from launch.config import TrainConfig
+from launch.data import Data, read
 from launch.rank import Rank
-from launch.source import Data, stream
+from launch.source import stream
 from tasks.base import Task
 from workers.device import Placement
 from workers.rendezvous import Rendezvous
@@ -51,23 +52,29 @@ class Tiny(Task):
     classes = CLASSES
 
     def __init__(
-        self, make: Callable[[], list[nn.Module]] = five_layers, train: int = 50, test: int = 20
+        self,
+        make: Callable[[], list[nn.Module]] = five_layers,
+        train: int = 50,
+        test: int = 20,
+        validation: int = 0,
     ) -> None:
-        self.make, self.sizes = make, (train, test)
+        self.make, self.sizes, self.held_out = make, (train, test), validation
 
     def layers(self) -> list[nn.Module]:
         return self.make()
 
     def data(self, root: Path | None = None) -> tuple[TensorDataset, TensorDataset]:
         generator = torch.Generator().manual_seed(0)
-        train, test = (
-            TensorDataset(
-                torch.randn(n, FEATURES, generator=generator),
-                torch.randint(0, CLASSES, (n,), generator=generator),
-            )
-            for n in self.sizes
-        )
+        train, test = (_by_chance(n, generator) for n in self.sizes)
         return train, test
+
+    def validation(self, root: Path | None = None) -> TensorDataset | None:
+        return _by_chance(self.held_out, torch.Generator().manual_seed(5)) if self.held_out else None
+
+
+def _by_chance(count: int, generator: torch.Generator) -> TensorDataset:
+    x = torch.randn(count, FEATURES, generator=generator)
+    return TensorDataset(x, torch.randint(0, CLASSES, (count,), generator=generator))
 
 
 def rank_of(task: Task, config: TrainConfig, rendezvous: Rendezvous | None = None) -> Rank:
@@ -98,4 +105,4 @@ def messages_of(data: Data, config: TrainConfig, **settings: Any) -> Iterator[Me
 
 
 def data_of(task: Task, config: TrainConfig) -> Data:
-    return Data(*task.data(None), config.batch_size, config.seed)
+    return read(config, task)

@@ -95,6 +95,17 @@ def test_a_sample_is_a_window_and_the_test_text_is_one_row(tmp_path: Path) -> No
     assert torch.equal(test.tensors[0].flatten()[1:], test.tensors[1].flatten()[:-1])
 
 
+def test_the_validation_text_is_one_row_between_the_other_two(tmp_path: Path) -> None:
+    task, text = chars(tmp_path, TEXT * 10), TEXT * 10
+    _, test = task.data(None)
+    validation = task.validation(None)
+    a, b = int(0.9 * len(text)), int(0.95 * len(text))
+    assert validation.tensors[0].shape == ((b - a - 1) // 256, 256) and validation.rows == 1
+    known = {symbol: i for i, symbol in enumerate(task.language.texts(None).symbols)}
+    assert validation.tensors[0].flatten()[:9].tolist() == [known[symbol] for symbol in text[a : a + 9]]
+    assert test.tensors[0].flatten()[:9].tolist() == [known[symbol] for symbol in text[b : b + 9]]
+
+
 def test_a_short_test_text_is_one_piece(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("abcdefghij" * 10)
     _, test = CharLMStack(text=str(tmp_path / "text")).data(None)

@@ -34,14 +34,16 @@ def handled(messages: list[Message], stage: Stage | None = None) -> None:
 
 
 def a_run() -> list[Message]:
-    """Two epochs down, and what comes back."""
+    """Two epochs down, the test in the middle of an evaluation, and what comes back."""
     down: list[Message] = []
     for kind in (MarkKind.EVALUATION, MarkKind.EPOCH):
         down += [*batches([4] * 2), mark(MarkKind.REPORT), mark(MarkKind.REPORT), mark(MarkKind.CHECKPOINT)]
         down += [*batches([4] * 3, train=False), mark(kind)]
     back = [target(i) for i in range(4)]
     back[2:2] = [mark(MarkKind.EVALUATION, 2, True)]
-    return [*numbered([*down, mark(MarkKind.STOP)]), *back, mark(MarkKind.STOP, 4, True)]
+    end = [*batches([4], train=False), mark(MarkKind.RESTORE), *batches([4] * 2, train=False)]
+    back += [mark(kind, 4, True) for kind in (MarkKind.RESTORE, MarkKind.STOP)]
+    return [*numbered([*down, *end, mark(MarkKind.STOP)]), *back]
 
 
 def test_a_run_in_order_is_fine() -> None:
@@ -76,7 +78,7 @@ LOST = [
     ),
     ("T", 0, f"the target of step 1 came where that of step 0 {DUE}"),
     ("T", 1, "mark EVALUATION of step 2 came back after 1 targets: some got lost"),
-    ("T", 3, "mark STOP of step 4 came back after 3 targets: some got lost"),
+    ("T", 3, "mark RESTORE of step 4 came back after 3 targets: some got lost"),
 ]
 
 

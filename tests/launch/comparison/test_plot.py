@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from launch.comparison.plot import STYLES, plot_compare
 from launch.comparison.rows import make_rows
 from tests.launch.pixels import pixels, share
-from tests.launch.samples import compared, summary
+from tests.launch.samples import compared, summary, validated
 
 
 def colour(engine):
@@ -91,3 +91,9 @@ def test_of_several_runs_the_one_with_the_median_throughput_is_drawn(tmp_path):
 def test_every_engine_looks_different(part):
     looks = [style[part] for style in STYLES.values()]
     assert all(a != b for a, b in itertools.combinations(looks, 2))
+
+
+def test_runs_with_validation_have_a_curve_too(tmp_path):
+    rows = make_rows({"cdni": [validated()]})
+    empty = [row | {"runs": [run | {"evaluations": []} for run in row["runs"]]} for row in rows]
+    assert (drawn(rows, tmp_path)[:, 600:] != drawn(empty, tmp_path)[:, 600:]).any()

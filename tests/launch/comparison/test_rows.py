@@ -108,3 +108,11 @@ def test_each_run_keeps_its_seed_and_its_curve():
     assert [one["seed"] for one in row["runs"]] == [3, 4]
     assert [record["test_accuracy"] for record in row["runs"][0]["evaluations"]][-1] == 0.9841
     assert row["runs"][0]["stages"][0]["held_bytes"] == 1_500_000
+
+
+def test_runs_with_validation_tell_the_epoch_of_the_weights_that_were_tested():
+    row = make_row("cdni", [samples.validated(best=best) for best in (2, 4, 3)])
+    assert (row["best_epoch"], row["best_epoch_spread"]) == (3, [2, 4])
+    assert row["runs"][0]["evaluations"][1]["validation_accuracy"] == 0.9612
+    assert "test_accuracy" not in row["runs"][0]["evaluations"][1]
+    assert make_row("cdni", [run()])["best_epoch"] is None

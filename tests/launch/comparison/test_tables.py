@@ -143,3 +143,10 @@ def test_no_number_is_ever_cut(grid, width):
     for column in grid.columns:
         parts = (part for cell in column.cells for part in cell.split(" / "))
         assert column.spare or all(part in text for part in parts)
+
+
+def test_with_validation_there_is_a_column_for_the_best_epoch():
+    rows = [compared("backprop", 1, 1.0, best_epoch=3), compared("cdni", 2, 1.9, best_epoch=4.5)]
+    cells = {column.head: column.cells for column in compare_grid(rows).columns}
+    assert cells["best\nepoch"] == ["3", "4.50"]
+    assert "best\nepoch" not in [column.head for column in compare_grid(ROWS).columns]

@@ -26,6 +26,7 @@ def test_repeated_layers_make_room_for_a_thousand_stages() -> None:
         ({"engines": ()}, "no engines given; name some, such as --engines backprop cdni"),
         ({"repeat_layers": -1}, "repeat-layers is -1; it must be at least 0"),
         ({"cut": "2"}, "cut is 2; a plan finds the cut of each engine itself, leave --cut out"),
+        ({"patience": 2}, "patience is 2; a plan trains nothing to its end, leave it out"),
         ({"transport": "shm,dist"}, "transport is shm,dist; a plan takes one for all links"),
     ],
 )
