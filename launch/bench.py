@@ -1,6 +1,6 @@
 """Measures everything and writes docs/BENCHMARKS.md.
 
-python -m launch.bench                 the whole suite, an hour and a half on two cores
+python -m launch.bench                 the whole suite, four hours on two cores
 python -m launch.bench --only fcn cnn  these sections again; the others stay as they were measured
 """
 
@@ -30,7 +30,8 @@ RECORD = "measured.json"
 KEPT = ("compare.json", "plan.json", "latency.json", "windows.json")
 """Results that are kept beside the tables, for whoever wants every run's number."""
 LONGEST = 4 * 3600.0
-"""Seconds after which a command is taken to hang; the whole suite takes less."""
+"""Seconds after which a command is taken to hang; the whole suite takes less. Those that take days have four
+times what was told."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,10 +55,10 @@ class BenchConfig:
 def work(guard: Guard) -> None:
     """Measure section after section; the document is written anew after each."""
     config = parse(BenchConfig, "launch.bench")
-    chosen = [section for section in SECTIONS if not config.only or section.name in config.only]
+    chosen = chosen_of(config)
     if config.list:
         for section in chosen:
-            print(f"{section.name}: {section.title} (about {section.minutes} min)")
+            print(f"{section.name}: {section.title} ({duration(section.minutes)})")
             for command in section.commands:
                 print(f"    {shown(command)}")
         return
@@ -67,11 +68,23 @@ def work(guard: Guard) -> None:
         if section.device == "cuda" and not torch.cuda.is_available():
             print(f"--- {section.name}: left out, torch sees no GPU here")
             continue
-        print(f"--- {section.name}, about {section.minutes} min", flush=True)
+        print(f"--- {section.name}, {duration(section.minutes)}", flush=True)
         measure(section, docs / "benchmarks" / section.name)
         write_document(docs)
     write_document(docs)
     print(f"written to {docs / 'BENCHMARKS.md'}")
+
+
+def chosen_of(config: BenchConfig) -> list[Section]:
+    """Those named; by default all but those that must be asked for."""
+    wanted = config.only or [section.name for section in SECTIONS if config.list or not section.asked]
+    return [section for section in SECTIONS if section.name in wanted]
+
+
+def duration(minutes: int) -> str:
+    """`about 12 min`, or `about 7 days`."""
+    days = round(minutes / (24 * 60))
+    return f"about {days} days" if days else f"about {minutes} min"
 
 
 def shown(command: str) -> str:
@@ -83,7 +96,8 @@ def measure(section: Section, folder: Path) -> None:
     """Run the section's commands; keep their tables, data and picture in `folder` when all are done."""
     with tempfile.TemporaryDirectory(prefix="dni_async-bench-") as name:
         scratch = Path(name)
-        done = [run(command, scratch / str(number)) for number, command in enumerate(section.commands)]
+        longest = max(LONGEST, 4 * 60.0 * section.minutes)
+        done = [run(command, scratch / str(i), longest) for i, command in enumerate(section.commands)]
         prepare_out(folder)
         for number, out in enumerate(scratch / str(number) for number in range(len(done))):
             for file in (*KEPT, section.picture):
@@ -93,16 +107,16 @@ def measure(section: Section, folder: Path) -> None:
     write_json(folder / RECORD, about() | {"done": done})
 
 
-def run(command: str, out: Path) -> dict[str, str]:
+def run(command: str, out: Path, longest: float = LONGEST) -> dict[str, str]:
     """One command to its end, and the tables that it wrote. Raises StageError when it fails, and ReaderGone
     when that was all."""
     module, *arguments = shlex.split(command)
     print(f"    {shown(command)}", flush=True)
     arguments = [sys.executable, "-m", f"launch.{module}", *arguments, "--out", str(out)]
     try:
-        status = subprocess.run(arguments, timeout=LONGEST).returncode
+        status = subprocess.run(arguments, timeout=longest).returncode
     except subprocess.TimeoutExpired:
-        raise StageError(f"{shown(command)} had not ended after {LONGEST:g} s") from None
+        raise StageError(f"{shown(command)} had not ended after {longest:g} s") from None
     if status == ReaderGone.status:
         raise ReaderGone
     if status:

@@ -25,6 +25,8 @@ class Section:
     """cuda: left out, and said to be, where torch sees no GPU."""
     minutes: int = 5
     """About how long it takes on two cores."""
+    asked: bool = False
+    """Whether it runs only when `--only` names it."""
 
 
 SECTIONS = (
@@ -204,6 +206,33 @@ SECTIONS = (
             "--clip-norm 1 --epochs 10",
         ),
         minutes=15,
+    ),
+    Section(
+        "paper-copy",
+        "DNI through time, the paper's sizes: copy and repeat copy",
+        "LSTM of 256 units, batches of 256, learning rate 7e-5, a million updates. Jaderberg et al. report "
+        "for copy at T = 2 / 3 / 4 / 5 / 8: bptt 7 / 8 / 10 / 8 / -, dni 16 / 14 / 18 / 18 / -, dni-aux "
+        "16 / 17 / 19 / 18 / -. Days on two cores, so only when named.",
+        tuple(
+            f"windows --task {task} --task-args width=256 --windows 2 3 4 5 8 --rules bptt dni dni-aux "
+            "--batch-size 256 --lr 7e-5 --epochs 1000"
+            for task in ("copy", "repeat-copy")
+        ),
+        minutes=60 * 24 * 7,
+        asked=True,
+    ),
+    Section(
+        "paper-char-lm",
+        "DNI through time, the paper's sizes: characters",
+        "LSTM of 1,024 units, batches of 32, learning rate 7e-5, early stopping on the validation text, no "
+        "decay. The paper's text is the Penn Treebank (`--task-args text=FILE`); tiny shakespeare's bits per "
+        "character are other ones. Days on two cores, so only when named.",
+        (
+            "windows --task char-lm --task-args width=1024 --windows 2 3 4 5 8 --rules bptt dni dni-aux "
+            "dni-permuted --batch-size 32 --lr 7e-5 --patience 3 --epochs 50",
+        ),
+        minutes=60 * 24 * 7,
+        asked=True,
     ),
     Section(
         "gpu",

@@ -9,7 +9,7 @@ import pytest
 
 from dni_async.errors import StageError, UserError
 from launch import bench
-from launch.bench import BenchConfig, about, chapter, measure, shown, write_document
+from launch.bench import BenchConfig, about, chapter, chosen_of, measure, shown, write_document
 from launch.cli import parse
 from launch.comparison.config import CompareConfig
 from launch.latency import LatencyConfig
@@ -50,6 +50,14 @@ def test_section_names_differ() -> None:
     assert len(set(names)) == len(names)
 
 
+def test_the_papers_sizes_are_run_only_when_named() -> None:
+    paper = [section for section in SECTIONS if section.name.startswith("paper-")]
+    assert paper
+    assert not any(section in paper for section in chosen_of(BenchConfig()))
+    assert chosen_of(BenchConfig(only=("paper-copy",))) == [paper[0]]
+    assert chosen_of(BenchConfig(list=True)) == list(SECTIONS)
+
+
 def test_a_section_that_was_not_measured_says_so() -> None:
     text = chapter(TINY, None)
     assert text.startswith("## A tiny one\n\nText.\n\nNot measured yet:\n\n`python -m launch.compare --task")
@@ -74,7 +82,7 @@ def test_a_command_is_run_for_real(tmp_path: Path) -> None:
 
 
 def test_a_section_keeps_tables_data_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(command: str, out: Path) -> dict[str, str]:
+    def run(command: str, out: Path, longest: float) -> dict[str, str]:
         out.mkdir()
         (out / "compare.json").write_text(command)
         (out / "compare.png").write_text(command)
