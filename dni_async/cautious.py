@@ -8,17 +8,11 @@ import torch
 from torch import Tensor
 
 from dni_async.messages import TargetGradient
-from dni_async.recurrent import MakePredictor
 from dni_async.rules.dni import StagePredictor
 from dni_async.state import State
 
 DECAY = 0.98
 """Of the running means, per target."""
-
-
-def cautious(make: MakePredictor) -> MakePredictor:
-    """A `Cautious` predictor around what `make` makes."""
-    return lambda state: Cautious(make(state))
 
 
 class Cautious:

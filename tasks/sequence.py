@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dni_async.carried import Carried
-from dni_async.cautious import cautious
 from dni_async.errors import UserError
 from dni_async.recipes import SGConfig
-from dni_async.recurrent import dni_through_time, permuted
+from dni_async.window_ends import dni_through_time, permuted
 
 ENDS = ("bptt", "dni", "dni-permuted")
 """What ends a window of a layer that carries state: nothing, a synthetic gradient, or another row's."""
@@ -151,7 +150,7 @@ def known_end(end: str) -> str:
 
 def carried(core: nn.Module, end: str, *, sequence: int = 0, one_by_one: bool = False) -> Carried:
     """A recurrent layer for tasks in layers; end: one of `ENDS`, the rest as `Carried`."""
-    predictor = None if end == "bptt" else cautious(dni_through_time(OVER_TIME))
+    predictor = None if end == "bptt" else dni_through_time(OVER_TIME)
     if predictor is not None and end == "dni-permuted":
         predictor = permuted(predictor)
     return Carried(core, predictor, sequence=sequence, one_by_one=one_by_one, state_bound=STATE_BOUND)

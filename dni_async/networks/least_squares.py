@@ -10,7 +10,7 @@ from dni_async.networks.base import DNINetwork, along, at_least, required, zero_
 
 RIDGE = 1.0
 """Added to the diagonal of the sum of f f': as if each feature had been seen once, with a target of zero."""
-SOLVE_EVERY = 4
+SOLVE_EVERY = 2
 """Targets from one solution to the next, which costs more than adding a target up."""
 
 

@@ -18,7 +18,8 @@ from dni_async.auxiliary import Auxiliary
 from dni_async.early_stopping import Best, Patience
 from dni_async.errors import UserError
 from dni_async.recipes import parameters_of
-from dni_async.recurrent import MakePredictor, ThroughTime, dni_through_time, permuted
+from dni_async.recurrent import MakePredictor, ThroughTime
+from dni_async.window_ends import dni_through_time, permuted
 from launch.build import build_updater
 from launch.files import JsonLines, prepare_out, write_json
 from launch.header import header

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from dni_async.carried import Carried, start_anew_after
-from dni_async.cautious import cautious
 from dni_async.cores import Core
 from dni_async.recipes import SGConfig
-from dni_async.recurrent import MakePredictor, ThroughTime, dni_through_time, permuted
+from dni_async.recurrent import MakePredictor, ThroughTime
+from dni_async.rules.dni import StagePredictor
 from dni_async.state import copied
+from dni_async.window_ends import dni_through_time, permuted
 from tests.dni_async.test_cores import CORES, HIDDEN, INPUTS
 from tests.dni_async.test_recurrent import (
     Adds,
@@ -44,6 +45,12 @@ def lstm() -> nn.LSTM:
     return nn.LSTM(INPUTS, HIDDEN)
 
 
+def uncautious(state: Tensor) -> StagePredictor:
+    """An SG network whose predictions are given in full: a share of zero would hide what is injected."""
+    cautious = dni_through_time(SGConfig(kind="mlp", lr=0.1))(state)
+    return cautious.predictor  # type: ignore[attr-defined, no-any-return]
+
+
 @pytest.mark.parametrize("batch_first", [True, False])
 def test_an_ordinary_loop_trains_as_through_time_does(batch_first: bool) -> None:
     torch.manual_seed(1)
@@ -52,9 +59,8 @@ def test_an_ordinary_loop_trains_as_through_time_does(batch_first: bool) -> None
     for carried in (True, False):
         torch.manual_seed(0)
         core = Core(nn.LSTM(INPUTS, HIDDEN, batch_first=batch_first))
-        sg = dni_through_time(SGConfig(kind="mlp", lr=0.1))
-        through = ThroughTime(core, sg, state_bound=0.1)
-        layer = Carried(core, sg, state_bound=0.1, sequence=4)
+        through = ThroughTime(core, uncautious, state_bound=0.1)
+        layer = Carried(core, uncautious, state_bound=0.1, sequence=4)
         optimizer = torch.optim.SGD(core.parameters(), lr=0.5)
         for i, x in enumerate(windows * 2):
             if carried:
@@ -64,8 +70,7 @@ def test_an_ordinary_loop_trains_as_through_time_does(batch_first: bool) -> None
             optimizer.step()
             optimizer.zero_grad()
         predictor = (layer.through if carried else through).predictor
-        assert predictor is not None
-        trained.append([*core.parameters(), *predictor.network.parameters()])  # type: ignore[attr-defined]
+        trained.append([*core.parameters(), *predictor.network.parameters()])  # type: ignore
     for mine, theirs in zip(*trained, strict=True):
         torch.testing.assert_close(mine, theirs)
 
@@ -182,9 +187,7 @@ def test_weights_alone_are_saved_and_a_copy_goes_its_own_way() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
-@pytest.mark.parametrize(
-    "make", [cautious(dni_through_time()), permuted(dni_through_time(SGConfig(kind="mlp")))]
-)
+@pytest.mark.parametrize("make", [dni_through_time(), permuted(dni_through_time(SGConfig(kind="mlp")))])
 @pytest.mark.parametrize("name", CORES)
 @pytest.mark.parametrize("done", [1, 2, 3])
 def test_another_goes_on_from_what_it_carries(name: str, make: MakePredictor, done: int) -> None:
@@ -213,7 +216,11 @@ def test_it_tells_of_state_and_synthetic_gradient_since_the_epoch_began() -> Non
     told = layer.stats()
     assert told["state_max"] == pytest.approx(0.05) and told["time_sg_error"] == pytest.approx(1.0)
     layer.new_epoch()
-    assert layer.stats() == {"state_max": None, "time_sg_error": None, "time_sg_share": None}
+    assert layer.stats() == {
+        "state_max": None,
+        "time_sg_error": None,
+        "time_sg_share": 0.0,
+    }  # its share goes on
 
 
 def test_layers_within_layers_are_told_how_long_sequences_are() -> None:

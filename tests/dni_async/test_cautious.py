@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from dni_async.cautious import Cautious, cautious
+from dni_async.cautious import Cautious
 from dni_async.messages import TargetGradient
-from dni_async.recurrent import dni_through_time
 from dni_async.state import copied
+from dni_async.window_ends import dni_through_time
 
 PARTS = torch.tensor([[1.0, 0.0], [-1.0, 2.0], [0.0, -2.0]])
 """What rows have of their own: in sum over the rows nothing."""
@@ -87,7 +87,7 @@ def test_the_predictor_inside_learns_from_the_targets_as_they_are() -> None:
 
 
 def test_a_network_that_learns_gets_its_share() -> None:
-    predictor, given = cautious(dni_through_time())(PARTS), []
+    predictor, given = dni_through_time()(PARTS), []
     for step in range(20):
         given.append(predictor.predict(step, step, PARTS, PARTS))
         predictor.take(TargetGradient(step, step, PARTS))
@@ -96,7 +96,7 @@ def test_a_network_that_learns_gets_its_share() -> None:
 
 
 def test_another_counts_on_and_waits_for_nothing() -> None:
-    predictor, other = (cautious(dni_through_time())(PARTS) for _ in range(2))
+    predictor, other = (dni_through_time()(PARTS) for _ in range(2))
     for one in (predictor, other):
         one.predict(0, 0, PARTS, PARTS)
     predictor.take(TargetGradient(0, 0, PARTS))

@@ -13,9 +13,9 @@ from dni_async.auxiliary import Auxiliary
 from dni_async.cores import Core
 from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
-from dni_async.networks import LeastSquaresSG, LinearSG
-from dni_async.recipes import SGConfig
-from dni_async.recurrent import LARGE, MakePredictor, ThroughTime, dni_through_time, permuted
+from dni_async.recurrent import ThroughTime
+from dni_async.window_ends import dni_through_time
+from tests.dni_async.lessons import lesson
 from tests.dni_async.test_cores import CORES, HIDDEN, INPUTS
 
 ROWS = 4
@@ -219,83 +219,6 @@ def test_the_state_that_is_carried_is_bounded() -> None:
         through.backward((through(torch.ones(2, 2, 1)) * weight).mean())
     assert through(torch.ones(2, 1, 1))[0, 0, 0] == 3.5
     assert through.stats()["state_max"] == 2.5
-
-
-class Remembers(nn.Module):
-    """Keeps w times the first input of a sequence; whoever reads it later wants w to be 1."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.w = nn.Parameter(torch.tensor(0.1))
-
-    def forward(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        kept = self.w * x[:, 0] if state is None else state
-        return kept.unsqueeze(1).expand_as(x), kept
-
-
-def lesson(make: MakePredictor | None, sequences: int = 400, **settings: Any) -> tuple[float, ThroughTime]:
-    """What w becomes when the error shows one window after the input, and the trainer."""
-    core = Remembers()
-    optimizer = torch.optim.SGD(core.parameters(), lr=1e-2)
-    through = ThroughTime(core, make, **settings)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(sequences):
-        x = torch.randn(16, 1, 1, generator=generator)
-        through.backward(0.0 * through(x).sum())
-        out = through(torch.zeros_like(x))
-        if make is None:
-            out = out.detach().requires_grad_()  # the second window has no weights of its own
-        through.backward((out - x).square().mean(), ends=True)
-        optimizer.step()
-        optimizer.zero_grad()
-    return core.w.item(), through
-
-
-QUICK = SGConfig(kind="linear", lr=3e-2)
-"""Gradient descent, fast enough for a lesson."""
-
-
-class ByRow(Told):
-    """Predicts the state itself."""
-
-    def __init__(self) -> None:
-        super().__init__(0.0)
-
-    def predict(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
-        return h
-
-
-def test_dni_learns_what_truncated_bptt_cannot_see_and_a_permuted_sg_does_not() -> None:
-    assert lesson(None)[0] == pytest.approx(0.1)
-    for sg in (None, QUICK):
-        assert lesson(dni_through_time(sg))[0] == pytest.approx(1.0, abs=0.2)
-        assert abs(lesson(permuted(dni_through_time(sg)))[0]) < 0.4
-
-
-@pytest.mark.parametrize(
-    ("width", "asked", "kind"),
-    [
-        (LARGE, {}, LeastSquaresSG),
-        (LARGE + 1, {}, LinearSG),
-        (LARGE + 1, {"kind": "least-squares"}, LeastSquaresSG),
-        (8, {"kind": "linear"}, LinearSG),
-    ],
-)
-def test_large_states_get_a_network_that_costs_less(
-    width: int, asked: dict[str, Any], kind: type[nn.Module]
-) -> None:
-    made = dni_through_time(SGConfig(**asked))(torch.zeros(1, width))
-    assert type(made.network) is kind  # type: ignore[attr-defined]
-    assert getattr(made.network, "squeeze", None) is None  # type: ignore[attr-defined]
-
-
-def test_no_row_is_permuted_to_its_own_place() -> None:
-    made = permuted(lambda state: ByRow())(torch.zeros(3, 1))
-    own = torch.arange(3.0).unsqueeze(1)
-    for step in range(20):
-        shuffled = made.predict(step, 0, own, own)
-        assert sorted(shuffled.flatten().tolist()) == [0.0, 1.0, 2.0] and not (shuffled == own).any()
-    assert made.predict(20, 0, own[2:], own[2:]).tolist() == [[0.0]]
 
 
 def test_stats_tell_of_the_sg_network_and_start_over() -> None:
