@@ -103,10 +103,14 @@ def is_late(error: BaseException) -> bool:
 
 def nobody_reads(error: BaseException) -> bool:
     """Whether the error came of writing to a pipe, and the reader of ours has gone."""
+    causes: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, BrokenPipeError):
+    while (
+        cause is not None and cause not in causes
+    ):  # an error may be raised from one that was raised from it
+        causes.append(cause)
         cause = cause.__cause__ or cause.__context__
-    if cause is None:
+    if not any(isinstance(cause, BrokenPipeError) for cause in causes):
         return False
     poller = select.poll()
     for stream in (1, 2):

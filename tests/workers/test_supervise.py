@@ -84,6 +84,17 @@ def fail_to_print(guard: Guard, mouth: Connection) -> None:
         raise StageError(f"stage 0 (rank 0), at step 3: {error}") from error
 
 
+def fail_in_circles(guard: Guard, mouth: Connection) -> None:
+    """As an error that torch raises again in its own words, and we in those of the layer."""
+    try:
+        raise ValueError("of a layer")
+    except ValueError as error:
+        try:
+            raise RuntimeError("of a pipeline") from error
+        except RuntimeError as again:
+            raise error from again
+
+
 def fail_to_send(guard: Guard, mouth: Connection) -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -111,6 +122,11 @@ ENDS: dict[str, tuple[Work, int, list[str]]] = {
         fail_to_send,
         1,
         ["dni-async: rank 0, before the first step: BrokenPipeError: [Errno 32] Broken pipe"],
+    ),
+    "by an error that comes of itself": (
+        fail_in_circles,
+        1,
+        ["dni-async: rank 0, before the first step: ValueError: of a layer"],
     ),
     "with nobody to tell": (fail_with_nobody_to_tell, 2, []),
     "by many signals": (interrupted_on_the_way_out, 143, ["dni-async: stage 0: stopped by SIGTERM"]),
