@@ -101,7 +101,8 @@ def read(config: JobConfig, task: Task, part: Part = (0, 1)) -> Data:
     if config.patience and validation is None:
         raise UserError(
             f"patience is {config.patience}, and task {task.name} has no validation set to end early by; "
-            "leave it out, or write the task's `validation`"
+            "leave it out, or hold samples out (--task-args validation=N; in a task of your own write "
+            "`validation`)"
         )
     return Data(train, test, config.batch_size, config.seed, part, validation)
 

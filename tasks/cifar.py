@@ -13,6 +13,7 @@ from dni_async.errors import UserError
 from tasks.base import Task
 from tasks.data import cache_folder, damaged, read_file
 from tasks.digits import at_least
+from tasks.held_out import held_out
 
 FOLDER = "cifar-10-batches-bin"
 TRAINING = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
@@ -36,9 +37,11 @@ class CifarCnn(Task):
         pools: tuple[int, ...] = (1,),
         kernel: int = 5,
         subset: int = 0,
+        validation: int = 0,
     ) -> None:
         """Filters: channels of each convolution; pools: the convolutions that halve the image; kernel:
-        side of the filters; subset: first training images to use, 0 for all."""
+        side of the filters; subset: first training images to use, 0 for all; validation: last ones to hold
+        out for --patience."""
         for count in filters or (0,):
             at_least(1, filters=count)
         if any(not 1 <= pool <= len(filters) for pool in pools) or len(set(pools)) < len(pools):
@@ -48,6 +51,7 @@ class CifarCnn(Task):
             raise UserError(f"pools names {len(pools)} convolutions; 32 pixels can be halved five times")
         self.filters, self.pools = filters, pools
         self.kernel, self.subset = at_least(1, kernel=kernel), at_least(0, subset=subset)
+        self.held_out = at_least(0, validation=validation)
         self._note: str | None = None
 
     @property
@@ -78,19 +82,30 @@ class CifarCnn(Task):
     def data(self, root: Path | None) -> tuple[TensorDataset, TensorDataset]:
         """(training set, test set) of x (3, 32, 32) float32, normalised per channel, and y int64."""
         folder = _locate(root)
+        (x, y), _ = held_out(self.held_out, *self._training(folder))
+        if self.subset > len(x):
+            raise UserError(f"more than there is (subset={self.subset}): give {len(x)} or less, 0 for all")
+        count = self.subset or len(x)
+        return _dataset(x[:count], y[:count]), _dataset(*read_batch(folder / TEST))
+
+    def validation(self, root: Path | None) -> TensorDataset | None:
+        """The training images that were held out."""
+        if not self.held_out:
+            return None
+        _, (x, y) = held_out(self.held_out, *self._training(_locate(root)))
+        return _dataset(x, y)
+
+    def _training(self, folder: Path) -> tuple[np.ndarray, np.ndarray]:
         present = [name for name in TRAINING if (folder / name).exists()]
         if not present:
             raise UserError(f"no training file of CIFAR-10 ({TRAINING[0]} ...) in {folder}: add them")
         files = [read_batch(folder / name) for name in present]
         x, y = (np.concatenate(parts) for parts in zip(*files, strict=True))
-        if self.subset > len(x):
-            raise UserError(f"more than there is (subset={self.subset}): give {len(x)} or less, 0 for all")
         missing = len(TRAINING) - len(present)
         self._note = (
             f"CIFAR-10 lacks {missing} of its 5 training files: {len(x):,} images" if missing else None
         )
-        count = self.subset or len(x)
-        return _dataset(x[:count], y[:count]), _dataset(*read_batch(folder / TEST))
+        return x, y
 
     @property
     def note(self) -> str | None:

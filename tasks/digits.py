@@ -13,6 +13,7 @@ from torch.utils.data import TensorDataset
 from dni_async.errors import UserError
 from tasks.base import Task
 from tasks.data import normalise
+from tasks.held_out import held_out
 
 TEST_PER_CLASS = 30
 """Test images of each class: 300 in all, which leaves 1,497 to train on."""
@@ -23,9 +24,11 @@ class DigitsFcn(Task):
 
     classes = 10
 
-    def __init__(self, depth: int = 6, width: int = 256) -> None:
-        """Depth: hidden layers; width: units in each."""
+    def __init__(self, depth: int = 6, width: int = 256, validation: int = 0) -> None:
+        """Depth: hidden layers; width: units in each; validation: last training images to hold out for
+        --patience."""
         self.depth, self.width = at_least(1, depth=depth), at_least(1, width=width)
+        self.held_out = at_least(0, validation=validation)
 
     @property
     def name(self) -> str:
@@ -38,8 +41,16 @@ class DigitsFcn(Task):
 
     def data(self, root: Path | None) -> tuple[TensorDataset, TensorDataset]:
         """(training set, test set) of x (784,) float32 and y int64. `root` is not used."""
-        (x_train, y_train), (x_test, y_test) = digits()
+        train, (x_test, y_test) = digits()
+        (x_train, y_train), _ = held_out(self.held_out, *train)
         return TensorDataset(x_train.flatten(1), y_train), TensorDataset(x_test.flatten(1), y_test)
+
+    def validation(self, root: Path | None) -> TensorDataset | None:
+        """The training images that were held out."""
+        if not self.held_out:
+            return None
+        _, (x, y) = held_out(self.held_out, *digits()[0])
+        return TensorDataset(x.flatten(1), y)
 
 
 def fully_connected(depth: int, width: int) -> list[nn.Module]:

@@ -15,6 +15,7 @@ from tasks.base import Task
 from tasks.data import cache_folder, locate, normalise, read_labelled
 from tasks.digits import at_least, digits, fully_connected
 from tasks.download import DownloadError, download
+from tasks.held_out import held_out
 
 FILES = (
     "train-images-idx3-ubyte",
@@ -36,8 +37,8 @@ class Mnist(Task):
     classes: int | None = 10
     input_shape: ClassVar[tuple[int, ...]]
 
-    def __init__(self, subset: int) -> None:
-        self.subset = at_least(0, subset=subset)
+    def __init__(self, subset: int, validation: int = 0) -> None:
+        self.subset, self.held_out = at_least(0, subset=subset), at_least(0, validation=validation)
         self._note: str | None = None
 
     def fetch(self, folder: Path) -> None:
@@ -46,16 +47,27 @@ class Mnist(Task):
 
     def data(self, root: Path | None) -> tuple[TensorDataset, TensorDataset]:
         """(training set, test set) of x `input_shape` float32 and y int64."""
+        train, test = self._found(root)
+        rest, _ = held_out(self.held_out, *train)
+        return self._shaped(*self._first(*rest)), self._shaped(*test)
+
+    def validation(self, root: Path | None) -> TensorDataset | None:
+        """The training images that were held out."""
+        if not self.held_out:
+            return None
+        _, (x, y) = held_out(self.held_out, *self._found(root)[0])
+        return self._shaped(x.clone(), y.clone())  # so that the memory of the others is free again
+
+    def _found(self, root: Path | None) -> _Split:
         self._note = None
         try:
-            train, test = self._mnist(root)
+            return self._mnist(root)
         except DownloadError as error:
-            train, test = digits()
             self._note = (
                 f"MNIST is not in the data folder and could not be downloaded ({error}): "
                 "using scikit-learn's 1,797 digits scaled to 28x28"
             )
-        return self._shaped(*self._first(*train)), self._shaped(*test)
+            return digits()
 
     def _mnist(self, root: Path | None) -> _Split:
         paths = locate(root, "mnist", FILES)
@@ -87,9 +99,10 @@ class MnistFcn(Mnist):
 
     input_shape = (784,)
 
-    def __init__(self, depth: int = 6, width: int = 256, subset: int = 0) -> None:
-        """Depth: hidden layers; width: units in each; subset: first training images to use, 0 for all."""
-        super().__init__(subset)
+    def __init__(self, depth: int = 6, width: int = 256, subset: int = 0, validation: int = 0) -> None:
+        """Depth: hidden layers; width: units in each; subset: first training images to use, 0 for all;
+        validation: last training images to hold out for --patience."""
+        super().__init__(subset, validation)
         self.depth, self.width = at_least(1, depth=depth), at_least(1, width=width)
 
     @property
@@ -107,9 +120,10 @@ class MnistCnn(Mnist):
 
     input_shape = (1, 28, 28)
 
-    def __init__(self, depth: int = 3, filters: int = 16, subset: int = 0) -> None:
-        """Depth: convolutions; filters: channels of each; subset: first training images to use, 0 for all."""
-        super().__init__(subset)
+    def __init__(self, depth: int = 3, filters: int = 16, subset: int = 0, validation: int = 0) -> None:
+        """Depth: convolutions; filters: channels of each; subset: first training images to use, 0 for all;
+        validation: last training images to hold out for --patience."""
+        super().__init__(subset, validation)
         self.depth, self.filters = at_least(1, depth=depth), at_least(1, filters=filters)
 
     @property

@@ -48,13 +48,19 @@ class TwoTimescale(Mnist):
     input_shape = (PIXELS,)
 
     def __init__(
-        self, period: int = 4, width: int = 128, ticks: int = 1, end: str = "dni", subset: int = 0
+        self,
+        period: int = 4,
+        width: int = 128,
+        ticks: int = 1,
+        end: str = "dni",
+        subset: int = 0,
+        validation: int = 0,
     ) -> None:
         """Period: T, digits in a tick of network B and its ticks in a sequence; width: units of both networks
         and of the message; ticks: of network B in an update, a divisor of T (T: all of the sequence); end:
         what ends a window, bptt (nothing), dni (a synthetic gradient) or dni-permuted (a control); subset:
-        first training images to use, 0 for all."""
-        super().__init__(subset)
+        first training images to use, 0 for all; validation: last ones to hold out for --patience."""
+        super().__init__(subset, validation)
         self.period, self.width = at_least(1, period=period), at_least(1, width=width)
         self.ticks, self.end = at_least(1, ticks=ticks), known_end(end)
         if period % ticks:
@@ -80,6 +86,11 @@ class TwoTimescale(Mnist):
         windows = self.period // self.ticks
         pieces = [tensor.unflatten(1, (windows, -1)).flatten(0, 1) for tensor in train]
         return SideBySide(*pieces, unit=windows), TensorDataset(*test)
+
+    def validation(self, root: Path | None) -> TensorDataset | None:
+        """Whole sequences of the training images that were held out."""
+        images = super().validation(root)
+        return None if images is None else TensorDataset(*self._sequences(*images.tensors))
 
     def _sequences(self, images: Tensor, digits: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, T * T, 786) and y (N, T, 2); what does not fill a sequence is left out."""

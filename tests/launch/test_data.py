@@ -187,8 +187,8 @@ def test_patience_without_a_validation_set_is_refused():
     with pytest.raises(UserError) as error:
         read(TrainConfig(patience=3), Tiny())
     assert str(error.value) == (
-        "patience is 3, and task Tiny has no validation set to end early by; leave it out, or write the "
-        "task's `validation`"
+        "patience is 3, and task Tiny has no validation set to end early by; leave it out, or hold samples "
+        "out (--task-args validation=N; in a task of your own write `validation`)"
     )
 
 

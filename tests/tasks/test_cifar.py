@@ -91,6 +91,14 @@ def test_subset_takes_the_first_images(root: Path) -> None:
         CifarCnn(subset=4).data(root)
 
 
+def test_the_last_images_are_held_out(root: Path) -> None:
+    task = CifarCnn(validation=1)
+    (train, _), validation = task.data(root), task.validation(root)
+    assert validation is not None and CifarCnn().validation(root) is None
+    assert (train.tensors[1].tolist(), validation.tensors[1].tolist()) == ([3, 1], [9])
+    assert torch.equal(validation.tensors[0], CifarCnn().data(root)[0].tensors[0][2:])
+
+
 @pytest.mark.parametrize("content", [b"", records([1])[:-1], records([10])])
 def test_a_damaged_file_is_named(root: Path, content: bytes) -> None:
     (root / FOLDER / "data_batch_4.bin").write_bytes(content)

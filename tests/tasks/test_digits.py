@@ -49,6 +49,15 @@ def test_the_network_takes_the_data() -> None:
     assert (task.name, task.note, len(task.layers())) == ("digits-fcn", None, 3)
 
 
+def test_the_last_digits_are_held_out() -> None:
+    task, whole = DigitsFcn(validation=97), DigitsFcn().data(None)[0]
+    (train, test), validation = task.data(None), task.validation(None)
+    assert validation is not None and DigitsFcn().validation(None) is None
+    assert (len(train), len(test), len(validation)) == (1400, 300, 97)
+    for part, rest, both in zip(validation.tensors, train.tensors, whole.tensors, strict=True):
+        assert torch.equal(torch.cat([rest, part]), both)
+
+
 def test_a_few_steps_of_training_learn_something() -> None:
     torch.manual_seed(0)
     task = DigitsFcn(depth=1, width=32)

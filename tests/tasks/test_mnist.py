@@ -109,6 +109,24 @@ def test_subset_takes_the_first_training_images(tmp_path: Path, write_mnist: Cal
         MnistFcn(subset=21).data(tmp_path)
 
 
+def test_the_last_training_images_are_held_out_and_the_subset_is_of_the_others(
+    tmp_path: Path, write_mnist: Callable[..., Path]
+) -> None:
+    write_mnist(tmp_path / "mnist")
+    whole, _ = MnistFcn().data(tmp_path)
+    assert MnistFcn().validation(tmp_path) is None
+    for subset, count in ((0, 15), (4, 4)):
+        task = MnistFcn(subset=subset, validation=5)
+        assert torch.equal(task.data(tmp_path)[0].tensors[0], whole.tensors[0][:count])
+        validation = task.validation(tmp_path)
+        assert validation is not None
+        for part, all_of_it in zip(validation.tensors, whole.tensors, strict=True):
+            assert torch.equal(part, all_of_it[15:])
+        assert validation.tensors[0].untyped_storage().nbytes() == 5 * 784 * 4
+    with pytest.raises(UserError, match=r"\(subset=16\): give 15 or less"):
+        MnistFcn(subset=16, validation=5).data(tmp_path)
+
+
 def test_a_small_subset_does_not_hold_the_memory_of_the_whole(
     tmp_path: Path, write_mnist: Callable[..., Path]
 ) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from dni_async.errors import UserError
+from tasks.mnist import Mnist
 from tasks.pieces import SideBySide
 from tasks.timescales import NetworkA, NetworkB, TwoTimescale
 
@@ -29,6 +30,16 @@ def test_sequences_hold_digits_groups_and_the_answers_of_both_networks() -> None
     assert x[..., 784].tolist() == [[1, 0, 1, 0]] * 2
     assert x[..., 785].tolist() == [[2, 2, 0, 0], [2, 2, 0, 0]]
     assert y.tolist() == [[[2, 0], [2, 1]], [[0, 0], [0, 1]]]
+
+
+def test_whole_sequences_of_images_that_were_held_out_validate(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = TwoTimescale(period=2)
+    assert task.validation(None) is None
+    shown = task.data(None)[1]
+    monkeypatch.setattr("tasks.mnist.Mnist.validation", lambda self, root: Mnist.data(self, root)[0])
+    validation = task.validation(None)
+    assert validation is not None
+    assert all(torch.equal(a, b) for a, b in zip(validation.tensors, shown.tensors, strict=True))
 
 
 @pytest.mark.parametrize("ticks", [1, 2])
