@@ -11,7 +11,7 @@ demo: .venv/installed
 	$(BIN)/python -m launch.compare --task mnist-fcn --engines backprop cdni --stages 2 --epochs 5 --out runs/demo
 
 test: lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist worksteal
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow

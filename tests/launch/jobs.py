@@ -6,12 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import psutil
+
+from tests.forks import context
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
@@ -42,12 +46,39 @@ def started(command: Sequence[str], **environment: str) -> Iterator[subprocess.P
         process.communicate()
 
 
-def run(*arguments: str, timeout: float = 90.0, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`python -m ARGUMENTS` to its end."""
-    command = [sys.executable, "-m", *arguments]
-    with started(command, **environment) as process:
-        out, err = process.communicate(timeout=timeout)
-        return subprocess.CompletedProcess(command, process.returncode, out, err)
+def run(
+    module: str, *arguments: str, timeout: float = 90.0, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """`python -m MODULE ARGUMENTS` to its end, without the seconds in which an interpreter imports torch."""
+    with tempfile.TemporaryDirectory() as name:
+        out, err = Path(name, "out"), Path(name, "err")
+        process = context().Process(
+            target=_run, args=(module, arguments, os.environ | environment, str(out), str(err))
+        )
+        process.start()
+        try:
+            process.join(timeout)
+            assert process.exitcode is not None, f"{module} did not end in {timeout} s"
+        finally:
+            for member in descendants(process.pid or 0):
+                member.kill()
+            process.kill()
+            process.join()
+        status = process.exitcode
+        return subprocess.CompletedProcess([module, *arguments], status, out.read_text(), err.read_text())
+
+
+def _run(module: str, arguments: tuple[str, ...], environment: dict[str, str], out: str, err: str) -> None:
+    for number, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    sys.stdout, sys.stderr = (
+        os.fdopen(number, "w", buffering=1, encoding="utf-8", closefd=False) for number in (1, 2)
+    )
+    os.chdir(ROOT)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = [module, *arguments]
+    import_module(module).main()
 
 
 def descendants(pid: int) -> list[psutil.Process]:

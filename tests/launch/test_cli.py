@@ -12,8 +12,9 @@ from dni_async.recipes import LocalConfig, SGConfig
 from launch import cli, compare, plan, train
 from launch.comparison.config import CompareConfig
 from launch.config import TrainConfig
-from tests.launch.jobs import run, started
+from tests.launch.jobs import ROOT, run, started
 
+COMMANDS = ("train", "compare", "plan", "latency", "windows", "bench", "generate", "export", "soak")
 BOX = re.compile("[─-╿]")
 
 
@@ -142,8 +143,7 @@ def test_an_unknown_command_names_the_known_ones(status_of, capsys):
     out, err = capsys.readouterr()
     assert (out, err) == (
         "",
-        "dni-async: unknown command (trian); use one of train, compare, plan, latency, windows, bench, "
-        "generate, export, soak\n",
+        f"dni-async: unknown command (trian); use one of {', '.join(COMMANDS)}\n",
     )
 
 
@@ -152,8 +152,7 @@ def test_without_a_command_the_usage_is_shown(arguments, status_of, capsys):
     assert status_of(*arguments) == 0
     text = capsys.readouterr().out
     assert text.startswith("usage: dni-async COMMAND [options]")
-    known = "train, compare, plan, latency, windows, bench, generate, export, soak"
-    assert known in text and text.count("\n") == 1
+    assert ", ".join(COMMANDS) in text and text.count("\n") == 1
 
 
 @pytest.mark.parametrize(("name", "module"), [("train", train), ("compare", compare), ("plan", plan)])
@@ -163,6 +162,13 @@ def test_a_command_gets_the_arguments_behind_it(name, module, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["dni-async", name, "--epochs", "2"])
     cli.main()
     assert seen == [[f"dni-async {name}", "--epochs", "2"]]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_a_module_that_can_be_run(name):
+    source = (ROOT / "launch" / f"{name}.py").read_text()
+    assert source.endswith('\n\nif __name__ == "__main__":\n    main()\n')
+    assert "leave(Guard().run(work))" in source
 
 
 def test_the_process_prints_the_line_and_ends_with_status_2():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ from launch import compare
 from launch.config import TrainConfig
 from launch.files import prepare_out, write_json
 from tasks.base import Task
+from tests.forks import Job
 from tests.launch import samples
 from tests.launch.jobs import TINY, run
 from workers.supervise import Guard, Told
@@ -23,21 +26,19 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """A comparison of backprop, stages and the wrapper: its folder and what it printed."""
     out = tmp_path_factory.mktemp("compared") / "run"
     until = ("--epochs", "40", "--until", "0.8", "--evaluations", "2")
-    arguments = (
-        "--engines",
-        "backprop",
-        "cdni",
-        "cdni-local",
-        "--stages",
-        "2",
-        *TINY,
-        *until,
-        "--out",
-        str(out),
-    )
-    done = run("launch.compare", *arguments)
-    assert done.returncode == 0, done.stderr
-    return out, done.stdout
+    engines = ("--engines", "backprop", "cdni", "cdni-local", "--stages", "2")
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as monkeypatch, contextlib.redirect_stdout(printed):
+        contest(monkeypatch, forked, *engines, *until, "--out", str(out))
+    return out, printed.getvalue()
+
+
+def forked(job: TrainConfig, task: Task) -> None:
+    """The job in real processes, which need not import torch first."""
+    ranks = max(1, job.stages)
+    with Job(job, task, ranks, Path(job.out).with_suffix(".job")) as running:
+        assert running.statuses() == [0] * ranks, running.lines()
+    running.out.rename(job.out)
 
 
 def test_every_engine_runs_in_a_job_of_its_own_and_gets_a_row(compared: tuple[Path, str]) -> None:

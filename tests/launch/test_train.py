@@ -129,6 +129,16 @@ def test_all_files_are_there(finished: tuple[Path, dict[str, Any], str]) -> None
     assert "epoch 3/3" in stdout and "digits-fcn, cdni, 3 stages" in stdout
 
 
+def test_ranks_that_are_alone_on_their_nodes_train_together(tmp_path: Path) -> None:
+    config, alone = TrainConfig(epochs=1, batch_size=64, transport="dist"), {"LOCAL_RANK": "0"}
+    with Job(config, DigitsFcn(depth=3, width=32), 2, tmp_path, LOCAL_WORLD_SIZE="1", **alone) as job:
+        assert job.statuses() == [0, 0], job.lines()
+    summary = json.loads((job.out / "summary.json").read_text())
+    assert summary["transports"] == ["dist"]
+    assert [stage["samples"] for stage in summary["stages"]] == [1497, 1497]
+
+
+@pytest.mark.slow  # two agents and their ranks import torch; above, ranks meet as they do here
 def test_two_nodes_train_together_over_dist(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))

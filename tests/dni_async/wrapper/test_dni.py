@@ -52,7 +52,7 @@ def tldr(seed: int, conditional: bool, **settings: Any) -> float:
     return full_batch(wrapped, x, y, 300)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_with_synthetic_gradients_alone_three_hundred_steps_learn_the_training_set(seed: int) -> None:
     assert tldr(seed, conditional=False, λ=0) < 0.5
     assert tldr(seed, conditional=True, λ=0) < 0.1
