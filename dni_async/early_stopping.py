@@ -10,8 +10,8 @@ and nobody has to be told.
                      copy, keep or drop it                    take up the best
 
 The RESTORE mark comes back behind the marks of all validations, so nothing is undecided any more, and behind
-all targets, so nothing trains any more. (Under rule `delayed` some targets may come during a validation, and
-train; the copy is then of its end.)
+all targets, so nothing trains any more. (Under rule `delayed` the last targets may come during a validation,
+and train: the copy is of its end, and its first batches went through slightly older weights.)
 """
 
 from __future__ import annotations

@@ -13,14 +13,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from launch.baselines.backprop import Backprop
 from launch.config import TrainConfig
 from launch.export import weights_of
 from launch.weights import load_all
 from tests.forks import Job
-from tests.launch.tiny import Tiny, plain_layers
+from tests.launch.tiny import Tiny, plain_layers, rank_of
 from workers.checkpoint import Checkpoints
+from workers.peers import Peers
 
 SETTINGS: dict[str, Any] = {"batch_size": 10, "epochs": 60, "patience": 2, "lr": 3e-2}
+KEPT: dict[str, Any] = {"deterministic": True, "lr": 0.1, "checkpoint_every": 3, "out": "set by the job"}
+"""With checkpoints, and the same again."""
 STEPS = 5
 """Of an epoch."""
 
@@ -68,12 +72,15 @@ def check(summary: dict[str, Any], weights: dict[str, Tensor]) -> None:
 
 
 def test_with_exact_gradients_two_stages_stop_as_sequential_backprop_does_to_the_bit(tmp_path: Path) -> None:
-    summary, weights = trained(tmp_path / "one", 1, engine="backprop")
-    check(summary, weights)
-    again, stages = trained(tmp_path / "two", rule="oracle")
-    assert equal(stages, weights)
+    summary, stages = trained(tmp_path, rule="oracle")
+    check(summary, stages)
+    rank = rank_of(task(), TrainConfig(engine="backprop", quiet=True, **SETTINGS))
+    textbook, recorder = Backprop(rank, Peers(rank.rendezvous)), rank.record()
+    assert recorder is not None
+    textbook.train(recorder.on_mark, lambda: recorder.enough)
+    assert equal(stages, textbook.module.state_dict())
     for key in ("early_stopping", "final"):
-        assert again[key] == summary[key]
+        assert recorder.summary[key] == summary[key]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +90,7 @@ def test_with_exact_gradients_two_stages_stop_as_sequential_backprop_does_to_the
         pytest.param(2, {"rule": "local", "transport": "dist"}, marks=pytest.mark.slow),
         pytest.param(2, {"rule": "cdni", "deterministic": True}, marks=pytest.mark.slow),
         pytest.param(1, {"rule": "cdni"}, marks=pytest.mark.slow),
+        pytest.param(1, {"engine": "backprop"}, marks=pytest.mark.slow),
         pytest.param(2, {"engine": "ddp"}, marks=pytest.mark.slow),
         pytest.param(2, {"engine": "copies"}, marks=pytest.mark.slow),
         pytest.param(2, {"engine": "gpipe", "micro_batches": 2}, marks=pytest.mark.slow),
@@ -94,8 +102,7 @@ def test_all_engines_stop_with_the_best_weights(tmp_path: Path, ranks: int, sett
 
 
 def test_a_resumed_run_is_as_patient_as_the_uninterrupted_one_and_exports_the_best(tmp_path: Path) -> None:
-    settings = {"deterministic": True, "checkpoint_every": 3, "out": "set by the job"}
-    summary, weights = trained(tmp_path, **settings)
+    summary, weights = trained(tmp_path, **KEPT)
     check(summary, weights)
     exported, source = weights_of(tmp_path / "run")
     assert equal(exported, weights)
@@ -104,13 +111,20 @@ def test_a_resumed_run_is_as_patient_as_the_uninterrupted_one_and_exports_the_be
     assert not equal(weights_of(tmp_path / "run", last)[0], weights)
 
     Checkpoints(tmp_path / "run").discard(last)  # as if the run had been killed
-    again, resumed = trained(tmp_path, resume=True, **settings)
+    again, resumed = trained(tmp_path, resume=True, **KEPT)
     assert again["checkpoints"]["resumed_at"] and equal(resumed, weights)
     assert (again["final"], again["early_stopping"]) == (summary["final"], summary["early_stopping"])
 
-    alone, uncut = trained(tmp_path, 1, resume=True, **settings)  # nothing is left to train
+
+@pytest.mark.slow
+def test_a_run_that_has_ended_early_is_resumed_only_to_be_tested_again_also_in_another_cut(
+    tmp_path: Path,
+) -> None:
+    summary, weights = trained(tmp_path, **KEPT)
+    again, uncut = trained(tmp_path, 1, resume=True, **KEPT)
     assert equal(uncut, weights)
-    assert alone["early_stopping"] == summary["early_stopping"]
+    assert (again["final"], again["early_stopping"]) == (summary["final"], summary["early_stopping"])
+    assert again["stages"][0]["steps"] == summary["stages"][0]["steps"]
 
 
 def test_without_a_validation_set_the_run_is_refused_in_one_line(tmp_path: Path) -> None:
