@@ -46,6 +46,7 @@ def test_the_kinds_of_mark_are_numbers_on_the_wire() -> None:
         "STOP": 2,
         "EVALUATION": 3,
         "CHECKPOINT": 4,
+        "RESTORE": 5,
     }
 
 
