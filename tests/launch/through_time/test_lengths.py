@@ -44,7 +44,6 @@ def test_predictions_for_other_rows_are_of_no_use() -> None:
     assert max(lengths(4, "dni-permuted")) <= 4, lengths(4, "dni-permuted")
 
 
-@pytest.mark.xfail(reason="seed 0 reaches 2 (docs/LOG.md)")
 def test_windows_of_2_steps_copy_4_bits() -> None:
     assert min(lengths(2, "dni")) >= 4, lengths(2, "dni")
 
