@@ -78,9 +78,11 @@ def _wide_terminal(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def _first_line(box: str) -> str:
-    """The message in tyro's box."""
-    lines = [line.strip("│ ").strip() for line in box.splitlines() if line.startswith("│")]
-    first = lines[0] if lines else " ".join(box.split())
+    """The message in tyro's box, which has no sides where the output is not UTF-8."""
+    lines = [line.strip("│ ") for line in box.splitlines()]
+    heads = (i for i, line in enumerate(lines) if line.startswith("╭") or set(line) == {"-"})
+    below = lines[next(heads, -1) + 1 :]
+    first = next((line for line in below if line.strip("─╰╯-")), " ".join(box.split()))
     prefix = "Error parsing "
     if first.startswith(prefix) and not first.startswith(prefix + "-"):
         first = first.split(": ", 1)[-1]

@@ -1,6 +1,7 @@
 """A command line becomes a configuration, or one line that says what is wrong with it."""
 
 import dataclasses
+import io
 import os
 import re
 import sys
@@ -80,6 +81,14 @@ def test_a_bad_command_line_is_told_in_one_line(arguments, words):
         assert word in line
     assert line.endswith("; see launch.train --help")
     assert "\n" not in line and not BOX.search(line)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("arguments", [("--epoch", "3"), ("--epochs", "x"), ("--lr",)])
+def test_the_line_is_the_same_where_boxes_cannot_be_drawn(arguments, encoding, monkeypatch):
+    line = complaint(TrainConfig, *arguments)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    assert complaint(TrainConfig, *arguments) == line and "--" in line and "---" not in line
 
 
 def test_nothing_is_printed_beside_the_one_line(capsys):
