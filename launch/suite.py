@@ -174,10 +174,11 @@ SECTIONS = (
         "In depth and in time: a language model of words in two stages",
         "Two LSTMs of 200 units, the 5,000 most frequent words, windows of 16 words that end in a synthetic "
         "gradient, two stages. All engines have the same windows and the same rule in time. `frozen`, whose "
-        "first stage never learns, is the control.",
+        "first stage never learns, is the control. Training ends after an epoch that did not better the "
+        "validation text, and the best weights are tested.",
         (
             "compare --task word-lm-stack --task-args words=5000 bptt=16 --engines backprop delayed cdni "
-            "frozen --stages 2 --batch-size 32 --clip-norm 1 --epochs 3",
+            "frozen --stages 2 --batch-size 32 --clip-norm 1 --epochs 3 --patience 1",
         ),
         "compare.png",
         minutes=25,
