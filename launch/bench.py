@@ -93,18 +93,22 @@ def shown(command: str) -> str:
 
 
 def measure(section: Section, folder: Path) -> None:
-    """Run the section's commands; keep their tables, data and picture in `folder` when all are done."""
+    """Run the section's commands; keep their tables, data and pictures in `folder` when all are done."""
     with tempfile.TemporaryDirectory(prefix="dni_async-bench-") as name:
         scratch = Path(name)
         longest = max(LONGEST, 4 * 60.0 * section.minutes)
         done = [run(command, scratch / str(i), longest) for i, command in enumerate(section.commands)]
         prepare_out(folder)
-        for number, out in enumerate(scratch / str(number) for number in range(len(done))):
-            for file in (*KEPT, section.picture):
-                if file and (out / file).exists():
-                    kept = file if number == 0 else f"{Path(file).stem}-{number + 1}{Path(file).suffix}"
-                    shutil.copyfile(out / file, folder / kept)
+        for number in range(len(done)):
+            keep(section, scratch / str(number), folder, "" if number == 0 else f"-{number + 1}")
     write_json(folder / RECORD, about() | {"done": done})
+
+
+def keep(section: Section, out: Path, folder: Path, suffix: str) -> None:
+    """A command's data and pictures, their names made its own by `suffix`."""
+    for file in map(Path, (*KEPT, *section.pictures)):
+        if (out / file).exists():
+            shutil.copyfile(out / file, folder / f"{file.stem}{suffix}{file.suffix}")
 
 
 def run(command: str, out: Path, longest: float = LONGEST) -> dict[str, str]:
@@ -157,8 +161,8 @@ def chapter(section: Section, record: dict[str, Any] | None) -> str:
     ]
     for done in record["done"]:
         lines += [f"`{done['command']}`", "", done["table"].strip(), ""]
-    if section.picture:
-        lines += [f"![{section.title}](benchmarks/{section.name}/{section.picture})", ""]
+    for picture in section.pictures:
+        lines += [f"![{section.title}](benchmarks/{section.name}/{Path(picture).name})", ""]
     return "\n".join(lines)
 
 

@@ -19,8 +19,8 @@ class Section:
     """What is compared and how the numbers are to be read, in Markdown."""
     commands: tuple[str, ...]
     """Modules of `launch` and their arguments, without --out."""
-    picture: str = ""
-    """File of the command's folder to show below the tables."""
+    pictures: tuple[str, ...] = ()
+    """Files of the command's folder to show below the tables."""
     device: str = "cpu"
     """cuda: left out, and said to be, where torch sees no GPU."""
     minutes: int = 5
@@ -41,7 +41,7 @@ SECTIONS = (
         "balanced cut has 57 % of the work: with no message and no SG network two stages would reach 1.7 of "
         "2.0 (docs/LOG.md).",
         (f"compare --task mnist-fcn --engines {ALL} --stages 2 --epochs 1 --repeats 3",),
-        "compare.png",
+        ("compare.png",),
         minutes=12,
     ),
     Section(
@@ -52,7 +52,7 @@ SECTIONS = (
             "compare --task mnist-fcn --task-args width=1024 subset=20000 "
             f"--engines {RIVALS} --stages 2 --epochs 1 --repeats 3",
         ),
-        "compare.png",
+        ("compare.png",),
         minutes=12,
     ),
     Section(
@@ -64,7 +64,7 @@ SECTIONS = (
             "compare --task cifar-cnn --task-args subset=3200 --batch-size 64 "
             "--engines backprop copies gpipe delayed local cdni --stages 2 --epochs 1 --repeats 1",
         ),
-        "compare.png",
+        ("compare.png",),
         minutes=18,
     ),
     Section(
@@ -76,7 +76,7 @@ SECTIONS = (
             "compare --task mnist-fcn --engines backprop backprop-all 1f1b delayed local cdni "
             "--stages 2 --epochs 8 --until 0.98 --evaluations 4 --repeats 3 --vary-seed",
         ),
-        "compare.png",
+        ("compare.png",),
         minutes=20,
     ),
     Section(
@@ -134,7 +134,7 @@ SECTIONS = (
             "plan --task mnist-fcn --repeat-layers 1024",
             "plan --task mnist-fcn --task-args depth=9 subset=10000 --epochs 1 --check",
         ),
-        "plan.png",
+        ("plan.png",),
         minutes=10,
     ),
     Section(
@@ -180,7 +180,7 @@ SECTIONS = (
             "compare --task word-lm-stack --task-args words=5000 bptt=16 --engines backprop delayed cdni "
             "frozen --stages 2 --batch-size 32 --clip-norm 1 --epochs 3 --patience 1",
         ),
-        "compare.png",
+        ("compare.png", "cdni/timeline.png"),
         minutes=25,
     ),
     Section(
@@ -191,7 +191,7 @@ SECTIONS = (
             "compare --task char-lm-stack --task-args width=128 bptt=16 --engines backprop delayed cdni "
             "frozen --stages 2 --batch-size 32 --clip-norm 1 --lr 3e-3 --epochs 2",
         ),
-        "compare.png",
+        ("compare.png",),
         minutes=15,
     ),
     Section(
@@ -243,7 +243,7 @@ SECTIONS = (
             f"compare --task mnist-fcn --task-args width=1024 --device cuda --engines {RIVALS} --stages 2 "
             "--epochs 2 --repeats 3",
         ),
-        "compare.png",
+        ("compare.png",),
         device="cuda",
     ),
 )

@@ -29,7 +29,7 @@ TINY = Section(
         f"compare --task tests.launch.tiny:Tiny --engines {engine} --epochs 1 --batch-size 10"
         for engine in ENGINES
     ),
-    "compare.png",
+    ("compare.png", "frozen/timeline.png"),
 )
 
 
@@ -71,7 +71,8 @@ def test_a_measured_section_shows_command_machine_and_table() -> None:
     assert "`python -m launch.compare --x`" in text
     assert f"{record['date']}, {record['hardware']['cores']} cores of" in text
     assert "| 1 |" in text
-    assert "![A tiny one](benchmarks/tiny/compare.png)" in text
+    for picture in ("compare.png", "timeline.png"):
+        assert f"![A tiny one](benchmarks/tiny/{picture})" in text
 
 
 def test_a_command_is_run_for_real(tmp_path: Path) -> None:
@@ -83,18 +84,18 @@ def test_a_command_is_run_for_real(tmp_path: Path) -> None:
 
 def test_a_section_keeps_tables_data_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(command: str, out: Path, longest: float) -> dict[str, str]:
-        out.mkdir()
-        (out / "compare.json").write_text(command)
-        (out / "compare.png").write_text(command)
+        (out / "frozen").mkdir(parents=True)
+        for file in ("compare.json", "compare.png", "frozen/timeline.png"):
+            (out / file).write_text(command)
         return {"command": shown(command), "table": f"of {command}"}
 
     monkeypatch.setattr(bench, "run", run)
     measure(TINY, tmp_path / "tiny")
     record = json.loads((tmp_path / "tiny" / "measured.json").read_text())
     assert [done["table"] for done in record["done"]] == [f"of {command}" for command in TINY.commands]
-    for file, command in zip(("compare", "compare-2"), TINY.commands, strict=True):
-        for kind in ("json", "png"):
-            assert (tmp_path / "tiny" / f"{file}.{kind}").read_text() == command
+    for number, command in zip(("", "-2"), TINY.commands, strict=True):
+        for file in (f"compare{number}.json", f"compare{number}.png", f"timeline{number}.png"):
+            assert (tmp_path / "tiny" / file).read_text() == command
 
 
 def test_a_section_that_fails_keeps_what_was_measured_before(tmp_path: Path) -> None:
