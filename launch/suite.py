@@ -148,14 +148,14 @@ SECTIONS = (
             "windows --task copy --windows 2 4 8 --rules bptt dni dni-aux --epochs 10",
             "windows --task copy --windows 4 --rules dni-permuted --epochs 10",
         ),
-        minutes=35,
+        minutes=25,
     ),
     Section(
         "repeat-copy",
         "DNI through time: repeat copy",
         "As above; length times repeats is what was solved, and both grow in turn.",
         ("windows --task repeat-copy --windows 4 --rules bptt dni --epochs 10",),
-        minutes=8,
+        minutes=6,
     ),
     Section(
         "char-lm",
@@ -167,7 +167,7 @@ SECTIONS = (
             "windows --task char-lm --task-args width=128 --windows 2 4 8 16 "
             "--rules bptt dni dni-permuted --epochs 1",
         ),
-        minutes=35,
+        minutes=45,
     ),
     Section(
         "word-stack",
@@ -181,7 +181,7 @@ SECTIONS = (
             "frozen --stages 2 --batch-size 32 --clip-norm 1 --epochs 3 --patience 1",
         ),
         ("compare.png", "cdni/timeline.png"),
-        minutes=25,
+        minutes=10,
     ),
     Section(
         "char-stack",
@@ -192,7 +192,7 @@ SECTIONS = (
             "frozen --stages 2 --batch-size 32 --clip-norm 1 --lr 3e-3 --epochs 2",
         ),
         ("compare.png",),
-        minutes=15,
+        minutes=6,
     ),
     Section(
         "two-timescale",
@@ -206,7 +206,7 @@ SECTIONS = (
             "compare --task two-timescale --task-args ticks=4 end=bptt --engines backprop --batch-size 16 "
             "--clip-norm 1 --epochs 10",
         ),
-        minutes=15,
+        minutes=8,
     ),
     Section(
         "paper-copy",
