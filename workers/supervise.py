@@ -27,7 +27,7 @@ from types import FrameType
 from dni_async.errors import Late, StageError, UserError
 from workers.heartbeat import Heartbeat
 from workers.rendezvous import Rendezvous
-from workers.told import NOBODY_READS, tell
+from workers.told import NOBODY_READS, tell, told_already
 from workers.transport.base import TransportTimeout, timed_out
 from workers.verdict import Verdict
 
@@ -176,7 +176,7 @@ class Guard:
             if (status := self._crashed(error)) is not None:
                 return status
             if not isinstance(error, Told):
-                self._say(self._line(error), status_of(error))
+                self._say(error)
             return status_of(error)
 
     def _listen(self, rendezvous: Rendezvous) -> None:
@@ -209,14 +209,17 @@ class Guard:
             return f"{names} is gone; {self.where()}: stopped"
         return line
 
-    def _say(self, line: str, status: int) -> None:
+    def _say(self, error: BaseException) -> None:
         """Let the user know; without the others, and without a store, by ourselves."""
+        line, status = self._line(error), status_of(error)
         try:
             if self._verdict:
                 self._verdict.say(line, status)
                 return
         except Exception:
             pass  # the launcher, and with it the store, is gone
+        if isinstance(error, Stopped) and told_already():
+            return  # before it met the others, because of one of them, which has said why
         tell(line, status)
 
 

@@ -33,6 +33,12 @@ def tell(line: str, status: int = 1) -> None:
             pass  # it was printed
 
 
+def told_already() -> bool:
+    """Whether a process of this job has told a launcher that asked."""
+    path = os.environ.get(FAILURE_FILE)
+    return path is not None and what_was_told(Path(path))[1] != 0
+
+
 def what_was_told(path: Path) -> tuple[str, int]:
     """The line in such a file and the exit status; ("", 0) when nothing was told."""
     try:

@@ -189,6 +189,21 @@ class TestTheFailureFile:
             child.status()
         assert not file.exists()
 
+    def test_a_rank_stopped_before_the_meeting_leaves_it_to_the_one_that_has_said_why(
+        self, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "told"
+        file.write_text("2 the engine splits batches")
+        with Child(terminated, tmp_path, **{FAILURE_FILE: str(file)}) as child:
+            assert (child.status(), child.lines()) == (143, [])
+        assert what_was_told(file) == ("the engine splits batches", 2)
+
+    def test_and_says_so_itself_when_nobody_has(self, tmp_path: Path) -> None:
+        file = tmp_path / "told"
+        with Child(terminated, tmp_path, **{FAILURE_FILE: str(file)}) as child:
+            assert (child.status(), len(child.lines())) == (143, 1)
+        assert what_was_told(file) == ("rank 0, before the first step: stopped by SIGTERM", 143)
+
 
 class TestSeveralRanks:
     @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from workers.told import FAILURE_FILE, tell, what_was_told
+from workers.told import FAILURE_FILE, tell, told_already, what_was_told
 
 
 def test_the_line_is_printed_and_left_with_the_status(
@@ -38,3 +38,15 @@ def test_where_nothing_was_told_there_is_nothing(tmp_path: Path, text: str | Non
     if text is not None:
         (tmp_path / "told").write_text(text)
     assert what_was_told(tmp_path / "told") == ("", 0)
+
+
+def test_whether_anything_was_told_is_known_to_those_who_come_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FAILURE_FILE, raising=False)
+    tell("nobody asked", 1)
+    assert not told_already()
+    monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
+    assert not told_already()
+    tell("", 141)
+    assert told_already()
