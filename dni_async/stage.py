@@ -17,7 +17,7 @@ from dni_async.messages import EVALUATIONS, Activation, Mark, MarkKind, Message,
 from dni_async.rules.base import Rule
 from dni_async.rules.delayed import DelayedRule
 from dni_async.rules.loss import LossRule
-from dni_async.state import State, copied, load_random_state, random_state
+from dni_async.state import State, load_random_state, random_state
 from dni_async.stateful import start_over, stats_of
 from dni_async.updater import Updater
 
@@ -188,7 +188,7 @@ class Stage:
     def _whole_part(self, step: int) -> State | None:
         """With the best of the validations before it, whose marks are all back by now."""
         part = self._parts.whole(step)
-        return part | copied(self.best.state_dict()) if part and self.best else part
+        return part | self.best.state_dict() if part and self.best else part
 
     def stats(self) -> dict[str, Any]:
         """Counts since the start, JSON-able."""

@@ -78,15 +78,11 @@ class Recorder:
         self._means: list[dict[str, Any]] = [{} for _ in range(stages)]
         self._start = time.perf_counter()
         self._end = self._start + 60 * config.minutes if config.minutes else math.inf
-        if out and so_far:
-            keep_lines(out / "metrics.jsonl", lambda record: record["step"] <= start)
-        if out and before:
-            os.truncate(out / "metrics.jsonl", before["lines_bytes"])
-        self._lines = JsonLines(out / "metrics.jsonl", append=bool(so_far or before)) if out else None
         if so_far:
-            self._resume(so_far)
+            self._resume(so_far, start)
         if before:
             self._take_over(before)
+        self._lines = JsonLines(out / "metrics.jsonl", append=bool(so_far or before)) if out else None
         passed = len(self.summary["epochs"]) if before else start // steps_per_epoch
         progress.start(config.epochs, stages, passed + 1)
 
@@ -97,7 +93,9 @@ class Recorder:
         records = {key: list(self.summary[key]) for key in ("epochs", "evaluations")}
         return {"seconds": seconds} | records | patience
 
-    def _resume(self, so_far: dict[str, Any]) -> None:
+    def _resume(self, so_far: dict[str, Any], start: int) -> None:
+        if self.out:
+            keep_lines(self.out / "metrics.jsonl", lambda record: record["step"] <= start)
         self._start -= so_far["seconds"]
         self.summary |= {key: list(so_far[key]) for key in ("epochs", "evaluations")}
         for record in so_far["evaluations"]:
@@ -118,6 +116,8 @@ class Recorder:
         }
 
     def _take_over(self, state: dict[str, Any]) -> None:
+        if self.out:
+            os.truncate(self.out / "metrics.jsonl", state["lines_bytes"])
         self.summary, self.timeline, self.warnings = state["summary"], state["timeline"], state["warnings"]
         self._means = state["means"]
         self._start = state["start"]  # one clock for all processes of a host

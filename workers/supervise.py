@@ -105,9 +105,8 @@ def nobody_reads(error: BaseException) -> bool:
     """Whether the error came of writing to a pipe, and the reader of ours has gone."""
     causes: list[BaseException] = []
     cause: BaseException | None = error
-    while (
-        cause is not None and cause not in causes
-    ):  # an error may be raised from one that was raised from it
+    # an error may be raised from one that was raised from it
+    while cause is not None and cause not in causes:
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
     if not any(isinstance(cause, BrokenPipeError) for cause in causes):
