@@ -58,6 +58,10 @@ class InterfaceCost:
         """All of it."""
         return self.predict + self.train
 
+    def per_target(self, every: int) -> InterfaceCost:
+        """On average, where one batch in so many has a target."""
+        return InterfaceCost(self.predict, self.train / every)
+
 
 @dataclass(slots=True)
 class Costs:

@@ -39,6 +39,10 @@ class Stage:
     `LossRule` and sends no activations; stage 0, or a stage whose neighbour upstream wants none
     (`send_targets=False`), sends no targets.
 
+    target_every: of one step in so many (those divisible by it) the target is the gradient; of the others it
+    has no rows, which saves this stage a product, the SG network that waits for it an update and the way in
+    between a tensor. All stages of a network have the same. Sporadic targets suffice an SG network that is
+    trained on past ones again (replay); under rule `delayed` they would not.
     skip_nonfinite: where an activation, a gradient or a loss is NaN or infinite (see `finite`), go on without
     the batch instead of raising UserError. Weights, optimizer and SG network stay as they were. What others
     would get of it, they get with no rows, so that all messages come and nobody waits.
@@ -53,6 +57,7 @@ class Stage:
         updater: Updater | None,
         *,
         send_targets: bool,
+        target_every: int = 1,
         skip_nonfinite: bool = False,
         patience: Patience | None = None,
     ) -> None:
@@ -61,6 +66,7 @@ class Stage:
         self.rule = rule
         self.updater = updater if rule.updates else None
         self.send_targets = send_targets
+        self.target_every = target_every
         self.skip_nonfinite = skip_nonfinite
         self.notice: Callable[[str], None] = lambda kind: None
         """Called when a piece of work ends (forward, backward, update, sg, head, evaluate, checkpoint)."""
@@ -78,7 +84,7 @@ class Stage:
         self.skipped = 0
         """Training batches that the stage did not learn from."""
         self.targets_skipped = 0
-        """Targets that taught nothing: without rows, or of no use to the SG network."""
+        """Targets that taught nothing and should have: without rows, or of no use to the SG network."""
 
     @property
     def is_last(self) -> bool:
@@ -131,7 +137,7 @@ class Stage:
                 self.skipped += 1
                 yield from self._answer(message, message.grad[:0])
         elif message.empty:
-            self.targets_skipped += 1
+            self.targets_skipped += self._has_target(message.step)
             self.rule.give_up(message.step)
         else:
             try:
@@ -282,7 +288,7 @@ class Stage:
         x = message.h.detach()
         if self._delayed is not None:
             x = x.clone()  # it outlives the message
-        if self.send_targets:
+        if self.send_targets and self._has_target(message.step):
             x.requires_grad_()
         if self._delayed is None:
             return x, self.layers(self._unshared(x))
@@ -304,7 +310,7 @@ class Stage:
             self.updater.drop()
             yield from self._answer(message, x.detach()[:0])
             return
-        yield from self._answer(message, x.grad)
+        yield from self._answer(message, x.detach()[:0] if x.grad is None else x.grad)
         if self._delayed is not None:
             self._delayed.stash.before_update()
         self.updater.step()
@@ -317,10 +323,12 @@ class Stage:
         to_send = [x.grad] if x.grad is not None else []
         return to_send + (self.updater.gradients() if self.skip_nonfinite else [])
 
-    def _answer(self, message: Activation | TargetGradient, grad: Tensor | None) -> Iterator[Message]:
+    def _has_target(self, step: int) -> bool:
+        return step % self.target_every == 0
+
+    def _answer(self, message: Activation | TargetGradient, grad: Tensor) -> Iterator[Message]:
         """The target gradient of the batch, if somebody upstream wants it."""
         if self.send_targets:
-            assert grad is not None
             self.targets_sent += 1
             yield TargetGradient(message.step, self.version, own(grad, message))
 

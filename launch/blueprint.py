@@ -189,7 +189,7 @@ def _measure(
         return rule_with_network(config, task, shape, output_shape, label_size, stages, config.seed, device)
 
     with cost_clock(config, device) as (clock, rounds):
-        return measure_costs(
+        costs = measure_costs(
             [sequential([copy.deepcopy(layer)], config.precision).to(device) for layer in layers],
             *batch,
             loss=in_precision(task.loss, config.precision, device),
@@ -198,6 +198,8 @@ def _measure(
             clock=clock,
             rounds=rounds,
         )
+    costs.interfaces = [cost.per_target(config.target_every) for cost in costs.interfaces]
+    return costs
 
 
 @contextmanager

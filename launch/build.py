@@ -49,6 +49,7 @@ def build_stage(
         rule,
         build_updater(config, mine, total_steps),
         send_targets=index > 0 and config.rule not in ("local", "frozen"),
+        target_every=config.target_every if config.rule in ("dni", "cdni") else 1,
         skip_nonfinite=config.on_nonfinite == "skip",
         patience=patience_of(config, blueprint.steps_per_epoch),
     )

@@ -72,6 +72,9 @@ class JobConfig:
     """Of gpipe and 1f1b, per batch; 0 takes the fastest of several counts (with `deterministic` the most)."""
     in_flight: int = 4
     """Batches that may lie between two neighbouring stages."""
+    target_every: int = 1
+    """One batch in so many sends true gradients upstream, under rules dni and cdni; the others save the stage
+    below a product and the SG network an update."""
     stash: int | None = None
     """Batches that may wait in a stage for their gradient, under rule delayed; by default the stages from
     it to the loss, itself included."""
@@ -105,6 +108,7 @@ class JobConfig:
             ("batch-size", self.batch_size, 1),
             ("stages", self.stages, 0),
             ("in-flight", self.in_flight, 1),
+            ("target-every", self.target_every, 1),
             ("micro-batches", self.micro_batches, 0),
             ("threads", self.threads, 0),
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from dni_async.costs import Costs
@@ -136,7 +136,7 @@ class Planner:
             raise UserError(self.profile.refused[engine])
         cut = self._cut(engine, stages)
         bounds = stage_bounds(cut, len(self.layers))
-        interfaces = self.profile.interfaces_of(engine, stages)
+        interfaces = self._interfaces(engine, stages)
         costs = [
             self._cost(
                 first, end, self.profile.batch_size, self.profile.link, engine, interfaces[end - 1 : end]
@@ -180,8 +180,15 @@ class Planner:
 
     # --- what a stage costs
 
+    def _interfaces(self, rule: str, stages: int) -> list[InterfaceProfile]:
+        every = self.config.target_every
+        return [
+            replace(interface, cost=interface.cost.per_target(every))
+            for interface in self.profile.interfaces_of(rule, stages)
+        ]
+
     def _cut(self, rule: str, stages: int) -> list[int]:
-        interfaces = [interface.cost for interface in self.profile.interfaces_of(rule, stages)]
+        interfaces = [interface.cost for interface in self._interfaces(rule, stages)]
         return best_cut(Costs([layer.batch for layer in self.layers], interfaces), stages)
 
     def _cost(

@@ -19,6 +19,7 @@ OF_STAGES = (
     "cut",
     "micro_batches",
     "in_flight",
+    "target_every",
     "deterministic",
     "transport",
     "precision",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
 from dni_async.networks import LinearSG
 from dni_async.rules import DelayedRule, DniRule, FrozenRule
+from dni_async.simulate import Simulation
 from dni_async.stage import Stage
 from dni_async.updater import Updater
 from tests.dni_async.helpers import (
@@ -24,6 +25,7 @@ from tests.dni_async.helpers import (
     one_hot,
     pipeline,
     synthesizer,
+    with_stop,
 )
 
 
@@ -152,6 +154,50 @@ def test_the_first_stage_sends_no_target_and_the_last_no_activation() -> None:
     assert isinstance(target, TargetGradient)
     assert [stage.is_last for stage in (first, middle, last)] == [False, False, True]
     assert [stage.targets_sent for stage in (first, middle, last)] == [0, 1, 1]
+
+
+class TestTargetEvery:
+    """Of one step in so many the target is a gradient."""
+
+    def last(self, every: int) -> tuple[Stage, list[TargetGradient]]:
+        stage = pipeline(cut=(2,))[-1]
+        stage.target_every = every
+        sent = [stage.on(Activation(step, 0, *hidden(step), train=True)) for step in range(7)]
+        return stage, [target for messages in sent for target in messages]
+
+    def test_the_other_targets_have_no_rows(self) -> None:
+        _, targets = self.last(3)
+        assert [(target.step, len(target.grad)) for target in targets] == [
+            (0, 5), (1, 0), (2, 0), (3, 5), (4, 0), (5, 0), (6, 5),
+        ]  # fmt: skip
+
+    def test_what_is_learned_and_sent_is_the_same(self) -> None:
+        (always, all_targets), (sometimes, targets) = self.last(1), self.last(3)
+        assert not changed(sometimes, dict(always.layers.named_parameters()))
+        for i in (0, 3, 6):
+            assert torch.equal(all_targets[i].grad, targets[i].grad)
+
+    def test_nobody_misses_them(self) -> None:
+        stages = pipeline()
+        for stage in stages:
+            stage.target_every = 3
+        Simulation(stages).run(with_stop(batches([5] * 7)))
+        for stage in stages[:-1]:
+            synthesizer = stage.rule.predictor
+            assert (stage.targets_received, stage.targets_skipped, synthesizer.updates) == (7, 0, 3)
+            assert (len(synthesizer.ledger), synthesizer.ledger.unmatched) == (0, 0)
+
+    def test_one_that_was_to_come_and_has_no_rows_is_counted(self) -> None:
+        stage = pipeline()[0]
+        stage.target_every = 3
+        for step in (3, 4):
+            list(stage.on(TargetGradient(step, 0, torch.empty(0, WIDTH))))
+        assert stage.targets_skipped == 1
+
+
+def hidden(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    return torch.randn(5, WIDTH, generator=generator), torch.arange(5) % CLASSES
 
 
 def test_a_single_stage_sends_nothing_and_learns() -> None:

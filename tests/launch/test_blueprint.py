@@ -110,6 +110,17 @@ def test_the_sg_network_counts_on_emulated_devices():
     assert [b - a for a, b in zip(frozen, cdni, strict=True)] == [*wanted, 0]
 
 
+def test_learning_from_one_target_in_four_costs_the_sg_network_a_quarter():
+    costs = [
+        drawn(
+            Tiny(plain_layers), cut="", stages=5, sg=SGConfig(replay=0), emulate_gflops=1e-9, **settings
+        ).costs
+        for settings in ({"rule": "frozen"}, {"rule": "cdni"}, {"rule": "cdni", "target_every": 4})
+    ]
+    for frozen, always, sometimes in list(zip(*costs, strict=True))[:-1]:
+        assert sometimes - frozen == pytest.approx((always - frozen) * (1 + 2 / 4) / 3)
+
+
 def test_one_stage_needs_no_measurement(monkeypatch):
     monkeypatch.setattr(module, "measure_costs", None)
     plan = drawn(cut="", stages=1)

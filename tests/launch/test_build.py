@@ -90,6 +90,13 @@ def test_one_stage_has_the_loss_alone(rule):
     assert isinstance(stage.rule, LossRule) and not stage.send_targets
 
 
+@pytest.mark.parametrize(
+    ("rule", "every"), [("dni", 4), ("cdni", 4), ("delayed", 1), ("oracle", 1), ("local", 1)]
+)
+def test_only_an_sg_network_can_do_without_targets(rule, every):
+    assert [stage.target_every for stage in built(3, rule=rule, target_every=4)] == [every] * 3
+
+
 @pytest.mark.parametrize(("rule", "label_size"), [("dni", 0), ("cdni", 3)])
 def test_the_sg_network_fits_its_cut(rule, label_size):
     first, second, _ = built(3, rule=rule)

@@ -13,6 +13,7 @@ REFUSED = [
     ({"batch_size": 0}, "batch-size is 0; it must be at least 1"),
     ({"stages": -1}, "stages is -1; it must be at least 0"),
     ({"in_flight": 0}, "in-flight is 0; it must be at least 1"),
+    ({"target_every": 0}, "target-every is 0; it must be at least 1"),
     ({"stash": 0}, "stash is 0; it must be at least 1"),
     ({"threads": -2}, "threads is -2; it must be at least 0"),
     ({"evaluations": 0}, "evaluations is 0; it must be at least 1"),

@@ -79,6 +79,15 @@ def test_three_stages_and_more_pay_for_replay() -> None:
     assert predict("dni", 4, interfaces=interfaces).speedup == pytest.approx(32 / 12)
 
 
+def test_sporadic_targets_save_a_network_its_learning() -> None:
+    interfaces = {"cdni 2": [network(1, 3)] * 3}
+    speedups = [
+        predict("cdni", 2, PlanConfig(target_every=every), layers=4, interfaces=interfaces).speedup
+        for every in (1, 3)
+    ]
+    assert speedups == [pytest.approx(16 / (8 + 1 + 3)), pytest.approx(16 / (8 + 1 + 3 / 3))]
+
+
 def test_what_a_stage_pays_once_is_in_every_layers_cost() -> None:
     """An update starts with 0.5 s whatever it updates: 4 layers together do it once."""
     found = predict("local", 2, layers=8, fixed=LayerCost(0, 0, 0.5))
