@@ -1,6 +1,6 @@
 """Measures everything and writes docs/BENCHMARKS.md.
 
-python -m launch.bench                 the whole suite, three hours on two cores
+python -m launch.bench                 the whole suite, over three hours on two cores
 python -m launch.bench --only fcn cnn  these sections again; the others stay as they were measured
 """
 
