@@ -75,6 +75,7 @@ def test_a_measured_section_shows_command_machine_and_table() -> None:
         assert f"![A tiny one](benchmarks/tiny/{picture})" in text
 
 
+@pytest.mark.slow
 def test_a_command_is_run_for_real(tmp_path: Path) -> None:
     done = bench.run(TINY.commands[0], tmp_path)
     assert done["command"] == f"python -m launch.{TINY.commands[0]}"

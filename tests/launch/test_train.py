@@ -165,6 +165,7 @@ def test_two_nodes_train_together_over_dist(tmp_path: Path) -> None:
     assert [stage["samples"] for stage in summary["stages"]] == [1497, 1497]
 
 
+@pytest.mark.slow  # four interpreters import torch; ranks notice it by themselves, below
 def test_a_killed_rank_ends_the_job_with_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     out = tmp_path / "run"
     before = shared_memory()
@@ -251,6 +252,7 @@ def test_a_stopped_rank_is_waited_for_until_the_deadline_and_no_longer(tmp_path:
     assert "Traceback" in (job.out / f"rank-{others[-1]}.log").read_text()
 
 
+@pytest.mark.slow  # what a signal makes of a rank and of the launcher: test_supervise.py, test_local.py
 def test_ctrl_c_stops_a_local_job_with_one_line(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with started(

@@ -16,7 +16,8 @@ from dni_async.recipes import SGConfig
 from launch.baselines.backprop import Backprop
 from launch.baselines.dni_local import DniLocal, inner_layers
 from launch.config import TrainConfig
-from tests.launch.jobs import TINY, run
+from tasks.digits import DigitsFcn
+from tests.forks import Job
 from tests.launch.tiny import CLASSES, Tiny, plain_layers, rank_of
 from workers.peers import Peers
 
@@ -80,10 +81,11 @@ def test_it_is_the_wrapper_in_a_notebooks_loop(conditional):
     assert all(torch.equal(a, b) for a, b in pairs) and len(pairs) > len(network.state_dict())
 
 
-def test_it_runs_from_the_command_line(tmp_path):
-    done = run("launch.train", *TINY, "--engine", "dni-local", "--out", str(tmp_path / "run"))
-    assert done.returncode == 0, done.stderr
-    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+def test_it_runs_as_a_job(tmp_path):
+    config = TrainConfig(engine="dni-local", batch_size=64, epochs=1)
+    with Job(config, DigitsFcn(depth=3, width=32), 1, tmp_path) as job:
+        assert job.statuses() == [0], job.lines()
+    summary = json.loads((job.out / "summary.json").read_text())
     assert summary["engine"] == "dni-local" and summary["samples_per_s"] > 0
     (stage,) = summary["stages"]
     assert stage["sg_relative_error"] >= 0 and len(stage["interfaces"]) >= 2
