@@ -39,6 +39,8 @@ class Blueprint:
     """(first, end) layer of each stage."""
     shapes: list[tuple[int, ...]]
     """Output shape of each layer, without the batch."""
+    dtypes: list[str]
+    """Output type of each layer, such as float32."""
     costs: list[float]
     """Seconds per batch of each stage, its rule included (see `cost_clock`); empty for a cut by hand."""
     label_size: int
@@ -108,7 +110,7 @@ def draw(
     check_labels(task, data)
     x, y = data.sample()
     label_size = label_size_of(task.condition, y) if config.engine_name == "cdni" and stages > 1 else 0
-    shapes, output = run_through(layers, x, config.precision)
+    shapes, dtypes, output = run_through(layers, x, config.precision)
     check_scores(task, output, y)
     check_last_batch(layers, x, data)
     cut = config.cut_layers()
@@ -130,6 +132,7 @@ def draw(
     return Blueprint(
         bounds,
         shapes,
+        [str(dtype).removeprefix("torch.") for dtype in dtypes],
         [costs.of_stage(*pair) for pair in bounds] if costs else [],
         label_size,
         data.steps_per_epoch,

@@ -18,12 +18,12 @@ from workers.execution import sequential
 @torch.no_grad()
 def run_through(
     layers: list[nn.Module], x: Tensor, precision: str = "fp32"
-) -> tuple[list[tuple[int, ...]], Tensor]:
-    """Output shape of each layer (without the batch) for a batch x, and the last output.
+) -> tuple[list[tuple[int, ...]], list[torch.dtype], Tensor]:
+    """Output shape (without the batch) and type of each layer for a batch x, and the last output.
 
     Raises UserError naming the layer that does not fit.
     """
-    shapes = []
+    shapes, dtypes = [], []
     for i, layer in enumerate(layers):
         layer = sequential([copy.deepcopy(layer)], precision).eval()
         try:
@@ -35,7 +35,8 @@ def run_through(
         if not isinstance(x, Tensor):
             raise UserError(f"layer {i} gives {type(x).__name__}; layers of a pipeline must give one tensor")
         shapes.append(tuple(x.shape[1:]))
-    return shapes, x
+        dtypes.append(x.dtype)
+    return shapes, dtypes, x
 
 
 @torch.no_grad()
@@ -101,7 +102,9 @@ def check_until(task: Task, until: float | None) -> None:
         )
 
 
-def check_state(task: Task, engine: str, on_nonfinite: str = "stop", supervise: bool = False) -> None:
+def check_state(
+    task: Task, engine: str, on_nonfinite: str = "stop", supervise: bool = False, compiled: bool = False
+) -> None:
     """Layers that carry state need whole batches in their order, and all of them."""
     if not task.carries_state:
         return
@@ -115,6 +118,11 @@ def check_state(task: Task, engine: str, on_nonfinite: str = "stop", supervise: 
         raise UserError(
             f"supervise goes on with older weights, and layers of {task.name} carry state from batch to "
             "batch: theirs would be of another place; leave it out"
+        )
+    if compiled:
+        raise UserError(
+            f"compile tries layers out, and those of {task.name} carry state from batch to batch, which "
+            "would not be empty at the start; leave it out"
         )
     if on_nonfinite == "skip":
         raise UserError(

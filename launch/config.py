@@ -15,7 +15,7 @@ from dni_async.errors import UserError
 from dni_async.finite import POLICIES
 from dni_async.recipes import LocalConfig, SGConfig
 from dni_async.updater import SCHEDULES, optimizer_factory
-from launch.engines import ENGINES
+from launch.engines import BASELINES, ENGINES
 from workers.execution import PRECISIONS
 
 RULES = ("dni", "cdni", "delayed", "local", "frozen", "oracle")
@@ -88,6 +88,8 @@ class JobConfig:
     """Threads per process; 0 takes its share of the cores. In comparisons backprop has those of one stage."""
     precision: str = "fp32"
     """fp32 or bf16: layers and loss under torch.autocast; weights, optimizer and SG networks stay in fp32."""
+    compile: bool = False
+    """Run layers through torch.compile, before the clock starts: half a minute and more for every process."""
     emulate_gflops: float | None = None
     """Emulate devices of so many GFLOP/s: faster compute sleeps; learning and messages stay real."""
     timeout: float = 60.0
@@ -140,6 +142,8 @@ class JobConfig:
         _one_of("precision", self.precision, PRECISIONS)
         if self.emulate_gflops and self.device != "cpu":
             raise UserError(f"device {self.device} cannot emulate others; use --device cpu")
+        if self.emulate_gflops and self.compile:
+            raise UserError("an emulated device is no faster with --compile; leave it out")
         for transport in self.transport.split(","):
             _one_of("transport", transport, TRANSPORTS)
         self.cut_layers()
@@ -213,6 +217,12 @@ class TrainConfig(JobConfig):
             raise UserError(
                 f"on-nonfinite skip is for stages that learn, not for {self.engine_name}; leave it out"
             )
+        if self.compile and not (ENGINES[self.engine].compiles and self.rule not in ("delayed", "oracle")):
+            able = [name for name, engine in ENGINES.items() if engine.compiles and name in BASELINES]
+            raise UserError(
+                f"{self.engine_name} cannot be compiled; leave --compile out, or use dni, cdni, "
+                f"local, frozen, {', '.join(able)}"
+            )
         self._check_supervision()
         self._check_checkpoints()
 
@@ -228,6 +238,10 @@ class TrainConfig(JobConfig):
             raise UserError("supervise goes on with older weights, which is not deterministic; leave one out")
         if set(self.transport.split(",")) - {"auto", "shm"}:
             raise UserError(f"transport is {self.transport}; supervise needs shm on every link")
+        if self.compile:
+            raise UserError(
+                "supervise starts a stage again, and nobody waits for its compiler; leave one of them out"
+            )
         if self.patience:
             raise UserError("supervise starts a stage again without its best weights; leave out --patience")
         if not self.out:

@@ -34,6 +34,12 @@ def run(rank: Rank) -> nn.Module:
     transports = agree_on_transports(rendezvous, config.transport, config.timeout)
     stage, names = build_stage(config, rank.task, rank.blueprint, rank.index, placement.device)
     under_way = _take_up(rank, stage)
+    rank.compile(
+        stage.layers,
+        rank.blueprint.bounds[rank.index][0],
+        trains=stage.updater is not None,
+        gradients={stage.send_targets, stage.send_targets and stage.target_every == 1},
+    )
     keep_checkpoints(rank, stage)
     facts = {"layers": names, "parameters": parameters_of(stage.layers)} | placement.describe()
     journal = (rank.life.stable, rank.life.journal) if rank.life else None

@@ -43,6 +43,8 @@ class Engine:
     """Whether every process trains on its part of each batch's rows, not on all of them."""
     carries: bool = False
     """Whether layers may carry state from batch to batch: whole batches go through each of them in order."""
+    compiles: bool = False
+    """Whether its layers are one module that torch.compile may have."""
     all_cores: bool = False
     """Whether `threads` is overruled: one thread per core that the job may use."""
 
@@ -53,13 +55,23 @@ class Engine:
 
 
 ENGINES = {
-    "decoupled": Engine(module="launch.decoupled", cut=True, carries=True),
-    "backprop": Engine(module="launch.baselines.backprop", processes=1, carries=True),
-    "backprop-all": Engine(module="launch.baselines.backprop", processes=1, carries=True, all_cores=True),
-    "ddp": Engine(module="launch.baselines.ddp", together=True, everybody_reads=True, shares_batches=True),
+    "decoupled": Engine(module="launch.decoupled", cut=True, carries=True, compiles=True),
+    "backprop": Engine(module="launch.baselines.backprop", processes=1, carries=True, compiles=True),
+    "backprop-all": Engine(
+        module="launch.baselines.backprop", processes=1, carries=True, compiles=True, all_cores=True
+    ),
+    "ddp": Engine(
+        module="launch.baselines.ddp",
+        together=True,
+        everybody_reads=True,
+        shares_batches=True,
+        compiles=True,
+    ),
     "gpipe": Engine(module="launch.baselines.pipelining", together=True, cut=True, everybody_reads=True),
     "1f1b": Engine(module="launch.baselines.pipelining", together=True, cut=True, everybody_reads=True),
-    "copies": Engine(module="launch.baselines.copies", together=True, everybody_reads=True, carries=True),
+    "copies": Engine(
+        module="launch.baselines.copies", together=True, everybody_reads=True, carries=True, compiles=True
+    ),
     "dni-local": Engine(module="launch.baselines.dni_local", processes=1),
     "cdni-local": Engine(module="launch.baselines.dni_local", processes=1),
 }

@@ -50,7 +50,7 @@ def run_rank(guard: Guard, config: TrainConfig, task: Task, stable: Stable | Non
     config = elastic(config, rendezvous)
     _check_world(config, engine, rendezvous.world)
     check_until(task, config.until)
-    check_state(task, config.engine, config.on_nonfinite, config.supervise)
+    check_state(task, config.engine, config.on_nonfinite, config.supervise, config.compile)
     threads = physical_cores() if engine.all_cores else config.threads
     placement = place(config.device, threads, rendezvous.local_rank, rendezvous.local_world)
     life = Life(stable, config.timeout) if stable else None

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 
 from dni_async.messages import Message
 from launch.blueprint import Blueprint
@@ -17,8 +20,12 @@ from launch.supervised import Life
 from launch.trail import Trail
 from tasks.base import Task
 from workers.device import Placement
+from workers.execution import compile_ahead
 from workers.rendezvous import Rendezvous
 from workers.supervise import Guard
+
+COMPILING = 1800.0
+"""Seconds that a rank may wait for the compilers of the others."""
 
 
 @dataclass(slots=True)
@@ -48,6 +55,22 @@ class Rank:
     def index(self) -> int:
         """Its number, from 0; rank i runs stage i."""
         return self.rendezvous.rank
+
+    def compile(self, layers: nn.Module, first: int, *, trains: bool, gradients: Iterable[bool]) -> None:
+        """With --compile, compile the layers from number `first` on (see `compile_ahead`); all ranks call it,
+        and behind it nobody has to wait for anybody's compiler."""
+        if not self.config.compile:
+            return
+        if first == 0:
+            assert self.data is not None, "who has the first layer reads the data"
+            x = self.data.sample()[0]
+        else:
+            shape, dtype = self.blueprint.shapes[first - 1], self.blueprint.dtypes[first - 1]
+            x = torch.zeros(self.config.batch_size, *shape, dtype=getattr(torch, dtype))
+        compile_ahead(layers, x.to(self.placement.device), trains=trains, gradients=gradients)
+        self.rendezvous.publish(f"compiled/{self.index}", True)
+        for rank in range(self.rendezvous.world):
+            self.rendezvous.read(f"compiled/{rank}", COMPILING)
 
     def follow(self, messages: Iterator[Message]) -> Iterator[Message]:
         """The same messages, and how far they were worked through is noted where that is of use."""

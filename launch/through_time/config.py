@@ -23,6 +23,7 @@ OF_STAGES = (
     "deterministic",
     "transport",
     "precision",
+    "compile",
     "emulate_gflops",
     "port",
 )

@@ -38,6 +38,7 @@ def test_a_cut_by_hand_is_taken_as_it_is():
     assert drawn(cut="2,4", stages=3) == Blueprint(
         bounds=[(0, 2), (2, 4), (4, 5)],
         shapes=[(8,), (8,), (7,), (7,), (3,)],
+        dtypes=["float32"] * 5,
         costs=[],
         label_size=3,
         steps_per_epoch=4,

@@ -54,3 +54,9 @@ def test_layers_with_state_are_not_supervised():
     check_state(Tiny(), "decoupled", supervise=True)
     with pytest.raises(UserError, match="carry state from batch to batch: theirs would be of another place"):
         check_state(Stateful(), "decoupled", supervise=True)
+
+
+def test_layers_that_carry_state_are_not_tried_out_ahead() -> None:
+    check_state(Tiny(), "decoupled", compiled=True)
+    with pytest.raises(UserError, match=r"compile tries layers out, .* leave it out"):
+        check_state(Stateful(), "decoupled", compiled=True)

@@ -53,6 +53,10 @@ REFUSED = [
     ),
     ({"optimizer_args": ("betas=0.9",)}, "optimizer adam refuses its settings ("),
     ({"sg": SGConfig(optimizer="adm")}, "unknown optimizer (adm); use one of adadelta, "),
+    (
+        {"emulate_gflops": 1.0, "compile": True},
+        "an emulated device is no faster with --compile; leave it out",
+    ),
     ({"local": LocalConfig(optimizer="adm")}, "unknown optimizer (adm); use one of adadelta, "),
 ]
 
@@ -78,6 +82,10 @@ def test_a_wrong_value_is_named_with_its_remedy(cls, settings, words):
             "on-nonfinite skip is for stages that learn, not for ddp; leave it out",
         ),
         ({"on_nonfinite": "skip", "rule": "oracle"}, "stages that learn, not for oracle"),
+        ({"compile": True, "engine": "1f1b"}, "1f1b cannot be compiled; leave --compile out, or use dni, "),
+        ({"compile": True, "rule": "delayed"}, "delayed cannot be compiled; leave --compile out"),
+        ({"compile": True, "rule": "oracle"}, "oracle cannot be compiled; leave --compile out"),
+        ({"compile": True, "supervise": True}, "nobody waits for its compiler; leave one of them out"),
     ],
 )
 def test_rules_and_engines_are_known(settings, words):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -127,6 +128,23 @@ def test_all_files_are_there(finished: tuple[Path, dict[str, Any], str]) -> None
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == [1, 2, 3]
     assert "epoch 3/3" in stdout and "digits-fcn, cdni, 3 stages" in stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles by g++, which is not here")
+@pytest.mark.parametrize(
+    ("ranks", "settings"), [(2, {"target_every": 2}), (1, {"engine": "backprop"})], ids=str
+)
+def test_compiled_layers_learn_as_well(tmp_path: Path, ranks: int, settings: dict[str, Any]) -> None:
+    shared = settings | {"epochs": 5, "batch_size": 64, "deterministic": True}
+    runs = []
+    for compiled in (True, False):
+        config = TrainConfig(compile=compiled, timeout=10.0, **shared)
+        with Job(config, DigitsFcn(depth=3, width=32), ranks, tmp_path / str(compiled)) as job:
+            assert job.statuses() == [0] * ranks, job.lines()
+        runs.append(json.loads((job.out / "summary.json").read_text())["final"])
+    assert runs[0]["loss"] == pytest.approx(runs[1]["loss"], rel=0.01)
+    assert runs[0]["test_accuracy"] == pytest.approx(runs[1]["test_accuracy"], abs=0.02)
 
 
 def test_ranks_that_are_alone_on_their_nodes_train_together(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from launch.through_time.config import SequenceConfig, names_sequence_task
         ({"stages": 2}, "stages is 2; tasks over time run in one process"),
         ({"in_flight": 2}, "in-flight is 2; tasks over time"),
         ({"target_every": 2}, "target-every is 2; tasks over time"),
+        ({"compile": True}, "compile is True; tasks over time"),
         ({"until": 1.0}, r"until is 1\.0; tasks over time"),
         ({"micro_batches": 2}, "micro-batches is 2; tasks over time"),
         ({"precision": "bf16"}, "precision is bf16; tasks over time"),
