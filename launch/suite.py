@@ -170,8 +170,8 @@ SECTIONS = (
         "repeat-copy",
         "DNI through time: repeat copy",
         "As above; length times repeats is what was solved, and both grow in turn.",
-        ("windows --task repeat-copy --windows 4 --rules bptt dni --epochs 10",),
-        minutes=6,
+        ("windows --task repeat-copy --windows 4 --rules bptt dni dni-aux dni-permuted --epochs 10",),
+        minutes=16,
     ),
     Section(
         "char-lm",
