@@ -12,11 +12,13 @@ inputs and to weights), as for any product. Elementwise work counts nothing, as 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 Shape = Sequence[int]
 
@@ -24,7 +26,22 @@ Shape = Sequence[int]
 def flop_counter() -> FlopCounterMode:
     """A context whose `get_total_flops()` is what was computed in it so far (a multiplication and an addition
     are two)."""
-    return FlopCounterMode(display=False, custom_mapping=dict(_FUSED))
+    return _Totals(display=False, custom_mapping=dict(_FUSED))
+
+
+class _Totals(FlopCounterMode):
+    """Does not say which module it was. To know that, torch hangs hooks on tensors, with which
+    `torch.autograd.grad` for leaves, such as an SG network's own, fails."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.mod_tracker = cast(ModuleTracker, _Nowhere())
+
+
+class _Nowhere(nullcontext[None]):
+    """In place of torch's ModuleTracker."""
+
+    parents = frozenset({"Global"})
 
 
 def _mkldnn(x: Shape, *arguments: Any, **_: Any) -> int:

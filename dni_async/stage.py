@@ -40,8 +40,9 @@ class Stage:
     (`send_targets=False`), sends no targets.
 
     target_every: of one step in so many (those divisible by it) the target is the gradient; of the others it
-    has no rows, which saves this stage a product, the SG network that waits for it an update and the way in
-    between a tensor. All stages of a network have the same; under rule `delayed` every batch needs its target.
+    has no rows, which saves this stage a product, the SG network that waits for it an update, and the way in
+    between a tensor. All stages of a network have the same; under rule `delayed` every batch needs its
+    target.
     skip_nonfinite: where an activation, a gradient or a loss is NaN or infinite (see `finite`), go on without
     the batch instead of raising UserError. Weights, optimizer and SG network stay as they were. What others
     would get of it, they get with no rows, so that all messages come and nobody waits.

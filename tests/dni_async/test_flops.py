@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from dni_async.flops import _cudnn, flop_counter
+from dni_async.networks import HeadSG
 
 BATCH, STEPS, INPUTS, HIDDEN = 4, 5, 6, 8
 GATES = {nn.LSTM: 4, nn.GRU: 3, nn.RNN: 1}
@@ -52,3 +53,13 @@ def test_other_products_count_as_ever() -> None:
     with flop_counter() as counter:
         torch.ones(2, 3) @ torch.ones(3, 5)
     assert counter.get_total_flops() == 60
+
+
+def test_gradients_of_leaves_within_are_counted_too() -> None:
+    """The head asks for those of its own parameters, and to learn, for gradients of gradients."""
+    network = HeadSG(2, 3, 6, 4)
+    with flop_counter() as counter:
+        network.synthesize(torch.randn(BATCH, 2, 6, 6), torch.eye(3)[[0, 1, 2, 0]])
+        predicted = counter.get_total_flops()
+        network.regress(torch.randn(BATCH, 2, 6, 6), torch.eye(3)[[0, 1, 2, 0]], torch.randn(BATCH, 2, 6, 6))
+    assert 0 < 2 * predicted < counter.get_total_flops()

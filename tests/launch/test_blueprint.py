@@ -200,6 +200,12 @@ def test_without_batch_norm_or_with_maps_one_sample_is_enough(make):
     assert drawn(Tiny(make), batch_size=7).steps_per_epoch == 8
 
 
+@pytest.mark.parametrize("rule", ["dni", "cdni", "local"])
+def test_networks_between_maps_are_counted_too(rule):
+    plan = drawn(Tiny(with_maps), cut="", rule=rule, emulate_gflops=1e-9)
+    assert len(plan.bounds) == 2 and min(plan.costs) >= 0 < max(plan.costs)
+
+
 def test_looking_for_one_sample_leaves_the_statistics_alone(monkeypatch):
     made = []
     monkeypatch.setattr(module, "build_layers", lambda task, seed: made.append(task.layers()) or made[0])
