@@ -13,12 +13,14 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import sklearn.datasets  # noqa: F401  (the digits, two seconds of importing)
 import torch._dynamo  # noqa: F401  (an optimizer imports it)
 import torch.distributed as dist
 
 import launch.baselines.backprop
 import launch.decoupled
 import launch.job
+import launch.plots
 import workers.transport.rpc  # noqa: F401
 from launch.config import TrainConfig
 from tasks.base import Task

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
@@ -30,7 +28,6 @@ def test_the_users_own_task_trains_from_another_folder(tmp_path: Path) -> None:
     assert accuracy is not None and float(accuracy[1]) > 90, printed
 
 
-@pytest.mark.slow  # it imports torch in three interpreters, as the one above does
 def test_the_python_example_trains_and_gives_the_model_back(tmp_path: Path) -> None:
     (tmp_path / "example.py").write_text(PYTHON[1])
     printed = run(tmp_path, "example.py")

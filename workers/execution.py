@@ -54,9 +54,8 @@ def compile_ahead(
     buffers = copy.deepcopy(dict(layers.named_buffers()))
     try:
         with torch.random.fork_rng([x.device] if x.is_cuda else []), warnings.catch_warnings():
-            warnings.filterwarnings(
-                "ignore", "The .grad attribute of a Tensor that is not a leaf"
-            )  # dynamo looks
+            # dynamo looks at the .grad of whatever comes in
+            warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
             for needed in gradients:
                 _call(layers.train(), x, trains, needed)
             _call(layers.eval(), x, False, False)

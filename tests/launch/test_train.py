@@ -133,7 +133,9 @@ def test_all_files_are_there(finished: tuple[Path, dict[str, Any], str]) -> None
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles by g++, which is not here")
 @pytest.mark.parametrize(
-    ("ranks", "settings"), [(2, {"target_every": 2}), (1, {"engine": "backprop"})], ids=str
+    ("ranks", "settings"),
+    [(2, {"target_every": 2}), (1, {"engine": "backprop"}), (2, {"engine": "ddp"})],
+    ids=str,
 )
 def test_compiled_layers_learn_as_well(tmp_path: Path, ranks: int, settings: dict[str, Any]) -> None:
     shared = settings | {"epochs": 5, "batch_size": 64, "deterministic": True}
@@ -183,7 +185,6 @@ def test_two_nodes_train_together_over_dist(tmp_path: Path) -> None:
     assert [stage["samples"] for stage in summary["stages"]] == [1497, 1497]
 
 
-@pytest.mark.slow  # four interpreters import torch; ranks notice it by themselves, below
 def test_a_killed_rank_ends_the_job_with_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     out = tmp_path / "run"
     before = shared_memory()
@@ -270,7 +271,6 @@ def test_a_stopped_rank_is_waited_for_until_the_deadline_and_no_longer(tmp_path:
     assert "Traceback" in (job.out / f"rank-{others[-1]}.log").read_text()
 
 
-@pytest.mark.slow  # what a signal makes of a rank and of the launcher: test_supervise.py, test_local.py
 def test_ctrl_c_stops_a_local_job_with_one_line(tmp_path: Path) -> None:
     out = tmp_path / "run"
     with started(
