@@ -63,14 +63,19 @@ def install_signals() -> None:
     """Turn SIGINT and SIGTERM into `Stopped`, and take the launcher's death for a SIGTERM (Linux)."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        for again in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(again, signal.SIG_IGN)  # once is enough: the way out must not be interrupted
+        ignore_signals()
         raise Stopped(signum)
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def ignore_signals() -> None:
+    """From now on: once is enough, and the way out, which takes seconds at most, must not be interrupted."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 def die_with_parent(signum: int, parent: int) -> None:
@@ -168,6 +173,7 @@ class Guard:
             sys.stdout.flush()
             return 0
         except (Exception, Stopped) as caught:
+            ignore_signals()  # a launcher stops all ranks when the first is gone
             error = ReaderGone() if nobody_reads(caught) else caught
             rank = int(os.environ.get("RANK", 0))
             log_failure(error, self.folder, rank)
@@ -224,6 +230,7 @@ class Guard:
 
 def leave(status: int) -> None:
     """End the process now: no thread of a transport that still waits for a dead peer can hold it."""
+    ignore_signals()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(BrokenPipeError):  # nobody reads what is left
             stream.flush()

@@ -65,6 +65,16 @@ def interrupted_on_the_way_out(guard: Guard, mouth: Connection) -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
+def stopped_while_it_says_why(guard: Guard, mouth: Connection) -> None:
+    def where() -> str:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+        return "stage 0"
+
+    guard.where = where
+    raise KeyError("name")
+
+
 def stdout_without_a_reader() -> None:
     reader, writer = os.pipe()
     os.close(reader)
@@ -129,6 +139,11 @@ ENDS: dict[str, tuple[Work, int, list[str]]] = {
         ["dni-async: rank 0, before the first step: ValueError: of a layer"],
     ),
     "with nobody to tell": (fail_with_nobody_to_tell, 2, []),
+    "by an error, and signals while it is told": (
+        stopped_while_it_says_why,
+        1,
+        ["dni-async: stage 0: KeyError: 'name'"],
+    ),
     "by many signals": (interrupted_on_the_way_out, 143, ["dni-async: stage 0: stopped by SIGTERM"]),
 }
 
@@ -392,7 +407,8 @@ class TestWhoTells:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> Callable[[Rendezvous | None], str]:
         """Fails with this rendezvous, in this process; what was printed."""
-        monkeypatch.setattr("workers.supervise.install_signals", lambda: None)
+        for name in ("install_signals", "ignore_signals"):
+            monkeypatch.setattr(f"workers.supervise.{name}", lambda: None)
 
         def run(rendezvous: Rendezvous | None, meet: bool = False) -> str:
             guard = Guard()
