@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from launch.comparison.tables import Row, speedup
@@ -95,11 +96,13 @@ def _median_run(row: Row) -> Mapping[str, Any] | None:
 
 
 def _zoom(axes: Axes, rows: Sequence[Row]) -> None:
-    """Show the accuracies from somewhat below the worst final one: what is above them is what differs."""
+    """Show the accuracies from somewhat below the worst final one to above the best of all: that is what
+    differs."""
     final = [row["test_accuracy"] for row in rows if row.get("test_accuracy") is not None]
     if final:
         below = max(0.03, 1.2 * (max(final) - min(final)))
-        axes.set_ylim(max(0.0, min(final) - below), max(final) + 0.1 * below)
+        best = max([*final, *(float(np.max(line.get_ydata())) for line in axes.lines)])
+        axes.set_ylim(max(0.0, min(final) - below), best + 0.1 * below)
 
 
 def _draw_until(axes: Axes, rows: Sequence[Row]) -> None:

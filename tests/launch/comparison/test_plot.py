@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
-from launch.comparison.plot import STYLES, plot_compare
+from launch.comparison.plot import STYLES, _zoom, plot_compare
 from launch.comparison.rows import make_rows
 from tests.launch.pixels import pixels, share
 from tests.launch.samples import compared, summary, validated
@@ -67,6 +68,14 @@ def test_the_accuracy_to_reach_is_drawn_across(tmp_path):
     without = drawn(rows, tmp_path)[:, 600:]
     rows[0]["until"] = {"accuracy": 0.97, "reached": 1, "runs": 1, "seconds": 3.0, "epochs": 3}
     assert dark(drawn(rows, tmp_path)[:, 600:]) > dark(without) + 100
+
+
+def test_a_dot_above_the_last_one_is_not_cut_off():
+    axes = Figure().subplots()
+    axes.plot([1, 2, 3], [0.5, 0.97, 0.95])
+    _zoom(axes, [{"test_accuracy": 0.95}])
+    low, high = axes.get_ylim()
+    assert 0.9 < low < 0.95 and 0.97 < high < 0.98
 
 
 def test_the_title_is_shown(tmp_path):
