@@ -310,7 +310,7 @@ class Stage:
             self.updater.drop()
             yield from self._answer(message, x.detach()[:0])
             return
-        yield from self._answer(message, x.detach()[:0] if x.grad is None else x.grad)
+        yield from self._answer(message, x.grad if x.requires_grad else x.detach()[:0])
         if self._delayed is not None:
             self._delayed.stash.before_update()
         self.updater.step()
@@ -326,9 +326,10 @@ class Stage:
     def _has_target(self, step: int) -> bool:
         return step % self.target_every == 0
 
-    def _answer(self, message: Activation | TargetGradient, grad: Tensor) -> Iterator[Message]:
+    def _answer(self, message: Activation | TargetGradient, grad: Tensor | None) -> Iterator[Message]:
         """The target gradient of the batch, if somebody upstream wants it."""
         if self.send_targets:
+            assert grad is not None
             self.targets_sent += 1
             yield TargetGradient(message.step, self.version, own(grad, message))
 

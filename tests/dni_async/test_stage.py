@@ -177,6 +177,16 @@ class TestTargetEvery:
         for i in (0, 3, 6):
             assert torch.equal(all_targets[i].grad, targets[i].grad)
 
+    def test_a_gradient_that_layers_keep_back_is_not_taken_for_none_wanted(self) -> None:
+        class KeepsBack(nn.Linear):
+            def forward(self, x: Tensor) -> Tensor:
+                return super().forward(x.detach())
+
+        layers = KeepsBack(WIDTH, WIDTH)
+        stage = a_stage(layers, updater=adam(layers))
+        with pytest.raises(AssertionError):
+            list(stage.on(Activation(0, 0, *hidden(0), train=True)))
+
     def test_nobody_misses_them(self) -> None:
         stages = pipeline()
         for stage in stages:
