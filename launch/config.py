@@ -217,7 +217,7 @@ class TrainConfig(JobConfig):
             raise UserError(
                 f"on-nonfinite skip is for stages that learn, not for {self.engine_name}; leave it out"
             )
-        if self.compile and not (ENGINES[self.engine].compiles and self.rule not in ("delayed", "oracle")):
+        if self.compile and (not ENGINES[self.engine].compiles or self.engine_name in ("delayed", "oracle")):
             able = [name for name, engine in ENGINES.items() if engine.compiles and name in BASELINES]
             raise UserError(
                 f"{self.engine_name} cannot be compiled; leave --compile out, or use dni, cdni, "

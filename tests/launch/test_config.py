@@ -94,6 +94,10 @@ def test_rules_and_engines_are_known(settings, words):
     assert words in str(error.value)
 
 
+def test_the_rule_of_a_baseline_is_nobodys():
+    TrainConfig(engine="backprop", rule="delayed", compile=True)
+
+
 def test_the_defaults_and_the_limits_are_accepted():
     JobConfig()
     TrainConfig(seed=2**32 - 1, port=65535, milestones=(), clip_norm=None, until=1.0, threads=0, in_flight=1)
