@@ -68,9 +68,7 @@ class Rank:
             shape, dtype = self.blueprint.shapes[first - 1], self.blueprint.dtypes[first - 1]
             x = torch.zeros(self.config.batch_size, *shape, dtype=getattr(torch, dtype))
         compile_ahead(layers, x.to(self.placement.device), trains=trains, gradients=gradients)
-        self.rendezvous.publish(f"compiled/{self.index}", True)
-        for rank in range(self.rendezvous.world):
-            self.rendezvous.read(f"compiled/{rank}", COMPILING)
+        self.rendezvous.exchange("compiled", True, COMPILING)
 
     def follow(self, messages: Iterator[Message]) -> Iterator[Message]:
         """The same messages, and how far they were worked through is noted where that is of use."""

@@ -106,6 +106,12 @@ class Rendezvous:
             raise StageError(f"rank {self.rank} has lost the rendezvous store ({error})") from error
         return json.loads(self.store.get(key))
 
+    def exchange(self, key: str, mine: Any, timeout: float) -> list[Any]:
+        """What all ranks tell under this name, in their order; all must call it. Raises Late when one
+        does not in time."""
+        self.publish(f"{key}/{self.rank}", mine)
+        return [self.read(f"{key}/{rank}", timeout) for rank in range(self.world)]
+
     def remember(self, key: str, value: Any) -> None:
         """Tell something JSON-able to those who come after a restart."""
         if self.lasting is not None:
@@ -120,8 +126,7 @@ class Rendezvous:
 
     def hosts(self, timeout: float) -> list[str]:
         """Where each rank runs; all ranks must call it. On one host their sockets stay within it."""
-        self.publish(f"host/{self.rank}", host_identity())
-        hosts = [self.read(f"host/{rank}", timeout) for rank in range(self.world)]
+        hosts = self.exchange("host", host_identity(), timeout)
         if len(set(hosts)) == 1 and sys.platform == "linux":
             for backend in ("GLOO", "TP"):  # nobody else needs to reach us
                 os.environ.setdefault(f"{backend}_SOCKET_IFNAME", "lo")

@@ -15,7 +15,7 @@ from types import FrameType
 import pytest
 import torch.distributed as dist
 
-from dni_async.errors import StageError, UserError
+from dni_async.errors import Late, StageError, UserError
 from tests.workers.helpers import PATIENCE, Child
 from workers.rendezvous import Rendezvous, host_identity
 from workers.supervise import Guard
@@ -64,6 +64,12 @@ class TestTheStore:
         first, second = ranks(2)
         first.publish("plan", [[0, 2], [2, 4]])
         assert second.read("plan", 1.0) == [[0, 2], [2, 4]]
+
+    def test_all_learn_what_all_tell(self) -> None:
+        first, second = ranks(2)
+        with pytest.raises(Late, match="'word/1' from another rank"):
+            first.exchange("word", "a", 0.05)
+        assert second.exchange("word", "b", 1.0) == first.exchange("word", "a", 1.0) == ["a", "b"]
 
     def test_a_signal_is_heard_while_it_waits(self) -> None:
         """In the store's own wait it would be heard at the deadline."""
