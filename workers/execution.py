@@ -43,9 +43,9 @@ def compile_ahead(
 ) -> None:
     """Compile `layers` with torch.compile for batches like x (B, ...) of any B, before any clock starts.
 
-    torch compiles at the first calls, so this makes them: for training (with a backward pass if the layers
-    have something to learn, down to x and not as `gradients` lists) and for evaluation. Weights, buffers and
-    random numbers are afterwards as they were.
+    torch compiles at the first calls, so this makes them: for training (with a backward pass where the layers
+    learn: `trains`), once for each of `gradients`, which says whether x needs one, and for evaluation.
+    Weights, buffers and random numbers are afterwards as they were.
 
     Raises UserError when torch cannot compile here.
     """

@@ -47,7 +47,7 @@ class Loop(ABC):
         self.peers = peers
         self.device = rank.placement.device
         self.module = sequential(layers, self.config.precision).to(self.device).train()
-        rank.compile(self.module, first, trains=True, gradients=(first > 0,))
+        rank.compile(self.module, first, trains=True, gradients=(False,))
         self.loss = in_precision(self.task.loss, self.config.precision, self.device)
         self.facts = {
             "layers": [f"{i} {type(layer).__name__}" for i, layer in enumerate(layers, first)],

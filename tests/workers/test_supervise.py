@@ -55,23 +55,19 @@ def terminated(guard: Guard, mouth: Connection) -> None:
     signal.raise_signal(signal.SIGTERM)
 
 
-def interrupted_on_the_way_out(guard: Guard, mouth: Connection) -> None:
-    def where() -> str:
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
-        return "stage 0"
+def where_signals_come() -> str:
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGINT)
+    return "stage 0"
 
-    guard.where = where
+
+def interrupted_on_the_way_out(guard: Guard, mouth: Connection) -> None:
+    guard.where = where_signals_come
     signal.raise_signal(signal.SIGTERM)
 
 
 def stopped_while_it_says_why(guard: Guard, mouth: Connection) -> None:
-    def where() -> str:
-        signal.raise_signal(signal.SIGTERM)
-        signal.raise_signal(signal.SIGINT)
-        return "stage 0"
-
-    guard.where = where
+    guard.where = where_signals_come
     raise KeyError("name")
 
 
