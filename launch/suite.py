@@ -231,9 +231,9 @@ SECTIONS = (
         "paper-copy",
         "DNI through time, the paper's sizes: copy and repeat copy",
         "LSTM of 256 units, batches of 256, learning rate 7e-5, a million updates; the SG network in closed "
-        "form, which solved length 4 in 3,642 updates instead of 10,192 (one seed, docs/LOG.md). Jaderberg "
-        "et al. report for copy at T = 2 / 3 / 4 / 5 / 8: bptt 7 / 8 / 10 / 8 / -, dni 16 / 14 / 18 / 18 / -, "
-        "dni-aux 16 / 17 / 19 / 18 / -. Days on two cores, so only when named.",
+        "form, which solved length 4 in 3,642 updates instead of 10,192 (one seed, docs/LOG.md). "
+        "Jaderberg et al. report for copy at T = 2 / 3 / 4 / 5 / 8: bptt 7 / 8 / 10 / 8 / -, "
+        "dni 16 / 14 / 18 / 18 / -, dni-aux 16 / 17 / 19 / 18 / -. Days on two cores, so only when named.",
         tuple(
             f"windows --task {task} --task-args width=256 --windows 2 3 4 5 8 --rules bptt dni dni-aux "
             "--batch-size 256 --lr 7e-5 --sg.kind least-squares --epochs 1000"
