@@ -1,7 +1,7 @@
 """Early stopping: end when the validation gets no better, and go back to the weights with which it was best.
 
 Every stage decides for itself whether a validation was the best so far, by the same rule and from the result
-that the validation's mark brings back. So all of them keep, and later take up, weights of the same batches,
+that the validation's marker brings back. So all of them keep, and later take up, weights of the same batches,
 and nobody has to be told.
 
     stage 0   V0 V1  EPOCH  A8 A9  T7  EPOCH         ... A23  RESTORE    T22 T23  RESTORE      E0 E1  STOP
@@ -9,9 +9,9 @@ and nobody has to be told.
     stage 1   V0 V1  EPOCH             A8 A9         ... A23  RESTORE                          E0 E1  STOP
                      copy, keep or drop it                    take up the best
 
-The RESTORE mark comes back behind the marks of all validations, so nothing is undecided any more, and behind
-all targets, so nothing trains any more. (Under rule `delayed` the last targets may come during a validation,
-and train: the copy is of its end, and its first batches went through slightly older weights.)
+The RESTORE marker comes back behind the markers of all validations, so nothing is undecided any more, and
+behind all targets, so nothing trains any more. (Under rule `delayed` the last targets may come during a
+validation, and train: the copy is of its end, and its first batches went through slightly older weights.)
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from dataclasses import asdict, dataclass, field
 
 from torch import nn
 
-from dni_async.messages import EVALUATIONS, Mark, MarkKind
-from dni_async.state import State, copied
+from dni_async.messages import EVALUATIONS, Marker, MarkerKind
+from dni_async.state.state_dict import State, copied
 
 
 @dataclass(slots=True)
@@ -75,11 +75,11 @@ class Best:
     layers: nn.Module
     patience: Patience
     restoring: bool = False
-    """The RESTORE mark went down and is not back: no activation may be handled."""
+    """The RESTORE marker went down and is not back: no activation may be handled."""
     weights: State = field(default_factory=dict)
     """Empty before the first."""
     _under_way: deque[State] = field(default_factory=deque)
-    """Copies for the validations whose marks went down and are not back."""
+    """Copies for the validations whose markers went down and are not back."""
 
     def judge(self, at: int, loss: float, weights: State | None = None) -> None:
         """A validation gave this loss with `weights`, by default those that the layers have now."""
@@ -91,23 +91,23 @@ class Best:
         if self.weights:
             self.layers.load_state_dict(self.weights)
 
-    def went_down(self, mark: Mark) -> None:
+    def went_down(self, marker: Marker) -> None:
         """Behind a validation, or the last training batch."""
-        if mark.kind in EVALUATIONS:
+        if marker.kind in EVALUATIONS:
             self._under_way.append(copied(self.layers.state_dict()))
-        elif mark.kind is MarkKind.RESTORE:
+        elif marker.kind is MarkerKind.RESTORE:
             self.restoring = True
 
-    def came_back(self, mark: Mark) -> None:
+    def came_back(self, marker: Marker) -> None:
         """With the result of the validation; or nothing trains any more."""
-        if mark.kind in EVALUATIONS:
-            self.judge(mark.step, mark.body["result"]["test_loss"], self._under_way.popleft())
-        elif mark.kind is MarkKind.RESTORE:
+        if marker.kind in EVALUATIONS:
+            self.judge(marker.step, marker.body["result"]["test_loss"], self._under_way.popleft())
+        elif marker.kind is MarkerKind.RESTORE:
             self.take_up()
             self.restoring = False
 
     def state_dict(self) -> State:
-        """What belongs into a part of a checkpoint whose mark is back."""
+        """What belongs into a part of a checkpoint whose marker is back."""
         return {"best": self.weights, "patience": self.patience.state_dict()}
 
     def load_state_dict(self, state: State) -> None:

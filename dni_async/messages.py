@@ -1,7 +1,7 @@
 """What travels between stages.
 
-    downstream  Activation, Mark             (towards the loss)
-    upstream    TargetGradient, Mark(returning=True)
+    downstream  Activation, Marker             (towards the loss)
+    upstream    TargetGradient, Marker(returning=True)
 
 Tensors in a message are valid until the stage has handled it: a transport may lend the receiver its
 own memory. What a stage keeps for longer, it copies.
@@ -57,8 +57,8 @@ class TargetGradient:
         return not len(self.grad)
 
 
-class MarkKind(IntEnum):
-    """Why a mark goes round."""
+class MarkerKind(IntEnum):
+    """Why a marker goes round."""
 
     REPORT = 0
     """How is everybody doing? (progress while it runs)"""
@@ -74,12 +74,12 @@ class MarkKind(IntEnum):
     """Training is over: every stage takes up its best weights (see `early_stopping`). The test follows."""
 
 
-EVALUATIONS = (MarkKind.EPOCH, MarkKind.EVALUATION)
+EVALUATIONS = (MarkerKind.EPOCH, MarkerKind.EVALUATION)
 """They come behind the whole test set, or the validation set where there is one."""
 
 
 @dataclass(slots=True)
-class Mark:
+class Marker:
     """A sign in the stream: it goes down behind the activations, and back up behind the targets.
 
         stage 0   --A7--A8--EPOCH-->  stage 1   --A7--A8--EPOCH-->  stage 2 (loss)
@@ -89,18 +89,18 @@ class Mark:
     stage 0 has it back, all that was sent before it has been used, and stage 0 holds the report.
     """
 
-    kind: MarkKind
+    kind: MarkerKind
     step: int
-    """Training batches sent before this mark."""
+    """Training batches sent before this marker."""
     epoch: int
     returning: bool = False
     body: dict[str, Any] = field(default_factory=dict)
     """JSON-able; the last stage adds "result", stage i adds its counts under str(i)."""
 
 
-Message = Activation | TargetGradient | Mark
+Message = Activation | TargetGradient | Marker
 
 
 def goes_upstream(message: Message) -> bool:
     """Whether this message leaves a stage towards stage 0."""
-    return isinstance(message, TargetGradient) or (isinstance(message, Mark) and message.returning)
+    return isinstance(message, TargetGradient) or (isinstance(message, Marker) and message.returning)

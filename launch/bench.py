@@ -21,10 +21,10 @@ import torch
 
 from dni_async.errors import StageError, UserError
 from launch.cli import parse
-from launch.files import prepare_out, write_json
-from launch.header import hardware, versions
-from launch.suite import SECTIONS, Section
-from workers.supervise import Guard, ReaderGone, leave
+from launch.report.bench_sections import SECTIONS, Section
+from launch.report.files import prepare_out, write_json
+from launch.report.metadata import hardware, versions
+from workers.failure.rank_runner import RankRunner, StdoutClosed, leave
 
 RECORD = "measured.json"
 KEPT = ("compare.json", "plan.json", "latency.json", "windows.json")
@@ -52,7 +52,7 @@ class BenchConfig:
                 raise UserError(f"unknown section ({name}); use some of {', '.join(names)}")
 
 
-def work(guard: Guard) -> None:
+def work(runner: RankRunner) -> None:
     """Measure section after section; the document is written anew after each."""
     config = parse(BenchConfig, "launch.bench")
     chosen = chosen_of(config)
@@ -64,7 +64,7 @@ def work(guard: Guard) -> None:
         return
     docs = prepare_out(config.docs)
     for section in chosen:
-        guard.where = lambda section=section: f"while section {section.name} was measured"  # type: ignore[misc]
+        runner.where = lambda section=section: f"while section {section.name} was measured"  # type: ignore[misc]
         if section.device == "cuda" and not torch.cuda.is_available():
             print(f"--- {section.name}: left out, torch sees no GPU here")
             continue
@@ -112,7 +112,7 @@ def keep(section: Section, out: Path, folder: Path, suffix: str) -> None:
 
 
 def run(command: str, out: Path, longest: float = LONGEST) -> dict[str, str]:
-    """One command to its end, and the tables that it wrote. Raises StageError when it fails, and ReaderGone
+    """One command to its end, and the tables that it wrote. Raises StageError when it fails, and StdoutClosed
     when that was all."""
     module, *arguments = shlex.split(command)
     print(f"    {shown(command)}", flush=True)
@@ -121,8 +121,8 @@ def run(command: str, out: Path, longest: float = LONGEST) -> dict[str, str]:
         status = subprocess.run(arguments, timeout=longest).returncode
     except subprocess.TimeoutExpired:
         raise StageError(f"{shown(command)} had not ended after {longest:g} s") from None
-    if status == ReaderGone.status:
-        raise ReaderGone
+    if status == StdoutClosed.status:
+        raise StdoutClosed
     if status:
         raise StageError(f"{shown(command)} failed with exit status {status}; its reason stands above")
     return {"command": shown(command), "table": (out / f"{module}.md").read_text()}
@@ -178,7 +178,7 @@ Speed-up is over sequential backprop with one thread, measured in the same minut
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when a section failed; 130 or 143 when it was stopped."""
-    leave(Guard().run(work))
+    leave(RankRunner().run(work))
 
 
 if __name__ == "__main__":

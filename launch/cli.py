@@ -12,7 +12,7 @@ from typing import TypeVar
 import tyro
 
 from dni_async.errors import UserError
-from workers.supervise import Guard, leave
+from workers.failure.rank_runner import RankRunner, leave
 
 Config = TypeVar("Config")
 
@@ -53,7 +53,7 @@ def main() -> None:
         sys.argv = [f"dni-async {name}", *sys.argv[2:]]
         commands[name]()
         return
-    leave(Guard().run(lambda guard: _no_command(name, ", ".join(commands))))
+    leave(RankRunner().run(lambda runner: _no_command(name, ", ".join(commands))))
 
 
 def _no_command(name: str, known: str) -> None:

@@ -12,21 +12,21 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dni_async.errors import StageError, UserError
-from launch.checks import check_until
 from launch.cli import parse
-from launch.comparison.config import CompareConfig
-from launch.comparison.rows import Row, Run, make_rows
-from launch.comparison.tables import compare_grid, memory_grid
-from launch.files import prepare_out, write_json
-from launch.local import run_local
-from launch.tables import Grid, markdown, show
-from launch.timeline import conditions
+from launch.config.compare import CompareConfig
+from launch.job.task_checks import check_until
+from launch.local.launcher import run_local
+from launch.report.comparison_rows import Row, Run, make_rows
+from launch.report.comparison_table import compare_grid, memory_grid
+from launch.report.files import prepare_out, write_json
+from launch.report.tables import Grid, markdown, show
+from launch.report.timeline import conditions
 from tasks.base import Task
 from tasks.registry import create
-from workers.supervise import Guard, Told, leave
+from workers.failure.rank_runner import AlreadyReported, RankRunner, leave
 
 
-def work(guard: Guard) -> None:
+def work(runner: RankRunner) -> None:
     """Run the contestants in turn, then write the tables, the data and the picture."""
     config = parse(CompareConfig, "launch.compare")
     task = create(config.task, config.task_args)
@@ -37,7 +37,7 @@ def work(guard: Guard) -> None:
         for engine, so_far in runs.items():
             if any("error" in run for run in so_far):
                 continue  # its row is decided
-            guard.where = lambda engine=engine: f"while {engine} ran"  # type: ignore[misc]
+            runner.where = lambda engine=engine: f"while {engine} ran"  # type: ignore[misc]
             so_far.append(run_engine(config, task, engine, out, repeat))
     check_somebody_finished(runs)
     rows = make_rows(runs)
@@ -61,7 +61,7 @@ def run_engine(config: CompareConfig, task: Task, engine: str, out: Path, repeat
     shutil.rmtree(folder, ignore_errors=True)
     try:
         run_local(job, task)
-    except Told as failure:
+    except AlreadyReported as failure:
         if failure.status > 2:
             raise
         return {"error": str(failure), "status": failure.status, "stages": job.stages}
@@ -96,14 +96,16 @@ def write(config: CompareConfig, rows: list[Row], grids: list[Grid], task: Task,
     about = {"title": grids[0].title, "task": task.name, "metric_name": task.metric_name}
     write_json(out / "compare.json", about | {"settings": asdict(config), "rows": rows})
     (out / "compare.md").write_text("\n".join(map(markdown, grids)))
-    from launch.comparison.plot import plot_compare  # matplotlib: a second that --help and errors do not need
+    from launch.report.comparison_plot import (
+        plot_compare,  # matplotlib: a second that --help and errors do not need
+    )
 
     plot_compare(rows, out / "compare.png", grids[0].title, task.metric_name)
 
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when every engine failed; 130 or 143 when it was stopped."""
-    leave(Guard().run(work))
+    leave(RankRunner().run(work))
 
 
 if __name__ == "__main__":

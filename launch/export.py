@@ -16,14 +16,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from dni_async.checkpoint import uncut
 from dni_async.errors import UserError
+from dni_async.state.checkpoint import uncut
 from launch.cli import parse
-from launch.engines import ENGINES
-from launch.weights import load_all
-from workers.checkpoint import Checkpoints
-from workers.files import write_whole
-from workers.supervise import Guard, leave
+from launch.engines.registry import ENGINES
+from launch.report.weights import load_all
+from workers.checkpoint.atomic_file import write_whole
+from workers.checkpoint.store import CheckpointStore
+from workers.failure.rank_runner import RankRunner, leave
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 
@@ -59,7 +59,7 @@ def export(config: ExportConfig) -> str:
 
 def weights_of(run: Path, step: int | None = None) -> tuple[dict[str, Tensor], str]:
     """The weights of a run by their names in the uncut network, and where they are from."""
-    checkpoints = Checkpoints(run)
+    checkpoints = CheckpointStore(run)
     if step is not None and step not in checkpoints.steps():
         known = ", ".join(map(str, checkpoints.steps())) or "no step"
         raise UserError(f"no checkpoint of step {step} in {checkpoints.folder}; there is one of {known}")
@@ -102,14 +102,14 @@ def _file(state: dict[str, Tensor], suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-def work(guard: Guard) -> None:
+def work(runner: RankRunner) -> None:
     """Parse the command line, write, say so."""
     print(export(parse(ExportConfig, "launch.export")), flush=True)
 
 
 def main() -> None:
     """Exit status 0; 2 for bad input."""
-    leave(Guard().run(work))
+    leave(RankRunner().run(work))
 
 
 if __name__ == "__main__":

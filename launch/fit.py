@@ -12,13 +12,13 @@ from typing import Any
 from torch import nn
 
 from dni_async.errors import StageError, UserError
-from launch.config import TrainConfig
-from launch.engines import ENGINES
-from launch.local import run_local
-from launch.weights import load_all
+from launch.config.train import TrainConfig
+from launch.engines.registry import ENGINES
+from launch.local.launcher import run_local
+from launch.report.weights import load_all
 from tasks.base import Task
 from tasks.registry import create
-from workers.supervise import Told
+from workers.failure.rank_runner import AlreadyReported
 
 
 @dataclass(slots=True)
@@ -40,7 +40,7 @@ def fit(
     task_args: Sequence[str] = (),
     **settings: Any,
 ) -> Fit:
-    """Train `task` in `stages` local processes; see `launch.config.TrainConfig` for more settings.
+    """Train `task` in `stages` local processes; see `launch.config.train.TrainConfig` for more settings.
 
         trained = fit("mnist-fcn", stages=2, rule="cdni", epochs=5)
         trained.summary["final"]["test_accuracy"], trained.model(x)
@@ -57,10 +57,10 @@ def fit(
         config = TrainConfig(stages=stages, rule=rule, epochs=epochs, out=out, **settings)
         try:
             run_local(config, task)
-        except Told as failure:
+        except AlreadyReported as failure:
             raise (UserError if failure.status == 2 else StageError)(str(failure)) from None
         summary = json.loads((Path(out) / "summary.json").read_text())
-        task.facts = summary["facts"]
+        task.metadata = summary["facts"]
         model = nn.Sequential(*task.layers())
         model.load_state_dict(load_all(Path(out), stages if ENGINES[config.engine].cut else 1))
     return Fit(summary, model.eval())

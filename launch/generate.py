@@ -10,9 +10,9 @@ from torch import Tensor
 
 from dni_async.errors import UserError
 from launch.cli import parse
-from launch.speakers import Speaker, speaker_of
-from tasks.text import encode
-from workers.supervise import Guard, leave
+from launch.recurrent.text_generator import TextGenerator, generator_of
+from tasks.text.corpus import encode
+from workers.failure.rank_runner import RankRunner, leave
 
 
 @dataclass(kw_only=True, slots=True)
@@ -37,7 +37,7 @@ class GenerateConfig:
             raise UserError(f"temperature is {self.temperature}; it must be 0 or more")
 
 
-def generate(speaker: Speaker, config: GenerateConfig) -> str:
+def generate(speaker: TextGenerator, config: GenerateConfig) -> str:
     """The prompt and what follows it. Raises UserError for a prompt that is not of the vocabulary."""
     prompt = speaker.language.split(config.prompt)
     begin = encode(prompt or [speaker.symbols[0]], speaker.symbols)
@@ -45,7 +45,7 @@ def generate(speaker: Speaker, config: GenerateConfig) -> str:
     return speaker.language.joint.join([*prompt, *said])
 
 
-def sample(speaker: Speaker, begin: Tensor, config: GenerateConfig) -> list[int]:
+def sample(speaker: TextGenerator, begin: Tensor, config: GenerateConfig) -> list[int]:
     """`config.length` symbols that follow `begin` (N,)."""
     generator = torch.Generator().manual_seed(config.seed)
     x, said = begin.unsqueeze(0), []
@@ -61,15 +61,15 @@ def sample(speaker: Speaker, begin: Tensor, config: GenerateConfig) -> list[int]
     return said
 
 
-def work(guard: Guard) -> None:
+def work(runner: RankRunner) -> None:
     """Parse the command line, load, print."""
     config = parse(GenerateConfig, "launch.generate")
-    print(generate(speaker_of(Path(config.run)), config), flush=True)
+    print(generate(generator_of(Path(config.run)), config), flush=True)
 
 
 def main() -> None:
     """Exit status 0; 2 for bad input."""
-    leave(Guard().run(work))
+    leave(RankRunner().run(work))
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass
 
 from dni_async.errors import UserError
 from launch.cli import parse
-from launch.files import prepare_out, write_json
-from launch.tables import Column, Grid, markdown, number, show
-from workers.ping import Ping, ping
-from workers.supervise import Guard, leave
+from launch.report.files import prepare_out, write_json
+from launch.report.tables import Column, Grid, markdown, number, show
+from workers.failure.rank_runner import RankRunner, leave
+from workers.transport.link_benchmark import Ping, ping
 
 SIZES = (64 << 10, 256 << 10, 1 << 20, 4 << 20)
 """Bytes; 256 KiB are 256 x 256 floats."""
@@ -46,7 +46,7 @@ class LatencyConfig:
             raise UserError(f"unknown device ({self.device}); use cpu or cuda")
 
 
-def work(guard: Guard) -> None:
+def work(runner: RankRunner) -> None:
     """Measure, show, write."""
     config = parse(LatencyConfig, "launch.latency")
     found = ping(
@@ -76,7 +76,7 @@ def latency_grid(found: Ping, transports: tuple[str, ...]) -> Grid:
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when it failed; 130 or 143 when it was stopped."""
-    leave(Guard().run(work))
+    leave(RankRunner().run(work))
 
 
 if __name__ == "__main__":

@@ -15,19 +15,19 @@ from typing import Any
 
 from dni_async.errors import UserError
 from launch.cli import parse
-from launch.files import prepare_out, write_json
+from launch.config.plan import PlanConfig
 from launch.planning.check import Check, check_grid, run_checks
-from launch.planning.config import PlanConfig
 from launch.planning.predict import Planner, Prediction
 from launch.planning.profile import Profile, load_profile
-from launch.planning.tables import plan_grid
-from launch.tables import markdown, show
+from launch.report.files import prepare_out, write_json
+from launch.report.plan_table import plan_grid
+from launch.report.tables import markdown, show
 from tasks.base import Task
 from tasks.registry import create
-from workers.supervise import Guard, leave
+from workers.failure.rank_runner import RankRunner, leave
 
 
-def work(guard: Guard) -> None:
+def work(runner: RankRunner) -> None:
     """Measure or read the profile, predict, check if that was asked for, and write everything."""
     config = parse(PlanConfig, "launch.plan")
     task = create(config.task, config.task_args)
@@ -37,13 +37,13 @@ def work(guard: Guard) -> None:
             "batch; set engines side by side with launch.compare"
         )
     out = prepare_out(config.out or tempfile.mkdtemp(prefix="dni_async-plan-"))
-    guard.where = lambda: "while costs were measured"
+    runner.where = lambda: "while costs were measured"
     profile = profile_of(config, task)
     profile.save(out / "profile.json")
-    guard.where = lambda: "while engines were predicted"
+    runner.where = lambda: "while engines were predicted"
     network = profile.repeat(config.repeat_layers) if config.repeat_layers > len(profile.layers) else profile
     predictions = predict(config, network)
-    checks = run_checks(config, task, profile, out / "check", guard) if config.check else []
+    checks = run_checks(config, task, profile, out / "check", runner) if config.check else []
     write(predictions, checks, network, out)
     if not config.quiet:
         show(plan_grid(predictions, network))
@@ -96,14 +96,14 @@ def write(predictions: list[Prediction], checks: list[Check], profile: Profile, 
         "checks": [asdict(check) | {"error_share": check.off} for check in checks],
     }
     write_json(out / "plan.json", told)
-    from launch.planning.plot import plot_plan  # matplotlib: a second that --help and errors do not need
+    from launch.report.plan_plot import plot_plan  # matplotlib: a second that --help and errors do not need
 
     plot_plan(predictions, out / "plan.png", profile)
 
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when measuring failed; 130 or 143 when it was stopped."""
-    leave(Guard().run(work))
+    leave(RankRunner().run(work))
 
 
 if __name__ == "__main__":

@@ -23,12 +23,12 @@ import psutil
 
 from dni_async.errors import StageError, UserError
 from launch.cli import parse
-from launch.config import TrainConfig
-from launch.files import JsonLines, prepare_out, write_json
-from launch.local import run_local
-from launch.tables import Column, Grid, number, percent, show
+from launch.config.train import TrainConfig
+from launch.local.launcher import run_local
+from launch.report.files import JsonLines, prepare_out, write_json
+from launch.report.tables import Column, Grid, number, percent, show
 from tasks.registry import create
-from workers.supervise import Guard, leave
+from workers.failure.rank_runner import RankRunner, leave
 
 WARMUP = 0.1
 """Share of the run that does not count: caches and the timeline fill up to their limits."""
@@ -173,7 +173,7 @@ def soak_grid(rows: Sequence[Mapping[str, Any]], looks: int, minutes: float) -> 
     return Grid(title=title, columns=columns)
 
 
-def work(guard: Guard) -> None:
+def work(runner: RankRunner) -> None:
     """Run, watch, tell."""
     config = parse(SoakConfig, "launch.soak")
     assert config.minutes is not None
@@ -201,7 +201,7 @@ def work(guard: Guard) -> None:
 
 def main() -> None:
     """Exit status 0; 1 when something grew; else as launch.train."""
-    leave(Guard().run(work))
+    leave(RankRunner().run(work))
 
 
 if __name__ == "__main__":

@@ -11,19 +11,19 @@ import sys
 
 from dni_async.errors import UserError
 from launch.cli import parse
-from launch.config import TrainConfig
-from launch.job import start_rank
-from launch.local import run_local
-from launch.through_time.config import SequenceConfig, names_sequence_task
-from launch.through_time.train import run_sequences
+from launch.config.recurrent import SequenceConfig, names_sequence_task
+from launch.config.train import TrainConfig
+from launch.job.rank_job import start_rank
+from launch.local.launcher import run_local
+from launch.recurrent.train import run_sequences
 from tasks.registry import create
-from workers.supervise import Guard, leave
+from workers.failure.rank_runner import RankRunner, leave
 
 
-def work(guard: Guard) -> None:
+def work(runner: RankRunner) -> None:
     """Parse the command line and be one rank, or start as many ranks as were asked for."""
     if names_sequence_task(sys.argv[1:]):
-        run_sequences(guard, parse(SequenceConfig, "launch.train"))
+        run_sequences(runner, parse(SequenceConfig, "launch.train"))
         return
     under_torchrun = "RANK" in os.environ
     try:
@@ -33,18 +33,18 @@ def work(guard: Guard) -> None:
         task = create(config.task, config.task_args)
     except UserError:
         if under_torchrun:
-            guard.meet(60.0)  # one rank alone complains about the command line
+            runner.meet(60.0)  # one rank alone complains about the command line
         raise
     alone = config.stages <= 1 and not config.port and not config.max_restarts
     if under_torchrun or alone:
-        start_rank(guard, config, task)
+        start_rank(runner, config, task)
     else:
         run_local(config, task)
 
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when the run failed; 130 or 143 when it was stopped."""
-    leave(Guard().run(work))
+    leave(RankRunner().run(work))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from dni_async.errors import UserError
 from launch.cli import parse
-from launch.files import prepare_out, write_json
-from launch.tables import markdown, show
-from launch.through_time.config import SequenceConfig
-from launch.through_time.tables import Result, grids, result_of
-from launch.through_time.train import run_sequences
-from workers.supervise import Guard, leave
+from launch.config.recurrent import SequenceConfig
+from launch.recurrent.train import run_sequences
+from launch.report.files import prepare_out, write_json
+from launch.report.tables import markdown, show
+from launch.report.window_tables import Result, grids, result_of
+from workers.failure.rank_runner import RankRunner, leave
 
 
 @dataclass(kw_only=True, slots=True)
@@ -57,13 +57,13 @@ class WindowsConfig(SequenceConfig):
         ]
 
 
-def work(guard: Guard) -> None:
+def work(runner: RankRunner) -> None:
     """Run all jobs; tables and data are written anew after each, so that a long series may be stopped."""
     config = parse(WindowsConfig, "launch.windows")
     out = prepare_out(config.out or tempfile.mkdtemp(prefix="dni_async-windows-"))
     results: list[Result] = []
     for job in config.jobs():
-        results.append(result_of(run_sequences(guard, job)))
+        results.append(result_of(run_sequences(runner, job)))
         if not config.quiet:
             print(results[-1].line(), flush=True)
         write(config, results, out)
@@ -82,7 +82,7 @@ def write(config: WindowsConfig, results: list[Result], out: Path) -> None:
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when a run failed; 130 or 143 when it was stopped."""
-    leave(Guard().run(work))
+    leave(RankRunner().run(work))
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ class Task(ABC):
     metric_name: str = "accuracy"
 
     carries_state: bool = False
-    """Whether layers carry state from batch to batch (`dni_async.carried`): batches are then never split."""
+    """Whether layers carry state from batch to batch (`StatefulRNN`): batches are then never split."""
 
-    facts: Mapping[str, Any] = MappingProxyType({})
+    metadata: Mapping[str, Any] = MappingProxyType({})
     """What `layers` must know of the data, such as the size of a vocabulary: JSON-able, set by `data`. A
     process that does not read the data is given it before it builds layers."""
 

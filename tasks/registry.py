@@ -15,23 +15,23 @@ from typing import Any
 
 from dni_async.errors import UserError
 from tasks.base import Task
-from tasks.sequence import SequenceTask
+from tasks.sequence.base import SequenceTask
 
 BUILT_IN: Mapping[str, str] = MappingProxyType(
     {
-        "mnist-fcn": "tasks.mnist:MnistFcn",
-        "mnist-cnn": "tasks.mnist:MnistCnn",
-        "digits-fcn": "tasks.digits:DigitsFcn",
-        "cifar-cnn": "tasks.cifar:CifarCnn",
-        "copy": "tasks.copying:Copy",
-        "repeat-copy": "tasks.copying:RepeatCopy",
-        "adding": "tasks.counting:Adding",
-        "argmax": "tasks.counting:Argmax",
-        "char-lm": "tasks.language:CharLM",
-        "word-lm": "tasks.language:WordLM",
-        "char-lm-stack": "tasks.stack:CharLMStack",
-        "word-lm-stack": "tasks.stack:WordLMStack",
-        "two-timescale": "tasks.timescales:TwoTimescale",
+        "mnist-fcn": "tasks.vision.mnist:MnistFcn",
+        "mnist-cnn": "tasks.vision.mnist:MnistCnn",
+        "digits-fcn": "tasks.vision.digits:DigitsFcn",
+        "cifar-cnn": "tasks.vision.cifar:CifarCnn",
+        "copy": "tasks.sequence.copying:Copy",
+        "repeat-copy": "tasks.sequence.copying:RepeatCopy",
+        "adding": "tasks.sequence.counting:Adding",
+        "argmax": "tasks.sequence.counting:Argmax",
+        "char-lm": "tasks.text.language:CharLM",
+        "word-lm": "tasks.text.language:WordLM",
+        "char-lm-stack": "tasks.text.layered:CharLMStack",
+        "word-lm-stack": "tasks.text.layered:WordLMStack",
+        "two-timescale": "tasks.sequence.two_timescale:TwoTimescale",
     }
 )
 """Task names and the classes behind them, imported only when asked for."""

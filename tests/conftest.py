@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from tasks.mnist import FILES
+from tasks.vision.mnist import FILES
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -50,12 +50,12 @@ def test_every_command_that_readme_shows_exists() -> None:
         "--node-rank",
     }
     settings = (
-        "launch/config.py",
-        "launch/comparison/config.py",
-        "launch/planning/config.py",
-        "launch/through_time/config.py",
+        "launch/config/train.py",
+        "launch/config/compare.py",
+        "launch/config/plan.py",
+        "launch/config/recurrent.py",
         "launch/export.py",
-        "dni_async/recipes.py",
+        "dni_async/networks/factory.py",
     )
     config = "".join((ROOT / file).read_text() for file in settings)
     for option in options - torchrun - {"--help"}:

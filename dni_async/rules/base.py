@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from dni_async.messages import TargetGradient
-from dni_async.state import State
+from dni_async.state.state_dict import State
 
 
 class Rule(ABC):
@@ -38,7 +38,7 @@ class Rule(ABC):
         """
         return
 
-    def give_up(self, step: int) -> None:
+    def discard(self, step: int) -> None:
         """No target will come for this batch."""
         return
 
@@ -50,13 +50,13 @@ class Rule(ABC):
         """Start the epoch's running means over."""
         return
 
-    def tally(self) -> State:
+    def counters(self) -> State:
         """What the rule counts, without tensors: small enough to be noted after every message."""
         return {}
 
-    def take_over(self, tally: State) -> None:
-        """Count on from the tally of a process that has died. The batches that waited there for their target
-        are forgotten: the weights are not those that they were predicted with."""
+    def restore_counters(self, counters: State) -> None:
+        """Count on from the counters of a process that has died. The batches that waited there for their
+        target are forgotten: the weights are not those that they were predicted with."""
         return
 
     def state_dict(self) -> State:

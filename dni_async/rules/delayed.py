@@ -9,8 +9,8 @@ from torch import Tensor
 from dni_async.messages import TargetGradient
 from dni_async.rules.base import Rule
 from dni_async.rules.staleness import Staleness
-from dni_async.stash import Stash, Waiting
-from dni_async.state import State
+from dni_async.rules.stash import Stash, Waiting
+from dni_async.state.state_dict import State
 
 
 class DelayedRule(Rule):

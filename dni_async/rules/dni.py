@@ -6,11 +6,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from dni_async.finite import check_finite
 from dni_async.messages import TargetGradient
+from dni_async.nonfinite import check_finite
 from dni_async.rules.base import Rule
 from dni_async.rules.staleness import Staleness
-from dni_async.state import State
+from dni_async.state.state_dict import State
 
 
 class Predictor(Protocol):
@@ -32,13 +32,13 @@ class Predictor(Protocol):
 class StagePredictor(Predictor, Protocol):
     """One that a stage can keep in a checkpoint, and that learns to do without a target."""
 
-    def give_up(self, step: int) -> None:
+    def discard(self, step: int) -> None:
         """No target will come for this batch."""
 
-    def tally(self) -> State:
+    def counters(self) -> State:
         """What it counts."""
 
-    def take_over(self, tally: State) -> None:
+    def restore_counters(self, counters: State) -> None:
         """Count on from there, and forget what waits."""
 
     def state_dict(self) -> State:
@@ -72,9 +72,9 @@ class DniRule(Rule):
         if then is not None:
             self._staleness.add(version - then)
 
-    def give_up(self, step: int) -> None:
+    def discard(self, step: int) -> None:
         """Nothing to learn from this batch."""
-        self.predictor.give_up(step)
+        self.predictor.discard(step)
 
     def stats(self) -> dict[str, Any]:
         """Staleness and the SG network's agreement with its targets."""
@@ -84,14 +84,14 @@ class DniRule(Rule):
         """Start the SG network's running means over; staleness counts through the run."""
         self.predictor.new_epoch()
 
-    def tally(self) -> State:
+    def counters(self) -> State:
         """Staleness and agreement."""
-        return {"staleness": self._staleness.state_dict(), "predictor": self.predictor.tally()}
+        return {"staleness": self._staleness.state_dict(), "predictor": self.predictor.counters()}
 
-    def take_over(self, tally: State) -> None:
+    def restore_counters(self, counters: State) -> None:
         """Count on from there; targets of predictions that were made elsewhere are unmatched."""
-        self._staleness.load_state_dict(tally["staleness"])
-        self.predictor.take_over(tally["predictor"])
+        self._staleness.load_state_dict(counters["staleness"])
+        self.predictor.restore_counters(counters["predictor"])
 
     def state_dict(self) -> State:
         """The SG network at work, and staleness."""

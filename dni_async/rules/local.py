@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dni_async.finite import check_finite, check_loss
+from dni_async.nonfinite import check_finite, check_loss
+from dni_async.optim import gradients
 from dni_async.rules.base import Rule
-from dni_async.state import State, load_optimizer_state, optimizer_state
-from dni_async.updater import gradients
+from dni_async.state.state_dict import State, load_optimizer_state, optimizer_state
 
 
 class LocalRule(Rule):
@@ -69,26 +69,26 @@ class LocalRule(Rule):
             "local_accuracy": self._score / seen if seen else None,
         }
 
-    def tally(self) -> State:
+    def counters(self) -> State:
         """The sums of the epoch."""
         return {"loss": self._loss, "score": self._score, "samples": self._samples}
 
-    def take_over(self, tally: State) -> None:
+    def restore_counters(self, counters: State) -> None:
         """Count on from there."""
-        self._loss, self._score, self._samples = tally["loss"], tally["score"], tally["samples"]
+        self._loss, self._score, self._samples = counters["loss"], counters["score"], counters["samples"]
 
     def state_dict(self) -> State:
         """The head, its optimizer, and the means of the epoch."""
         return {
             "head": self.head.state_dict(),
             "optimizer": optimizer_state(self.optimizer),
-        } | self.tally()
+        } | self.counters()
 
     def load_state_dict(self, state: State) -> None:
         """Go on from there."""
         self.head.load_state_dict(state["head"])
         load_optimizer_state(self.optimizer, state["optimizer"])
-        self.take_over(state)
+        self.restore_counters(state)
 
     @torch.no_grad()
     def _count(self, loss: float, output: Tensor, y: Tensor) -> None:

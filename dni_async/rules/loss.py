@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dni_async.finite import check_finite, check_loss
+from dni_async.nonfinite import check_finite, check_loss
 from dni_async.rules.base import Rule
-from dni_async.state import State
+from dni_async.state.state_dict import State
 
 
 class LossRule(Rule):
@@ -71,20 +71,20 @@ class LossRule(Rule):
             "tested": tested,
         }
 
-    def tally(self) -> State:
+    def counters(self) -> State:
         """The sums of the epoch and, unlike in a checkpoint, of an evaluation that is under way."""
         tested = {"loss": self._test_loss, "score": self._test_score, "samples": self._test_samples}
         return self.state_dict() | {"test": tested}
 
-    def take_over(self, tally: State) -> None:
+    def restore_counters(self, counters: State) -> None:
         """Count on from there."""
-        self.load_state_dict(tally)
-        tested = tally["test"]
+        self.load_state_dict(counters)
+        tested = counters["test"]
         self._test_loss, self._test_score = tested["loss"], tested["score"]
         self._test_samples = tested["samples"]
 
     def state_dict(self) -> State:
-        """The training loss of the epoch so far; a mark never finds the test set half evaluated."""
+        """The training loss of the epoch so far; a marker never finds the test set half evaluated."""
         return {"loss": self._loss, "samples": self._samples}
 
     def load_state_dict(self, state: State) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dni_async.state import State
+from dni_async.state.state_dict import State
 
 
 class Staleness:

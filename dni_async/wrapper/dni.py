@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from dni_async.errors import UserError
-from dni_async.updater import optimizer_factory
+from dni_async.optim import optimizer_factory
 from dni_async.wrapper.interface import Interface, move_state
 from dni_async.wrapper.layers import choose, walk
 from dni_async.wrapper.layout import FormatFn

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from dni_async.errors import UserError
-from dni_async.ledger import Pending
 from dni_async.networks import DNINetwork
-from dni_async.synthesizer import Synthesizer
+from dni_async.synthesis.pending import PendingPrediction
+from dni_async.synthesis.synthesizer import Synthesizer
 from dni_async.wrapper.layout import FormatFn, Layout, first_tensor, replace, tensors
 from dni_async.wrapper.maker import Maker
 from dni_async.wrapper.updates import Updates
@@ -80,7 +80,7 @@ class Interface(nn.Module):
         leaf.register_hook(call.arrive)
         return replace(output, lambda tensor: leaf.clone() if tensor is h else tensor.detach())
 
-    def learn(self, pending: Pending, target: Tensor) -> None:
+    def learn(self, pending: PendingPrediction, target: Tensor) -> None:
         """Train the SG network with a target in its own layout."""
         assert self.synthesizer is not None
         self.synthesizer.learn(pending, target)
@@ -156,7 +156,9 @@ class Interface(nn.Module):
 class Call:
     """One forward of a wrapped layer, until its gradient has come. The autograd graph holds it."""
 
-    def __init__(self, interface: Interface, pending: Pending, layout: Layout, gradient: Tensor) -> None:
+    def __init__(
+        self, interface: Interface, pending: PendingPrediction, layout: Layout, gradient: Tensor
+    ) -> None:
         self.interface, self.pending, self.layout, self.gradient = interface, pending, layout, gradient
 
     def mix(self, target: Tensor) -> Tensor | None:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dni_async.errors import UserError
-from dni_async.ledger import Ledger
 from dni_async.networks.base import DNINetwork, along
-from dni_async.recipes import SGConfig, build_network, resolve
-from dni_async.scale import GradientScale
-from dni_async.synthesizer import Synthesizer
-from dni_async.updater import optimizer_factory
+from dni_async.networks.factory import SGConfig, build_network, resolve
+from dni_async.optim import optimizer_factory
+from dni_async.synthesis.pending import PendingPredictions
+from dni_async.synthesis.scale import GradientScale
+from dni_async.synthesis.synthesizer import Synthesizer
 
 Shape = tuple[int, ...]
 
@@ -86,7 +86,7 @@ class Maker:
         return Synthesizer(
             network,
             self._optimizer(network, self.settings.lr or self.lr or settings.lr),
-            Ledger(1),
+            PendingPredictions(1),
             condition=as_is if conditional else None,
             scale=GradientScale(settings.units),
             replay=settings.replay if self.network is None else 0,

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from dni_async.errors import UserError
 from launch.compare import run_engine
-from launch.comparison.config import CompareConfig
-from launch.config import JobConfig
-from launch.files import prepare_out
-from launch.planning.config import PlanConfig
+from launch.config.compare import CompareConfig
+from launch.config.plan import PlanConfig
+from launch.config.train import JobConfig
 from launch.planning.predict import Planner, Prediction
 from launch.planning.profile import Profile
-from launch.tables import NOTHING, Column, Grid, number
+from launch.report.files import prepare_out
+from launch.report.tables import NOTHING, Column, Grid, number
 from tasks.base import Task
-from workers.supervise import Guard
+from workers.failure.rank_runner import RankRunner
 
 REAL, EMULATED = (2,), (4, 8)
 """Numbers of stages."""
@@ -42,7 +42,9 @@ class Check:
         return self.predicted / self.measured - 1 if self.predicted and self.measured else None
 
 
-def run_checks(config: PlanConfig, task: Task, profile: Profile, out: Path, guard: Guard) -> list[Check]:
+def run_checks(
+    config: PlanConfig, task: Task, profile: Profile, out: Path, runner: RankRunner
+) -> list[Check]:
     """Run every engine of the plan, one after the other, with the cut that was predicted for it.
 
     A network with too few layers for a number of stages is not run with it.
@@ -51,12 +53,12 @@ def run_checks(config: PlanConfig, task: Task, profile: Profile, out: Path, guar
     if layers < REAL[0]:
         raise UserError(f"--check runs {REAL[0]} stages, and the network has {layers} layers")
     if profile.emulated:
-        return _run(config, task, profile, [n for n in REAL + EMULATED if n <= layers], out, guard)
-    checks = _run(config, task, profile, REAL, out, guard)
+        return _run(config, task, profile, [n for n in REAL + EMULATED if n <= layers], out, runner)
+    checks = _run(config, task, profile, REAL, out, runner)
     counts = [n for n in EMULATED if n <= layers]
     if counts:
         config, profile = _emulated(config, task, profile)
-        checks += _run(config, task, profile, counts, out, guard)
+        checks += _run(config, task, profile, counts, out, runner)
     return checks
 
 
@@ -70,14 +72,14 @@ def _emulated(config: PlanConfig, task: Task, profile: Profile) -> tuple[PlanCon
 
 
 def _run(
-    config: PlanConfig, task: Task, profile: Profile, counts: Sequence[int], out: Path, guard: Guard
+    config: PlanConfig, task: Task, profile: Profile, counts: Sequence[int], out: Path, runner: RankRunner
 ) -> list[Check]:
     planner = Planner(profile, config)
     wanted = [("backprop", 1)] if "backprop" in config.engines else []
     wanted += [(engine, n) for n in counts for engine in config.engines if engine != "backprop"]
     checks = []
     for engine, stages in wanted:
-        guard.where = lambda engine=engine: f"while {engine} was checked"  # type: ignore[misc]
+        runner.where = lambda engine=engine: f"while {engine} was checked"  # type: ignore[misc]
         predicted = planner.predict(engine, stages)
         folder = out / (f"emulated-{stages}" if profile.emulated else str(stages))
         checks.append(_check(config, task, predicted, profile.emulated, folder))

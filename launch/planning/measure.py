@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from dni_async.costs import (
+from dni_async.errors import UserError
+from dni_async.networks.factory import label_size_of
+from dni_async.optim import optimizer_factory
+from dni_async.partition.costs import (
     InterfaceCost,
     LayerCost,
     LayerRun,
@@ -23,22 +26,19 @@ from dni_async.costs import (
     measure_rounds,
     rule_runs,
 )
-from dni_async.errors import UserError
-from dni_async.recipes import label_size_of
 from dni_async.rules import DniRule, LocalRule, Rule
-from dni_async.synthesizer import Synthesizer
-from dni_async.updater import optimizer_factory
-from launch.blueprint import build_layers, device_clock, rule_with_network
-from launch.checks import check_labels, check_scores, run_through
-from launch.config import JobConfig, TrainConfig
-from launch.data import read
-from launch.header import hardware
+from dni_async.synthesis.synthesizer import Synthesizer
+from launch.config.train import JobConfig, TrainConfig
+from launch.job.data import read
+from launch.job.partition_plan import build_layers, device_clock, rule_with_network
+from launch.job.task_checks import check_labels, check_scores, run_through
 from launch.planning.footprint import optimized_bytes, saved_bytes, state_bytes, total_bytes
 from launch.planning.profile import DEPTHS, InterfaceProfile, LayerProfile, Profile, settings_of
+from launch.report.metadata import hardware
 from tasks.base import Task
-from workers.device import pick_device
-from workers.emulate import flop_clock
-from workers.ping import Ping, ping
+from workers.runtime.device import pick_device
+from workers.runtime.emulation import flop_clock
+from workers.transport.link_benchmark import Ping, ping
 
 RULES = ("local", "dni", "cdni")
 """Rules that have a network at the interface."""

@@ -7,9 +7,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from dni_async.costs import Costs
 from dni_async.errors import UserError
-from dni_async.forecast import (
+from dni_async.partition.costs import Costs
+from dni_async.partition.cut import best_cut, stage_bounds
+from launch.config.train import JobConfig
+from launch.engines.micro_batches import candidates, check_given
+from launch.planning.profile import InterfaceProfile, LayerProfile, Profile
+from launch.planning.simulator import (
     SCHEDULES,
     Forecast,
     MessageCost,
@@ -19,13 +23,9 @@ from dni_async.forecast import (
     forecast_decoupled,
     forecast_pipelined,
 )
-from dni_async.forecast.decoupled import Kind
-from dni_async.forecast.whole import ring_all_reduce
-from dni_async.partition import best_cut, stage_bounds
-from launch.baselines.micro_batches import candidates, check_given
-from launch.config import JobConfig
-from launch.planning.profile import InterfaceProfile, LayerProfile, Profile
-from workers.ping import LinkCost
+from launch.planning.simulator.decoupled import Kind
+from launch.planning.simulator.whole import ring_all_reduce
+from workers.transport.link_benchmark import LinkCost
 
 KINDS: Mapping[str, Kind] = MappingProxyType(
     {"delayed": "delayed", "local": "local", "dni": "dni", "cdni": "dni"}

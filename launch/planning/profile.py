@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dni_async.costs import InterfaceCost, LayerCost
 from dni_async.errors import UserError
-from launch.config import JobConfig
-from launch.files import jsonable, write_json
-from workers.ping import Line, LinkCost
+from dni_async.partition.costs import InterfaceCost, LayerCost
+from launch.config.train import JobConfig
+from launch.report.files import jsonable, write_json
+from workers.transport.link_benchmark import Line, LinkCost
 
 FORMAT = "dni_async profile 1"
 DEPTHS = (2, 3)

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dni_async.checkpoint import recut
 from dni_async.early_stopping import Best, Patience
-from dni_async.messages import EVALUATIONS, Activation, Mark, MarkKind, Message
-from dni_async.simulate import Move, Simulation
-from dni_async.stage import Stage
-from dni_async.state import State
-from dni_async.updater import Updater, optimizer_factory
-from tests.dni_async.helpers import batches, clone_state, fcn, numbered, pipeline
-from tests.dni_async.test_checkpoint import BOUNDS, CUT, RULES
+from dni_async.messages import EVALUATIONS, Activation, Marker, MarkerKind, Message
+from dni_async.optim import Updater, optimizer_factory
+from dni_async.stage.simulation import Move, Simulation
+from dni_async.stage.stage import Stage
+from dni_async.state.checkpoint import recut
+from dni_async.state.state_dict import State
+from tests.dni_async.state.test_checkpoint import BOUNDS, CUT, RULES
+from tests.support.stages import batches, clone_state, fcn, numbered, pipeline
 
 LOSSES = [3.0, 2.0, 2.0, math.nan, 2.5, 1.0]
 
@@ -103,13 +103,13 @@ def a_run(checkpoint: int = 0) -> list[Message]:
     for step, batch in enumerate(batches(SIZES), 1):
         messages.append(batch)
         if step % EVERY == 0:
-            kind = MarkKind.EPOCH if step % 4 == 0 else MarkKind.EVALUATION
-            messages += [*batches([40, 9], train=False, seed=2), Mark(kind, 0, 0)]
+            kind = MarkerKind.EPOCH if step % 4 == 0 else MarkerKind.EVALUATION
+            messages += [*batches([40, 9], train=False, seed=2), Marker(kind, 0, 0)]
         if step == checkpoint:
-            messages.append(Mark(MarkKind.CHECKPOINT, 0, 0))
+            messages.append(Marker(MarkerKind.CHECKPOINT, 0, 0))
     half_a_validation = batches([40], train=False, seed=2)
-    messages += [*half_a_validation, Mark(MarkKind.RESTORE, 0, 0), *batches([20, 5], train=False, seed=3)]
-    return numbered([*messages, Mark(MarkKind.STOP, 0, 0)])
+    messages += [*half_a_validation, Marker(MarkerKind.RESTORE, 0, 0), *batches([20, 5], train=False, seed=3)]
+    return numbered([*messages, Marker(MarkerKind.STOP, 0, 0)])
 
 
 class Run:
@@ -124,31 +124,33 @@ class Run:
             self._watch(stage)
 
     def _watch(self, stage: Stage) -> None:
-        on_mark = stage.on_mark
+        on_marker = stage.on_marker
 
-        def watched(mark: Mark) -> Iterator[Message]:
-            down = not mark.returning
-            yield from on_mark(mark)
-            if down and mark.kind in EVALUATIONS:
-                self.seen[stage.index][mark.step] = clone_state(stage.layers)
+        def watched(marker: Marker) -> Iterator[Message]:
+            down = not marker.returning
+            yield from on_marker(marker)
+            if down and marker.kind in EVALUATIONS:
+                self.seen[stage.index][marker.step] = clone_state(stage.layers)
 
-        stage.on_mark = watched  # type: ignore[method-assign]
-        stage.keep = lambda step, part: self.parts.update({stage.index: part or {}}) or {}
+        stage.on_marker = watched  # type: ignore[method-assign]
+        stage.save_checkpoint = lambda step, part: self.parts.update({stage.index: part or {}}) or {}
 
-    def through(self, messages: Sequence[Message], choices: Sequence[int] = (0,)) -> list[Mark]:
-        """The marks that came back when possible moves were chosen like this."""
+    def through(self, messages: Sequence[Message], choices: Sequence[int] = (0,)) -> list[Marker]:
+        """The markers that came back when possible moves were chosen like this."""
         ring = list(choices)
 
         def order(moves: list[Move]) -> Move:
             ring.append(ring.pop(0))
             return moves[ring[-1] % len(moves)]
 
-        return Simulation(self.stages, capacity=3).run(messages, order).marks
+        return Simulation(self.stages, capacity=3).run(messages, order).markers
 
 
-def best_of(marks: Sequence[Mark]) -> int:
+def best_of(markers: Sequence[Marker]) -> int:
     """The step of the best validation: none was better in the next LIMIT steps."""
-    losses = {mark.step: mark.body["result"]["test_loss"] for mark in marks if mark.kind in EVALUATIONS}
+    losses = {
+        marker.step: marker.body["result"]["test_loss"] for marker in markers if marker.kind in EVALUATIONS
+    }
     best = min(losses)
     for step, loss in losses.items():
         if step - best > LIMIT:
@@ -166,13 +168,15 @@ def test_in_any_order_all_stages_take_up_their_weights_of_the_same_validation(
     choices: list[int], rule: str
 ) -> None:
     run = Run(pipeline(CUT, RULES[rule], hasty))
-    marks = run.through(a_run(), choices)
-    assert [mark.kind for mark in marks[-2:]] == [MarkKind.RESTORE, MarkKind.STOP]
-    best = best_of(marks)
+    markers = run.through(a_run(), choices)
+    assert [marker.kind for marker in markers[-2:]] == [MarkerKind.RESTORE, MarkerKind.STOP]
+    best = best_of(markers)
     for stage, seen in zip(run.stages, run.seen, strict=True):
         assert stage.best and stage.best.patience.best_at == best
         assert equal(clone_state(stage.layers), seen[best])
-    assert marks[-1].body["result"]["test_loss"] == pytest.approx(loss_on_the_test_set(run.stages), rel=1e-5)
+    assert markers[-1].body["result"]["test_loss"] == pytest.approx(
+        loss_on_the_test_set(run.stages), rel=1e-5
+    )
 
 
 @torch.no_grad()
@@ -198,10 +202,10 @@ def test_the_best_validation_is_not_the_last_one() -> None:
 
 def test_a_stage_takes_no_activation_until_the_restore_mark_is_back() -> None:
     stage = Run(pipeline(CUT)).stages[0]
-    mark = Mark(MarkKind.RESTORE, 0, 0)
-    assert list(stage.on(mark)) == [mark] and not stage.has_room
-    mark.returning = True
-    assert list(stage.on(mark)) == [mark] and stage.has_room
+    marker = Marker(MarkerKind.RESTORE, 0, 0)
+    assert list(stage.on(marker)) == [marker] and not stage.has_room
+    marker.returning = True
+    assert list(stage.on(marker)) == [marker] and stage.has_room
 
 
 class TestCheckpoints:
@@ -209,15 +213,15 @@ class TestCheckpoints:
 
     AT = 6
 
-    def kept(self, choices: Sequence[int]) -> tuple[Run, list[Mark]]:
+    def kept(self, choices: Sequence[int]) -> tuple[Run, list[Marker]]:
         run = Run(pipeline(CUT, RULES["cdni"], hasty))
         return run, run.through(a_run(self.AT), choices)
 
     @settings(max_examples=8, deadline=None, database=None)
     @given(st.lists(st.integers(0, 11), min_size=1, max_size=40))
     def test_in_any_order_the_parts_agree(self, choices: list[int]) -> None:
-        run, marks = self.kept(choices)
-        before = [mark for mark in marks if mark.kind in EVALUATIONS and mark.step <= self.AT]
+        run, markers = self.kept(choices)
+        before = [marker for marker in markers if marker.kind in EVALUATIONS and marker.step <= self.AT]
         best = best_of(before)
         for part, seen in zip((run.parts[i] for i in range(3)), run.seen, strict=True):
             assert part["counts"]["steps"] == self.AT
@@ -235,7 +239,7 @@ class TestCheckpoints:
         for part in run.parts.values():
             part["patience"]["loss"] = 0.0
         fresh = self.resumed(run.parts)
-        end = Mark(MarkKind.RESTORE, self.AT, 0)
+        end = Marker(MarkerKind.RESTORE, self.AT, 0)
         fresh.through([end])
         for stage in fresh.stages:
             assert equal(clone_state(stage.layers), run.parts[stage.index]["best"])
@@ -253,11 +257,11 @@ class TestCheckpoints:
     def test_a_part_of_a_run_without_validations_leaves_nothing_to_take_up(self) -> None:
         stage = pipeline(CUT)[0]
         parts: dict[str, Any] = {}
-        stage.keep = lambda step, part: parts.update(part or {}) or {}
-        mark = Mark(MarkKind.CHECKPOINT, 0, 0)
-        list(stage.on(mark))
-        mark.returning = True
-        list(stage.on(mark))
+        stage.save_checkpoint = lambda step, part: parts.update(part or {}) or {}
+        marker = Marker(MarkerKind.CHECKPOINT, 0, 0)
+        list(stage.on(marker))
+        marker.returning = True
+        list(stage.on(marker))
         assert "best" not in parts
         fresh = Run(pipeline(CUT)).stages[0]
         fresh.load_state_dict(parts)

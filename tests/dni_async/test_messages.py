@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
-from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient, goes_upstream
-from dni_async.simulate import Simulation
-from tests.dni_async.helpers import batches, pipeline, show
+from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient, goes_upstream
+from dni_async.stage.simulation import Simulation
+from tests.support.stages import batches, pipeline, show
 
 H, Y = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)
 
@@ -17,9 +17,9 @@ H, Y = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)
     [
         (Activation(0, 0, H, Y), False),
         (Activation(0, 0, H, Y, train=False), False),
-        (Mark(MarkKind.EPOCH, 0, 0), False),
+        (Marker(MarkerKind.EPOCH, 0, 0), False),
         (TargetGradient(0, 0, H), True),
-        (Mark(MarkKind.EPOCH, 0, 0, returning=True), True),
+        (Marker(MarkerKind.EPOCH, 0, 0, returning=True), True),
     ],
 )
 def test_activations_and_marks_go_down_targets_and_returning_marks_go_up(
@@ -30,17 +30,17 @@ def test_activations_and_marks_go_down_targets_and_returning_marks_go_up(
 
 def test_a_batch_is_for_training_and_a_mark_goes_down_unless_said_otherwise() -> None:
     assert Activation(0, 0, H, Y).train
-    assert not Mark(MarkKind.STOP, 0, 0).returning
+    assert not Marker(MarkerKind.STOP, 0, 0).returning
 
 
 def test_marks_do_not_share_their_bodies() -> None:
-    first, second = Mark(MarkKind.REPORT, 0, 0), Mark(MarkKind.REPORT, 0, 0)
+    first, second = Marker(MarkerKind.REPORT, 0, 0), Marker(MarkerKind.REPORT, 0, 0)
     first.body["0"] = {}
     assert second.body == {}
 
 
 def test_the_kinds_of_mark_are_numbers_on_the_wire() -> None:
-    assert {kind.name: int(kind) for kind in MarkKind} == {
+    assert {kind.name: int(kind) for kind in MarkerKind} == {
         "REPORT": 0,
         "EPOCH": 1,
         "STOP": 2,
@@ -56,7 +56,7 @@ def test_a_message_takes_no_unknown_field() -> None:
 
 
 def test_a_mark_goes_down_behind_the_activations_and_up_behind_the_targets() -> None:
-    """The diagram of `Mark`."""
+    """The diagram of `Marker`."""
     simulation = Simulation(pipeline(cut=(1, 2)))
     down: list[list[str]] = [[], [], []]
     up: list[list[str]] = [[], [], []]
@@ -68,16 +68,16 @@ def test_a_mark_goes_down_behind_the_activations_and_up_behind_the_targets() -> 
             return handle(message)
 
         stage.on = on  # type: ignore[method-assign]
-    simulation.run([*batches([4, 4]), Mark(MarkKind.EPOCH, 2, 0)])
+    simulation.run([*batches([4, 4]), Marker(MarkerKind.EPOCH, 2, 0)])
     assert down == [["A0", "A1", "EPOCH"]] * 3
     assert up == [["T0", "T1", "EPOCH"], ["T0", "T1", "EPOCH"], []]
-    assert [show(mark) for mark in simulation.marks] == ["EPOCH"]
+    assert [show(marker) for marker in simulation.markers] == ["EPOCH"]
 
 
 def test_the_body_of_a_mark_survives_json() -> None:
     simulation = Simulation(pipeline()).run(
-        [*batches([4, 4]), *batches([4], train=False), Mark(MarkKind.EPOCH, 2, 0)]
+        [*batches([4, 4]), *batches([4], train=False), Marker(MarkerKind.EPOCH, 2, 0)]
     )
-    body = simulation.marks[0].body
+    body = simulation.markers[0].body
     assert json.loads(json.dumps(body)) == body
     assert set(body) == {"result", "0", "1", "2"}

@@ -11,14 +11,14 @@ from dni_async.errors import StageError, UserError
 from launch import bench
 from launch.bench import BenchConfig, about, chapter, chosen_of, measure, shown, write_document
 from launch.cli import parse
-from launch.comparison.config import CompareConfig
+from launch.config.compare import CompareConfig
+from launch.config.plan import PlanConfig
 from launch.latency import LatencyConfig
-from launch.planning.config import PlanConfig
-from launch.suite import SECTIONS, Section
+from launch.report.bench_sections import SECTIONS, Section
 from launch.windows import WindowsConfig
-from tests.launch.jobs import our_lines, run
-from tests.launch.tiny import Tiny  # noqa: F401  (named in a command below)
-from workers.supervise import Guard, ReaderGone
+from tests.support.jobs import our_lines, run
+from tests.support.tiny_task import Tiny  # noqa: F401  (named in a command below)
+from workers.failure.rank_runner import RankRunner, StdoutClosed
 
 ENGINES = ("backprop", "frozen")
 TINY = Section(
@@ -26,7 +26,7 @@ TINY = Section(
     "A tiny one",
     "Text.",
     tuple(
-        f"compare --task tests.launch.tiny:Tiny --engines {engine} --epochs 1 --batch-size 10"
+        f"compare --task tests.support.tiny_task:Tiny --engines {engine} --epochs 1 --batch-size 10"
         for engine in ENGINES
     ),
     ("compare.png", "frozen/timeline.png"),
@@ -113,7 +113,7 @@ def test_a_command_whose_reader_has_gone_ends_the_bench_as_quietly(
 ) -> None:
     ended = subprocess.CompletedProcess([], 141)
     monkeypatch.setattr("subprocess.run", lambda command, timeout: ended)
-    with pytest.raises(ReaderGone):
+    with pytest.raises(StdoutClosed):
         bench.run(TINY.commands[0], tmp_path)
 
 
@@ -136,6 +136,6 @@ def test_the_list_measures_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["bench", "--list", "--docs", str(tmp_path)])
-    bench.work(Guard())
+    bench.work(RankRunner())
     assert "fcn: Throughput" in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []

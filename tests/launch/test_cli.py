@@ -9,11 +9,11 @@ import sys
 import pytest
 
 from dni_async.errors import UserError
-from dni_async.recipes import LocalConfig, SGConfig
+from dni_async.networks.factory import LocalConfig, SGConfig
 from launch import cli, compare, plan, train
-from launch.comparison.config import CompareConfig
-from launch.config import TrainConfig
-from tests.launch.jobs import ROOT, run, started
+from launch.config.compare import CompareConfig
+from launch.config.train import TrainConfig
+from tests.support.jobs import ROOT, run, started
 
 COMMANDS = ("train", "compare", "plan", "latency", "windows", "bench", "generate", "export", "soak")
 BOX = re.compile("[─-╿]")
@@ -135,7 +135,7 @@ def test_the_width_of_the_terminal_is_left_as_it_was(columns, arguments, monkeyp
 @pytest.fixture
 def status_of(monkeypatch):
     """The exit status of the process that `main` would have ended."""
-    monkeypatch.setattr("workers.supervise.install_signals", lambda: None)
+    monkeypatch.setattr("workers.failure.rank_runner.install_signals", lambda: None)
     monkeypatch.setattr(cli, "leave", sys.exit)
 
     def status_of(*arguments):
@@ -177,7 +177,7 @@ def test_a_command_gets_the_arguments_behind_it(name, module, monkeypatch):
 def test_a_command_is_a_module_that_can_be_run(name):
     source = (ROOT / "launch" / f"{name}.py").read_text()
     assert source.endswith('\n\nif __name__ == "__main__":\n    main()\n')
-    assert "leave(Guard().run(work))" in source
+    assert "leave(RankRunner().run(work))" in source
 
 
 def test_the_process_prints_the_line_and_ends_with_status_2():

@@ -12,13 +12,13 @@ import pytest
 
 from dni_async.errors import StageError, UserError
 from launch import compare
-from launch.config import TrainConfig
-from launch.files import prepare_out, write_json
+from launch.config.train import TrainConfig
+from launch.report.files import prepare_out, write_json
 from tasks.base import Task
-from tests.forks import Job
-from tests.launch import samples
-from tests.launch.jobs import TINY, run
-from workers.supervise import Guard, Told
+from tests.support import summaries as samples
+from tests.support.forks import Job
+from tests.support.jobs import TINY, run
+from workers.failure.rank_runner import AlreadyReported, RankRunner
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def contest(
     """A comparison whose jobs are `run_local`."""
     monkeypatch.setattr(compare, "run_local", run_local)
     monkeypatch.setattr("sys.argv", ["launch.compare", *TINY, *arguments])
-    compare.work(Guard())
+    compare.work(RankRunner())
 
 
 def test_contestants_take_turns_and_an_engine_that_fails_leaves_the_field(
@@ -92,7 +92,7 @@ def test_contestants_take_turns_and_an_engine_that_fails_leaves_the_field(
     def run_local(job: TrainConfig, task: Task) -> None:
         started.append(job.engine_name)
         if job.engine_name == "dni" and started.count("dni") == 2:
-            raise Told("stage 1 (rank 1), at step 7: the loss is nan", 2)
+            raise AlreadyReported("stage 1 (rank 1), at step 7: the loss is nan", 2)
         finished(job)
 
     engines = ("--engines", "backprop", "dni", "cdni", "--repeats", "3", "--out", str(tmp_path))
@@ -121,9 +121,9 @@ def test_repeats_share_the_seed_unless_it_shall_vary(
 
 REASONS = [
     ([UserError("the port is taken")] * 2, UserError, "the port is taken"),
-    ([Told("no such file", 2)] * 2, UserError, "no such file"),
+    ([AlreadyReported("no such file", 2)] * 2, UserError, "no such file"),
     (
-        [UserError("8 stages cannot share 4 layers"), Told("rank 1 is gone", 1)],
+        [UserError("8 stages cannot share 4 layers"), AlreadyReported("rank 1 is gone", 1)],
         StageError,
         "every engine failed: backprop: 8 stages cannot share 4 layers; cdni: rank 1 is gone",
     ),
@@ -150,9 +150,9 @@ def test_when_all_fail_the_comparison_does_bad_input_only_when_it_was_so_for_all
 
 def test_a_stop_ends_the_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_local(job: TrainConfig, task: Task) -> None:
-        raise Told("stopped by SIGINT", 130)
+        raise AlreadyReported("stopped by SIGINT", 130)
 
-    with pytest.raises(Told):
+    with pytest.raises(AlreadyReported):
         contest(monkeypatch, run_local, "--engines", "backprop", "cdni", "--out", str(tmp_path))
 
 
@@ -187,7 +187,7 @@ def test_input_that_is_wrong_for_all_ends_the_comparison_before_it_starts(
     monkeypatch.setattr(compare, "run_local", None)  # to call it would fail
     monkeypatch.setattr("sys.argv", ["launch.compare", *arguments])
     with pytest.raises(UserError) as error:
-        compare.work(Guard())
+        compare.work(RankRunner())
     assert words in str(error.value) and "\n" not in str(error.value)
 
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from dni_async.errors import UserError
 from launch.export import ExportConfig, export
-from launch.files import write_json
-from launch.weights import save_part
-from tests.launch.samples import summary
-from tests.launch.tiny import five_layers
-from tests.workers.test_checkpoint import flip
-from workers.checkpoint import Checkpoints, Manifest
+from launch.report.files import write_json
+from launch.report.weights import save_part
+from tests.support.summaries import summary
+from tests.support.tiny_task import five_layers
+from tests.workers.checkpoint.test_store import flip
+from workers.checkpoint.store import CheckpointStore, Manifest
 
 BOUNDS = [(0, 1), (1, 3), (3, 5)]
 
@@ -33,7 +33,7 @@ def weights(seed: int) -> dict[str, Tensor]:
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A run with checkpoints of steps 20 and 40, which are also the seeds of their weights."""
-    checkpoints = Checkpoints(tmp_path)
+    checkpoints = CheckpointStore(tmp_path)
     for step in (20, 40):
         files = []
         for i, (first, end) in enumerate(BOUNDS):

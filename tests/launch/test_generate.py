@@ -8,24 +8,24 @@ import pytest
 import torch
 
 from dni_async.errors import UserError
-from launch.config import TrainConfig
+from launch.config.recurrent import SequenceConfig
+from launch.config.train import TrainConfig
 from launch.generate import GenerateConfig, generate
-from launch.speakers import Speaker, sequence_speaker, speaker_of
-from launch.through_time.config import SequenceConfig
-from launch.through_time.train import run_sequences
-from launch.through_time.weights import Trained
-from tasks.copying import Copy
-from tasks.language import CharLM, WordLM
+from launch.recurrent.text_generator import TextGenerator, generator_of, sequence_generator
+from launch.recurrent.train import run_sequences
+from launch.recurrent.weights import Trained
 from tasks.registry import create
-from tests.forks import Job
-from tests.launch.jobs import our_lines, run
-from workers.supervise import Guard
+from tasks.sequence.copying import Copy
+from tasks.text.language import CharLM, WordLM
+from tests.support.forks import Job
+from tests.support.jobs import our_lines, run
+from workers.failure.rank_runner import RankRunner
 
 
-def untrained(symbols: tuple[str, ...] = tuple("abc")) -> Speaker:
+def untrained(symbols: tuple[str, ...] = tuple("abc")) -> TextGenerator:
     torch.manual_seed(0)
     task = CharLM(width=8, embedding=4)
-    return sequence_speaker(Trained(task, task.model(len(symbols)), symbols))
+    return sequence_generator(Trained(task, task.model(len(symbols)), symbols))
 
 
 def config(**settings: object) -> GenerateConfig:
@@ -38,8 +38,8 @@ def test_a_model_that_was_trained_goes_on_with_what_it_read(tmp_path: Path) -> N
     settings = SequenceConfig(
         task="char-lm", task_args=args, epochs=8, lr=1e-2, quiet=True, out=str(tmp_path / "run")
     )
-    run_sequences(Guard(), settings)
-    text = generate(speaker_of(tmp_path / "run"), config(prompt="abcdefghabc", length=9, temperature=0))
+    run_sequences(RankRunner(), settings)
+    text = generate(generator_of(tmp_path / "run"), config(prompt="abcdefghabc", length=9, temperature=0))
     assert text == "abcdefghabcdefghabcd"
 
 
@@ -58,11 +58,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_stack_goes_on_with_what_it_read_and_remembers_it(stack: Path) -> None:
-    text = generate(speaker_of(stack / "run"), config(prompt="abcdefghabc", length=9, temperature=0))
+    text = generate(generator_of(stack / "run"), config(prompt="abcdefghabc", length=9, temperature=0))
     assert text == "abcdefghabcdefghabcd"
-    follow = speaker_of(stack / "run").follow
+    follow = generator_of(stack / "run").follow
     apart = [follow(torch.tensor([[i]])) for i in range(3)][-1]
-    torch.testing.assert_close(apart, speaker_of(stack / "run").follow(torch.tensor([[0, 1, 2]])))
+    torch.testing.assert_close(apart, generator_of(stack / "run").follow(torch.tensor([[0, 1, 2]])))
 
 
 def test_a_stack_needs_the_text_that_it_learned(stack: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_stack_needs_the_text_that_it_learned(stack: Path) -> None:
         with pytest.raises(
             UserError, match=r"the text has 3 different symbols, and the model in .* one of 8"
         ):
-            speaker_of(stack / "run")
+            generator_of(stack / "run")
     finally:
         text.write_text(before)
 
@@ -92,7 +92,7 @@ def test_it_begins_with_the_prompt_and_has_the_length_asked_for() -> None:
 
 def test_words_are_set_apart() -> None:
     task = WordLM(width=8, layers=1)
-    speaker = sequence_speaker(Trained(task, task.model(3), ("a", "bb", "<unk>")))
+    speaker = sequence_generator(Trained(task, task.model(3), ("a", "bb", "<unk>")))
     text = generate(speaker, config(prompt="bb never", length=5))
     assert text.startswith("bb never ") and len(text.split()) == 7
 
@@ -104,7 +104,7 @@ def test_a_prompt_outside_the_vocabulary_is_refused() -> None:
 
 def test_only_language_models_speak() -> None:
     with pytest.raises(UserError, match="copy is not a language model"):
-        sequence_speaker(Trained(Copy(), Copy().model(0), ()))
+        sequence_generator(Trained(Copy(), Copy().model(0), ()))
 
 
 @pytest.mark.parametrize(

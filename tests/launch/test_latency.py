@@ -7,8 +7,8 @@ import pytest
 
 from dni_async.errors import UserError
 from launch.latency import SIZES, LatencyConfig, latency_grid
-from tests.launch.jobs import our_lines, run
-from workers.ping import Line, LinkCost, Ping
+from tests.support.jobs import our_lines, run
+from workers.transport.link_benchmark import Line, LinkCost, Ping
 
 NOWHERE = Line(0.0, 0.0)
 

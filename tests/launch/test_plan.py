@@ -11,11 +11,11 @@ import pytest
 
 from dni_async.errors import UserError
 from launch import plan
+from launch.config.plan import PlanConfig
 from launch.plan import predict
-from launch.planning.config import PlanConfig
-from tests.launch.jobs import TINY, run
-from tests.launch.planning.plans import profile
-from workers.supervise import Guard
+from tests.support.jobs import TINY, run
+from tests.support.plans import profile
+from workers.failure.rank_runner import RankRunner
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +47,14 @@ def test_a_saved_profile_gives_the_same_plan_again(
     out, _ = planned
     arguments = [*TINY, "--profile", str(out / "profile.json"), "--out", str(tmp_path), "--quiet"]
     monkeypatch.setattr("sys.argv", ["launch.plan", *arguments])
-    plan.work(Guard())
+    plan.work(RankRunner())
     assert (tmp_path / "plan.json").read_text() == (out / "plan.json").read_text()
 
 
 def test_layers_that_carry_state_cannot_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["launch.plan", "--task", "char-lm-stack"])
     with pytest.raises(UserError, match="those of char-lm-stack carry state from batch to batch"):
-        plan.work(Guard())
+        plan.work(RankRunner())
 
 
 def counts(layers: int, **settings: Any) -> set[int]:

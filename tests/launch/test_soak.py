@@ -14,7 +14,7 @@ import pytest
 
 from dni_async.errors import StageError, UserError
 from launch.soak import SoakConfig, Watch, look, ranks_below, soak_grid, verdict
-from tests.launch.jobs import TINY, run
+from tests.support.jobs import TINY, run
 from workers.transport.slots import Slot
 
 FLAT = {"rss_bytes": 100_000_000, "slot_bytes": 4096, "descriptors": 14, "threads": 1}

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 from torch.utils.data import TensorDataset
 
-from launch.config import TrainConfig
-from tasks.digits import DigitsFcn
-from tasks.mnist import MnistFcn
-from tests.forks import Job
-from tests.launch.jobs import (
+from launch.config.train import TrainConfig
+from tasks.vision.digits import DigitsFcn
+from tasks.vision.mnist import MnistFcn
+from tests.support.forks import Job
+from tests.support.jobs import (
     TINY,
     TORCHRUN,
     kill,
@@ -330,7 +330,10 @@ def test_a_bad_value_in_the_data_stops_the_run_with_one_line(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"rule": "delayed"}, pytest.param({"deterministic": True, "transport": "dist"}, marks=pytest.mark.slow)],
+    [
+        {"rule": "delayed"},
+        pytest.param({"deterministic": True, "transport": "dist"}, marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_or_the_run_goes_on_without_that_batch_and_says_so(tmp_path: Path, settings: dict[str, Any]) -> None:

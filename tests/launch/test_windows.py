@@ -11,7 +11,7 @@ import pytest
 from dni_async.errors import UserError
 from launch import windows
 from launch.windows import WindowsConfig
-from workers.supervise import Guard
+from workers.failure.rank_runner import RankRunner
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_all_of_it_is_run_and_written_down(
 ) -> None:
     line = "--task copy --task-args width=4 updates=6 --epochs 2 --batch-size 4 --windows 2 3 --repeats 2"
     monkeypatch.setattr("sys.argv", ["windows", *line.split(), "--out", str(tmp_path)])
-    windows.work(Guard())
+    windows.work(RankRunner())
     told = json.loads((tmp_path / "windows.json").read_text())
     assert told["settings"]["windows"] == [2, 3]
     runs = [(run["rule"], run["bptt"], run["seed"]) for run in told["runs"]]

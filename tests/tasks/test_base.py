@@ -32,7 +32,7 @@ def test_layers_and_data_must_be_written() -> None:
 
 def test_a_task_is_named_after_its_class_and_has_nothing_to_note() -> None:
     assert (Classification().name, Classification().note) == ("Classification", None)
-    assert not Classification().facts and not Classification().carries_state
+    assert not Classification().metadata and not Classification().carries_state
 
 
 def test_classes_are_scored_by_cross_entropy_and_accuracy() -> None:

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 
 from dni_async.errors import UserError
-from tasks.cifar import CifarCnn
-from tasks.copying import Copy, RepeatCopy
-from tasks.counting import Adding, Argmax
-from tasks.digits import DigitsFcn
-from tasks.language import CharLM, WordLM
-from tasks.mnist import MnistCnn, MnistFcn
 from tasks.registry import BUILT_IN, create, create_any
-from tasks.stack import CharLMStack, WordLMStack
-from tasks.timescales import TwoTimescale
+from tasks.sequence.copying import Copy, RepeatCopy
+from tasks.sequence.counting import Adding, Argmax
+from tasks.sequence.two_timescale import TwoTimescale
+from tasks.text.language import CharLM, WordLM
+from tasks.text.layered import CharLMStack, WordLMStack
+from tasks.vision.cifar import CifarCnn
+from tasks.vision.digits import DigitsFcn
+from tasks.vision.mnist import MnistCnn, MnistFcn
 
 OWN = """
 from __future__ import annotations

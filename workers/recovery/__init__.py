@@ -5,13 +5,13 @@ survey of rollback-recovery protocols in message-passing systems"), where sent m
 anyway:
 
     rank 1, supervisor       rank 1, stage                          rank 2, stage
-    makes Stable, forks ---> journal: 7 handled
+    makes StableStorage, forks ---> journal: 7 handled
     waits                    recv 8 from rank 0
-                             log 8 in the outbox, send 8 ---------> recv 8
+                             log 8 in the send_log, send 8 ---------> recv 8
                              killed                                 end of file: away; goes on while it can
     forks again -----------> weights of the last checkpoint
                              journal: 7 handled; 8 comes again
-                             connects, sends 8 of the outbox -----> 8 was taken: dropped, released
+                             connects, sends 8 of the send_log -----> 8 was taken: dropped, released
                              handles 8, sends 8 again ------------> dropped, released
                              journal: 8 handled, releases 8
                              9 ... ------------------------------->  9 ...
@@ -22,7 +22,7 @@ then, in memory of the sender's supervisor. So whoever dies, also two neighbours
 handed on once and lost never. What is lost is what the stage has learned since the checkpoint, and counted.
 
     cell       bytes that survive a writer who is killed at any moment
-    outbox     slots and what flies in them
+    send_log     slots and what flies in them
     journal    how far the stage has come
     stable     all of these for one stage, and the sockets at which its neighbours find it
     lasting    ends of channels over connections that come and go

@@ -5,7 +5,7 @@
     release       commit: 8 was handled; the sender is told after that
 
 Stamps are the numbers, from 1, of the messages of stage 0's stream. A channel brings each kind of message in
-the order of stamps, so the last stamp of each kind tells which messages were taken. (Upstream, marks and
+the order of stamps, so the last stamp of each kind tells which messages were taken. (Upstream, markers and
 targets are in order each, and not together.)
 """
 
@@ -15,7 +15,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from workers.recovery.cell import Cell
+from workers.recovery.atomic_buffer import AtomicBuffer
 from workers.transport.base import Deadline, Sender
 
 _KINDS = 4
@@ -28,7 +28,7 @@ class Journal:
     timeout: seconds for copies from a GPU that a commit waits for.
     """
 
-    def __init__(self, cell: Cell, timeout: float) -> None:
+    def __init__(self, cell: AtomicBuffer, timeout: float) -> None:
         self.before = last_entry(cell)
         self.stamp = 0
         """Of the message that is being handled."""
@@ -54,7 +54,7 @@ class Journal:
         self._cell.write(self._version, json.dumps(self.tell() | {"taken": self._taken}).encode())
 
 
-def last_entry(cell: Cell) -> dict[str, Any] | None:
+def last_entry(cell: AtomicBuffer) -> dict[str, Any] | None:
     """What was committed last."""
     version, data = cell.newest()
     entry: dict[str, Any] | None = json.loads(data) if version else None

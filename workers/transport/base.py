@@ -21,7 +21,7 @@ behind a gradient. A channel has a `Sender` at one end and a `Receiver` at the o
       while not receiver.poll():  # raises PeerGone when nothing can come any more
           wait_any([receiver], 1.0)
 
-One conformance suite (tests/workers/transport/conformance.py) runs over every implementation.
+One conformance suite (tests/support/conformance.py) runs over every implementation.
 """
 
 from __future__ import annotations

@@ -5,17 +5,17 @@ when the receive is posted. That is what bounds the channel, without credit mess
 no receive while its share is full.
 
     sender's caller   sender's thread              receiver's thread            receiver's caller
-    send ----------->  outbox (1 message)
+    send ----------->  send_log (1 message)
                        header         ~~waits~~>   while queued + unreleased
                                                      < max(1, capacity - 1)
                        each tensor    --------->   tensors of the header's shape
-    <--- ready         (outbox is empty)           inbox ---------------------> recv
+    <--- ready         (send_log is empty)           inbox ---------------------> recv
                                                                                 use
                                                    may post again  <----------- release
                        heartbeat      --------->   (ignored)
     close ---------->  goodbye        --------->   (the end)
 
-In flight: outbox and receiver's share together, that is `capacity`, but 2 where `capacity` is 1.
+In flight: send_log and receiver's share together, that is `capacity`, but 2 where `capacity` is 1.
 
 Dead peers: a broken connection fails the pending operation at once; a sender with nothing to say finds
 out by its next heartbeat. A receiver whose share is full learns of it when its caller releases.
@@ -113,7 +113,7 @@ class DistSender(QueueSender):
     """The end that messages go into. `peer` is the receiver's stage and, in the default group, its rank."""
 
     def __init__(self, peer: int, groups: Groups) -> None:
-        super().__init__(peer, Credits(1))  # the credit is the outbox's: it holds one message
+        super().__init__(peer, Credits(1))  # the credit is the send_log's: it holds one message
         self._groups = groups
         self._outbox: queue.SimpleQueue[_Parcel | None] = queue.SimpleQueue()
         self._sending = 0
@@ -122,7 +122,7 @@ class DistSender(QueueSender):
         groups.ends.append(self)
 
     def send(self, message: Message, timeout: float) -> None:
-        """Put the message into the outbox; its tensors are read until `ready`."""
+        """Put the message into the send_log; its tensors are read until `ready`."""
         header, tensors, _ = encode(message)
         self._credits.take(timeout)
         self._sending = payload_bytes(message)
@@ -130,7 +130,7 @@ class DistSender(QueueSender):
         self.sent += 1
 
     def held_bytes(self) -> int:
-        """Bytes of the message in the outbox."""
+        """Bytes of the message in the send_log."""
         return self._sending
 
     def close(self) -> None:

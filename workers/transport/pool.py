@@ -13,14 +13,14 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from workers.copies import Event
+from workers.runtime.cuda_copies import Event
 from workers.transport.slots import Slot
 
 _GROWTH = 1.25
 
 
 @dataclass(slots=True)
-class Flying:
+class InFlight:
     """A message that was sent and is not released yet."""
 
     index: int
@@ -30,7 +30,7 @@ class Flying:
     copied: Event
     """When its tensors are in the slot, and it may be told."""
     logged: bool = False
-    """Whether it survives its sender (see `workers.recovery.outbox`)."""
+    """Whether it survives its sender (see `workers.recovery.send_log`)."""
 
 
 class SlotPool:
@@ -38,9 +38,9 @@ class SlotPool:
 
     def __init__(self, capacity: int, pin: bool = False) -> None:
         self.capacity = capacity
-        self.flying: deque[Flying] = deque()
+        self.in_flight: deque[InFlight] = deque()
         """Oldest first."""
-        self.flown = 0
+        self.committed = 0
         """Messages so far."""
         self._pin = pin
         self._slots: list[Slot | None] = [None] * capacity
@@ -51,7 +51,7 @@ class SlotPool:
         """Whether a slot is free."""
         return bool(self._free)
 
-    def fit(self, need: int) -> tuple[int, int, Slot]:
+    def reserve(self, need: int) -> tuple[int, int, Slot]:
         """The next free slot, of `need` bytes at least: its index, its generation, and itself."""
         index = self._free[-1]
         slot = self._slots[index]
@@ -63,18 +63,18 @@ class SlotPool:
             self._generations[index] += 1
         return index, self._generations[index], slot
 
-    def fly(self, message: Flying) -> None:
+    def commit(self, message: InFlight) -> None:
         """A message has taken the slot that `fit` gave."""
-        self.flown += 1
-        self.flying.append(message)
+        self.committed += 1
+        self.in_flight.append(message)
         self._free.pop()
 
-    def land(self, count: int) -> None:
+    def release(self, count: int) -> None:
         """So many messages were released."""
         for _ in range(count):
-            self._free.append(self.flying.popleft().index)
+            self._free.append(self.in_flight.popleft().index)
 
-    def leaves(self, message: Flying) -> None:
+    def on_send(self, message: InFlight) -> None:
         """Its tensors are in the slot, and the receiver is about to be told."""
         return
 

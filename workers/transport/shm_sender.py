@@ -7,7 +7,7 @@ import socket
 from collections import deque
 
 from dni_async.messages import Message
-from workers.copies import copy_out, wait_for
+from workers.runtime.cuda_copies import copy_out, wait_for
 from workers.transport.base import Deadline, PeerGone, Sender, TransportError, TransportTimeout, wait_any
 from workers.transport.packets import (
     CREDIT,
@@ -22,7 +22,7 @@ from workers.transport.packets import (
     sealed,
     writable,
 )
-from workers.transport.pool import Flying, SlotPool
+from workers.transport.pool import InFlight, SlotPool
 from workers.transport.wire import encode
 
 _PATIENCE = 1.0
@@ -43,9 +43,9 @@ class ShmSender(Sender):
         connection.setblocking(False)
         self._poller = poller(connection)
         self._pool = pool
-        self._leaving: deque[Flying] = deque(pool.flying)
+        self._leaving: deque[InFlight] = deque(pool.in_flight)
         """Those that wait for the copy into their slot, which a GPU makes in its own time."""
-        self.sent = len(pool.flying)
+        self.sent = len(pool.in_flight)
 
     def fileno(self) -> int:
         """The socket: credits and the peer's end arrive there."""
@@ -69,19 +69,19 @@ class ShmSender(Sender):
         if not (self._pool.has_room() or self.ready()):  # who asked a moment ago shall not pay twice
             self._await_slot(timeout)
         header, tensors, specs = encode(message)
-        index, generation, slot = self._pool.fit(specs[-1].offset + specs[-1].nbytes)
+        index, generation, slot = self._pool.reserve(specs[-1].offset + specs[-1].nbytes)
         copied = self.copy_out(slot.places(specs), tensors)
-        flying = Flying(index, sealed(PLACE.pack(index, generation, self.stamp), header), copied)
-        self._pool.fly(flying)
-        self._leaving.append(flying)
+        in_flight = InFlight(index, sealed(PLACE.pack(index, generation, self.stamp), header), copied)
+        self._pool.commit(in_flight)
+        self._leaving.append(in_flight)
         self.sent += 1
         self._see_off(timeout)
 
     def flush(self, timeout: float) -> None:
         """Wait for the copies under way, and tell the receiver."""
         deadline = Deadline(timeout)
-        for flying in self._leaving:
-            wait_for(flying.copied, deadline.left())
+        for in_flight in self._leaving:
+            wait_for(in_flight.copied, deadline.left())
         self._see_off(deadline.left())
 
     def held_bytes(self) -> int:
@@ -111,27 +111,27 @@ class ShmSender(Sender):
     def _take_credit(self, packet: bytes) -> None:
         if not packet:
             raise PeerGone(f"stage {self.peer} closed its end (after {self.sent} messages to it)")
-        count, flying = 0, len(self._pool.flying)
+        count, in_flight = 0, len(self._pool.in_flight)
         if len(packet) == CREDIT.size:
-            count = CREDIT.unpack(packet)[0] - (self.sent - flying)
-        if not 0 < count <= flying:
+            count = CREDIT.unpack(packet)[0] - (self.sent - in_flight)
+        if not 0 < count <= in_flight:
             raise TransportError(f"stage {self.peer} sent a credit that makes no sense ({packet!r})")
-        self._pool.land(count)
+        self._pool.release(count)
 
     def _see_off(self, timeout: float) -> None:
         """Tell the receiver of the messages whose copies are done, in order."""
         while self._leaving and self._leaving[0].copied.query():
-            self._pool.leaves(self._leaving[0])
+            self._pool.on_send(self._leaving[0])
             self._tell(self._leaving[0], timeout)
             self._leaving.popleft()
 
-    def _tell(self, flying: Flying, timeout: float) -> None:
-        slot, passed = self._pool.slot(flying.index), []
+    def _tell(self, in_flight: InFlight, timeout: float) -> None:
+        slot, passed = self._pool.slot(in_flight.index), []
         if slot.descriptor >= 0:
             passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, DESCRIPTOR.pack(slot.descriptor))]
         while True:
             try:
-                self._socket.sendmsg([flying.packet], passed, QUIET)
+                self._socket.sendmsg([in_flight.packet], passed, QUIET)
                 slot.forget_descriptor()
                 return
             except BlockingIOError:

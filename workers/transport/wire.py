@@ -1,7 +1,7 @@
 """A message as bytes: one header of fixed size, then the payload of its tensors.
 
     0        4     5      6        7          8        16       24      28               160     164
-    | magic | kind | flags | mark  | tensors  | step   | version | epoch | 2 tensor specs | crc32 |
+    | magic | kind | flags | marker  | tensors  | step   | version | epoch | 2 tensor specs | crc32 |
 
 A tensor spec is dtype, ndim and up to 8 dims. The receiver learns every shape from the header before
 it touches the payload, so sizes may change from message to message. A header that is not ours, or was
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
+from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient
 
 MAGIC = b"DNI1"
 MAX_TENSORS = 2
@@ -72,7 +72,7 @@ class Header:
 
     kind: int
     flags: int
-    mark: int
+    marker: int
     step: int
     version: int
     epoch: int
@@ -88,21 +88,21 @@ def encode(message: Message) -> tuple[bytes, list[Tensor], Specs]:
     """The header of `message`, its tensors in payload order, detached, of any strides and device, and where
     they lie in the payload.
 
-    Raises WireError for a tensor or a mark body that has no place on the wire.
+    Raises WireError for a tensor or a marker body that has no place on the wire.
     """
-    flags = mark = epoch = version = 0
+    flags = marker = epoch = version = 0
     if isinstance(message, Activation):
         kind, tensors, version = _ACTIVATION, [message.h, message.y], message.version
         flags = _TRAIN if message.train else 0
     elif isinstance(message, TargetGradient):
         kind, tensors, version = _TARGET, [message.grad], message.version
     else:
-        kind, mark, epoch = _MARK, int(message.kind), message.epoch
+        kind, marker, epoch = _MARK, int(message.kind), message.epoch
         flags = _RETURNING if message.returning else 0
         tensors = [_body(message)]
     tensors = [tensor.detach() if tensor.requires_grad else tensor for tensor in tensors]
     packed, specs = _pack_specs(tuple([(tensor.dtype, tensor.shape) for tensor in tensors]))
-    fixed = _FIXED.pack(MAGIC, kind, flags, mark, len(tensors), message.step, version, epoch)
+    fixed = _FIXED.pack(MAGIC, kind, flags, marker, len(tensors), message.step, version, epoch)
     return fixed + packed + _CRC.pack(zlib.crc32(packed, zlib.crc32(fixed))), tensors, specs
 
 
@@ -110,7 +110,7 @@ def decode(header: bytes) -> Header:
     """Check and unpack a header. Raises WireError when it is not one of ours."""
     if len(header) != HEADER_BYTES:
         raise WireError(f"header of {len(header)} bytes where {HEADER_BYTES} were expected")
-    magic, kind, flags, mark, count, step, version, epoch = _FIXED.unpack_from(header)
+    magic, kind, flags, marker, count, step, version, epoch = _FIXED.unpack_from(header)
     if magic != MAGIC:
         raise WireError(f"header starts with {magic!r} instead of {MAGIC!r}")
     if zlib.crc32(header[:_SIGNED]) != _CRC.unpack_from(header, _SIGNED)[0]:
@@ -118,7 +118,7 @@ def decode(header: bytes) -> Header:
     if count != _TENSORS.get(kind):
         raise WireError(f"message kind {kind} with {count} tensors is unknown")
     specs = _unpack_specs(header[_FIXED.size : _SIGNED], count)
-    return Header(kind, flags, mark, step, version, epoch, specs)
+    return Header(kind, flags, marker, step, version, epoch, specs)
 
 
 def payload_bytes(message: Message) -> int:
@@ -137,17 +137,17 @@ def assemble(header: Header, tensors: list[Tensor]) -> Message:
         return TargetGradient(header.step, header.version, tensors[0])
     try:
         body = json.loads(tensors[0].cpu().numpy().tobytes())
-        kind = MarkKind(header.mark)
+        kind = MarkerKind(header.marker)
     except ValueError as error:
-        raise WireError(f"mark cannot be read ({error})") from None
-    return Mark(kind, header.step, header.epoch, bool(header.flags & _RETURNING), body)
+        raise WireError(f"marker cannot be read ({error})") from None
+    return Marker(kind, header.step, header.epoch, bool(header.flags & _RETURNING), body)
 
 
-def _body(mark: Mark) -> Tensor:
+def _body(marker: Marker) -> Tensor:
     try:
-        text = json.dumps(mark.body)
+        text = json.dumps(marker.body)
     except (TypeError, ValueError) as error:
-        raise WireError(f"mark body cannot be sent ({error}); use what JSON knows") from None
+        raise WireError(f"marker body cannot be sent ({error}); use what JSON knows") from None
     return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
 

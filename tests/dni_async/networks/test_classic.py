@@ -10,7 +10,7 @@ from torch import nn
 
 from dni_async.errors import UserError
 from dni_async.networks import Conv2dDNI, LinearBatchNormDNI, LinearDNI, LinearSigmoidDNI
-from tests.dni_async.networks.samples import fill, synthesizer, train
+from tests.support.sg_networks import fill, synthesizer, train
 
 
 def kinds(network: nn.Module) -> list[str]:

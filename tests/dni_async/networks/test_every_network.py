@@ -19,7 +19,7 @@ from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
 from dni_async.networks import RNNDNI, Conv2dDNI, DNINetwork, LinearBatchNormDNI, LinearDNI, LinearSigmoidDNI
 from dni_async.networks.least_squares import SOLVE_EVERY
-from tests.dni_async.networks.samples import (
+from tests.support.sg_networks import (
     ALL_NETWORKS,
     LABELS,
     OLD_NETWORKS,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dni_async.networks import LeastSquaresSG, LinearSG
 from dni_async.networks.least_squares import RIDGE, SOLVE_EVERY
-from tests.dni_async.networks.samples import LABELS, labels_for, synthesizer
+from tests.support.sg_networks import LABELS, labels_for, synthesizer
 
 WIDTH = 5
 

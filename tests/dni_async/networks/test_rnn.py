@@ -9,7 +9,7 @@ from torch import Tensor
 from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
 from dni_async.networks import RNNDNI
-from tests.dni_async.networks.samples import fill, labels_for, synthesizer, train
+from tests.support.sg_networks import fill, labels_for, synthesizer, train
 
 KINDS = ("lstm", "gru", "rnn")
 

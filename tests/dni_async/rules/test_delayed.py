@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from dni_async.errors import StageError
-from dni_async.messages import Activation, Mark, MarkKind, TargetGradient
+from dni_async.messages import Activation, Marker, MarkerKind, TargetGradient
 from dni_async.rules import DelayedRule
-from dni_async.stage import Stage
-from tests.dni_async.helpers import WIDTH, batches, clone_state, pipeline
+from dni_async.stage.stage import Stage
+from tests.support.stages import WIDTH, batches, clone_state, pipeline
 
 
 def first_stage(capacity: int = 3) -> Stage:
@@ -82,12 +82,12 @@ def test_a_target_that_is_not_the_next_one_is_an_error(step: int, text: str) -> 
         answer(stage, step)
 
 
-@pytest.mark.parametrize("kind", list(MarkKind))
-def test_a_mark_that_comes_back_before_a_target_is_an_error(kind: MarkKind) -> None:
+@pytest.mark.parametrize("kind", list(MarkerKind))
+def test_a_mark_that_comes_back_before_a_target_is_an_error(kind: MarkerKind) -> None:
     stage = first_stage()
     forward(stage, 0)
     forward(stage, 1)
     answer(stage, 0)
-    list(stage.on(Mark(MarkKind.REPORT, 1, 0, returning=True)))  # batch 1 went behind this one
+    list(stage.on(Marker(MarkerKind.REPORT, 1, 0, returning=True)))  # batch 1 went behind this one
     with pytest.raises(StageError, match="the target of step 1 never came"):
-        list(stage.on(Mark(kind, 2, 0, returning=True)))
+        list(stage.on(Marker(kind, 2, 0, returning=True)))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from dni_async.messages import TargetGradient
 from dni_async.rules import DniRule
-from tests.dni_async.helpers import CLASSES, WIDTH, synthesizer
+from tests.support.stages import CLASSES, WIDTH, synthesizer
 
 H, Y = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import torch
 
-from dni_async.messages import Activation, Mark, MarkKind
+from dni_async.messages import Activation, Marker, MarkerKind
 from dni_async.rules import FrozenRule
-from dni_async.simulate import Simulation
-from tests.dni_async.helpers import batches, clone_state, pipeline, with_stop
+from dni_async.stage.simulation import Simulation
+from tests.support.stages import batches, clone_state, pipeline, with_stop
 
 
 def test_its_gradient_is_zero() -> None:
@@ -32,7 +32,7 @@ def test_frozen_stages_count_their_samples_and_no_targets_travel() -> None:
     simulation = Simulation(stages).run(with_stop(batches([30, 30, 17])))
     assert [stage.samples for stage in stages] == [77, 77, 77]
     assert [(stage.targets_sent, stage.targets_received) for stage in stages] == [(0, 0)] * 3
-    assert simulation.marks[0].kind is MarkKind.STOP
+    assert simulation.markers[0].kind is MarkerKind.STOP
 
 
 def test_frozen_batch_norm_follows_the_data_and_normalises_by_the_batch() -> None:
@@ -50,8 +50,8 @@ def test_frozen_batch_norm_follows_the_data_and_normalises_by_the_batch() -> Non
 
 def test_the_report_of_a_frozen_stage_has_version_0() -> None:
     stages = pipeline(cut=(1, 2), rule=FrozenRule)
-    simulation = Simulation(stages).run([*batches([4]), Mark(MarkKind.REPORT, 1, 0)])
-    assert simulation.marks[0].body["0"] == {
+    simulation = Simulation(stages).run([*batches([4]), Marker(MarkerKind.REPORT, 1, 0)])
+    assert simulation.markers[0].body["0"] == {
         "index": 0,
         "steps": 1,
         "samples": 4,

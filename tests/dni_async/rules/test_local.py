@@ -9,10 +9,10 @@ from torch.nn import functional as F
 
 from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
+from dni_async.optim import optimizer_factory
 from dni_async.rules import LocalRule
-from dni_async.simulate import Simulation
-from dni_async.updater import optimizer_factory
-from tests.dni_async.helpers import (
+from dni_async.stage.simulation import Simulation
+from tests.support.stages import (
     CLASSES,
     WIDTH,
     accuracy,
@@ -99,7 +99,7 @@ def test_local_stages_learn_and_no_targets_travel() -> None:
     assert [stage.samples for stage in stages] == [77] * 3
     assert [stage.version for stage in stages] == [3] * 3
     assert [(stage.targets_sent, stage.targets_received) for stage in stages] == [(0, 0)] * 3
-    assert [stage for stage, queue in simulation.moves if queue == "target"] == [1, 0]  # the mark
+    assert [stage for stage, queue in simulation.moves if queue == "target"] == [1, 0]  # the marker
     for old, new in zip(before, stages, strict=True):
         assert not same_bits(state_of([old]), state_of([new]))
 

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
 from dni_async.rules import LossRule
-from tests.dni_async.helpers import accuracy, loss_rule
+from tests.support.stages import accuracy, loss_rule
 
 
 def batch(rows: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import dni_async
 from dni_async import CDNI, DNI, Conv2dDNI, DNINetwork
 from dni_async.errors import UserError
-from tests.dni_async.wrapper.nets import (
+from tests.support.nets import (
     CLASSES,
     WIDTH,
     Narrow,

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from dni_async import CDNI, DNI
 from dni_async.errors import UserError
 from dni_async.wrapper.interface import Call
-from tests.dni_async.wrapper.nets import CLASSES, OldStyle, batch, cnn, mlp, same, train, values, weights
+from tests.support.nets import CLASSES, OldStyle, batch, cnn, mlp, same, train, values, weights
 
 WAYS: list[dict[str, Any]] = [{}, {"unlock": "update"}]
 

@@ -11,9 +11,9 @@ from torch import nn
 from dni_async import networks
 from dni_async.networks import ConvSG, DNINetwork, HeadSG, LinearSG, MlpSG
 from dni_async.networks.base import along
-from dni_async.recipes import Flattened
+from dni_async.networks.factory import Flattened
 from dni_async.wrapper.maker import Joined, Maker
-from tests.dni_async.wrapper.nets import OldStyle
+from tests.support.nets import OldStyle
 
 DEFAULT: dict[str, Any] = {"network": None, "params": {}, "hidden_size": 10, "optimizer": "adam", "lr": None}
 

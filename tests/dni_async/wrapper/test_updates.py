@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from dni_async import DNI
-from tests.dni_async.wrapper.nets import batch, mlp, same, train, values
+from tests.support.nets import batch, mlp, same, train, values
 
 
 def history(**settings: Any) -> list[str]:

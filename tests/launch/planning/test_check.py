@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 
 from dni_async.errors import UserError
-from launch.comparison.config import CompareConfig
+from launch.config.compare import CompareConfig
+from launch.config.plan import PlanConfig
 from launch.planning import check as planning_check
 from launch.planning import measure as module
 from launch.planning.check import Check, check_grid, run_checks
-from launch.planning.config import PlanConfig
 from launch.planning.predict import Planner
 from launch.planning.profile import Profile, settings_of
-from tests.launch.planning.plans import BATCH, profile
-from tests.launch.tiny import Tiny
-from workers.supervise import Guard
+from tests.support.plans import BATCH, profile
+from tests.support.tiny_task import Tiny
+from workers.failure.rank_runner import RankRunner
 
 
 def check(**changes: Any) -> Check:
@@ -58,7 +58,7 @@ def test_every_engine_runs_with_the_cut_that_was_predicted_for_it(
     config = PlanConfig(engines=("dni", "backprop", "cdni"), batch_size=BATCH)
     measured = profile(6)
     monkeypatch.setattr(planning_check, "EMULATED", ())
-    checks = run_checks(config, Tiny(), measured, tmp_path, Guard())
+    checks = run_checks(config, Tiny(), measured, tmp_path, RankRunner())
     assert jobs == [("backprop", 1, "", BATCH), ("dni", 2, "3", BATCH), ("cdni", 2, "3", BATCH)]
     predicted = Planner(measured, config).predict("cdni", 2).samples_per_s
     assert [(c.engine, c.measured, c.reason) for c in checks] == [
@@ -88,7 +88,7 @@ def test_more_stages_than_cores_are_emulated_each_with_a_profile_of_its_own(
     monkeypatch.setattr(module, "gflop_per_batch", lambda config, task: 3.0)
     monkeypatch.setattr(module, "measure", measure)
     config = PlanConfig(engines=("cdni",), batch_size=BATCH)
-    checks = run_checks(config, Tiny(), profile(6), tmp_path, Guard())
+    checks = run_checks(config, Tiny(), profile(6), tmp_path, RankRunner())
     speed = float(f"{3 / 24 / 16:.2g}")
     assert jobs == [(2, None), (4, speed)]  # eight stages need eight layers
     assert [c.emulated for c in checks] == [False, True]
@@ -96,4 +96,4 @@ def test_more_stages_than_cores_are_emulated_each_with_a_profile_of_its_own(
 
 def test_a_network_of_one_layer_cannot_be_checked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--check runs 2 stages, and the network has 1 layers"):
-        run_checks(PlanConfig(), Tiny(), profile(1), tmp_path, Guard())
+        run_checks(PlanConfig(), Tiny(), profile(1), tmp_path, RankRunner())

@@ -4,13 +4,13 @@ import pytest
 import torch
 from pytest import approx
 
-from dni_async.recipes import SGConfig
+from dni_async.networks.factory import SGConfig
+from launch.config.plan import PlanConfig
 from launch.planning import measure as module
-from launch.planning.config import PlanConfig
 from launch.planning.measure import gflop_per_batch, measure
 from launch.planning.profile import Profile
-from tests.launch.tiny import Tiny, plain_layers
-from workers.ping import Line, LinkCost, Ping
+from tests.support.tiny_task import Tiny, plain_layers
+from workers.transport.link_benchmark import Line, LinkCost, Ping
 
 LINK = LinkCost(Line(1, 2), Line(3, 4), Line(5, 6), Line(7, 8))
 GLOO = LinkCost(Line(8, 7), Line(6, 5), Line(4, 3), Line(2, 1))

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from dni_async.costs import InterfaceCost, LayerCost
-from launch.planning.config import PlanConfig
+from dni_async.partition.costs import InterfaceCost, LayerCost
+from launch.config.plan import PlanConfig
 from launch.planning.predict import ENGINES, Planner, Prediction
 from launch.planning.profile import InterfaceProfile
-from tests.launch.planning.plans import BATCH, layer, network, profile
-from workers.ping import Line, LinkCost
+from tests.support.plans import BATCH, layer, network, profile
+from workers.transport.link_benchmark import Line, LinkCost
 
 
 def predict(engine: str, stages: int = 4, config: PlanConfig | None = None, **changes: Any) -> Prediction:
@@ -128,13 +128,13 @@ def test_memory_of_one_process_is_weights_gradients_optimizer_and_graph() -> Non
 
 
 def test_memory_of_a_decoupled_stage_is_bounded_by_what_may_be_in_flight() -> None:
-    """Two layers, SG network, graph; the slots of both ways; the ledger."""
+    """Two layers, SG network, graph; the slots of both ways; the pending."""
     own, sg, graph = 2 * 400, 10_000, 2 * 1000
     for in_flight in (1, 4, 16):
         found = predict("cdni", 4, PlanConfig(in_flight=in_flight))
-        ledger, down, up = 2 * (640 + 128), 2 * (640 + 64), in_flight * 640
+        pending, down, up = 2 * (640 + 128), 2 * (640 + 64), in_flight * 640
         assert found.memory_bytes is not None
-        assert own + sg + graph < found.memory_bytes <= own + sg + graph + ledger + down + up
+        assert own + sg + graph < found.memory_bytes <= own + sg + graph + pending + down + up
     kept = [InterfaceProfile(InterfaceCost(), 10_000, 5_000)] * 7
     more = predict("cdni", interfaces={"cdni 3": kept}).memory_bytes
     assert more == (predict("cdni").memory_bytes or 0) + 5_000

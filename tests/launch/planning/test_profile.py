@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dni_async.errors import UserError
-from launch.planning.config import PlanConfig
+from launch.config.plan import PlanConfig
 from launch.planning.profile import load_profile
-from tests.launch.planning.plans import BATCH, layer, network, profile
+from tests.support.plans import BATCH, layer, network, profile
 
 CONFIG = PlanConfig(batch_size=BATCH)
 

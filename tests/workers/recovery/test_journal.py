@@ -6,25 +6,25 @@ from collections.abc import Iterator
 
 import pytest
 
-from workers.recovery.cell import Cell
+from workers.recovery.atomic_buffer import AtomicBuffer
 from workers.recovery.journal import Journal, last_entry
 
 
 @pytest.fixture
-def cell() -> Iterator[Cell]:
-    made = Cell()
+def cell() -> Iterator[AtomicBuffer]:
+    made = AtomicBuffer()
     yield made
     made.close()
 
 
-def test_the_first_process_finds_nothing(cell: Cell) -> None:
+def test_the_first_process_finds_nothing(cell: AtomicBuffer) -> None:
     journal = Journal(cell, 1.0)
     assert journal.before is None
     assert journal.taken("from 1") == [0, 0, 0, 0]
     assert last_entry(cell) is None
 
 
-def test_only_what_was_committed_is_found(cell: Cell) -> None:
+def test_only_what_was_committed_is_found(cell: AtomicBuffer) -> None:
     journal = Journal(cell, 1.0)
     journal.tell = lambda: {"steps": journal.stamp}
     taken = journal.taken("from 1")
@@ -37,7 +37,7 @@ def test_only_what_was_committed_is_found(cell: Cell) -> None:
     assert again.taken("from 1") == [0, 2, 0, 0]
 
 
-def test_the_next_process_goes_on_noting(cell: Cell) -> None:
+def test_the_next_process_goes_on_noting(cell: AtomicBuffer) -> None:
     for life in range(5):
         journal = Journal(cell, 1.0)
         assert journal.taken("source")[0] == life
@@ -45,15 +45,15 @@ def test_the_next_process_goes_on_noting(cell: Cell) -> None:
         journal.commit()
 
 
-def test_senders_are_flushed_first(cell: Cell) -> None:
+def test_senders_are_flushed_first(cell: AtomicBuffer) -> None:
     journal, entries = Journal(cell, 1.0), []
 
-    class Told:
+    class AlreadyReported:
         def flush(self, timeout: float) -> None:
             assert timeout > 0
             entries.append(last_entry(cell))
 
-    journal.senders.append(Told())  # type: ignore[arg-type]
+    journal.senders.append(AlreadyReported())  # type: ignore[arg-type]
     journal.commit()
     journal.commit()
     assert entries == [None, {"taken": {}}]

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.workers.helpers import shm_channel
-from tests.workers.transport.conformance import nothing_left_open
-from tests.workers.transport.gradients import Ends
+from tests.support.channels import shm_channel
+from tests.support.conformance import nothing_left_open
+from tests.support.gradients import ShmPair
 
 
 @pytest.fixture
-def ends() -> Iterator[Ends]:
+def ends() -> Iterator[ShmPair]:
     with nothing_left_open():
         sender, receiver = shm_channel(2)
         with sender, receiver:

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from dni_async.messages import Mark, MarkKind
+from dni_async.messages import Marker, MarkerKind
 from workers.transport.base import Deadline, Doorbell, PeerGone, TransportError, TransportTimeout, wait_any
 from workers.transport.queues import Credits, Inbox, check_capacity
 
@@ -46,11 +46,11 @@ def test_a_deadline_ends_at_zero() -> None:
 
 def test_an_inbox_gives_all_before_its_end() -> None:
     inbox = Inbox()
-    mark = Mark(MarkKind.STOP, 0, 0)
-    inbox.put(mark)
+    marker = Marker(MarkerKind.STOP, 0, 0)
+    inbox.put(marker)
     inbox.fail(PeerGone("first"))
     inbox.fail(TransportError("second"))
-    assert inbox.get(0.0) is mark
+    assert inbox.get(0.0) is marker
     for _ in range(2):
         with pytest.raises(PeerGone, match="first"):
             inbox.get(1.0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.workers.transport.conformance import (
+from tests.support.conformance import (
     KILLED,
     NAMES,
     PATIENCE,
@@ -20,7 +20,7 @@ from tests.workers.transport.conformance import (
     message,
     run_facts,
 )
-from tests.workers.transport.processes import dist_links, run_in_processes
+from tests.support.transport_processes import dist_links, run_in_processes
 from workers.transport import dist
 from workers.transport.base import TransportError, TransportTimeout
 from workers.transport.dist import DistReceiver, DistSender, Groups
@@ -69,7 +69,7 @@ def a_full_receiver_may_take_its_time(side: Side) -> None:
 def a_full_receiver_ends_the_channel_at_the_timeout(side: Side) -> None:
     if side.rank == 0:
         for i in range(2):
-            side.narrow.tx.send(message(i), TIMEOUT)  # one there, one in the outbox
+            side.narrow.tx.send(message(i), TIMEOUT)  # one there, one in the send_log
         with pytest.raises(TransportTimeout, match="stage 1 did not answer"):
             side.narrow.tx.send(message(2), PATIENCE)
     side.barrier()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dni_async.messages import TargetGradient
-from tests.workers.transport.conformance import NAMES, Outcome, over_channels
+from tests.support.conformance import NAMES, Outcome, over_channels
 from workers.transport.base import PeerGone, TransportError
 from workers.transport.memory import memory_channel
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from dni_async.messages import TargetGradient
-from tests.workers.helpers import Child
-from tests.workers.transport.conformance import KILLED, NAMES, Outcome
-from tests.workers.transport.processes import rpc_links, run_in_processes
-from workers.supervise import Guard
+from tests.support.channels import Child
+from tests.support.conformance import KILLED, NAMES, Outcome
+from tests.support.transport_processes import rpc_links, run_in_processes
+from workers.failure.rank_runner import RankRunner
 from workers.transport import rpc
 from workers.transport.base import TransportError
 from workers.transport.rpc import start_rpc
@@ -43,10 +43,10 @@ def test_a_rank_whose_peer_does_not_come_gives_up_at_its_deadline(tmp_path: Path
         assert isinstance(seconds, float) and 0.5 < seconds < 20.0
 
 
-def start_alone(guard: Guard, mouth: Connection) -> None:
+def start_alone(runner: RankRunner, mouth: Connection) -> None:
     begin = time.monotonic()
     with pytest.raises(RuntimeError):
-        start_rpc(0, 2, 1.0, f"file://{guard.folder}/store")
+        start_rpc(0, 2, 1.0, f"file://{runner.folder}/store")
     mouth.send(time.monotonic() - begin)
 
 

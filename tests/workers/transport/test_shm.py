@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from dni_async.messages import Mark, MarkKind
-from tests.workers.helpers import shm_channel
-from tests.workers.transport.conformance import (
+from dni_async.messages import Marker, MarkerKind
+from tests.support.channels import shm_channel
+from tests.support.conformance import (
     CAPACITY,
     KILLED,
     NAMES,
@@ -21,8 +21,8 @@ from tests.workers.transport.conformance import (
     message,
     run_in_threads,
 )
-from tests.workers.transport.gradients import Ends, gradient
-from tests.workers.transport.processes import run_in_processes, shm_links
+from tests.support.gradients import ShmPair, gradient
+from tests.support.transport_processes import run_in_processes, shm_links
 from workers.transport import packets, shm
 from workers.transport.base import PeerGone, TransportError, TransportTimeout
 from workers.transport.shm import ShmListener, connect
@@ -58,7 +58,7 @@ def test_a_killed_peer_is_noticed(in_processes: Outcome) -> None:
     in_processes.check(KILLED, ranks=(0,))
 
 
-def test_no_file_system_sees_a_slot(ends: Ends) -> None:
+def test_no_file_system_sees_a_slot(ends: ShmPair) -> None:
     def mapped(what: str) -> int:
         return sum(what in line for line in Path("/proc/self/maps").read_text().splitlines())
 
@@ -69,13 +69,13 @@ def test_no_file_system_sees_a_slot(ends: Ends) -> None:
     assert (mapped("/dev/shm"), mapped("/memfd:dni_async slot (deleted)")) == (in_dev_shm, 2)
 
 
-def test_a_slot_is_its_owners_alone(ends: Ends) -> None:
+def test_a_slot_is_its_owners_alone(ends: ShmPair) -> None:
     ends[0].send(gradient(10), 0.0)
     slots = [path for path in Path("/proc/self/map_files").iterdir() if "dni_async slot" in os.readlink(path)]
     assert slots and all(stat.S_IMODE(os.stat(path).st_mode) == 0o600 for path in slots)
 
 
-def test_a_slot_grows_with_its_messages(ends: Ends) -> None:
+def test_a_slot_grows_with_its_messages(ends: ShmPair) -> None:
     sender, receiver = ends
     for elements in (1, 5000, 100, 6000, 40_000):
         assert sender.ready()
@@ -85,7 +85,7 @@ def test_a_slot_grows_with_its_messages(ends: Ends) -> None:
     assert 160_000 <= sender.held_bytes() <= 160_000 + PAGE  # one slot: never two messages in flight
 
 
-def test_a_tensor_outlives_its_replaced_slot(ends: Ends) -> None:
+def test_a_tensor_outlives_its_replaced_slot(ends: ShmPair) -> None:
     sender, receiver = ends
     sender.send(gradient(10), 0.0)
     kept = receiver.recv(0.0)
@@ -95,7 +95,7 @@ def test_a_tensor_outlives_its_replaced_slot(ends: Ends) -> None:
     assert torch.equal(kept.grad, gradient(10).grad)  # nobody wrote to the old slot
 
 
-def test_the_receiver_reads_in_place(ends: Ends) -> None:
+def test_the_receiver_reads_in_place(ends: ShmPair) -> None:
     sender, receiver = ends
     addresses = set()
     for _ in range(4):
@@ -106,7 +106,7 @@ def test_the_receiver_reads_in_place(ends: Ends) -> None:
     assert len(addresses) == 1
 
 
-def test_sending_in_inference_mode(ends: Ends) -> None:
+def test_sending_in_inference_mode(ends: ShmPair) -> None:
     sender, receiver = ends
     for inference in (True, False, True):
         with torch.inference_mode(inference):
@@ -132,7 +132,7 @@ def test_unread_credits_do_not_hide_messages() -> None:
             receiver.recv(1.0)
 
 
-def test_a_closed_receiver_is_a_gone_peer(ends: Ends) -> None:
+def test_a_closed_receiver_is_a_gone_peer(ends: ShmPair) -> None:
     sender, receiver = ends
     sender.send(gradient(3), 0.0)
     receiver.close()
@@ -184,7 +184,7 @@ def test_the_largest_capacity_fits_the_socket() -> None:
     sender, receiver = shm_channel(shm.MAX_CAPACITY)
     with sender, receiver:
         for i in range(shm.MAX_CAPACITY):
-            sender.send(Mark(MarkKind.REPORT, i, 0), 1.0)
+            sender.send(Marker(MarkerKind.REPORT, i, 0), 1.0)
         for _ in range(shm.MAX_CAPACITY):
             receiver.recv(0.0)
             receiver.release()

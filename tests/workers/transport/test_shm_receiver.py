@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from dni_async.messages import Activation
-from tests.workers.transport.conformance import assert_same
-from tests.workers.transport.gradients import Ends, gradient
+from tests.support.conformance import assert_same
+from tests.support.gradients import ShmPair, gradient
 from workers.transport.base import TransportError
 from workers.transport.packets import PACKET_BYTES, PLACE, sealed
 from workers.transport.slots import PAGE
@@ -31,14 +31,14 @@ GOOD = encode(Activation(0, 0, torch.zeros(4), torch.zeros(4)))[0]
         PLACE.pack(0, 1, 0) + GOOD + b"seal",
     ],
 )
-def test_a_bad_packet_is_refused(ends: Ends, packet: bytes) -> None:
+def test_a_bad_packet_is_refused(ends: ShmPair, packet: bytes) -> None:
     sender, receiver = ends
     sender._socket.send(packet)
     with pytest.raises(WireError):
         receiver.recv(1.0)
 
 
-def test_whatever_is_changed_in_a_packet_it_is_refused(ends: Ends) -> None:
+def test_whatever_is_changed_in_a_packet_it_is_refused(ends: ShmPair) -> None:
     """Slot, generation, stamp, header or seal: no other slot is read, nothing is guessed."""
     sender, receiver = ends
     for elements in (3, 5):
@@ -61,7 +61,7 @@ def test_whatever_is_changed_in_a_packet_it_is_refused(ends: Ends) -> None:
     assert_same(receiver.recv(0.0), gradient(3))
 
 
-def test_a_payload_beyond_its_slot_is_refused(ends: Ends) -> None:
+def test_a_payload_beyond_its_slot_is_refused(ends: ShmPair) -> None:
     sender, receiver = ends
     sender.send(gradient(1), 0.0)
     receiver.recv(0.0)
@@ -70,7 +70,7 @@ def test_a_payload_beyond_its_slot_is_refused(ends: Ends) -> None:
         receiver.recv(1.0)
 
 
-def test_a_file_that_could_shrink_is_refused(ends: Ends) -> None:
+def test_a_file_that_could_shrink_is_refused(ends: ShmPair) -> None:
     sender, receiver = ends
     for descriptor in (os.memfd_create("soft", os.MFD_ALLOW_SEALING), os.open("/dev/null", os.O_RDWR)):
         socket.send_fds(sender._socket, [sealed(PLACE.pack(0, 1, 0), GOOD)], [descriptor])
@@ -79,7 +79,7 @@ def test_a_file_that_could_shrink_is_refused(ends: Ends) -> None:
             receiver.recv(1.0)
 
 
-def test_a_stamp_can_be_seen_before_the_message(ends: Ends) -> None:
+def test_a_stamp_can_be_seen_before_the_message(ends: ShmPair) -> None:
     sender, receiver = ends
     for stamp in (7, 2**40):
         sender.stamp = stamp

@@ -7,15 +7,15 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from tests.workers.helpers import Copying, copy_late
-from tests.workers.transport.conformance import assert_same
-from tests.workers.transport.gradients import Ends, gradient
+from tests.support.channels import Copying, copy_late
+from tests.support.conformance import assert_same
+from tests.support.gradients import ShmPair, gradient
 from workers.transport.base import PeerGone, TransportError, TransportTimeout
 from workers.transport.packets import CREDIT
 
 
 @pytest.mark.parametrize("credit", [b"x", CREDIT.pack(7), CREDIT.pack(0)])
-def test_a_bad_credit_is_refused(ends: Ends, credit: bytes) -> None:
+def test_a_bad_credit_is_refused(ends: ShmPair, credit: bytes) -> None:
     sender, receiver = ends
     sender.send(gradient(1), 0.0)
     receiver._socket.send(credit)
@@ -25,7 +25,7 @@ def test_a_bad_credit_is_refused(ends: Ends, credit: bytes) -> None:
 
 class TestAMessageWhoseCopyIsUnderWay:
     @pytest.fixture
-    def copies(self, ends: Ends, monkeypatch: pytest.MonkeyPatch) -> list[Copying]:
+    def copies(self, ends: ShmPair, monkeypatch: pytest.MonkeyPatch) -> list[Copying]:
         """All copies that were begun, each under way until it is told otherwise."""
         begun: list[Copying] = []
 
@@ -36,7 +36,7 @@ class TestAMessageWhoseCopyIsUnderWay:
         monkeypatch.setattr(ends[0], "copy_out", copy_out)
         return begun
 
-    def test_leaves_when_it_is_done(self, ends: Ends, copies: list[Copying]) -> None:
+    def test_leaves_when_it_is_done(self, ends: ShmPair, copies: list[Copying]) -> None:
         sender, receiver = ends
         sender.send(gradient(10), 0.0)
         assert not receiver.poll()
@@ -46,7 +46,7 @@ class TestAMessageWhoseCopyIsUnderWay:
         assert sender.ready()
         assert_same(receiver.recv(0.0), gradient(10))
 
-    def test_does_not_overtake(self, ends: Ends, copies: list[Copying]) -> None:
+    def test_does_not_overtake(self, ends: ShmPair, copies: list[Copying]) -> None:
         sender, receiver = ends
         sender.send(gradient(10), 0.0)
         sender.send(gradient(11), 0.0)
@@ -57,13 +57,13 @@ class TestAMessageWhoseCopyIsUnderWay:
         sender.ready()
         assert [receiver.recv(0.0).grad.numel() for _ in range(2)] == [10, 11]
 
-    def test_is_seen_off_before_the_sender_sleeps(self, ends: Ends, copies: list[Copying]) -> None:
+    def test_is_seen_off_before_the_sender_sleeps(self, ends: ShmPair, copies: list[Copying]) -> None:
         sender, receiver = ends
         sender.send(gradient(10), 0.0)
         sender.flush(5.0)
         assert receiver.poll()
 
-    def test_is_seen_off_before_waiting_for_its_slot(self, ends: Ends, copies: list[Copying]) -> None:
+    def test_is_seen_off_before_waiting_for_its_slot(self, ends: ShmPair, copies: list[Copying]) -> None:
         sender, receiver = ends
         for elements in (10, 11):
             sender.send(gradient(elements), 0.0)
@@ -71,7 +71,7 @@ class TestAMessageWhoseCopyIsUnderWay:
             sender.send(gradient(12), 0.1)
         assert receiver.poll()
 
-    def test_arrives_though_the_sender_is_closed(self, ends: Ends, copies: list[Copying]) -> None:
+    def test_arrives_though_the_sender_is_closed(self, ends: ShmPair, copies: list[Copying]) -> None:
         sender, receiver = ends
         sender.send(gradient(10), 0.0)
         sender.close()
@@ -79,7 +79,7 @@ class TestAMessageWhoseCopyIsUnderWay:
         with pytest.raises(PeerGone):
             receiver.poll()
 
-    def test_and_never_done_is_not_waited_for_for_ever(self, ends: Ends, copies: list[Copying]) -> None:
+    def test_and_never_done_is_not_waited_for_for_ever(self, ends: ShmPair, copies: list[Copying]) -> None:
         sender, _ = ends
         sender.send(gradient(10), 0.0)
         copies[0].query = lambda: False  # type: ignore[method-assign]

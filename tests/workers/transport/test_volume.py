@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers.transport.conformance import (
+from tests.support.conformance import (
     CAPACITY,
     Link,
     Report,
@@ -15,7 +15,7 @@ from tests.workers.transport.conformance import (
     run_in_threads,
     ten_thousand_messages_both_ways,
 )
-from tests.workers.transport.processes import Open, dist_links, rpc_links, run_in_processes, shm_links
+from tests.support.transport_processes import Open, dist_links, rpc_links, run_in_processes, shm_links
 from workers.transport.memory import memory_channel
 
 FACTS = (ten_thousand_messages_both_ways,)

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dni_async.messages import Activation, Mark, MarkKind, Message, TargetGradient
-from tests.workers.transport.conformance import assert_same, message, special_messages
+from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient
+from tests.support.conformance import assert_same, message, special_messages
 from workers.transport.wire import (
     ALIGN,
     HEADER_BYTES,
@@ -53,7 +53,7 @@ def test_the_layout_in_literals() -> None:
     assert [(s.offset, s.nbytes) for s in decode(header).specs] == [(0, 84), (128, 24)]
     assert payload_bytes(Activation(1, 2, h, y)) == 108
     assert payload_bytes(TargetGradient(1, 2, h)) == 84
-    assert payload_bytes(Mark(MarkKind.STOP, 0, 0)) == 0
+    assert payload_bytes(Marker(MarkerKind.STOP, 0, 0)) == 0
 
 
 HEADERS = [encode(message(i))[0] for i in range(20)]
@@ -98,7 +98,7 @@ def test_a_forged_header_never_makes_an_impossible_tensor(noise: bytes) -> None:
     [
         TargetGradient(0, 0, torch.zeros([1] * 9)),
         TargetGradient(0, 0, torch.zeros(1, dtype=torch.complex64)),
-        Mark(MarkKind.STOP, 0, 0, body={"tensor": torch.zeros(1)}),
+        Marker(MarkerKind.STOP, 0, 0, body={"tensor": torch.zeros(1)}),
     ],
 )
 def test_what_has_no_place_on_the_wire(unsendable: Message) -> None:
@@ -107,6 +107,6 @@ def test_what_has_no_place_on_the_wire(unsendable: Message) -> None:
 
 
 def test_a_mark_that_cannot_be_read() -> None:
-    header = encode(Mark(MarkKind.STOP, 0, 0))[0]
-    with pytest.raises(WireError, match="mark cannot be read"):
+    header = encode(Marker(MarkerKind.STOP, 0, 0))[0]
+    with pytest.raises(WireError, match="marker cannot be read"):
         assemble(decode(header), [torch.tensor([255, 1], dtype=torch.uint8)])

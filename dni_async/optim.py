@@ -1,0 +1,136 @@
+"""How weights move: optimizer, learning-rate schedule and clipping in one step."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dni_async.errors import UserError
+from dni_async.state.state_dict import State, load_optimizer_state, optimizer_state
+
+SCHEDULES = ("constant", "linear", "cosine", "step")
+
+OptimizerFactory = Callable[[list[nn.Parameter]], Optimizer]
+
+
+def optimizer_factory(name: str, lr: float, **settings: Any) -> OptimizerFactory:
+    """A function that makes the torch optimizer `name` (any case) for some parameters.
+
+    The fused implementation is taken where torch has one: on CPU it is 4 to 8 times faster.
+    Raises UserError for a name or a setting that torch does not know.
+    """
+    no_choice = (Optimizer, torch.optim.LBFGS)  # LBFGS wants to evaluate the loss again and again
+    classes: dict[str, Any] = {
+        key.lower(): value
+        for key, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, Optimizer) and value not in no_choice
+    }
+    if name.lower() not in classes:
+        raise UserError(f"unknown optimizer ({name}); use one of {', '.join(sorted(classes))}")
+    cls = classes[name.lower()]
+    known = [key for key in inspect.signature(cls).parameters if key not in ("params", "lr")]
+    unknown = sorted(set(settings) - set(known))
+    if unknown:
+        raise UserError(f"optimizer {name} has no setting {unknown[0]}; it has {', '.join(known)}")
+    if "fused" in known and "fused" not in settings and not settings.get("foreach"):
+        settings["fused"] = True
+    return lambda parameters: cls(parameters, lr=lr, **settings)
+
+
+def schedule_factor(
+    schedule: str, total_steps: int, milestones: tuple[float, ...] = (0.6, 0.8), gamma: float = 0.1
+) -> Callable[[int], float]:
+    """The learning rate's factor by step: 1 at the start.
+
+    "linear" and "cosine" reach 0 after `total_steps`; "step" multiplies by `gamma` at each milestone,
+    given as a share of the run (the paper divides by 10 at 300k and 400k of 500k: 0.6 and 0.8).
+    """
+    assert schedule in SCHEDULES, schedule
+    if schedule == "linear":
+        return lambda step: max(0.0, 1 - step / total_steps)
+    if schedule == "cosine":
+        return lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / total_steps)))
+    if schedule == "step":
+        return lambda step: gamma ** sum(step >= m * total_steps for m in milestones)
+    return lambda step: 1.0
+
+
+class Updater:
+    """Steps the weights of one stage; counts the steps, which are the weights' version.
+
+    optimizer: None for layers without parameters, whose version counts all the same.
+    factor: of the learning rate, by version. clip_norm: the gradient norm of this stage's own parameters is
+    clipped to it (None: no clipping).
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer | None,
+        factor: Callable[[int], float] | None = None,
+        clip_norm: float | None = None,
+    ) -> None:
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.version = 0
+        groups = optimizer.param_groups if optimizer else []
+        self._parameters = [p for group in groups for p in group["params"]]
+        self._factor = factor
+        self._rates = [group["lr"] for group in groups]
+        self._set_rates()
+
+    def step(self) -> None:
+        """Clip, step, schedule, and clear the gradients."""
+        self.version += 1
+        if self.optimizer is None:
+            return
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
+        self.optimizer.step()
+        self._set_rates()
+        self.optimizer.zero_grad()
+
+    def gradients(self) -> list[Tensor]:
+        """Those that the next step will follow."""
+        return gradients(self.optimizer) if self.optimizer else []
+
+    def drop(self) -> None:
+        """Forget the gradients: no step follows them."""
+        if self.optimizer is not None:
+            self.optimizer.zero_grad()
+
+    def state_dict(self) -> State:
+        """The version, and what the optimizer keeps for each parameter; rates follow from the version."""
+        return {
+            "version": self.version,
+            "parameters": optimizer_state(self.optimizer) if self.optimizer else [],
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from there, by the settings of this updater."""
+        self.version = state["version"]
+        if self.optimizer is not None:
+            load_optimizer_state(self.optimizer, state["parameters"])
+            self._set_rates()
+
+    def count_on(self, version: int) -> None:
+        """The weights are older than that, and steps, rates with them, go on from `version`."""
+        self.version = version
+        self._set_rates()
+
+    def _set_rates(self) -> None:
+        if self.optimizer is None or self._factor is None:
+            return
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * self._factor(self.version)
+
+
+def gradients(optimizer: Optimizer) -> list[Tensor]:
+    """The gradients that an optimizer's parameters have now."""
+    groups = optimizer.param_groups
+    return [p.grad for group in groups for p in group["params"] if p.grad is not None]

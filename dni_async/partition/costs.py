@@ -1,0 +1,207 @@
+"""What the layers of a network and the rules between them cost, by a clock that is handed in.
+
+Everything is run in turn, round by round: a machine that is slower for a while is slower for all of it, and
+the median over the rounds leaves such a while out.
+
+    round 0 (warms up)          round 1                     round 2 ..
+    layers a b c, rules ab bc   layers a b c, rules ab bc   ..
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from dni_async.messages import TargetGradient
+from dni_async.optim import OptimizerFactory, Updater
+from dni_async.rules import Rule
+
+Clock = Callable[[], float]
+"""Gives the time in seconds (this package has no clock of its own)."""
+Loss = Callable[[Tensor, Tensor], Tensor]
+ROUNDS, LEAST_ROUNDS = 50, 5
+"""At most, and even when they take longer than they may."""
+SECONDS = 2.0
+"""That all rounds together may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCost:
+    """Seconds per training batch of one layer."""
+
+    forward: float
+    backward: float
+    update: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.forward + self.backward + self.update
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceCost:
+    """Seconds per training batch of what a stage does at its output for want of the exact gradient."""
+
+    predict: float = 0.0
+    """The gradient at once, from an SG network or an auxiliary head."""
+    train: float = 0.0
+    """Learning from the target."""
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.predict + self.train
+
+    def per_target(self, every: int) -> InterfaceCost:
+        """On average, where one batch in so many has a target."""
+        return InterfaceCost(self.predict, self.train / every)
+
+
+@dataclass(slots=True)
+class Costs:
+    """What a network costs, layer by layer."""
+
+    layers: list[LayerCost]
+    interfaces: list[InterfaceCost]
+    """The rule after each layer but the last, paid by the stage that ends there."""
+
+    def of_stage(self, first: int, end: int) -> float:
+        """Seconds per batch of a stage of these layers, its rule included."""
+        interface = self.interfaces[end - 1].total if end < len(self.layers) else 0.0
+        return sum(layer.total for layer in self.layers[first:end]) + interface
+
+
+class LayerRun:
+    """One training step of one layer: forward, backward, update."""
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        x: Tensor,
+        y: Tensor | None,
+        loss: Loss,
+        optimizer: OptimizerFactory,
+        needs_grad: bool,
+    ) -> None:
+        self.layer, self.x, self.y, self.loss = layer.train(), x, y, loss
+        self.needs_grad = needs_grad
+        parameters = [p for p in layer.parameters() if p.requires_grad]
+        self.updater = Updater(optimizer(parameters) if parameters else None)
+        self.output = x
+
+    def __call__(self) -> Iterator[None]:
+        """One step."""
+        x = self.x.clone().requires_grad_(self.needs_grad and self.x.is_floating_point())
+        h = self.layer(x.clone() if self.needs_grad else x)
+        self.output = h.detach()
+        yield
+        if h.requires_grad:
+            h.backward(torch.ones_like(h) / h.numel()) if self.y is None else self.loss(h, self.y).backward()
+        yield
+        self.updater.step()
+        yield
+
+
+class RuleRun:
+    """What a rule does for a batch: one gradient, and one target if it wants any."""
+
+    def __init__(self, rule: Rule, h: Tensor, y: Tensor) -> None:
+        self.rule, self.h, self.y = rule, h, y
+        self.target = TargetGradient(0, 0, torch.full_like(h, 1e-5))
+
+    def __call__(self) -> Iterator[None]:
+        """One batch."""
+        self.rule.gradient(0, 0, self.h, self.y)
+        yield
+        if self.rule.wants_targets:
+            self.rule.take_target(self.target, 0)
+        yield
+
+
+Run = LayerRun | RuleRun
+"""Some work in sections: a call yields at the end of each, the last one included."""
+Seconds = dict[Run, list[float]]
+"""Of each section of a run."""
+
+
+def layer_runs(
+    layers: Sequence[nn.Module], x: Tensor, y: Tensor, loss: Loss, optimizer: OptimizerFactory
+) -> list[LayerRun]:
+    """Every layer with its input, for a batch x, y; the layers learn whenever they run."""
+    runs = []
+    for i, layer in enumerate(layers):
+        labels = y if i == len(layers) - 1 else None
+        run = LayerRun(layer, x, labels, loss, optimizer, needs_grad=i > 0)
+        for _ in run():
+            pass
+        runs.append(run)
+        x = run.output
+    return runs
+
+
+def rule_runs(
+    layers: Iterable[LayerRun], y: Tensor, rule: Callable[[tuple[int, ...]], Rule | None]
+) -> list[RuleRun | None]:
+    """The rule after each layer but the last; one run for all outputs of the same shape.
+
+    rule: makes one for a shape without the batch, or None where the gradient costs nothing.
+    """
+    outputs = [run.output for run in layers][:-1]
+    known: dict[tuple[int, ...], RuleRun | None] = {}
+    for h in outputs:
+        shape = tuple(h.shape[1:])
+        if shape not in known:
+            made = rule(shape)
+            known[shape] = RuleRun(made, h, y) if made else None
+    return [known[tuple(h.shape[1:])] for h in outputs]
+
+
+def measure_rounds(
+    runs: Iterable[Run], clock: Clock, rounds: int = ROUNDS, seconds: float = SECONDS
+) -> Seconds:
+    """Median seconds of every section of every run, over the rounds after one that warms up."""
+    times: dict[Run, list[list[float]]] = {run: [] for run in runs}
+    for run in times:
+        for _ in run():
+            pass
+    begun = clock()
+    for done in range(rounds):
+        if done >= LEAST_ROUNDS and clock() - begun > seconds:
+            break
+        for run, readings in times.items():
+            moments = [clock(), *(clock() for _ in run())]
+            readings.append([after - before for before, after in itertools.pairwise(moments)])
+    return {
+        run: [statistics.median(section) for section in zip(*readings, strict=True)]
+        for run, readings in times.items()
+    }
+
+
+def measure_costs(
+    layers: Sequence[nn.Module],
+    x: Tensor,
+    y: Tensor,
+    *,
+    loss: Loss,
+    optimizer: OptimizerFactory,
+    rule: Callable[[tuple[int, ...]], Rule | None],
+    clock: Clock,
+    rounds: int = ROUNDS,
+) -> Costs:
+    """Measure every layer of a network on a batch x, y, and the rule after it.
+
+    rule: as for `rule_runs`. The layers learn while they are measured, so hand in a copy.
+    """
+    whole = layer_runs(layers, x, y, loss, optimizer)
+    between = rule_runs(whole, y, rule)
+    measured = measure_rounds([*whole, *(run for run in between if run)], clock, rounds)
+    return Costs(
+        [LayerCost(*measured[run]) for run in whole],
+        [InterfaceCost(*measured[run]) if run else InterfaceCost() for run in between],
+    )

@@ -1,0 +1,108 @@
+"""Where to cut a list of layers so that the slowest stage is as fast as it can be."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+from dni_async.errors import UserError
+from dni_async.partition.costs import Costs
+
+
+def check_cut(cut: Sequence[int], layers: int) -> None:
+    """A cut lists the first layer of every stage but the first, in increasing order."""
+    bounds = [0, *cut, layers]
+    if any(a >= b for a, b in itertools.pairwise(bounds)):
+        given = ",".join(map(str, cut))
+        raise UserError(
+            f"cut {given} is not increasing between 1 and {layers - 1} (the model has {layers} layers)"
+        )
+
+
+def stage_bounds(cut: Sequence[int], layers: int) -> list[tuple[int, int]]:
+    """(first, end) layer of each stage."""
+    bounds = [0, *cut, layers]
+    return list(itertools.pairwise(bounds))
+
+
+def best_cut(costs: Costs, stages: int) -> list[int]:
+    """The cut whose slowest stage is fastest.
+
+        layers       4  2  2  2  2      SG after each  1  1  1  1
+        2 stages     4+2+1 | 2+2+2      slowest 7; any other cut gives 8 or more
+
+    Bisects the cost of the slowest stage; whether a limit can be kept is a question of `_Limit`, so that
+    a thousand layers take a fraction of a second. Raises UserError when there are more stages than layers.
+    """
+    count = len(costs.layers)
+    if not 1 <= stages <= count:
+        raise UserError(f"{stages} stages cannot share {count} layers; use 1 to {count} stages")
+    reach = _Reach(costs)
+    low, high = 0.0, reach.total[-1] + max(reach.interface)
+    while low < (middle := (low + high) / 2) < high and high - low > 1e-12 * high:
+        if _Limit(reach, middle).allows(stages):
+            high = middle
+        else:
+            low = middle
+    return _Limit(reach, high).cut(stages)
+
+
+class _Reach:
+    """Costs added up, so that any stage's cost is a subtraction."""
+
+    def __init__(self, costs: Costs) -> None:
+        self.total = list(itertools.accumulate((layer.total for layer in costs.layers), initial=0.0))
+        self.interface = [*(interface.total for interface in costs.interfaces), 0.0]
+        self.count = len(costs.layers)
+
+    def stage(self, first: int, end: int) -> float:
+        return self.total[end] - self.total[first] + self.interface[end - 1]
+
+
+class _Limit:
+    """Cuts in which no stage costs more than `limit`.
+
+    fewest[s], most[s]: into how many such stages the layers from s to the last can be cut at least and
+    at most (none: inf and -inf). Every number between is possible too: with (s, e) also any (s', e),
+    s < s' < e, keeps the limit, so one can follow a cut into many stages up to any place and from there
+    a cut into few, and each step further changes the number by one more at most.
+    """
+
+    def __init__(self, reach: _Reach, limit: float) -> None:
+        self.reach, self.limit = reach, limit
+        count = reach.count
+        self.fewest = [math.inf] * count + [0]
+        self.most = [-math.inf] * count + [0]
+        every_layer = all(reach.stage(i, i + 1) <= limit for i in range(count))
+        for first in reversed(range(count)):
+            furthest = self._furthest(first)
+            self.fewest[first] = 1 + self.fewest[furthest] if furthest > first else math.inf
+            # stages of one layer each are the most; where some layer costs too much, stages are short
+            ends = [first + 1] if every_layer else self._ends(first, furthest)
+            self.most[first] = max((1 + self.most[end] for end in ends), default=-math.inf)
+
+    def allows(self, stages: int, first: int = 0) -> bool:
+        """Whether the layers from `first` on can be cut into so many stages."""
+        return self.fewest[first] <= stages <= self.most[first]
+
+    def cut(self, stages: int) -> list[int]:
+        """The first of these cuts in lexical order; there must be one."""
+        first, cut = 0, []
+        for left in reversed(range(1, stages)):
+            ends = self._ends(first, self.reach.count)
+            first = next(end for end in ends if self.allows(left, end))
+            cut.append(first)
+        return cut
+
+    def _furthest(self, first: int) -> int:
+        """The last end of a stage that begins with layer `first`; `first` when there is none."""
+        total = self.reach.total
+        end = bisect.bisect_right(total, total[first] + self.limit, lo=first) - 1
+        while end > first and self.reach.stage(first, end) > self.limit:
+            end -= 1
+        return end
+
+    def _ends(self, first: int, furthest: int) -> Iterator[int]:
+        return (end for end in range(first + 1, furthest + 1) if self.reach.stage(first, end) <= self.limit)

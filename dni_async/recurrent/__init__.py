@@ -1,0 +1,1 @@
+"""Synthetic gradients through time, for recurrent networks."""

@@ -1,0 +1,1 @@
+"""A stage as a pure state machine, and a simulation of several."""

@@ -1,0 +1,1 @@
+"""One SG network at work: predict, remember, and learn from the late target."""

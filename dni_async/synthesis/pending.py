@@ -1,0 +1,109 @@
+"""The predictions that still wait for their target gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dni_async.state.state_dict import State
+
+
+@dataclass(slots=True)
+class PendingPrediction:
+    """One batch as the SG network saw it."""
+
+    h: Tensor
+    """(B, ...) the stage's output, detached."""
+    labels: Tensor | None
+    """(B, C) what the SG network was conditioned on."""
+    version: int
+    """Optimizer steps the stage had taken when it predicted."""
+    hidden: Any = None
+    """The SG network's hidden state before it predicted (nested tensors), when it is recurrent."""
+    nbytes: int = field(init=False)
+    """Bytes of these tensors."""
+
+    def __post_init__(self) -> None:
+        self.nbytes = sum(tensor.nbytes for tensor in tensors((self.h, self.labels, self.hidden)))
+
+    def state_dict(self) -> State:
+        """The batch, a hidden state aside: in a resumed run a recurrent network begins a new sequence."""
+        return {"h": self.h, "labels": self.labels, "version": self.version}
+
+    @classmethod
+    def from_state(cls, state: State, device: torch.device) -> PendingPrediction:
+        """The batch on `device`."""
+        labels = state["labels"]
+        return cls(state["h"].to(device), None if labels is None else labels.to(device), state["version"])
+
+
+class PendingPredictions:
+    """A bounded book of `PendingPrediction` by step. Full, it drops the oldest entry and counts it.
+
+    put 7      put 8       put 9 (capacity 2)    pop 8       pop 7
+    {7}   ->   {7, 8}  ->  {8, 9}, dropped 1  -> {9}    ->   None, unmatched 1
+    """
+
+    def __init__(self, capacity: int) -> None:
+        assert capacity > 0, f"a pending needs room (capacity {capacity})"
+        self.capacity = capacity
+        self.dropped = 0
+        """Entries that made way before their target came."""
+        self.unmatched = 0
+        """Targets that found no entry."""
+        self._pending: dict[int, PendingPrediction] = {}
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def put(self, step: int, pending: PendingPrediction) -> None:
+        """Remember the batch `step`."""
+        if len(self._pending) >= self.capacity:
+            del self._pending[next(iter(self._pending))]
+            self.dropped += 1
+        self._pending[step] = pending
+
+    def pop(self, step: int) -> PendingPrediction | None:
+        """Take out the batch `step`; None when it was dropped or its target came already."""
+        pending = self._pending.pop(step, None)
+        self.unmatched += pending is None
+        return pending
+
+    def discard(self, step: int) -> None:
+        """Forget the batch `step`, if it is there: its target will not come."""
+        self._pending.pop(step, None)
+
+    def held_bytes(self) -> int:
+        """Bytes of the tensors that are remembered."""
+        return sum(pending.nbytes for pending in self._pending.values())
+
+    def clear(self) -> None:
+        """Forget all entries; nothing is counted."""
+        self._pending.clear()
+
+    def state_dict(self) -> State:
+        """All entries, oldest first, and the counts."""
+        pending = [{"step": step} | entry.state_dict() for step, entry in self._pending.items()]
+        return {"pending": pending, "dropped": self.dropped, "unmatched": self.unmatched}
+
+    def load_state_dict(self, state: State, device: torch.device) -> None:
+        """Remember these instead, on `device`; with less room than there was, the oldest make way."""
+        self._pending = {}
+        self.dropped, self.unmatched = state["dropped"], state["unmatched"]
+        for entry in state["pending"]:
+            self.put(entry["step"], PendingPrediction.from_state(entry, device))
+
+
+def tensors(nested: Any) -> Iterator[Tensor]:
+    """All tensors in nested tuples, lists and mappings."""
+    if isinstance(nested, Tensor):
+        yield nested
+    elif isinstance(nested, Mapping):
+        yield from tensors(list(nested.values()))
+    elif isinstance(nested, tuple | list):
+        for part in nested:
+            yield from tensors(part)

@@ -1,0 +1,281 @@
+"""One SG network at work: predict, remember, take the late target, learn."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from dni_async.errors import UserError
+from dni_async.messages import TargetGradient
+from dni_async.networks.base import DNINetwork
+from dni_async.nonfinite import check_finite
+from dni_async.optim import gradients
+from dni_async.state.state_dict import State, load_optimizer_state, optimizer_state
+from dni_async.synthesis.pending import PendingPrediction, PendingPredictions
+from dni_async.synthesis.scale import GradientScale
+
+Condition = Callable[[Tensor], Tensor]
+
+
+class Synthesizer:
+    """Gives a stage its gradient at once and trains the SG network when the target comes.
+
+        predict(7)  predict(8)  take(7)      predict(9)  take(8) ...
+           |           |           |
+           g7          g8       regress a fresh prediction for the remembered (h7, y7) on t7,
+                                then `replay` steps on tuples drawn from the last `replay_window`
+
+    condition: makes (B, C) floats from the labels, for conditional DNI; None for plain DNI.
+
+    guarded: raise NonFinite instead of an update of the SG network by gradients that are NaN or infinite.
+
+    The SG network works in the precision of its own weights, outside any autocast: its targets are too
+    small for 16 bits. The gradient comes back in the precision of h.
+    """
+
+    measure_every = 8
+    """One target in so many is compared with its prediction (the comparison costs time)."""
+
+    def __init__(
+        self,
+        network: DNINetwork,
+        optimizer: Optimizer,
+        pending: PendingPredictions,
+        *,
+        condition: Condition | None = None,
+        scale: GradientScale | None = None,
+        replay: int = 0,
+        replay_window: int = 16,
+        seed: int = 0,
+        guarded: bool = False,
+    ) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.pending = pending
+        self.condition = condition
+        self.scale = scale or GradientScale()
+        self.replay = replay
+        self.guarded = guarded
+        self.updates = 0
+        self.agreement = Agreement()
+        self._recent: deque[tuple[PendingPrediction, Tensor]] = deque(maxlen=replay_window)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._taken = self._most_bytes = 0
+
+    def predict(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
+        """The synthetic gradient of the mean loss at h (B, ...), for the batch `step`."""
+        pending, gradient = self.synthesize(version, h, y)
+        self.pending.put(step, pending)
+        self._most_bytes = max(self._most_bytes, self.held_bytes())
+        return gradient
+
+    def take(self, target: TargetGradient) -> int | None:
+        """Learn from a target that arrived. Returns the weight version of its prediction.
+
+        None when the pending no longer knows the batch: the target is then dropped (and counted).
+        """
+        pending = self.pending.pop(target.step)
+        if pending is None:
+            return None
+        self.learn(pending, target.grad)
+        return pending.version
+
+    def discard(self, step: int) -> None:
+        """No target will come for the batch `step`."""
+        self.pending.discard(step)
+
+    def synthesize(self, version: int, h: Tensor, y: Tensor | None) -> tuple[PendingPrediction, Tensor]:
+        """As `predict`, for a caller that keeps itself what must be remembered until the target comes.
+
+        Raises UserError when the SG network's output is not of the shape of h.
+        """
+        network, labels = self.network, self._labels(y)
+        inputs = self._cast(h, labels)
+        hidden = network.start(inputs[0])
+        with without_autocast(h):
+            prediction = network.synthesize(*inputs)
+        if prediction.shape != h.shape:
+            raise UserError(
+                f"{type(network).__name__} gave a gradient of shape {tuple(prediction.shape)} for an "
+                f"activation of shape {tuple(h.shape)}; an SG network's output has the shape of its input"
+            )
+        if network.learns_when_predicting:
+            self._update()
+        return PendingPrediction(h, labels, version, hidden), self.scale.to_stage(prediction).to(h.dtype)
+
+    def learn(self, pending: PendingPrediction, target: Tensor) -> None:
+        """Learn from the target gradient (B, ...) of a batch that `synthesize` saw."""
+        wanted = self.scale.to_network(target.to(self._dtype()))
+        prediction = self._learn(pending, wanted)
+        if self._taken % self.measure_every == 0:
+            self.agreement.add(prediction, wanted)
+        self._taken += 1
+        if self.replay:
+            self._recent.append((pending, wanted))
+            self._most_bytes = max(self._most_bytes, self.held_bytes())
+            for _ in range(self.replay):
+                self._learn(*self._recent[self._draw()])
+
+    def stats(self) -> dict[str, Any]:
+        """Agreement with the targets, the most bytes ever held, and what the pending lost."""
+        return self.agreement.stats() | {
+            "sg_updates": self.updates,
+            "targets_dropped": self.pending.dropped,
+            "targets_unmatched": self.pending.unmatched,
+            "held_bytes": self._most_bytes,
+        }
+
+    def new_epoch(self) -> None:
+        """Start the agreement over."""
+        self.agreement.clear()
+
+    def forget(self) -> None:
+        """Empty the replay window, such as when the network moves to another device or type."""
+        self._recent.clear()
+
+    def held_bytes(self) -> int:
+        """Bytes held for batches that passed: the pending and the replay window."""
+        replay = sum(pending.nbytes + wanted.nbytes for pending, wanted in self._recent)
+        return self.pending.held_bytes() + replay
+
+    def counters(self) -> State:
+        """Counts, those of the pending among them."""
+        pending = {"dropped": self.pending.dropped, "unmatched": self.pending.unmatched}
+        return self._counts() | {"pending": pending}
+
+    def restore_counters(self, counters: State) -> None:
+        """Count on from there, with an empty pending: targets that were on their way will be unmatched."""
+        self._count_on(counters)
+        self.pending.clear()
+        self.pending.dropped, self.pending.unmatched = (
+            counters["pending"]["dropped"],
+            counters["pending"]["unmatched"],
+        )
+
+    def state_dict(self) -> State:
+        """Network, optimizer, pending, replay window and counts."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": optimizer_state(self.optimizer),
+            "pending": self.pending.state_dict(),
+            "scale": self.scale.state_dict(),
+            "recent": [pending.state_dict() | {"wanted": wanted} for pending, wanted in self._recent],
+            "draws": self._generator.get_state(),
+        } | self._counts()
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from there. A recurrent network begins a new sequence."""
+        self.network.load_state_dict(state["network"])
+        self.network.reset()
+        load_optimizer_state(self.optimizer, state["optimizer"])
+        device = self.optimizer.param_groups[0]["params"][0].device
+        self.pending.load_state_dict(state["pending"], device)
+        self.scale.load_state_dict(state["scale"])
+        self._recent.clear()
+        self._recent.extend(
+            (PendingPrediction.from_state(row, device), row["wanted"].to(device)) for row in state["recent"]
+        )
+        self._generator.set_state(state["draws"])
+        self._count_on(state)
+
+    def _counts(self) -> State:
+        return {
+            "agreement": self.agreement.state_dict(),
+            "updates": self.updates,
+            "taken": self._taken,
+            "most_bytes": self._most_bytes,
+        }
+
+    def _count_on(self, counts: State) -> None:
+        self.agreement.load_state_dict(counts["agreement"])
+        self.updates, self._taken, self._most_bytes = counts["updates"], counts["taken"], counts["most_bytes"]
+
+    def _labels(self, y: Tensor | None) -> Tensor | None:
+        if self.condition is None or y is None:
+            return None
+        labels = self.condition(y)
+        # the pending outlives the message, whose memory belongs to the transport
+        shared = labels.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
+        return labels.clone() if shared else labels
+
+    def _draw(self) -> int:
+        return int(torch.randint(len(self._recent), (), generator=self._generator))
+
+    def _learn(self, pending: PendingPrediction, wanted: Tensor) -> Tensor:
+        h, labels = self._cast(pending.h, pending.labels)
+        with self.network.at(pending.hidden), without_autocast(h):
+            prediction = self.network.regress(h, labels, wanted)
+        self._update()
+        return prediction
+
+    def _dtype(self) -> torch.dtype:
+        dtype: torch.dtype = self.optimizer.param_groups[0]["params"][0].dtype
+        return dtype
+
+    def _cast(self, h: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        dtype = self._dtype()
+        return h.to(dtype), None if labels is None else labels.to(dtype)
+
+    def _update(self) -> None:
+        try:
+            if self.guarded:
+                check_finite("gradient of the SG network", gradients(self.optimizer))
+            self.optimizer.step()
+        finally:
+            self.optimizer.zero_grad()
+        self.updates += 1
+
+
+def without_autocast(h: Tensor) -> AbstractContextManager[Any]:
+    """Ends autocast inside, where there is any."""
+    kind = h.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+
+
+class Agreement:
+    """How well predictions meet their targets. To be shown, not gated on: it does not rank recipes.
+
+    Sums are divided once, at the end: a single target that is nearly zero, such as the first through time,
+    would have a relative error beyond all bounds.
+    """
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Start over (at each epoch)."""
+        self._sums = dict.fromkeys(("squared_error", "squared_target", "squared_prediction", "product"), 0.0)
+
+    def add(self, prediction: Tensor, target: Tensor) -> None:
+        """Compare one prediction with its target (any shape)."""
+        p, t = prediction.flatten().double(), target.flatten().double()
+        error = p - t
+        found = torch.stack([error @ error, t @ t, p @ p, p @ t]).tolist()
+        self._sums = {name: old + new for (name, old), new in zip(self._sums.items(), found, strict=True)}
+
+    def stats(self) -> dict[str, float | None]:
+        """Relative error sqrt(sum |g - t|^2 / sum |t|^2) and cosine sum g.t / sqrt(sum |g|^2 sum |t|^2) since
+        `clear`; None when nothing came, or only targets that are zero."""
+        squared_error, squared_target, squared_prediction, product = self._sums.values()
+        if not (0 < squared_target < math.inf and squared_prediction < math.inf):  # nor where one is NaN
+            return {"sg_relative_error": None, "sg_cosine": None}
+        norms = math.sqrt(squared_target) * math.sqrt(squared_prediction)
+        return {
+            "sg_relative_error": math.sqrt(squared_error / squared_target),
+            "sg_cosine": product / norms if norms else 0.0,
+        }
+
+    def state_dict(self) -> State:
+        """The sums."""
+        return dict(self._sums)
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from there; from what a version before these sums kept, start over."""
+        self._sums = {name: state.get(name, 0.0) for name in self._sums}

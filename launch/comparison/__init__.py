@@ -1,1 +1,0 @@
-"""What a comparison makes of its runs: rows, tables and a picture."""

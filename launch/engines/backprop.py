@@ -1,0 +1,43 @@
+"""Sequential backprop in one process: the textbook loop. `backprop-all` is the same with all cores."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from launch.engines.baseline_loop import Loop, run_loop
+from launch.job.context import RankContext
+from launch.job.partition_plan import build_layers
+from workers.coordination.collectives import Peers
+
+
+class Backprop(Loop):
+    """Forward, backward, update."""
+
+    def __init__(self, context: RankContext, peers: Peers) -> None:
+        layers = build_layers(context.task, context.config.seed, context.plan.steps_per_epoch)
+        super().__init__(context, peers, layers)
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        """One batch."""
+        loss = self.loss(self.forward(x), y)
+        self.rule.count(loss.item(), len(y))
+        self.probe.mark("forward")
+        loss.backward()
+        self.probe.mark("backward")
+        self.updater.step()
+        self.probe.mark("update")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The scores of a batch."""
+        output: Tensor = self.module(x)
+        return output
+
+    def evaluate(self, x: Tensor, y: Tensor) -> None:
+        """One batch of the test set."""
+        self.rule.evaluate(self.module(x), y)
+        self.probe.mark("evaluate")
+
+
+def run(context: RankContext) -> nn.Module:
+    """Train the whole network."""
+    return run_loop(context, Backprop)

@@ -1,0 +1,233 @@
+"""What the baselines share: the loop over batches, timed and reported like a stage's.
+
+    every rank    batch ─ step ─ batch ─ step ─ ... ─ test set ─┐ EPOCH: gather, rank 0 reports and tells
+                  batch ─ step ─ ...                            ┘ the loss, and whether it is enough
+
+Same stream of messages as stage 0 of a pipeline, same markers for the record, same initial weights, optimizer
+and probe. An engine says only what it does with a batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dni_async.early_stopping import Best
+from dni_async.errors import Late, StageError, UserError
+from dni_async.messages import EVALUATIONS, Activation, Marker, MarkerKind, Message
+from dni_async.networks.factory import parameters_of
+from dni_async.rules import LossRule
+from dni_async.state.module_state import start_over, stats_of
+from launch.job.context import RankContext
+from launch.job.message_stream import stream
+from launch.job.stage_factory import build_updater
+from launch.report.validation import patience_of
+from workers.coordination.collectives import Peers, joined
+from workers.runtime.emulation import make_probe
+from workers.runtime.execution import in_precision, sequential
+from workers.runtime.probe import Throughput, process_metadata, warmup_steps
+from workers.transport.base import timed_out
+
+
+class Loop(ABC):
+    """One rank of a baseline. Built first and trained then, so that a run's clock starts behind the set-up.
+
+    layers: the part of the network that this rank holds; first: the number of its first layer.
+    """
+
+    def __init__(
+        self, context: RankContext, peers: Peers, layers: Sequence[nn.Module], first: int = 0
+    ) -> None:
+        assert context.data is not None, "engines of this kind read the data on every rank"
+        self.config, self.task, self.data = context.config, context.task, context.data
+        self.follow = context.follow
+        self.peers = peers
+        self.device = context.placement.device
+        self.module = sequential(layers, self.config.precision).to(self.device).train()
+        context.compile(self.module, first, trains=True, gradients=(False,))
+        self.loss = in_precision(self.task.loss, self.config.precision, self.device)
+        self.metadata = {
+            "layers": [f"{i} {type(layer).__name__}" for i, layer in enumerate(layers, first)],
+            "parameters": parameters_of(self.module),
+        } | context.placement.describe()
+        self.updater = build_updater(self.config, self.module, self.config.epochs * self.data.steps_per_epoch)
+        self.rule = LossRule(self.loss, self.task.metric)
+        warmup = warmup_steps(self.data.steps_per_epoch // self.config.evaluations)
+        self.probe = make_probe(self.config.emulate_gflops, warmup)
+        self.throughput = Throughput(warmup)
+        self.steps = self.samples = 0
+        patience = patience_of(self.config, self.data.steps_per_epoch)
+        self.best = Best(self.module, patience) if patience else None
+        self.batches_at_once = 1
+        """How many batches all ranks together train in a step."""
+        self.stopped = False
+        """Rank 0 has said that it is enough."""
+        self.about: dict[str, Any] = {}
+        """What the summary shall say of this engine's own settings."""
+
+    def prepare(self) -> None:
+        """What is to be found out before the clock starts; all ranks call it together."""
+        return
+
+    @abstractmethod
+    def step(self, x: Tensor, y: Tensor) -> None:
+        """Forward, backward and update on this rank's part of a batch; markers times, counts the loss."""
+
+    @abstractmethod
+    def evaluate(self, x: Tensor, y: Tensor) -> None:
+        """Forward, without autograd, on this rank's part of a test batch; markers times, counts scores."""
+
+    def where(self) -> str:
+        """For the line that reports a failure."""
+        return f"rank {self.peers.rank} ({self.config.engine}), at step {self.steps}"
+
+    def train(self, report: Callable[[Marker], None], enough: Callable[[], bool] = lambda: False) -> None:
+        """The whole run. On rank 0, `report` gets the markers that a pipeline would send back, and `enough`
+        is asked after each evaluation whether to stop; all ranks stop together."""
+        torch.manual_seed(self.config.seed + 1 + self.peers.rank)  # dropout and the like differ
+        messages = stream(
+            self.data,
+            self.config.epochs,
+            self.device,
+            self.probe.clock,
+            evaluations=self.config.evaluations,
+            enough=lambda: self.stopped,
+        )
+        with self.explained():
+            for message in self.follow(messages):
+                self.on(message, report, enough)
+
+    def on(self, message: Message, report: Callable[[Marker], None], enough: Callable[[], bool]) -> None:
+        """Handle a batch or a marker."""
+        if isinstance(message, Marker):
+            if message.kind is MarkerKind.RESTORE:
+                self._restore()
+                return
+            loss = self._answer(message, report)
+            if message.kind is MarkerKind.EPOCH:
+                self.rule.new_epoch()
+                start_over(self.module)
+            elif message.kind is MarkerKind.EVALUATION:
+                self.rule.new_evaluation()
+            if message.kind in EVALUATIONS:
+                self.stopped, loss = self.peers.tell([enough(), loss])
+                if self.best:
+                    self.best.judge(message.step, loss)
+        elif isinstance(message, Activation) and message.train:
+            self._train(message.h, message.y)
+        elif isinstance(message, Activation):
+            self._evaluate(message.h, message.y)
+
+    def _train(self, x: Tensor, y: Tensor) -> None:
+        rows = self.data.rows(self.steps)
+        if not self.module.training:
+            self.module.train()
+        self.probe.begin(self.steps, True, "load", ("train", x.shape))
+        self.step(x, y)
+        self.probe.end()
+        self.steps += 1
+        self.samples += len(y)
+        self.throughput.trained(rows * self.batches_at_once)
+        self.probe.step_done()
+
+    @torch.no_grad()
+    def _evaluate(self, x: Tensor, y: Tensor) -> None:
+        if self.module.training:
+            self.module.eval()
+        self.probe.begin(self.steps, False, "load", ("evaluate", x.shape))
+        self.evaluate(x, y)
+        self.probe.end()
+        self.throughput.pause()
+
+    def _restore(self) -> None:
+        """Training is over: the best weights, if there were validations, and now the test."""
+        assert self.best is not None
+        self.best.take_up()
+        self.rule.new_evaluation()
+
+    def _answer(self, marker: Marker, report: Callable[[Marker], None]) -> float | None:
+        """Collect on rank 0 what all ranks know, and report it; gives the loss of an evaluation there. Only
+        progress is told without waiting."""
+        mine = {"result": self.rule.result(), "stage": self.stats() | self.metadata | process_metadata()}
+        if marker.kind is MarkerKind.STOP:
+            mine["stage"]["timeline"] = self.probe.timeline()
+        everything = (self.peers.latest if marker.kind is MarkerKind.REPORT else self.peers.gather)(mine)
+        if everything is None:
+            return None
+        result = together([told["result"] for told in everything])
+        marker.returning = True
+        marker.body = {"result": result | {"samples_per_s": self.throughput.per_second()}}
+        marker.body |= {str(i): told["stage"] for i, told in enumerate(everything)}
+        report(marker)
+        return result["test_loss"]
+
+    def stats(self) -> dict[str, Any]:
+        """What a stage reports."""
+        return (
+            {
+                "index": self.peers.rank,
+                "steps": self.steps,
+                "samples": self.samples,
+                "version": self.updater.version,
+                "targets_sent": 0,
+                "targets_received": 0,
+                "held_bytes": 0,  # nothing is kept for other batches
+            }
+            | stats_of(self.module)
+            | self.probe.stats()
+        )
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Errors of the work within become StageError or UserError, in the user's words."""
+        try:
+            yield
+        except Exception as error:
+            raise self._explained(error) from error
+
+    def _explained(self, error: Exception) -> StageError | UserError:
+        """The same in the user's words: who, when, what."""
+        if isinstance(error, UserError):
+            return UserError(f"{self.where()}: {error}")
+        gone = self.peers.gone() if isinstance(error, RuntimeError) else []
+        if gone:
+            names = " and ".join(f"rank {rank}" for rank in gone)
+            return StageError(f"{names} is gone; {self.where()} noticed")
+        says_it_all = isinstance(error, RuntimeError | ValueError | TypeError)
+        kind = Late if timed_out(error) else StageError
+        return kind(f"{self.where()}: {error if says_it_all else f'{type(error).__name__}: {error}'}")
+
+
+def together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The result over the samples of all ranks, from the means of each."""
+    weights = {"loss": "trained", "test_loss": "tested", "test_accuracy": "tested"}
+    result: dict[str, Any] = {key: sum(r[key] for r in results) for key in ("trained", "tested")}
+    for key, weight in weights.items():
+        known = [r for r in results if r[weight]]
+        if len(known) <= 1:
+            result[key] = known[0][key] if known else None
+        else:
+            result[key] = sum(r[key] * r[weight] for r in known) / result[weight]
+    return result
+
+
+def run_loop(context: RankContext, make: Callable[[RankContext, Peers], Loop]) -> nn.Module:
+    """Join the others, build this rank's loop, and train. Returns its layers."""
+    with joined(context.rendezvous, context.config.timeout, context.placement.device) as peers:
+        loop = make(context, peers)
+        context.runner.where = loop.where
+        with loop.explained():
+            loop.prepare()
+            peers.tell(None)  # all are set up: the clock may start
+        recorder = context.record()
+        if recorder:
+            recorder.summary |= loop.about
+            loop.train(recorder.on_marker, lambda: recorder.enough)
+        else:
+            loop.train(lambda marker: None)
+    return loop.module

@@ -1,0 +1,86 @@
+"""torch's DistributedDataParallel: every process has the whole network and a part of each batch.
+
+    rank 0   rows 0..127     forward  backward ┐ all-reduce of the gradients, in buckets, ┌ update
+    rank 1   rows 128..255   forward  backward ┘ while the backward pass goes on          └ update
+
+Batch norm is as users of DDP have it: statistics of the rank's own rows, running statistics of rank 0.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from launch.engines.baseline_loop import Loop, run_loop
+from launch.job.context import RankContext
+from launch.job.partition_plan import build_layers
+from workers.coordination.collectives import Peers
+
+
+class Ddp(Loop):
+    """One replica.
+
+    The averaged gradient is that of the mean loss over the whole batch, also where its rows do not divide:
+    with n_r of n rows on rank r of R,
+
+        mean over ranks of  R n_r / n * dL_r  =  sum of  n_r / n * dL_r  =  dL
+
+    A rank without a row (a last batch of fewer rows than ranks) takes part with a gradient of zero.
+    """
+
+    def __init__(self, context: RankContext, peers: Peers) -> None:
+        super().__init__(context, peers, build_layers(context.task, context.config.seed))
+        self.replica = DistributedDataParallel(_MaybeEmpty(self.module))
+        self._trained = [p for p in self.module.parameters() if p.requires_grad]
+        self._ready = 0
+        for parameter in self._trained:
+            parameter.register_post_accumulate_grad_hook(self._gradient_is_ready)
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        """This rank's rows of one batch."""
+        output = self.replica(x)
+        loss = self.loss(output, y) if len(y) else output
+        if len(y):
+            self.rule.count(loss.item(), len(y))
+        self.probe.mark("forward")
+        share = self.peers.world * len(y) / self.data.rows(self.steps)
+        self._ready = 0
+        (loss if share == 1 else loss * share).backward()
+        self.probe.mark("wait")
+        self.updater.step()
+        self.probe.mark("update")
+
+    def evaluate(self, x: Tensor, y: Tensor) -> None:
+        """This rank's rows of one test batch."""
+        output = self.replica(x)
+        if len(y):
+            self.rule.evaluate(output, y)
+        self.probe.mark("evaluate")
+
+    def _gradient_is_ready(self, parameter: Tensor) -> None:
+        """With the last gradient this rank's own backward pass ends; the all-reduce may go on."""
+        self._ready += 1
+        if self._ready == len(self._trained):
+            self.probe.mark("backward")
+
+
+class _MaybeEmpty(nn.Module):
+    """The network; for no rows a zero that depends on every parameter, so that DDP gets its gradients."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output (B, ...), or a scalar zero."""
+        if len(x):
+            return self.module(x)
+        trained = [p.flatten()[:1].sum() for p in self.module.parameters() if p.requires_grad]
+        return torch.stack(trained).sum() * 0
+
+
+def run(context: RankContext) -> nn.Module | None:
+    """Train this replica; rank 0 saves it."""
+    module = run_loop(context, Ddp)
+    return module if context.index == 0 else None

@@ -1,0 +1,93 @@
+"""The library's wrapper in the textbook loop: every layer decoupled, all in one process.
+
+`dni-local` and `cdni-local` show what decoupling costs and gives without any processes, and are the same
+`DNI(net)` and `CDNI(net)` that a notebook uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from torch import Tensor, nn
+
+from dni_async.errors import UserError
+from dni_async.messages import Marker, MarkerKind, Message
+from dni_async.networks.factory import label_size_of
+from dni_async.wrapper import CDNI, DNI
+from launch.engines.backprop import Backprop
+from launch.engines.baseline_loop import run_loop
+from launch.job.context import RankContext
+from workers.coordination.collectives import Peers
+
+
+class DniLocal(Backprop):
+    """Backprop's loop, in which every layer of the task but the last learns from synthetic gradients alone.
+
+    The optimizer of the weights, its schedule and clipping are those of every engine; SG networks are
+    those of `--sg`. Their work is part of forward (predict) and backward (learn).
+    """
+
+    def __init__(self, context: RankContext, peers: Peers) -> None:
+        super().__init__(context, peers)
+        assert isinstance(self.module, nn.Sequential)
+        sg = asdict(self.config.sg)
+        settings: dict[str, Any] = {
+            "grad_optim": sg.pop("optimizer"),
+            "grad_lr": sg.pop("lr"),
+            "dni_params": sg,
+            "λ": 0.0,
+            "layers": inner_layers(self.module),
+            "update_weights": False,
+        }
+        conditional = self.config.engine == "cdni-local"
+        self.dni = self._conditional(settings) if conditional else DNI(self.module, **settings)
+        self.interfaces: dict[str, dict[str, Any]] = {}
+
+    def _conditional(self, settings: dict[str, Any]) -> CDNI:
+        _, y = self.data.sample()
+        return CDNI(self.module, label_size=label_size_of(self.task.condition, y), **settings)
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        """One batch."""
+        if isinstance(self.dni, CDNI):
+            self.dni.register_labels(self.task.condition(y), classes=self.task.classes is not None)
+        super().step(x, y)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The scores of a batch."""
+        output: Tensor = self.dni(x)
+        return output
+
+    def on(self, message: Message, *others: Any) -> None:
+        """Handle a batch or a marker."""
+        if isinstance(message, Marker) and message.kind in (MarkerKind.EPOCH, MarkerKind.EVALUATION):
+            self.interfaces = self.dni.dni_stats(reset=message.kind is MarkerKind.EPOCH)
+        super().on(message, *others)
+
+    def stats(self) -> dict[str, Any]:
+        """What a stage reports; agreement with the targets is the mean over layers."""
+
+        def mean(key: str) -> float | None:
+            known = [row[key] for row in self.interfaces.values() if row[key] is not None]
+            return sum(known) / len(known) if known else None
+
+        return super().stats() | {
+            "interfaces": self.interfaces,
+            "sg_relative_error": mean("relative_error"),
+            "sg_cosine": mean("cosine"),
+        }
+
+
+def inner_layers(layers: Iterable[nn.Module]) -> list[str]:
+    """Names of the layers to decouple: all that have parameters but the last, whose gradient is exact."""
+    names = [str(i) for i, layer in enumerate(layers) if any(True for _ in layer.parameters())]
+    if len(names) < 2:
+        raise UserError(f"{len(names)} of the task's layers have parameters; decoupling needs two")
+    return names[:-1]
+
+
+def run(context: RankContext) -> nn.Module:
+    """Train the whole network."""
+    return run_loop(context, DniLocal)

@@ -1,0 +1,1 @@
+"""One rank of a job, from its configuration to its last message."""

@@ -1,0 +1,100 @@
+"""Turns a task, a configuration and a plan into one stage."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from dni_async.optim import Updater, optimizer_factory, schedule_factor
+from dni_async.rules import DelayedRule, DniRule, FrozenRule, LossRule, Rule
+from dni_async.stage.stage import Stage
+from dni_async.synthesis.oracle import Oracle
+from launch.config.train import JobConfig, TrainConfig
+from launch.job.partition_plan import PartitionPlan, build_layers, rule_with_network
+from launch.report.validation import patience_of
+from tasks.base import Task
+from workers.runtime.execution import in_precision, sequential
+
+
+def build_updater(config: JobConfig, module: nn.Module, total_steps: int) -> Updater:
+    """Optimizer, schedule and clipping for the parameters of `module`; the same for every engine."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    make = optimizer_factory(config.optimizer, config.lr, **config.optimizer_settings())
+    factor = schedule_factor(config.schedule, total_steps, config.milestones)
+    constant = config.schedule == "constant"
+    return Updater(make(parameters) if parameters else None, None if constant else factor, config.clip_norm)
+
+
+def build_stage(
+    config: TrainConfig, task: Task, plan: PartitionPlan, index: int, device: torch.device
+) -> tuple[Stage, list[str]]:
+    """Stage `index` with its rule, and the names of its layers.
+
+    Every rank builds the whole network, so that all initial weights are those of sequential backprop,
+    and keeps its own part.
+    """
+    layers = build_layers(task, config.seed, plan.steps_per_epoch)
+    first, end = plan.bounds[index]
+    names = [f"{i} {type(layers[i]).__name__}" for i in range(first, end)]
+    mine = sequential(layers[first:end], config.precision).to(device)
+    rest = sequential(layers[end:], config.precision)
+    total_steps = config.epochs * plan.steps_per_epoch
+    rule = _rule(config, task, plan, index, rest, device)
+    torch.manual_seed(config.seed + 1 + index)  # dropout and the like differ between stages
+    stage = Stage(
+        index,
+        mine,
+        rule,
+        build_updater(config, mine, total_steps),
+        send_targets=index > 0 and config.rule not in ("local", "frozen"),
+        target_every=config.target_every if config.rule in ("dni", "cdni") else 1,
+        skip_nonfinite=config.on_nonfinite == "skip",
+        patience=patience_of(config, plan.steps_per_epoch),
+    )
+    return stage, names
+
+
+def _rule(
+    config: TrainConfig,
+    task: Task,
+    plan: PartitionPlan,
+    index: int,
+    rest: nn.Sequential,
+    device: torch.device,
+) -> Rule:
+    stages = len(plan.bounds)
+    loss = in_precision(task.loss, config.precision, device)
+    if index == stages - 1:
+        return LossRule(loss, task.metric)
+    if config.rule == "frozen":
+        return FrozenRule()
+    if config.rule == "delayed":
+        return DelayedRule(config.stash_of(index, stages))
+    if config.rule == "oracle":
+        replica = copy.deepcopy(rest).to(device)
+        total_steps = config.epochs * plan.steps_per_epoch
+        end = plan.bounds[index][1]
+        parts = [replica[a - end : b - end] for a, b in plan.bounds[index + 1 :]]
+        updater = _Together([build_updater(config, part, total_steps) for part in parts])
+        return DniRule(Oracle(replica, loss, updater))
+    shape, output_shape = plan.shapes[plan.bounds[index][1] - 1], plan.shapes[-1]
+    seed = config.seed + 1000 + index
+    rule = rule_with_network(config, task, shape, output_shape, plan.label_size, stages, seed, device)
+    assert rule is not None, config.rule
+    return rule
+
+
+class _Together(Updater):
+    """The updaters of several stages in one: each clips its own gradients, as the stages do."""
+
+    def __init__(self, updaters: list[Updater]) -> None:
+        super().__init__(None)
+        self.updaters = updaters
+
+    def step(self) -> None:
+        """Step all of them."""
+        super().step()
+        for updater in self.updaters:
+            updater.step()

@@ -1,0 +1,135 @@
+"""What can be wrong with a task, found before the start and said in one line."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from dni_async.errors import UserError
+from launch.engines.registry import ENGINES
+from launch.job.data import Data, size
+from tasks.base import Task
+from workers.runtime.execution import sequential
+
+
+@torch.no_grad()
+def run_through(
+    layers: list[nn.Module], x: Tensor, precision: str = "fp32"
+) -> tuple[list[tuple[int, ...]], list[torch.dtype], Tensor]:
+    """Output shape (without the batch) and type of each layer for a batch x, and the last output.
+
+    Raises UserError naming the layer that does not fit.
+    """
+    shapes, dtypes = [], []
+    for i, layer in enumerate(layers):
+        layer = sequential([copy.deepcopy(layer)], precision).eval()
+        try:
+            x = layer(x)
+        except Exception as error:
+            raise UserError(
+                f"layer {i} does not take what comes before it, {tuple(x.shape)} ({_cause(error)})"
+            ) from error
+        if not isinstance(x, Tensor):
+            raise UserError(f"layer {i} gives {type(x).__name__}; layers of a pipeline must give one tensor")
+        shapes.append(tuple(x.shape[1:]))
+        dtypes.append(x.dtype)
+    return shapes, dtypes, x
+
+
+@torch.no_grad()
+def check_scores(task: Task, output: Tensor, y: Tensor) -> None:
+    """Loss and metric must take what the network gives: a scalar, and one score per sample."""
+    for name, function, wanted in (("loss", task.loss, ()), ("metric", task.metric, (len(y),))):
+        try:
+            shape = tuple(function(output, y).shape)
+        except Exception as error:
+            given = f"outputs {tuple(output.shape)} and labels {tuple(y.shape)}"
+            raise UserError(f"the task's {name} does not take {given} ({_cause(error)})") from error
+        if shape != wanted:
+            raise UserError(f"the task's {name} gives shape {shape}; it must give {wanted}")
+
+
+def check_labels(task: Task, data: Data) -> None:
+    """Class labels must be 0 to classes - 1 (looked at where the whole set is a tensor)."""
+    if task.classes is None:
+        return
+    for dataset in data.sets().values():
+        if isinstance(dataset, TensorDataset):
+            y = dataset.tensors[1]
+            if y.is_floating_point() or int(y.min()) < 0 or int(y.max()) >= task.classes:
+                raise UserError(
+                    f"labels of {y.dtype} from {y.min().item()} to {y.max().item()} do not fit "
+                    f"{task.classes} classes; use integers from 0 to {task.classes - 1}"
+                )
+
+
+@torch.no_grad()
+def check_last_batch(layers: list[nn.Module], x: Tensor, data: Data) -> None:
+    """Batch norm cannot train on one value per channel: say so now, not at the end of the first epoch."""
+    parts = data.part[1]
+    smallest = min(max(1, data.rows(step) // parts) for step in (0, data.steps_per_epoch - 1))
+    if smallest > 1:
+        return
+    x = x[:1]
+    try:
+        for layer in copy.deepcopy(layers):
+            x = layer.train()(x)
+    except ValueError as error:
+        rest = "a last batch" if parts == 1 else f"one of {parts} processes a part"
+        raise UserError(
+            f"batch size {data.batch_size} leaves {rest} of one sample (of {size(data.train)}), "
+            "which batch norm cannot train on; choose another --batch-size"
+        ) from error
+
+
+def check_evaluations(evaluations: int, data: Data) -> None:
+    """No more than one evaluation per step."""
+    if evaluations > data.steps_per_epoch:
+        raise UserError(
+            f"{evaluations} evaluations do not fit into an epoch of {data.steps_per_epoch} steps; "
+            "lower --evaluations or --batch-size"
+        )
+
+
+def check_until(task: Task, until: float | None) -> None:
+    """Only an accuracy can be trained up to: of another metric nobody knows what is good."""
+    if until is not None and task.metric_name != "accuracy":
+        raise UserError(
+            f"until is a test accuracy, and task {task.name} measures {task.metric_name}; leave --until out"
+        )
+
+
+def check_state(
+    task: Task, engine: str, on_nonfinite: str = "stop", supervise: bool = False, compiled: bool = False
+) -> None:
+    """Layers that carry state need whole batches in their order, and all of them."""
+    if not task.carries_state:
+        return
+    if not ENGINES[engine].carries:
+        able = ", ".join(name for name, kind in ENGINES.items() if kind.carries)
+        raise UserError(
+            f"engine {engine} splits batches or layers, and those of {task.name} carry state from batch to "
+            f"batch; use one of {able}"
+        )
+    if supervise:
+        raise UserError(
+            f"supervise goes on with older weights, and layers of {task.name} carry state from batch to "
+            "batch: theirs would be of another place; leave it out"
+        )
+    if compiled:
+        raise UserError(
+            f"compile tries layers out, and those of {task.name} carry state from batch to batch, which "
+            "would not be empty at the start; leave it out"
+        )
+    if on_nonfinite == "skip":
+        raise UserError(
+            f"on-nonfinite is skip, and layers of {task.name} carry state from batch to batch: none can be "
+            "skipped; leave it out"
+        )
+
+
+def _cause(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

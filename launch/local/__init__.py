@@ -1,0 +1,1 @@
+"""Jobs whose ranks are started on this machine, without torchrun."""

@@ -1,0 +1,246 @@
+"""Stages that run free, event by event: the loop of every stage as it really decides.
+
+A stage looks for a message, targets first, handles it, and looks again when it is done (or, when there was
+nothing to do, when something arrives). What it sends leaves in the middle of its work:
+
+    dni      take, load | forward | send --> | predict | backward | send target --> | update | credit -->
+             take target | train | credit -->
+    local    take, load | forward | send --> | predict | backward | update | credit -->
+    delayed  take, load | forward | send --> | credit -->
+             take target | backward | send target --> | update | credit -->
+
+So an event is a stage that looks, and all that follows from its decision is known at once: a thousand stages
+take a few events per stage and batch.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import deque
+from collections.abc import Sequence
+from typing import Literal
+
+from launch.planning.simulator.base import Forecast, MessageCost, StageCost
+
+Kind = Literal["dni", "local", "delayed"]
+
+
+def forecast_decoupled(
+    stages: Sequence[StageCost],
+    kind: Kind,
+    *,
+    in_flight: int,
+    stash: Sequence[int] | None = None,
+    batches: int = 128,
+) -> Forecast:
+    """Run `batches` batches through the stages; the steady state is taken from the middle of the run.
+
+    in_flight: messages of each kind that may lie between two neighbours. stash: (delayed) batches whose
+    graph each stage may keep; then it takes no further one.
+    """
+    return _Pipeline(stages, kind, in_flight, stash, batches).run()
+
+
+def steady_period(ends: Sequence[float]) -> float:
+    """Mean seconds from one to the next of `ends` (at least two): over whole turns where they recur.
+
+    0 1 3 4 6 7 9     turns of two steps, 1 and 2: 1.5 on average, wherever the ends begin and end
+    """
+    steps = [b - a for a, b in itertools.pairwise(ends)]
+    close = 1e-9 * ends[-1]
+    for turn in range(1, len(steps) // 2 + 1):
+        if all(abs(a - b) <= close for a, b in zip(steps, steps[turn:], strict=False)):
+            return sum(steps[:turn]) / turn
+    return sum(steps) / len(steps)
+
+
+class _Channel:
+    """One way between two neighbours, bounded by credits."""
+
+    __slots__ = ("capacity", "cost", "credits", "most", "out", "sequence_check")
+
+    def __init__(self, cost: MessageCost, capacity: int) -> None:
+        self.cost, self.capacity = cost, capacity
+        self.sequence_check: deque[float] = deque()
+        self.credits: deque[float] = deque()
+        self.out = self.most = 0
+
+    def send(self, now: float) -> float:
+        """Put a message in, begun at `now`; the time at which the sender is done with it."""
+        done = now + self.cost.send
+        self.sequence_check.append(done + self.cost.latency)
+        self.out += 1
+        self.most = max(self.most, self.out)
+        return done
+
+    def take(self, now: float) -> float:
+        """Take the oldest message; the time at which the receiver has it."""
+        self.sequence_check.popleft()
+        return now + self.cost.receive
+
+    def release(self, now: float) -> float:
+        """Give a message back; the time at which the sender has its credit."""
+        self.credits.append(now + self.cost.credit)
+        return self.credits[-1]
+
+    def has_room(self, now: float) -> bool:
+        while self.credits and self.credits[0] <= now:
+            self.credits.popleft()
+            self.out -= 1
+        return self.out < self.capacity
+
+    def ready(self, now: float) -> bool:
+        return bool(self.sequence_check) and self.sequence_check[0] <= now
+
+
+class _Stage:
+    """One stage and what it remembers. A way that does not exist is None."""
+
+    __slots__ = (
+        "activations_in", "activations_out", "busy", "cost", "free", "handled", "held", "index",
+        "most_held", "staleness", "stash", "targets_in", "targets_out", "version", "wake",
+    )  # fmt: skip
+
+    def __init__(self, index: int, cost: StageCost, stash: float) -> None:
+        self.index, self.cost, self.stash = index, cost, stash
+        self.activations_in: _Channel | None = None
+        self.activations_out: _Channel | None = None
+        self.targets_in: _Channel | None = None
+        self.targets_out: _Channel | None = None
+        self.free = 0.0
+        """When it is done with what it handles."""
+        self.wake = math.inf
+        """When it will look next."""
+        self.version = self.most_held = 0
+        self.held: deque[int] = deque()
+        """Versions at which the batches that wait for their target were predicted for."""
+        self.busy = [0.0, 0.0]
+        self.handled = [0, 0]
+        """Activations, targets."""
+        self.staleness = 0
+
+    def per_batch(self) -> float:
+        """Seconds of work per batch."""
+        return sum(b / h for b, h in zip(self.busy, self.handled, strict=True) if h)
+
+    def done(self, queue: int, begun: float, ended: float) -> None:
+        self.busy[queue] += ended - begun
+        self.handled[queue] += 1
+        self.free = self.wake = ended
+
+
+class _Pipeline:
+    """All stages, and the heap of those that will look at their queues."""
+
+    def __init__(
+        self,
+        costs: Sequence[StageCost],
+        kind: Kind,
+        in_flight: int,
+        stash: Sequence[int] | None,
+        batches: int,
+    ) -> None:
+        assert in_flight > 0 and batches > 2, (in_flight, batches)
+        self.kind, self.batches = kind, batches
+        limits: Sequence[float] = stash if stash is not None else [math.inf] * len(costs)
+        self.stages = [_Stage(i, cost, limits[i]) for i, cost in enumerate(costs)]
+        for upper, lower in itertools.pairwise(self.stages):
+            upper.activations_out = lower.activations_in = _Channel(upper.cost.activation, in_flight)
+            if kind != "local":
+                upper.targets_in = lower.targets_out = _Channel(lower.cost.target, in_flight)
+        self.heap: list[tuple[float, int]] = []
+        self.finished: list[float] = []
+        """When the last stage was done with each batch."""
+
+    def run(self) -> Forecast:
+        self._wake(self.stages[0], 0.0)
+        while self.heap and len(self.finished) < self.batches:
+            now, index = heapq.heappop(self.heap)
+            stage = self.stages[index]
+            if now == stage.wake:  # else it was woken earlier than this
+                self._look(stage, now)
+        assert len(self.finished) == self.batches, "the stages wait for each other"
+        return Forecast(
+            period=steady_period(self.finished[2 * self.batches // 5 : 4 * self.batches // 5 + 1]),
+            busy=[stage.per_batch() for stage in self.stages],
+            staleness=[stage.staleness / max(1, stage.handled[1]) for stage in self.stages],
+            in_flight=[s.activations_out.most if s.activations_out else 0 for s in self.stages],
+            held=[stage.most_held for stage in self.stages],
+        )
+
+    def _wake(self, stage: _Stage, time: float) -> None:
+        """Let it look at `time`, or when it is free."""
+        time = max(time, stage.free)
+        if time < stage.wake:
+            stage.wake = time
+            heapq.heappush(self.heap, (time, stage.index))
+
+    def _look(self, stage: _Stage, now: float) -> None:
+        """Handle one message if one may be handled now (workers/runtime/loop.py:StageLoop.step)."""
+        stage.wake = math.inf
+        targets, inputs = stage.targets_in, stage.activations_in
+        if stage.targets_out is None or stage.targets_out.has_room(now):
+            if targets and targets.ready(now):
+                self._handle_target(stage, targets, now)
+            elif self._may_take(stage, now) and (inputs.ready(now) if inputs else self._has_more(stage)):
+                self._handle_activation(stage, now)
+        if stage.wake < math.inf:
+            heapq.heappush(self.heap, (stage.wake, stage.index))
+        else:
+            self._sleep(stage, now)
+
+    def _has_more(self, stage: _Stage) -> bool:
+        return stage.handled[0] < self.batches
+
+    def _may_take(self, stage: _Stage, now: float) -> bool:
+        out = stage.activations_out
+        return len(stage.held) < stage.stash and (out is None or out.has_room(now))
+
+    def _sleep(self, stage: _Stage, now: float) -> None:
+        """Look again at the next thing that is known to happen; whoever sends more wakes it."""
+        sequence_check = [c.sequence_check for c in (stage.activations_in, stage.targets_in) if c]
+        credits = [c.credits for c in (stage.activations_out, stage.targets_out) if c]
+        coming = [queue[0] for queue in sequence_check + credits if queue and queue[0] > now]
+        if coming:
+            self._wake(stage, min(coming))
+
+    def _handle_activation(self, stage: _Stage, begun: float) -> None:
+        cost, inputs = stage.cost, stage.activations_in
+        now = (inputs.take(begun) if inputs else begun) + cost.load + cost.forward
+        waits = False
+        if stage.activations_out:
+            now = self._send(stage.activations_out, self.stages[stage.index + 1], now)
+            if self.kind != "local":
+                stage.held.append(stage.version)
+                stage.most_held = max(stage.most_held, len(stage.held))
+            waits = self.kind == "delayed"
+            now += 0.0 if waits else cost.predict
+        if not waits:
+            now = self._learn(stage, now)
+        if inputs:
+            self._wake(self.stages[stage.index - 1], inputs.release(now))
+        if stage.activations_out is None:
+            self.finished.append(now)
+        stage.done(0, begun, now)
+
+    def _handle_target(self, stage: _Stage, targets: _Channel, begun: float) -> None:
+        now = targets.take(begun)
+        stage.staleness += stage.version - stage.held.popleft()
+        now = self._learn(stage, now) if self.kind == "delayed" else now + stage.cost.train
+        self._wake(self.stages[stage.index + 1], targets.release(now))
+        stage.done(1, begun, now)
+
+    def _learn(self, stage: _Stage, now: float) -> float:
+        """Backward, the target for the neighbour, update; the time at which that is done."""
+        now += stage.cost.backward
+        if stage.targets_out:
+            now = self._send(stage.targets_out, self.stages[stage.index - 1], now)
+        stage.version += 1
+        return now + stage.cost.update
+
+    def _send(self, channel: _Channel, to: _Stage, now: float) -> float:
+        done = channel.send(now)
+        self._wake(to, channel.sequence_check[-1])
+        return done

@@ -1,0 +1,149 @@
+"""GPipe and 1F1B: micro-batches, and a flush after every batch.
+
+    3 stages, 4 micro-batches, backward as long as forward; capitals are backwards
+
+    gpipe  0  0 1 2 3 . . . . A B C D       1f1b  0  0 1 2 . . A 3 B . C . D
+           1  . 0 1 2 3 . . A B C D .             1  . 0 1 . A 2 B 3 C . D .
+           2  . . 0 1 2 3 A B C D . .             2  . . 0 A 1 B 2 C 3 D . .
+
+The bubble is (K - 1) / (M + K - 1) in both (Huang et al. 2019, section 2.3;
+Narayanan et al. 2021, section 2.2); 1F1B holds fewer micro-batches: K - k of them on stage k.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+
+from launch.planning.simulator.base import Forecast, StageCost
+
+Op = tuple[str, int]
+"""("forward" or "backward", micro-batch)."""
+
+
+def gpipe_order(stage: int, stages: int, micro_batches: int) -> list[Op]:
+    """All forwards, then all backwards."""
+    return [(kind, m) for kind in ("forward", "backward") for m in range(micro_batches)]
+
+
+def one_f_one_b_order(stage: int, stages: int, micro_batches: int) -> list[Op]:
+    """As many forwards as there are stages from here on, then one backward, one forward in turn."""
+    ahead = min(micro_batches, stages - stage)
+    order: list[Op] = [("forward", m) for m in range(ahead)]
+    for m in range(micro_batches):
+        order.append(("backward", m))
+        if m + ahead < micro_batches:
+            order.append(("forward", m + ahead))
+    return order
+
+
+SCHEDULES: Mapping[str, Callable[[int, int, int], list[Op]]] = MappingProxyType(
+    {"gpipe": gpipe_order, "1f1b": one_f_one_b_order}
+)
+
+
+def forecast_pipelined(
+    stages: Sequence[StageCost], schedule: str, micro_batches: int, batches: int = 3
+) -> Forecast:
+    """Run `batches` batches, each of so many micro-batches, one after the other through the stages.
+
+    stages: forward, backward and messages of one micro-batch; load and update once per batch.
+    """
+    order = SCHEDULES[schedule]
+    orders = [order(k, len(stages), micro_batches) for k in range(len(stages))]
+    ends = _Grid(stages, orders, micro_batches, batches).run()
+    return Forecast(
+        period=(ends[-1] - ends[0]) / (len(ends) - 1),
+        busy=[_busy(stages, k, micro_batches) for k in range(len(stages))],
+        staleness=[0.0] * len(stages),
+        in_flight=[1] * (len(stages) - 1) + [0],
+        held=[_most_held(ops) for ops in orders],
+    )
+
+
+def _busy(stages: Sequence[StageCost], k: int, micro_batches: int) -> float:
+    cost = stages[k]
+    return cost.load + cost.update + micro_batches * (_forward(stages, k) + _backward(stages, k))
+
+
+def _forward(stages: Sequence[StageCost], k: int) -> float:
+    """Seconds in which stage k is busy with one forward and its messages."""
+    receive = stages[k - 1].activation.receive if k else 0.0
+    send = stages[k].activation.send if k + 1 < len(stages) else 0.0
+    return receive + stages[k].forward + send
+
+
+def _backward(stages: Sequence[StageCost], k: int) -> float:
+    receive = stages[k + 1].target.receive if k + 1 < len(stages) else 0.0
+    send = stages[k].target.send if k else 0.0
+    return receive + stages[k].backward + send
+
+
+def _most_held(order: Sequence[Op]) -> int:
+    held = most = 0
+    for kind, _ in order:
+        held += 1 if kind == "forward" else -1
+        most = max(most, held)
+    return most
+
+
+class _Grid:
+    """When every operation of a static schedule ends: each stage goes on as far as its inputs are known."""
+
+    def __init__(
+        self, stages: Sequence[StageCost], orders: Sequence[Sequence[Op]], micro_batches: int, batches: int
+    ) -> None:
+        self.stages, self.orders, self.batches = stages, orders, batches
+        self.count = micro_batches
+        self.forwards = [_forward(stages, k) for k in range(len(stages))]
+        self.backwards = [_backward(stages, k) for k in range(len(stages))]
+        self.position = [0] * len(stages)
+        self.free = [0.0] * len(stages)
+        self.ready: list[dict[Op, float]] = [{} for _ in stages]
+        """When what an operation needs of a neighbour is there; micro-batches count through all batches."""
+        self.ends: list[float] = []
+        """When stage 0 was done with each batch: the next one begins then."""
+
+    def run(self) -> list[float]:
+        waiting = deque(range(len(self.stages)))
+        while waiting:
+            k = waiting.popleft()
+            moved = self._advance(k)
+            waiting.extend(n for n in moved if n not in waiting)
+        assert len(self.ends) == self.batches, "the schedule is stuck"
+        return self.ends
+
+    def _advance(self, k: int) -> list[int]:
+        """Do what stage k can do now; the neighbours that got something by it."""
+        fed: set[int] = set()
+        length = len(self.orders[k])
+        while self.position[k] < length * self.batches:
+            batch, place = divmod(self.position[k], length)
+            kind, m = self.orders[k][place]
+            op = kind, batch * self.count + m
+            if self._from_neighbour(k, kind) and op not in self.ready[k]:
+                break
+            start = max(self.free[k], self.ready[k].pop(op, 0.0))
+            start += self.stages[k].load if place == 0 else 0.0
+            fed.update(self._end(k, op, start))
+            self.position[k] += 1
+            if place == length - 1:
+                self.free[k] += self.stages[k].update
+                if k == 0:
+                    self.ends.append(self.free[0])
+        return sorted(fed)
+
+    def _from_neighbour(self, k: int, kind: str) -> bool:
+        return k > 0 if kind == "forward" else k + 1 < len(self.stages)
+
+    def _end(self, k: int, op: Op, start: float) -> list[int]:
+        """Note when it ends, and when its output is with the neighbour that needs it (if any)."""
+        forward = op[0] == "forward"
+        self.free[k] = start + (self.forwards[k] if forward else self.backwards[k])
+        to = k + 1 if forward else k - 1
+        if not 0 <= to < len(self.stages):
+            return []
+        message = self.stages[k].activation if forward else self.stages[k].target
+        self.ready[to][op] = self.free[k] + message.latency
+        return [to]

@@ -1,0 +1,1 @@
+"""Tasks over time in one process."""

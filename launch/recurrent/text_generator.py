@@ -1,0 +1,87 @@
+"""Language models of finished runs, as something that goes on with a text: one process's, or a stack's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dni_async.errors import UserError
+from dni_async.recurrent.core import RecurrentCore
+from launch.config.train import JobConfig
+from launch.export import weights_of
+from launch.recurrent.weights import Trained, load
+from tasks.registry import create
+from tasks.text.language import LanguageTask
+from tasks.text.layered import LanguageStack
+
+
+@dataclass(slots=True)
+class TextGenerator:
+    """A language model and its vocabulary."""
+
+    language: LanguageTask
+    symbols: tuple[str, ...]
+    follow: Callable[[Tensor], Tensor]
+    """(1, T) numbers of symbols -> (V,) logits of what comes next, after all that it was given before."""
+
+
+def generator_of(run: Path) -> TextGenerator:
+    """The model of a run of char-lm or word-lm, or of a stack of them. Raises UserError for another."""
+    summary = run / "summary.json"
+    told = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {}
+    return layered_generator(run, told) if "facts" in told else sequence_generator(load(run))
+
+
+def sequence_generator(trained: Trained) -> TextGenerator:
+    """Of a model that was trained over time in one process."""
+    model, core, state = trained.model.eval(), RecurrentCore(trained.model.core), None
+
+    @torch.no_grad()
+    def follow(x: Tensor) -> Tensor:
+        nonlocal state
+        out, state = core(model.encoder(x), state)
+        logits: Tensor = model.head(out[0, -1])
+        return logits
+
+    return TextGenerator(_language(trained.task), trained.symbols, follow)
+
+
+def layered_generator(run: Path, summary: dict[str, Any]) -> TextGenerator:
+    """Of a model that was trained in stages; its vocabulary is made anew from the text of its training."""
+    settings = summary["settings"]
+    task = create(settings["task"], settings["task_args"])
+    language = _language(task.language if isinstance(task, LanguageStack) else task)
+    symbols = language.texts(JobConfig(data_root=settings["data_root"]).data_folder()).symbols
+    if len(symbols) != summary["facts"]["symbols"]:
+        raise UserError(
+            f"the text has {len(symbols)} different symbols, and the model in {run} was trained on one of "
+            f"{summary['facts']['symbols']}; put that text where it was"
+        )
+    task.metadata = summary["facts"]
+    model = nn.Sequential(*task.layers())
+    try:
+        model.load_state_dict(weights_of(run)[0])
+    except RuntimeError as error:
+        cause = " ".join(str(error).split())[:160]
+        raise UserError(f"the weights in {run} do not fit {task.name} ({cause}); train it again") from error
+    model.eval()  # its layers carry their state from call to call
+
+    @torch.no_grad()
+    def follow(x: Tensor) -> Tensor:
+        logits: Tensor = model(x)[0, -1]
+        return logits
+
+    return TextGenerator(language, symbols, follow)
+
+
+def _language(task: object) -> LanguageTask:
+    if not isinstance(task, LanguageTask):
+        name = getattr(task, "name", type(task).__name__)
+        raise UserError(f"{name} is not a language model; give a run of char-lm, word-lm or their stacks")
+    return task

@@ -1,0 +1,185 @@
+"""Trains a task over time in this process.
+
+epoch:  windows ─ forward, backward with the SG at the end, update ─ ... ─ validation ─ keep the best
+end:    the best weights ─ test ─ summary.json, metrics.jsonl, model/
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dni_async.early_stopping import Best, Patience
+from dni_async.errors import UserError
+from dni_async.networks.factory import parameters_of
+from dni_async.recurrent.auxiliary_task import Auxiliary
+from dni_async.recurrent.bootstrap import dni_through_time, permuted
+from dni_async.recurrent.through_time import MakePredictor, ThroughTime
+from launch.config.recurrent import SequenceConfig
+from launch.job.stage_factory import build_updater
+from launch.recurrent.weights import save
+from launch.report.files import JsonLines, prepare_out, write_json
+from launch.report.metadata import header
+from tasks.base import seed_everything
+from tasks.registry import create_any
+from tasks.sequence.base import Sequences, SequenceTask, Window
+from workers.failure.rank_runner import RankRunner
+from workers.runtime.device import place
+
+
+def run_sequences(runner: RankRunner, config: SequenceConfig) -> dict[str, Any]:
+    """The whole run; its summary. Raises UserError for bad input and for a loss that is no number."""
+    task = create_any(config.task, config.task_args)
+    assert isinstance(task, SequenceTask)
+    out = prepare_out(config.out) if config.out else None
+    runner.folder = out
+    sequences = task.sequences(config.data_folder(), config.batch_size, config.seed)
+    placement = place(config.device, config.threads, 0, 1)
+    trainer = Trainer(config, task, sequences, placement.device)
+    runner.where = trainer.where
+    lines = JsonLines(out / "metrics.jsonl", append=False) if out else None
+    summary = header(task.name, config.rule, config) | {
+        "bptt": config.bptt,
+        "parameters": parameters_of(trainer.model),
+        "symbols": len(sequences.symbols),
+        "epochs": [],
+    }
+    for record in trainer.run():
+        summary["epochs"].append(record)
+        if not config.quiet:
+            print(line_of(record, config.epochs), flush=True)
+        if lines:
+            lines.write(record)
+    summary |= {"updates": trainer.updates, "samples_per_s": trainer.symbols / trainer.seconds}
+    summary |= {"train_s": trainer.seconds, "final": trainer.final()}
+    if not config.quiet:
+        print(f"{task.name}, {config.rule}, T = {config.bptt}: {_shown(summary['final'])}", flush=True)
+    if lines and out:
+        lines.close()
+        save(out, trainer.model, config.task, config.task_args, sequences.symbols)
+        write_json(out / "summary.json", summary)
+    return summary
+
+
+class Trainer:
+    """Model, SG network and optimizer of a run, epoch after epoch."""
+
+    def __init__(
+        self, config: SequenceConfig, task: SequenceTask, sequences: Sequences, device: torch.device
+    ) -> None:
+        self.config, self.task, self.sequences, self.device = config, task, sequences, device
+        seed_everything(config.seed)
+        self.model = task.model(len(sequences.symbols)).to(device)
+        self.through = ThroughTime(
+            self.model.core,
+            _predictor(config),
+            discount=config.discount,
+            state_bound=config.state_bound,
+            auxiliary=Auxiliary() if config.rule == "dni-aux" else None,
+        )
+        self.updater = build_updater(config, self.model, config.epochs * sequences.windows(config.bptt))
+        self.updates = self.symbols = 0
+        self.seconds = 0.0
+        self.best = Best(self.model, Patience(config.patience))
+
+    def where(self) -> str:
+        """For the line that reports a failure."""
+        return f"at update {self.updates}"
+
+    def run(self) -> Iterator[dict[str, Any]]:
+        """Yields a record per epoch."""
+        for epoch in range(1, self.config.epochs + 1):
+            record = self._epoch(epoch)
+            cost = self._evaluate("validation")
+            if cost is not None:
+                record["validation"] = self.task.scores(cost)
+                self.best.judge(epoch, cost)
+            yield record
+            if self.best.patience.over:
+                return
+
+    def final(self) -> dict[str, Any]:
+        """The test's scores under the best weights, which the model then has; what a curriculum reached."""
+        final = dict(self.sequences.progress())
+        best = self.best.patience.loss
+        if best is not None:
+            self.best.take_up()
+            cost = self._evaluate("test")
+            assert cost is not None
+            final |= self.task.scores(cost) | {"validation": self.task.scores(best)}
+        return final
+
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        self.model.train()
+        self.through.reset()
+        start, total, windows = time.perf_counter(), torch.zeros((), device=self.device), 0
+        for window in self.sequences.training(self.config.bptt):
+            window = window.to(self.device)
+            total += self._train(window)
+            windows += 1
+            if windows % 100 == 0:
+                self._check(total)
+        self._check(total)
+        self.seconds += time.perf_counter() - start
+        record = {"epoch": epoch, "updates": self.updates, "loss": float(total) / windows}
+        record |= {"seconds": self.seconds} | self.through.stats() | self.sequences.progress()
+        self.through.new_epoch()
+        return record
+
+    def _train(self, window: Window) -> Tensor:
+        """One window, one update; its loss."""
+        out = self.model.head(self.through(self.model.encoder(window.x)))
+        loss = self.task.loss(out, window)
+        self.through.backward(loss, window.ends)
+        self.updater.step()
+        self.sequences.trained(window, out.detach())
+        self.updates += 1
+        self.symbols += window.x.shape[0] * window.x.shape[1]
+        return loss.detach()
+
+    def _check(self, total: Tensor) -> None:
+        if not math.isfinite(total):
+            raise UserError(f"{self.where()}: the loss is {float(total)}; lower --lr or --clip-norm")
+
+    @torch.no_grad()
+    def _evaluate(self, split: str) -> float | None:
+        """Mean cost, state carried over the whole of each sequence; None when the task has no such split."""
+        self.model.eval()
+        state, total, count = None, 0.0, 0
+        for window in self.sequences.evaluation(split):
+            window = window.to(self.device)
+            out, state = self.through.core(self.model.encoder(window.x), state)
+            cost, counted = self.task.cost(self.model.head(out), window)
+            total, count = total + cost, count + counted
+            state = None if window.ends else state
+        return total / count if count else None
+
+
+def _predictor(config: SequenceConfig) -> MakePredictor | None:
+    if config.rule == "bptt":
+        return None
+    make = dni_through_time(config.sg, config.seed)
+    return permuted(make, config.seed) if config.rule == "dni-permuted" else make
+
+
+def line_of(record: dict[str, Any], epochs: int) -> str:
+    """`epoch 1/5  updates 1,000  loss 0.2501  longest_solved_length 2  5.2 s`."""
+    parts = [
+        f"epoch {record['epoch']}/{epochs}",
+        f"updates {record['updates']:,}",
+        f"loss {record['loss']:.4f}",
+    ]
+    if "longest_solved_length" in record:
+        parts.append(f"longest_solved_length {record['longest_solved_length']}")
+    parts += [f"validation {_shown(record['validation'])}"] if "validation" in record else []
+    return "  ".join([*parts, f"largest |state| {record['state_max']:.1f}", f"{record['seconds']:.1f} s"])
+
+
+def _shown(scores: dict[str, Any]) -> str:
+    numbers = {name: value for name, value in scores.items() if isinstance(value, (int, float))}
+    return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())

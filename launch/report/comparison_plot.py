@@ -1,0 +1,117 @@
+"""The picture of a comparison: how fast each engine is, and how it learned in that time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from launch.report.comparison_table import Row, speedup
+from launch.report.plots import DPI, FAINT, INK, SECONDS, PathLike, curve, seconds_and_metric, two_panels
+from launch.report.tables import number, percent
+from launch.report.validation import split_of
+
+STYLES = {
+    "backprop": ("#4d5866", "o"),
+    "backprop-all": ("#a3adb8", "s"),
+    "ddp": ("#e69f00", "^"),
+    "gpipe": ("#009e73", "v"),
+    "1f1b": ("#56b4e9", "D"),
+    "delayed": ("#d55e00", "P"),
+    "local": ("#b3a100", "X"),
+    "dni": ("#cc79a7", "<"),
+    "cdni": ("#0072b2", "*"),
+    "frozen": ("#8a6d5a", "p"),
+}
+"""Colour and marker of each engine, the same in every picture. The colours are those of Okabe and Ito, which
+colour-blind people tell apart, the yellow darker; the markers tell engines apart without any colour."""
+_OTHERS = (("#7b5ea7", "h"), ("#5b7f2b", "d"), ("#39556e", ">"), (INK, "H"))
+
+
+def plot_compare(rows: Sequence[Row], path: PathLike, title: str = "", metric_name: str = "accuracy") -> None:
+    """Left the speed-up of each engine with its spread, right its metric against seconds.
+
+    An engine with several runs shows the curve of the one with the median throughput.
+    """
+    about = f": {title}" if title else ""
+    figure, (left, right) = two_panels(f"Engines side by side{about}", max(480, 180 + 44 * len(rows)))
+    styles = list(_styles(rows))
+    _speedup_bars(left, rows, [colour for colour, _ in styles])
+    curves = [(_median_run(row) or {}).get("evaluations", ()) for row in rows]
+    split = split_of([record for records in curves for record in records])
+    for row, records, (colour, marker) in zip(rows, curves, styles, strict=True):
+        curve(right, records, "seconds", f"{split}_accuracy", colour, str(row["engine"]), marker)
+    right.set(title=f"{split} {metric_name}", xlabel=SECONDS)
+    seconds_and_metric(right, metric_name)
+    if metric_name == "accuracy":
+        _zoom(right, rows)
+    _draw_until(right, rows)
+    if right.lines:
+        right.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
+    figure.savefig(path, dpi=DPI)
+
+
+def _speedup_bars(axes: Axes, rows: Sequence[Row], colours: Sequence[str]) -> None:
+    """Horizontal bars, first row on top; an engine that failed gets the word instead of a bar."""
+    values = [None if row.get("error") else row.get("speedup") for row in rows]
+    spreads = [None if row.get("error") else row.get("speedup_spread") for row in rows]
+    axes.barh(range(len(rows)), [value or 0.0 for value in values], color=colours, height=0.62, zorder=2)
+    axes.axvline(1.0, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=3)
+    for position, (row, value, spread) in enumerate(zip(rows, values, spreads, strict=True)):
+        low, high = spread or (value or 0.0, value or 0.0)
+        if low < high:
+            axes.plot([low, high], [position, position], color=INK, linewidth=1.4, zorder=4, marker="|")
+        told = "failed" if row.get("error") else f"{speedup(value)}   {number(row.get('samples_per_s'))}/s"
+        note = axes.annotate(told, (high, position), xytext=(8, 0), textcoords="offset points")
+        note.set(color=INK, fontsize=10, va="center", zorder=5, backgroundcolor="white")
+    axes.set_yticks(range(len(rows)), [_label(row) for row in rows])
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.set_xlim(0, 1.5 * max([1.0, *(spread[1] for spread in spreads if spread)]))
+    spread_told = "; line: all runs" if any(spread and spread[0] < spread[1] for spread in spreads) else ""
+    axes.set(title="speed-up", xlabel=f"speed-up in samples/s (dashed: 1 x{spread_told})")
+    axes.grid(False, axis="y")
+
+
+def _label(row: Row) -> str:
+    count, parts = row.get("stages") or 1, "replicas" if row["engine"] in ("ddp", "copies") else "stages"
+    return str(row["engine"]) + (f"\n{count} {parts}" if count > 1 else "")
+
+
+def _styles(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+    """An engine has the same style in every picture; a second run of it takes another one."""
+    used: set[tuple[str, str]] = set()
+    for row in rows:
+        own = STYLES.get(row["engine"])
+        style = own if own and own not in used else next((o for o in _OTHERS if o not in used), _OTHERS[-1])
+        used.add(style)
+        yield style
+
+
+def _median_run(row: Row) -> Mapping[str, Any] | None:
+    """Of an even number of runs the slower one of the middle."""
+    runs = sorted(row.get("runs", ()), key=lambda run: run["samples_per_s"] or 0.0)
+    return runs[(len(runs) - 1) // 2] if runs else None
+
+
+def _zoom(axes: Axes, rows: Sequence[Row]) -> None:
+    """Show the accuracies from somewhat below the worst final one to above the best of all: that is what
+    differs."""
+    final = [row["test_accuracy"] for row in rows if row.get("test_accuracy") is not None]
+    if final:
+        below = max(0.03, 1.2 * (max(final) - min(final)))
+        best = max([*final, *(float(np.max(line.get_ydata())) for line in axes.lines)])
+        axes.set_ylim(max(0.0, min(final) - below), best + 0.1 * below)
+
+
+def _draw_until(axes: Axes, rows: Sequence[Row]) -> None:
+    """The accuracy that --until asked for."""
+    until = next((row["until"] for row in rows if row.get("until")), None)
+    if until:
+        axes.axhline(until["accuracy"], color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, until["accuracy"] - 0.01), max(high, until["accuracy"] + 0.01))
+        told, place = f"until {percent(until['accuracy'], 1)}", (0, until["accuracy"])
+        note = axes.annotate(told, place, xytext=(4, 3), textcoords="offset points")
+        note.set(color=FAINT, fontsize=9.5)

@@ -1,0 +1,84 @@
+"""What a run leaves on disk: a folder that can be written, whole JSON files, one JSON object per line."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dni_async.errors import UserError
+from workers.checkpoint.atomic_file import write_whole
+
+
+def prepare_out(path: str | os.PathLike[str]) -> Path:
+    """The output folder, made if need be; UserError when it is a file or cannot be written to."""
+    out = Path(path)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"output folder is a file ({out}): choose another folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):  # asks the file system itself: mode bits say nothing to root
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot write to the output folder ({out}: {reason}): choose another") from error
+    return out
+
+
+def jsonable(obj: Any) -> Any:
+    """The same value in strict JSON: NaN and infinities become None, tuples lists, paths strings."""
+    if isinstance(obj, float):
+        return obj if math.isfinite(obj) else None
+    if isinstance(obj, Mapping):
+        return {str(key): jsonable(value) for key, value in obj.items()}
+    if isinstance(obj, (list, tuple)):
+        return [jsonable(value) for value in obj]
+    return str(obj) if isinstance(obj, Path) else obj
+
+
+def write_json(path: str | os.PathLike[str], obj: Any, indent: int | None = 2) -> None:
+    """Write strict JSON, all or nothing: a reader sees the old file or the new one, never a part."""
+    text = json.dumps(jsonable(obj), indent=indent, allow_nan=False, ensure_ascii=False)
+    write_whole(Path(path), f"{text}\n".encode())
+
+
+def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    """Leave only those objects of a file of JSON lines; a line that a killed process left half goes, too."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").split("\n")
+        kept = (line for line in lines if (record := _object(line)) is not None and wanted(record))
+        write_whole(path, "".join(f"{line}\n" for line in kept).encode())
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+class JsonLines:
+    """A file with one JSON object per line, each readable by others as soon as it is written."""
+
+    def __init__(self, path: str | os.PathLike[str], append: bool = True) -> None:
+        self._file = open(path, "a" if append else "w", encoding="utf-8")  # noqa: SIM115
+
+    def write(self, obj: Any) -> None:
+        """Add one line."""
+        self._file.write(json.dumps(jsonable(obj), allow_nan=False, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file; a second time does nothing."""
+        self._file.close()
+
+    def __enter__(self) -> JsonLines:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()

@@ -1,0 +1,96 @@
+"""What a summary says before anything has run: what shall run, on what, and what is yet to be filled in."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy
+import psutil
+import torch
+
+from launch.config.train import JobConfig, TrainConfig
+from tasks.base import Task
+
+UNTIL = ("accuracy", "reached", "seconds", "seconds_without_evaluations", "epochs", "steps")
+"""What the summary says of --until: None where the accuracy was not reached."""
+
+
+def header(task: str, rule: str | None, config: JobConfig) -> dict[str, Any]:
+    """What every summary begins with. task: its name; rule: None where an engine follows none."""
+    return {
+        "task": task,
+        "rule": rule,
+        "seed": config.seed,
+        "versions": versions(),
+        "hardware": hardware(),
+        "settings": asdict(config),
+    }
+
+
+def unfilled(
+    config: TrainConfig,
+    task: Task,
+    *,
+    samples: tuple[int, int],
+    transports: list[str],
+    notes: list[str],
+    start: int,
+    restarts: int,
+    lost_steps: int,
+) -> dict[str, Any]:
+    """The summary of a layered task's run at its start; the arguments are those of `Recorder`."""
+    return header(task.name, config.rule if config.engine == "decoupled" else None, config) | {
+        "engine": config.engine_name,
+        "dataset": {"train": samples[0], "test": samples[1]},
+        "facts": dict(task.metadata),
+        "notes": notes,
+        "precision": config.precision,
+        "emulated_gflops": config.emulate_gflops,
+        "samples_per_s": None,
+        "train_s": None,
+        "metric_name": task.metric_name,
+        "epochs": [],
+        "evaluations": [],
+        "early_stopping": None,
+        "until": None if config.until is None else dict.fromkeys(UNTIL) | {"accuracy": config.until},
+        "final": {},
+        "transports": transports,
+        "stages": [],
+        "checkpoints": {"written": 0, "failed": 0, "resumed_at": start or None},
+        "restarts": {"count": restarts, "lost_steps": lost_steps},
+    }
+
+
+def versions() -> dict[str, str]:
+    """What the run ran on."""
+    return {
+        "dni_async": importlib.metadata.version("dni-async"),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """The machine of rank 0."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "cpu": _cpu_name(),
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": gpus,
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def _cpu_name() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

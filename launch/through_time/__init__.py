@@ -1,1 +1,0 @@
-"""Tasks over time in one process: training, the record of a run, and text from a trained model."""

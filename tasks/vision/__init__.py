@@ -1,0 +1,1 @@
+"""Images: MNIST, CIFAR-10 and digits."""

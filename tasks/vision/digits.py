@@ -1,0 +1,97 @@
+"""Scikit-learn's handwritten digits, brought to MNIST's size: a task that needs no file and no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
+
+from dni_async.errors import UserError
+from tasks.base import Task
+from tasks.splits import split_off
+from tasks.vision.idx_files import normalise
+
+TEST_PER_CLASS = 30
+"""Test images of each class: 300 in all, which leaves 1,497 to train on."""
+
+
+class DigitsFcn(Task):
+    """The paper's fully connected network on 1,797 digits: 1,497 to train on, 300 to test with."""
+
+    classes = 10
+
+    def __init__(self, depth: int = 6, width: int = 256, validation: int = 0) -> None:
+        """Depth: hidden layers; width: units in each; validation: last training images to hold out for
+        --patience."""
+        self.depth, self.width = at_least(1, depth=depth), at_least(1, width=width)
+        self.split_off = at_least(0, validation=validation)
+
+    @property
+    def name(self) -> str:
+        """What reports call this task."""
+        return "digits-fcn"
+
+    def layers(self) -> list[nn.Module]:
+        """See `fully_connected`."""
+        return fully_connected(self.depth, self.width)
+
+    def data(self, root: Path | None) -> tuple[TensorDataset, TensorDataset]:
+        """(training set, test set) of x (784,) float32 and y int64. `root` is not used."""
+        train, (x_test, y_test) = digits()
+        (x_train, y_train), _ = split_off(self.split_off, *train)
+        return TensorDataset(x_train.flatten(1), y_train), TensorDataset(x_test.flatten(1), y_test)
+
+    def validation(self, root: Path | None) -> TensorDataset | None:
+        """The training images that were held out."""
+        if not self.split_off:
+            return None
+        _, (x, y) = split_off(self.split_off, *digits()[0])
+        return TensorDataset(x.flatten(1), y)
+
+
+def fully_connected(depth: int, width: int) -> list[nn.Module]:
+    """The paper's FCN for (B, 784) inputs: depth times (Linear, BatchNorm, ReLU), then Linear to 10.
+
+    Each group of three is one layer, so that a cut never falls inside it: depth + 1 layers.
+    """
+    sizes = [784] + [width] * depth
+    hidden: list[nn.Module] = [
+        nn.Sequential(nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU()) for inputs in sizes[:-1]
+    ]
+    return [*hidden, nn.Linear(width, 10)]
+
+
+def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """((x, y) to train on, (x, y) to test with); x (N, 1, 28, 28) normalised as MNIST is, y (N,).
+
+    Always the same split, with 30 test images of each class.
+    """
+    from sklearn.datasets import load_digits  # half a second of importing, so only when asked for
+
+    found = load_digits()
+    pixels = torch.tensor(found.images, dtype=torch.float32).unsqueeze(1) / 16
+    x = normalise(F.interpolate(pixels, size=(28, 28), mode="bilinear", align_corners=False))
+    y = torch.tensor(found.target, dtype=torch.int64)
+    train, test = _split(found.target)
+    return (x[train], y[train]), (x[test], y[test])
+
+
+def _split(labels: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Shuffled indices of the training and of the test images."""
+    stream = np.random.RandomState(0)  # the stream that numpy promises to keep
+    drawn, order = stream.permutation(len(labels)), stream.permutation(len(labels))
+    test = [drawn[labels[drawn] == label][:TEST_PER_CLASS] for label in np.unique(labels)]
+    split_off = np.isin(order, np.concatenate(test))
+    return torch.from_numpy(order[~split_off]), torch.from_numpy(order[split_off])
+
+
+def at_least(minimum: int, **setting: int) -> int:
+    """The value of the one `setting`; `UserError` when it is below `minimum`."""
+    ((name, value),) = setting.items()
+    if value < minimum:
+        raise UserError(f"{name} is too small ({name}={value}): give {minimum} or more")
+    return value

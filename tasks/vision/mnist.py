@@ -1,0 +1,162 @@
+"""The paper's two MNIST networks: fully connected and convolutional (arXiv 1608.05343)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from dni_async.errors import UserError
+from tasks.base import Task
+from tasks.splits import split_off
+from tasks.vision.digits import at_least, digits, fully_connected
+from tasks.vision.download import DownloadError, download
+from tasks.vision.idx_files import cache_folder, locate, normalise, read_labelled
+
+FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
+
+_Split = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
+class Mnist(Task):
+    """MNIST's images in the shape the network takes, or digits in their place when there is no MNIST.
+
+    Looked for in the data folder, then in the cache; else downloaded into the cache; else replaced by
+    scikit-learn's digits, which `note` then says. A damaged file is an error, never replaced.
+    """
+
+    classes: int | None = 10
+    input_shape: ClassVar[tuple[int, ...]]
+
+    def __init__(self, subset: int, validation: int = 0) -> None:
+        self.subset, self.split_off = at_least(0, subset=subset), at_least(0, validation=validation)
+        self._note: str | None = None
+
+    def fetch(self, folder: Path) -> None:
+        """Put MNIST's files into `folder`, or raise `DownloadError`. Tests put their own in its place."""
+        download(folder)
+
+    def data(self, root: Path | None) -> tuple[TensorDataset, TensorDataset]:
+        """(training set, test set) of x `input_shape` float32 and y int64."""
+        train, test = self._found(root)
+        rest, _ = split_off(self.split_off, *train)
+        return self._shaped(*self._first(*rest)), self._shaped(*test)
+
+    def validation(self, root: Path | None) -> TensorDataset | None:
+        """The training images that were held out."""
+        if not self.split_off:
+            return None
+        _, (x, y) = split_off(self.split_off, *self._found(root)[0])
+        return self._shaped(x.clone(), y.clone())  # so that the memory of the others is free again
+
+    def _found(self, root: Path | None) -> _Split:
+        self._note = None
+        try:
+            return self._mnist(root)
+        except DownloadError as error:
+            self._note = (
+                f"MNIST is not in the data folder and could not be downloaded ({error}): "
+                "using scikit-learn's 1,797 digits scaled to 28x28"
+            )
+            return digits()
+
+    def _mnist(self, root: Path | None) -> _Split:
+        paths = locate(root, "mnist", FILES)
+        if paths is None:
+            folder = cache_folder() / "mnist"
+            self.fetch(folder)
+            paths = [folder / f"{name}.gz" for name in FILES]
+        return _read(paths[0], paths[1]), _read(paths[2], paths[3])
+
+    def _first(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The first `subset` images. Of digits, which are few, as many as there are."""
+        if self.subset > len(x) and self._note is None:
+            raise UserError(f"more than there is (subset={self.subset}): give {len(x)} or less, 0 for all")
+        if 0 < self.subset < len(x):  # copied, so that the memory of the others is free again
+            return x[: self.subset].clone(), y[: self.subset].clone()
+        return x, y
+
+    def _shaped(self, x: Tensor, y: Tensor) -> TensorDataset:
+        return TensorDataset(x.reshape(-1, *self.input_shape), y)
+
+    @property
+    def note(self) -> str | None:
+        """That digits stand in for MNIST and why, when they do; after `data`."""
+        return self._note
+
+
+class MnistFcn(Mnist):
+    """MNIST with the paper's fully connected network."""
+
+    input_shape = (784,)
+
+    def __init__(self, depth: int = 6, width: int = 256, subset: int = 0, validation: int = 0) -> None:
+        """Depth: hidden layers; width: units in each; subset: first training images to use, 0 for all;
+        validation: last training images to hold out for --patience."""
+        super().__init__(subset, validation)
+        self.depth, self.width = at_least(1, depth=depth), at_least(1, width=width)
+
+    @property
+    def name(self) -> str:
+        """What reports call this task."""
+        return "mnist-fcn"
+
+    def layers(self) -> list[nn.Module]:
+        """See `tasks.vision.digits.fully_connected`."""
+        return fully_connected(self.depth, self.width)
+
+
+class MnistCnn(Mnist):
+    """MNIST with the paper's convolutional network (128 filters there)."""
+
+    input_shape = (1, 28, 28)
+
+    def __init__(self, depth: int = 3, filters: int = 16, subset: int = 0, validation: int = 0) -> None:
+        """Depth: convolutions; filters: channels of each; subset: first training images to use, 0 for all;
+        validation: last training images to hold out for --patience."""
+        super().__init__(subset, validation)
+        self.depth, self.filters = at_least(1, depth=depth), at_least(1, filters=filters)
+
+    @property
+    def name(self) -> str:
+        """What reports call this task."""
+        return "mnist-cnn"
+
+    def layers(self) -> list[nn.Module]:
+        """See `convolutional`."""
+        return convolutional(self.depth, self.filters)
+
+
+def convolutional(depth: int, filters: int) -> list[nn.Module]:
+    """The paper's CNN for (B, 1, 28, 28) inputs: depth times (Conv, BatchNorm, ReLU, pool), then Linear.
+
+    ```
+    layer    1        2      3      4      5 and on
+    side     28 → 14  → 7    → 4    → 2    2, no pool any more
+    ```
+    """
+    layers: list[nn.Module] = []
+    channels, side = 1, 28
+    for _ in range(depth):
+        parts = [nn.Conv2d(channels, filters, 5, padding="same"), nn.BatchNorm2d(filters), nn.ReLU()]
+        if side >= 3:
+            parts.append(nn.MaxPool2d(3, stride=2, padding=1))
+            side = (side + 1) // 2
+        layers.append(nn.Sequential(*parts))
+        channels = filters
+    return [*layers, nn.Sequential(nn.Flatten(), nn.Linear(filters * side**2, 10))]
+
+
+def _read(images: Path, labels: Path) -> tuple[Tensor, Tensor]:
+    """(N, 28, 28) normalised float32 images and (N,) int64 labels."""
+    x, y = read_labelled(images, labels)
+    return normalise(torch.from_numpy(x.astype(np.float32)).div_(255)), torch.from_numpy(y)

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from dni_async.errors import UserError
+from dni_async.messages import TargetGradient
+from dni_async.networks import ConvSG, HeadSG, LeastSquaresSG, LinearSG, MlpSG
+from dni_async.networks.factory import (
+    Flattened,
+    LocalConfig,
+    SGConfig,
+    build_auxiliary,
+    build_network,
+    build_synthesizer,
+    label_size_of,
+    parameters_of,
+    resolve,
+)
+from dni_async.synthesis.synthesizer import Synthesizer
+from tests.support.stages import CLASSES, clone_state, one_hot
+
+
+def decided(shape: tuple[int, ...], stages: int, conditional: bool = True, **asked: Any) -> dict[str, Any]:
+    return asdict(resolve(SGConfig(**asked), shape, stages, conditional, classes=True))
+
+
+@pytest.mark.parametrize(
+    ("shape", "stages", "conditional", "kind", "rank", "hidden", "layers", "lr", "replay"),
+    [
+        ((64,), 2, True, "linear", 0, 64, 1, 1e-3, 0),
+        ((64,), 3, True, "linear", 0, 64, 1, 1e-3, 2),
+        ((64,), 6, False, "linear", 0, 64, 1, 1e-3, 2),
+        ((256,), 2, True, "linear", 64, 256, 1, 1e-3, 0),
+        ((257,), 2, True, "linear", 64, 257, 1, 1e-3, 0),
+        ((1000,), 3, True, "linear", 64, 1000, 1, 1e-3, 2),
+        ((7, 64), 3, True, "linear", 0, 64, 1, 1e-3, 2),
+        ((16, 8, 8), 2, True, "head", 64, 32, 1, 3e-3, 0),
+        ((16, 8, 8), 5, True, "head", 64, 32, 1, 3e-3, 0),
+        ((64, 8, 8), 2, True, "head", 64, 32, 1, 3e-3, 0),
+        ((16, 8, 8), 3, False, "conv", 64, 16, 2, 1e-3, 0),
+    ],
+)
+def test_the_defaults(
+    shape: tuple[int, ...],
+    stages: int,
+    conditional: bool,
+    kind: str,
+    rank: int,
+    hidden: int,
+    layers: int,
+    lr: float,
+    replay: int,
+) -> None:
+    assert decided(shape, stages, conditional) == {
+        "kind": kind,
+        "rank": rank,
+        "hidden": hidden,
+        "layers": layers,
+        "memory": None,
+        "optimizer": "adam",
+        "lr": lr,
+        "replay": replay,
+        "replay_window": 16,
+        "units": "sample",
+    }
+
+
+@pytest.mark.parametrize(
+    ("asked", "shape"),
+    [
+        ({"kind": "mlp", "hidden": 9, "layers": 3, "lr": 0.5, "replay": 0, "rank": 0}, (64,)),
+        ({"kind": "least-squares", "memory": 9, "replay": 1}, (64,)),
+        ({"kind": "linear", "rank": 0, "replay": 4, "hidden": 5, "layers": 1, "lr": 2e-3}, (1000,)),
+        ({"kind": "conv", "hidden": 9, "layers": 1, "lr": 0.5, "replay": 1, "rank": 0}, (16, 8, 8)),
+    ],
+)
+def test_what_was_asked_for_is_kept(asked: dict[str, Any], shape: tuple[int, ...]) -> None:
+    assert asked.items() <= decided(shape, 3, **asked).items()
+
+
+def test_least_squares_replay_nothing_since_they_forget_nothing_at_once() -> None:
+    assert decided((64,), 6, kind="least-squares")["replay"] == 0
+
+
+def test_real_valued_labels_get_no_head() -> None:
+    assert resolve(SGConfig(), (16, 8, 8), 3, conditional=True, classes=False).kind == "conv"
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {"kind": "rnn"},
+            "unknown SG network (rnn); use one of auto, linear, least-squares, mlp, conv, head",
+        ),
+        ({"units": "metres"}, "unknown gradient units (metres); use one of sample, rms, none"),
+        ({"rank": -1}, "sg.rank is -1; it must be at least 0"),
+        ({"hidden": 0}, "sg.hidden is 0; it must be at least 1"),
+        ({"layers": 0}, "sg.layers is 0; it must be at least 1"),
+        ({"replay": -1}, "sg.replay is -1; it must be at least 0"),
+        ({"replay_window": 0}, "sg.replay-window is 0; it must be at least 1"),
+        ({"memory": 0}, "sg.memory is 0; it must be at least 1"),
+        ({"lr": 0.0}, "sg.lr is 0.0; it must be positive"),
+        ({"lr": -1.0}, "sg.lr is -1.0; it must be positive"),
+    ],
+)
+def test_impossible_settings_are_the_users_to_mend(asked: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError) as error:
+        SGConfig(**asked)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "conditional", "classes", "message"),
+    [
+        ("conv", (64,), True, True, "SG network conv needs activations"),
+        ("head", (7, 64), True, True, "SG network head needs activations"),
+        ("head", (16, 8, 8), False, True, "SG network head needs class labels"),
+        ("head", (16, 8, 8), True, False, "SG network head needs class labels"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_cut_is_the_users_to_mend(
+    kind: str, shape: tuple[int, ...], conditional: bool, classes: bool, message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        resolve(SGConfig(kind=kind), shape, 3, conditional, classes)
+    assert "use" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "network"),
+    [
+        ("linear", (12,), LinearSG),
+        ("linear", (7, 12), LinearSG),
+        ("least-squares", (12,), LeastSquaresSG),
+        ("least-squares", (7, 12), LeastSquaresSG),
+        ("mlp", (12,), MlpSG),
+        ("conv", (3, 6, 5), ConvSG),
+        ("head", (3, 6, 5), HeadSG),
+        ("linear", (3, 6, 5), Flattened),
+        ("mlp", (3, 6, 5), Flattened),
+    ],
+)
+def test_each_kind_builds_its_network_and_predicts_in_the_shape_of_h(
+    kind: str, shape: tuple[int, ...], network: type[nn.Module]
+) -> None:
+    config = resolve(SGConfig(kind=kind), shape, 3, True, True)
+    built = build_network(config, shape, CLASSES)
+    assert type(built) is network
+    labels = one_hot(torch.arange(4))
+    assert built.synthesize(torch.randn(4, *shape), labels).shape == (4, *shape)
+
+
+def test_a_flattened_network_learns_as_the_one_inside() -> None:
+    torch.manual_seed(0)
+    inside = LinearSG(30, 30, CLASSES).double()
+    h, target = torch.randn(4, 3, 2, 5).double(), torch.randn(4, 3, 2, 5).double()
+    labels = one_hot(torch.arange(4)).double()
+    inside.regress(h.flatten(1), labels, target.flatten(1))
+    wanted = [p.grad.clone() for p in inside.parameters() if p.grad is not None]
+    inside.zero_grad()
+    prediction = Flattened(inside).regress(h, labels, target)
+    assert prediction.shape == h.shape
+    assert len(wanted) == 2
+    for parameter, gradient in zip(inside.parameters(), wanted, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def build(
+    shape: tuple[int, ...] = (400,), seed: int = 0, condition: Any = one_hot, **asked: Any
+) -> Synthesizer:
+    config = resolve(SGConfig(**asked), shape, 3, conditional=condition is not None, classes=True)
+    return build_synthesizer(
+        config, shape, label_size=CLASSES, condition=condition, pending_capacity=5, seed=seed
+    )
+
+
+@pytest.mark.parametrize("shape", [(400,), (3, 8, 8)])
+def test_the_same_seed_gives_the_same_network(shape: tuple[int, ...]) -> None:
+    states = []
+    for seed in (1, 1, 2):
+        torch.rand(3)  # whatever happened before
+        states.append(clone_state(build(shape, seed).network))
+    once, again, other = states
+    assert all(torch.equal(once[k], again[k]) for k in once)
+    assert any(not torch.equal(once[k], other[k]) for k in once)
+
+
+def test_building_leaves_the_global_random_numbers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the GPUs as well, which `fork_rng` on the CPU does not give back."""
+    seeded: list[int] = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    state = torch.get_rng_state()
+    build()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert seeded == []
+
+
+def test_the_settings_reach_the_synthesizer() -> None:
+    sg = build(lr=0.25, optimizer="SGD", replay=3, replay_window=7, units="rms", rank=9)
+    assert type(sg.optimizer) is torch.optim.SGD
+    assert sg.optimizer.param_groups[0]["lr"] == 0.25
+    assert {id(p) for p in sg.optimizer.param_groups[0]["params"]} == set(map(id, sg.network.parameters()))
+    assert (sg.replay, sg._recent.maxlen, sg.scale.units, sg.pending.capacity) == (3, 7, "rms", 5)
+    assert isinstance(sg.network, LinearSG)
+    assert sg.network.output.in_features == 9 + CLASSES
+
+
+def test_without_a_condition_the_network_has_no_labels() -> None:
+    sg = build((12,), condition=None)
+    assert isinstance(sg.network, LinearSG)
+    assert sg.network.label_size == 0
+    sg.predict(0, 0, torch.randn(3, 12), torch.arange(3))
+    assert sg.take(TargetGradient(0, 0, torch.randn(3, 12))) == 0
+
+
+@pytest.mark.parametrize(("units", "lr"), [("sample", 1e-3), ("rms", 1e-2)])
+def test_a_built_synthesizer_learns_a_tiny_gradient(units: str, lr: float) -> None:
+    sg = build((12,), units=units, lr=lr)
+    h, y = torch.randn(6, 12), torch.arange(6) % CLASSES
+    wanted = TargetGradient(0, 0, torch.full((6, 12), -1e-4))
+    for _ in range(200):
+        sg.predict(0, 0, h, y)
+        sg.take(wanted)
+    torch.testing.assert_close(sg.predict(0, 0, h, y), wanted.grad, rtol=0.1, atol=0)
+
+
+def test_the_width_of_the_labels_is_what_the_condition_makes() -> None:
+    assert label_size_of(one_hot, torch.tensor([0, 1])) == CLASSES
+    assert label_size_of(lambda y: y, torch.zeros(4, 7)) == 7
+    assert label_size_of(lambda y: y, torch.zeros(4, 5, 7)) == 7
+
+
+@pytest.mark.parametrize("condition", [lambda y: y, lambda y: F.one_hot(y, 3), lambda y: y.float()])
+def test_a_condition_that_gives_no_columns_of_floats_is_the_users_to_mend(condition: Any) -> None:
+    with pytest.raises(UserError, match=r"condition\(y\) must give \(B, C\) floats"):
+        label_size_of(condition, torch.tensor([0, 1, 2]))
+
+
+def test_parameters_are_counted() -> None:
+    assert parameters_of(nn.Linear(3, 4)) == 3 * 4 + 4
+    assert parameters_of(nn.ReLU()) == 0
+
+
+@pytest.mark.parametrize(
+    ("shape", "hidden", "wanted"),
+    [((64,), None, 128), ((7, 64), None, 128), ((64,), 9, 9), ((6, 8, 8), None, 12), ((64, 8, 8), None, 32)],
+)
+def test_the_auxiliary_head_has_128_units_or_twice_the_channels_up_to_32(
+    shape: tuple[int, ...], hidden: int | None, wanted: int
+) -> None:
+    head, optimizer = build_auxiliary(LocalConfig(hidden=hidden), shape, (CLASSES,))
+    assert next(m for m in head.modules() if isinstance(m, nn.Linear | nn.Conv2d)).weight.shape[0] == wanted
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert optimizer.param_groups[0]["lr"] == 3e-3
+    assert [p for group in optimizer.param_groups for p in group["params"]] == list(head.parameters())
+
+
+def test_the_auxiliary_head_depends_on_its_seed_alone_and_draws_nothing_from_the_process() -> None:
+    def head(seed: int) -> list[torch.Tensor]:
+        return list(build_auxiliary(LocalConfig(), (8,), (3,), seed=seed)[0].parameters())
+
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = head(5)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert all(torch.equal(a, b) for a, b in zip(first, head(5), strict=True))
+    assert not torch.equal(first[0], head(6)[0])
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        ({"hidden": 0}, "local.hidden is 0; it must be at least 1"),
+        ({"lr": 0.0}, "local.lr is 0.0; it must be positive and finite"),
+        ({"lr": float("nan")}, "local.lr is nan; it must be positive and finite"),
+    ],
+)
+def test_settings_of_the_auxiliary_head_are_checked(asked: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as error:
+        LocalConfig(**asked)
+    assert str(error.value) == line

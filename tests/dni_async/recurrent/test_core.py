@@ -1,0 +1,116 @@
+"""Any recurrent module runs over windows with one state tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dni_async.errors import UserError
+from dni_async.recurrent.core import RecurrentCore
+
+ROWS, STEPS, INPUTS, HIDDEN = 3, 4, 5, 6
+
+
+class Leaky(nn.Module):
+    """A core of a user's: the state is a tensor and a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inward = nn.Linear(INPUTS, HIDDEN)
+
+    def forward(self, x: Tensor, state: object) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
+        level, (count,) = state if state is not None else (torch.zeros(len(x), 2, 3), [torch.zeros(len(x))])  # type: ignore[misc]
+        outs = []
+        for step in x.unbind(1):
+            level = 0.9 * level + self.inward(step).view(len(x), 2, 3)
+            outs.append(level.flatten(1).tanh())
+        return torch.stack(outs, 1), (level, [count + 1])
+
+
+CORES: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "LSTM": (lambda: nn.LSTM(INPUTS, HIDDEN, 2), 24),
+    "LSTM, batch first": (lambda: nn.LSTM(INPUTS, HIDDEN, 2, batch_first=True), 24),
+    "LSTM with projection": (lambda: nn.LSTM(INPUTS, HIDDEN, proj_size=2), 8),
+    "GRU": (lambda: nn.GRU(INPUTS, HIDDEN), 6),
+    "RNN": (lambda: nn.RNN(INPUTS, HIDDEN), 6),
+    "LSTMCell": (lambda: nn.LSTMCell(INPUTS, HIDDEN), 12),
+    "GRUCell": (lambda: nn.GRUCell(INPUTS, HIDDEN), 6),
+    "RNNCell": (lambda: nn.RNNCell(INPUTS, HIDDEN), 6),
+    "one's own": (Leaky, 7),
+}
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
+@pytest.mark.parametrize("name", CORES)
+def test_a_sequence_in_windows_equals_the_sequence_in_one(name: str) -> None:
+    torch.manual_seed(0)
+    make, size = CORES[name]
+    core = RecurrentCore(make())
+    x = torch.randn(ROWS, STEPS, INPUTS)
+    whole, _ = core(x)
+    first, state = core(x[:, :1])
+    second, end = core(x[:, 1:], state)
+    assert state.shape == end.shape == (ROWS, size)
+    assert whole.shape[:2] == (ROWS, STEPS)
+    torch.testing.assert_close(torch.cat([first, second], 1), whole)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
+@pytest.mark.parametrize("name", CORES)
+def test_every_row_has_a_row_of_the_state(name: str) -> None:
+    torch.manual_seed(0)
+    core = RecurrentCore(CORES[name][0]())
+    x = torch.randn(ROWS, STEPS, INPUTS)
+    _, state = core(x)
+    order = torch.tensor([2, 0, 1])
+    out, end = core(x, state)
+    shuffled_out, shuffled_end = core(x[order], state[order])
+    torch.testing.assert_close(shuffled_out, out[order])
+    torch.testing.assert_close(shuffled_end, end[order])
+
+
+def test_the_state_of_an_lstm_is_h_and_then_c() -> None:
+    lstm = nn.LSTM(INPUTS, HIDDEN, 2, batch_first=True)
+    x = torch.randn(ROWS, STEPS, INPUTS)
+    _, (h, c) = lstm(x)
+    _, state = RecurrentCore(lstm)(x)
+    assert torch.equal(state, torch.cat([h[0], h[1], c[0], c[1]], 1))
+
+
+def test_its_state_dict_is_the_modules() -> None:
+    lstm = nn.LSTM(INPUTS, HIDDEN)
+    assert list(RecurrentCore(lstm).state_dict()) == [f"module.{name}" for name in lstm.state_dict()]
+
+
+class Gives(nn.Module):
+    def __init__(self, result: object) -> None:
+        super().__init__()
+        self.result = result
+
+    def forward(self, x: Tensor, state: object) -> object:
+        return self.result
+
+
+OUT = torch.zeros(ROWS, STEPS, 1)
+
+
+@pytest.mark.parametrize(
+    ("result", "complaint"),
+    [
+        (OUT, r"gives \(out, state\), not Tensor"),
+        ((OUT, torch.zeros(1, ROWS, 2)), "a part of shape"),
+        ((OUT, torch.zeros(ROWS, 2, dtype=torch.long)), "int64"),
+        ((OUT, {"h": OUT}), "the core's state is dict"),
+    ],
+)
+def test_a_module_that_is_no_core_is_refused_in_one_line(result: object, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        RecurrentCore(Gives(result))(torch.zeros(ROWS, STEPS, 1))
+
+
+def test_a_core_that_needs_the_future_is_refused() -> None:
+    with pytest.raises(UserError, match="bidirectional"):
+        RecurrentCore(nn.GRU(INPUTS, HIDDEN, bidirectional=True))

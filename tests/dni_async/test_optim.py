@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from dni_async.errors import UserError
+from dni_async.optim import SCHEDULES, Updater, optimizer_factory, schedule_factor
+from dni_async.state.state_dict import copied
+
+NAMES = [
+    name
+    for name, value in vars(torch.optim).items()
+    if isinstance(value, type) and issubclass(value, Optimizer) and name not in ("Optimizer", "LBFGS")
+]
+
+
+def layer(seed: int = 0) -> nn.Linear:
+    torch.manual_seed(seed)
+    return nn.Linear(3, 2, bias=False)
+
+
+def with_gradient(module: nn.Linear, value: float = 1.0) -> nn.Linear:
+    gradient = torch.full_like(module.weight, value)
+    module.weight.grad = gradient
+    return module
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_optimizer_of_torch_is_known_by_its_name_in_any_case(name: str) -> None:
+    parameters = list(layer().parameters())
+    for spelling in (name, name.lower(), name.upper()):
+        assert type(optimizer_factory(spelling, 0.01)(parameters)) is getattr(torch.optim, name)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "SparseAdam"])
+def test_every_optimizer_but_the_sparse_one_steps_dense_weights(name: str) -> None:
+    module = with_gradient(layer())
+    before = module.weight.detach().clone()
+    Updater(optimizer_factory(name, 0.01)(list(module.parameters()))).step()
+    assert not torch.equal(module.weight, before)
+    assert module.weight.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["adamm", "", "optimizer", "lbfgs"])
+def test_an_unknown_optimizer_is_the_users_to_mend(name: str) -> None:
+    with pytest.raises(UserError, match=rf"unknown optimizer \({name}\); use one of .*adam, .*sgd"):
+        optimizer_factory(name, 0.1)
+
+
+@pytest.mark.parametrize(("name", "setting"), [("sgd", "betas"), ("adam", "momentum"), ("adam", "params")])
+def test_an_unknown_setting_is_the_users_to_mend(name: str, setting: str) -> None:
+    with pytest.raises(UserError, match=f"optimizer {name} has no setting {setting}; it has .*weight_decay"):
+        optimizer_factory(name, 0.1, **{setting: 1})
+
+
+def test_settings_and_the_learning_rate_reach_the_optimizer() -> None:
+    optimizer = optimizer_factory("SGD", 0.25, momentum=0.9, nesterov=True)(list(layer().parameters()))
+    [group] = optimizer.param_groups
+    assert (group["lr"], group["momentum"], group["nesterov"]) == (0.25, 0.9, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "fused"),
+    [
+        ("adam", {}, True),
+        ("sgd", {}, True),
+        ("adam", {"fused": False}, False),
+        ("adam", {"foreach": True}, None),
+    ],
+)
+def test_the_fused_implementation_is_taken_unless_refused(
+    name: str, settings: dict, fused: bool | None
+) -> None:
+    optimizer = optimizer_factory(name, 0.1, **settings)(list(layer().parameters()))
+    assert optimizer.param_groups[0]["fused"] is fused
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ("constant", {0: 1, 5: 1, 10: 1, 50: 1}),
+        ("linear", {0: 1, 1: 0.9, 5: 0.5, 9: 0.1, 10: 0, 11: 0}),
+        ("cosine", {0: 1, 5: 0.5, 10: 0, 20: 0}),
+        ("step", {0: 1, 5: 1, 6: 0.1, 7: 0.1, 8: 0.01, 10: 0.01}),
+    ],
+)
+def test_the_factors_of_a_schedule_of_10_steps(schedule: str, factors: dict[int, float]) -> None:
+    factor = schedule_factor(schedule, 10)
+    assert {step: factor(step) for step in factors} == pytest.approx(factors)
+
+
+def test_these_are_all_schedules() -> None:
+    assert SCHEDULES == ("constant", "linear", "cosine", "step")
+    with pytest.raises(AssertionError, match="sawtooth"):
+        schedule_factor("sawtooth", 10)
+
+
+def test_milestones_and_gamma_may_be_chosen() -> None:
+    factor = schedule_factor("step", 100, milestones=(0.5,), gamma=0.5)
+    assert [factor(step) for step in (0, 49, 50, 99)] == [1, 1, 0.5, 0.5]
+
+
+def test_the_schedule_scales_each_step() -> None:
+    """SGD with gradient 1 moves by lr * factor: 0.1 * (1 + 0.75 + 0.5 + 0.25 + 0)."""
+    module = layer()
+    before = module.weight.detach().clone()
+    updater = Updater(optimizer_factory("sgd", 0.1)(list(module.parameters())), schedule_factor("linear", 4))
+    for _ in range(5):
+        with_gradient(module)
+        updater.step()
+    torch.testing.assert_close(module.weight.detach(), before - 0.25)
+
+
+def test_clipping_bounds_the_norm_of_the_stages_gradient() -> None:
+    module = layer()
+    before = module.weight.detach().clone()
+    updater = Updater(optimizer_factory("sgd", 1.0)(list(module.parameters())), clip_norm=0.5)
+    with_gradient(module, 100.0)
+    updater.step()
+    assert float((module.weight.detach() - before).norm()) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_a_small_gradient_is_not_clipped() -> None:
+    module = layer()
+    before = module.weight.detach().clone()
+    updater = Updater(optimizer_factory("sgd", 1.0)(list(module.parameters())), clip_norm=0.5)
+    with_gradient(module, 0.01)
+    updater.step()
+    torch.testing.assert_close(module.weight.detach(), before - 0.01)
+
+
+def test_the_version_counts_the_steps_and_gradients_are_cleared() -> None:
+    module = layer()
+    updater = Updater(optimizer_factory("adam", 0.1)(list(module.parameters())))
+    for version in (1, 2, 3):
+        with_gradient(module)
+        updater.step()
+        assert updater.version == version
+        assert module.weight.grad is None
+
+
+def test_without_parameters_the_version_counts_all_the_same() -> None:
+    updater = Updater(None, schedule_factor("linear", 4), clip_norm=1.0)
+    updater.step()
+    updater.step()
+    assert updater.version == 2
+
+
+def test_a_schedule_starts_at_its_first_factor() -> None:
+    [group] = (optimizer := optimizer_factory("sgd", 0.5)(list(layer().parameters()))).param_groups
+    Updater(optimizer, lambda version: 0.5 if version == 0 else 1.0)
+    assert group["lr"] == 0.25
+
+
+def test_from_its_state_an_updater_goes_on_at_the_rate_of_its_version() -> None:
+    """Rates are those of the settings of now: 0.2 * (1 - 3/4) after three of four steps."""
+    made = []
+    for rate in (0.1, 0.2):
+        module = layer()
+        updater = Updater(
+            optimizer_factory("adam", rate)(list(module.parameters())), schedule_factor("linear", 4)
+        )
+        made.append((module, updater))
+    (module, updater), (_, other) = made
+    for _ in range(3):
+        with_gradient(module)
+        updater.step()
+    other.load_state_dict(copied(updater.state_dict()))
+    assert other.version == 3
+    assert other.optimizer is not None and updater.optimizer is not None
+    assert updater.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.25)
+    assert other.optimizer.param_groups[0]["lr"] == pytest.approx(0.2 * 0.25)

@@ -1,0 +1,58 @@
+"""DDP: the gradient is that of the whole batch, whatever its rows."""
+
+import json
+import signal
+
+import pytest
+import torch
+
+from launch.config.train import TrainConfig
+from launch.report.weights import load_all
+from tests.support.baselines import backprop, check_end_of_others, check_same_training
+from tests.support.forks import Job
+from tests.support.tiny_task import Tiny, five_layers, plain_layers
+
+
+# rows of each rank in the last batch: 49 = 3 * 16 + 1 -> 1, 0, 0;   50 -> 1, 1, 0;   55 -> 3, 2, 2
+@pytest.mark.parametrize("rows", [49, 50, 55])
+def test_the_weights_are_those_of_sequential_backprop(rows, tmp_path):
+    task = Tiny(plain_layers, train=rows, test=17)
+    config = TrainConfig(engine="ddp", batch_size=16, epochs=2, seed=3, optimizer="sgd", lr=0.5)
+    with Job(config, task, 3, tmp_path) as job:
+        assert job.statuses() == [0] * 3, job.lines()
+    summary = json.loads((job.out / "summary.json").read_text())
+    check_same_training(summary, load_all(job.out, 1), task, config, rows, 17)
+    assert sum(stage["samples"] for stage in summary["stages"]) == 2 * rows
+    assert [stage["steps"] for stage in summary["stages"]] == [8] * 3
+    assert all(0 < stage["utilisation"] < 1 and stage["wait_s"] > 0 for stage in summary["stages"])
+
+
+def test_in_bf16_it_trains_almost_as_backprop_does(tmp_path):
+    task = Tiny(plain_layers, train=50)
+    config = TrainConfig(engine="ddp", batch_size=16, epochs=2, optimizer="sgd", lr=0.5, precision="bf16")
+    with Job(config, task, 2, tmp_path) as job:
+        assert job.statuses() == [0, 0], job.lines()
+    weights, (alone, _) = load_all(job.out, 1), backprop(task, config)
+    for name, value in alone.items():
+        torch.testing.assert_close(weights[name], value, rtol=0.02, atol=0.01)
+
+
+def test_a_part_of_one_row_under_batch_norm_is_refused_before_the_start(tmp_path):
+    config = TrainConfig(engine="ddp", batch_size=16)
+    with Job(config, Tiny(five_layers, train=51), 2, tmp_path) as job:
+        assert job.statuses() == [2, 2]
+    assert len(job.lines()) == 1 and "leaves one of 2 processes a part of one sample" in job.lines()[0]
+
+
+def test_a_loss_out_of_bounds_ends_all_ranks_with_the_line_of_backprop(tmp_path):
+    config = TrainConfig(engine="ddp", batch_size=16, lr=1e30)
+    with Job(config, Tiny(plain_layers), 2, tmp_path) as job:
+        statuses = job.statuses()
+    assert set(statuses) <= {1, 2} and 2 in statuses
+    assert len(job.lines()) == 1, job.lines()
+    assert "(ddp), at step" in job.lines()[0] and "the loss is" in job.lines()[0]
+
+
+@pytest.mark.parametrize(("victim", "how"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (2, signal.SIGSTOP)])
+def test_a_rank_that_is_killed_or_hangs_ends_the_others_in_time(victim, how, tmp_path):
+    check_end_of_others("ddp", victim, how, tmp_path)

@@ -1,0 +1,58 @@
+"""What an engine asks of its rank before it starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from launch.config.train import TrainConfig
+from launch.job import context as module
+from tests.support.tiny_task import Tiny, context_of
+from workers.coordination.rendezvous import Rendezvous
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, dict[str, Any]]]:
+    """What the compiler was given."""
+    given: list[tuple[Tensor, dict[str, Any]]] = []
+    monkeypatch.setattr(module, "compile_ahead", lambda layers, x, **how: given.append((x, how)))
+    return given
+
+
+@pytest.mark.parametrize(
+    ("first", "shape", "dtype"), [(0, (16, 6), torch.float32), (2, (16, 8), torch.bfloat16)]
+)
+def test_layers_are_compiled_for_batches_as_they_will_come(
+    compiled: list[tuple[Tensor, dict[str, Any]]], first: int, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    context = context_of(Tiny(), TrainConfig(batch_size=16, compile=True, precision="bf16"))
+    context.compile(nn.Identity(), first, trains=True, gradients={first > 0})
+    ((x, how),) = compiled
+    assert (x.shape, x.dtype) == (shape, dtype)
+    assert how == {"trains": True, "gradients": {first > 0}}
+
+
+def test_nobody_goes_on_before_all_are_done(
+    compiled: list[tuple[Tensor, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = dist.HashStore()
+    config = TrainConfig(batch_size=16, compile=True, cut="2")
+    context = context_of(Tiny(), config, Rendezvous(0, 2, 0, 2, store))
+    met: list[str] = []
+
+    def exchange(self: Rendezvous, key: str, mine: bool, timeout: float) -> None:
+        assert timeout > 600 and len(compiled) == 1
+        met.append(key)
+
+    monkeypatch.setattr(Rendezvous, "exchange", exchange)
+    context.compile(nn.Identity(), 0, trains=True, gradients={False})
+    assert met == ["compiled"]
+
+
+def test_without_being_asked_nothing_is_compiled(compiled: list[tuple[Tensor, dict[str, Any]]]) -> None:
+    context_of(Tiny(), TrainConfig(batch_size=16)).compile(nn.Identity(), 0, trains=True, gradients={False})
+    assert not compiled

@@ -1,0 +1,136 @@
+"""Jobs whose stages are killed and started again while the others go on."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from torch import nn
+
+from dni_async.errors import UserError
+from launch.config.train import TrainConfig
+from launch.job.recovery_session import supervise
+from tests.campaigns.kills import campaign
+from tests.support.forks import Job
+from tests.support.jobs import descendants, shared_memory, until
+from tests.support.raising_tasks import Bomb
+from tests.support.tiny_task import Tiny, five_layers
+from workers.checkpoint.store import CheckpointStore
+from workers.failure.rank_runner import RankRunner
+
+EPOCHS, STEPS = 3, 4
+"""Of the jobs here: an epoch has 50 samples, its test set 20, in two batches."""
+CUTS = {2: "2", 3: "1,3"}
+LAST_LAYER = {2: (1, 4), 3: (0, 2, 4)}
+"""Of each stage."""
+
+
+class Bombed(Tiny):
+    """With bombs in every stage: at a training batch, and in the middle of an evaluation."""
+
+    def __init__(self, stages: int, folder: Path) -> None:
+        super().__init__()
+        self.stages, self.folder = stages, folder
+
+    def layers(self) -> list[nn.Module]:
+        layers = five_layers()
+        for stage, at in enumerate(LAST_LAYER[self.stages]):
+            bombs = [
+                Bomb(3 + stage, self.folder / f"training-{stage}"),
+                Bomb(2, self.folder / f"evaluation-{stage}", training=False),
+            ]
+            layers[at] = nn.Sequential(*bombs, layers[at])
+        return layers
+
+
+def config(**settings: Any) -> TrainConfig:
+    chosen = {"batch_size": 16, "epochs": EPOCHS, "checkpoint_every": 2, "out": "set by the job"}
+    return TrainConfig(**{"supervise": True, "stage_restarts": 2} | chosen | settings)
+
+
+def summary_of(job: Job) -> dict[str, Any]:
+    return json.loads((job.out / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("rule", ["cdni", pytest.param("local", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stages", [3, pytest.param(2, marks=pytest.mark.slow)])
+def test_stages_that_are_killed_in_training_and_in_evaluation_lose_no_sample(
+    tmp_path: Path, stages: int, rule: str
+) -> None:
+    before = shared_memory()
+    with Job(config(rule=rule, cut=CUTS[stages]), Bombed(stages, tmp_path), stages, tmp_path) as job:
+        assert job.statuses() == [0] * stages, job.lines()
+        told = [line for line in job.lines() if "was killed" in line]
+    assert len(list(tmp_path.glob("*-?"))) == 2 * stages + stages  # bombs, and what ranks wrote to stderr
+    for stage in range(stages):
+        mine = [line for line in told if f"stage {stage} (rank {stage}) was killed by SIGKILL" in line]
+        assert [line.rpartition("; ")[2] for line in mine] == ["restart 1 of 2", "restart 2 of 2"]
+    summary = summary_of(job)
+    assert [stage["restarts"] for stage in summary["stages"]] == [2] * stages
+    assert all(stage["lost_updates"] > 0 for stage in summary["stages"])
+    assert [stage["steps"] for stage in summary["stages"]] == [EPOCHS * STEPS] * stages
+    assert [stage["samples"] for stage in summary["stages"]] == [EPOCHS * 50] * stages
+    assert [stage["version"] for stage in summary["stages"]] == [EPOCHS * STEPS] * stages
+    targets = 0 if rule == "local" else EPOCHS * STEPS
+    assert [stage["targets_received"] for stage in summary["stages"]] == [targets] * (stages - 1) + [0]
+    assert [(e["epoch"], e["step"], e["trained"], e["tested"]) for e in summary["evaluations"]] == [
+        (epoch, epoch * STEPS, 50, 20) for epoch in (1, 2, 3)
+    ]
+    lines = [json.loads(line) for line in (job.out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "epoch"] == [4, 8, 12]
+    again = f"stages that died and were started again: {2 * stages};"
+    assert any(note.startswith(again) for note in summary["notes"])
+    assert CheckpointStore(job.out).steps()[-1] == EPOCHS * STEPS
+    assert shared_memory() == before
+
+
+def test_a_stage_that_dies_too_often_ends_the_job_with_one_line_more(tmp_path: Path) -> None:
+    with Job(config(stage_restarts=1, cut="1,3"), Bombed(3, tmp_path), 3, tmp_path) as job:
+        statuses = job.statuses()
+        assert set(statuses) == {1}, statuses
+        lines = [line for line in job.lines() if "restart 1 of 1" not in line]
+    (line,) = [line for line in lines if "could not be written" not in line]
+    assert "was killed by SIGKILL" in line
+    assert line.endswith("it was started again 1 times, as often as --stage-restarts says")
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_supervisor_ends_the_job_and_leaves_nothing(tmp_path: Path, victim: int) -> None:
+    with Job(config(epochs=100_000, checkpoint_every=0, cut="2"), Tiny(), 2, tmp_path) as job:
+        metrics = job.out / "metrics.jsonl"
+        until(lambda: metrics.exists() and metrics.stat().st_size > 0, 60, "the first epoch")
+        pids = [rank.pid for rank in job.ranks]
+        family = [process for pid in pids for process in descendants(pid or 0)]
+        assert len(family) == 2
+        job.ranks[victim].kill()
+        statuses = job.statuses()
+        until(lambda: not any(runs(process) for process in family), 5, "the end of all")
+    assert sorted(statuses) == [-signal.SIGKILL, 1]
+    (line,) = job.lines()
+    assert f"stage {victim} (rank {victim}) is gone" in line
+
+
+def runs(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_without_a_launcher_there_is_no_store_to_outlive_rank_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+    with pytest.raises(UserError, match="supervise needs a job of two stages or more"):
+        supervise(RankRunner(), config(), lambda runner, stable: None)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("stages", [2, 3])
+def test_kills_at_any_moment(tmp_path: Path, stages: int) -> None:
+    """More of them: `python -m tests.campaigns.kills --kills 200`."""
+    report = campaign(tmp_path, stages=stages, kills=15, seed=stages)
+    assert report.problems == []

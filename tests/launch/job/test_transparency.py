@@ -1,0 +1,114 @@
+"""DESIGN idea 2 in real processes: with an oracle, a decoupled run is sequential backprop to the bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from launch.config.train import TrainConfig
+from launch.job.data import Data
+from launch.report.weights import load_all
+from tasks.base import seed_everything
+from tasks.vision.digits import DigitsFcn
+from tests.support.forks import Job
+
+EPOCHS, BATCH, SEED = 2, 100, 3
+
+
+@pytest.fixture(scope="module")
+def textbook() -> dict[str, Tensor]:
+    """The weights that the loop in everybody's textbook ends with."""
+    torch.set_num_threads(1)
+    task = DigitsFcn(depth=4, width=48)
+    data = Data(*task.data(None), BATCH, SEED)
+    seed_everything(SEED)
+    model = nn.Sequential(*task.layers())
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    for epoch in range(1, EPOCHS + 1):
+        for x, y in data.training(epoch):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    return model.state_dict()
+
+
+def trained(
+    folder: Path,
+    stages: int,
+    rule: str,
+    transport: str = "auto",
+    stash: int | None = None,
+    precision: str = "fp32",
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights of a run in `stages` processes, and the transports of its links."""
+    config = TrainConfig(
+        rule=rule,
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        seed=SEED,
+        transport=transport,
+        stash=stash,
+        precision=precision,
+    )
+    with Job(config, DigitsFcn(depth=4, width=48), stages, folder) as job:
+        assert job.statuses() == [0] * stages, job.lines()
+    summary = json.loads((job.out / "summary.json").read_text())
+    return load_all(job.out, stages), summary["transports"]
+
+
+@pytest.mark.parametrize(
+    ("stages", "transport"),
+    [
+        (1, "auto"),
+        pytest.param(2, "shm", marks=pytest.mark.slow),
+        (3, "shm"),
+        pytest.param(2, "dist", marks=pytest.mark.slow),
+        pytest.param(3, "dist", marks=pytest.mark.slow),
+        (2, "rpc"),
+        pytest.param(3, "rpc", marks=pytest.mark.slow),
+        (4, "shm,dist,rpc"),
+    ],
+)
+def test_an_oracle_makes_the_pipeline_equal_to_backprop_to_the_bit(
+    textbook: dict[str, Tensor], tmp_path: Path, stages: int, transport: str
+) -> None:
+    weights, transports = trained(tmp_path, stages, "oracle", transport)
+    assert weights.keys() == textbook.keys()
+    assert [name for name in textbook if not torch.equal(weights[name], textbook[name])] == []
+    assert transports == (transport.split(",") if "," in transport else [transport] * (stages - 1))
+
+
+def test_the_oracle_is_exact_in_bf16_too(textbook: dict[str, Tensor], tmp_path: Path) -> None:
+    weights, _ = trained(tmp_path, 3, "oracle", "shm,dist", precision="bf16")
+    assert any(not torch.equal(weights[name], textbook[name]) for name in textbook)
+    assert {name: w.dtype for name, w in weights.items()} == {name: w.dtype for name, w in textbook.items()}
+
+
+def test_delayed_gradients_with_room_for_one_batch_equal_backprop_to_the_bit(
+    textbook: dict[str, Tensor], tmp_path: Path
+) -> None:
+    weights, _ = trained(tmp_path, 3, "delayed", "shm,dist", stash=1)
+    assert [name for name in textbook if not torch.equal(weights[name], textbook[name])] == []
+
+
+def test_without_an_oracle_the_weights_differ(textbook: dict[str, Tensor], tmp_path: Path) -> None:
+    """So the comparison above can fail."""
+    weights, _ = trained(tmp_path, 2, "cdni")
+    assert not torch.equal(weights["0.0.weight"], textbook["0.0.weight"])
+
+
+@pytest.mark.parametrize("rule", ["cdni", pytest.param("delayed", marks=pytest.mark.slow)])
+def test_lock_step_gives_the_same_weights_again(tmp_path: Path, rule: str) -> None:
+    settings = {"deterministic": True, "cut": "2,4"}
+    config = TrainConfig(rule=rule, epochs=EPOCHS, batch_size=BATCH, seed=SEED, **settings)
+    runs = []
+    for name in ("first", "second"):
+        with Job(config, DigitsFcn(depth=4, width=48), 3, tmp_path / name) as job:
+            assert job.statuses() == [0] * 3, job.lines()
+        runs.append(load_all(job.out, 3))
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])

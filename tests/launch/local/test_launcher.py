@@ -1,0 +1,162 @@
+"""Ranks on this machine: what is handed to torch's launcher, and what comes back."""
+
+import logging
+import os
+import pickle
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+from dni_async.errors import StageError, UserError
+from launch.config.train import TrainConfig
+from launch.local import launcher as local
+from launch.local.launcher import check_port, run_local
+from tests.support.tiny_task import Tiny
+from workers.failure.failure_file import FAILURE_FILE, tell
+from workers.failure.rank_runner import AlreadyReported
+
+
+def test_an_occupied_port_is_refused():
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError) as error:
+            check_port(port)
+    assert str(error.value) == (f"port {port} cannot be used (Address already in use); choose another --port")
+
+
+def test_a_free_port_stays_free():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    check_port(port)
+    check_port(0)
+    with socket.socket() as mine:
+        mine.bind(("localhost", port))
+
+
+def test_the_environment_is_put_back_whatever_happens(monkeypatch):
+    monkeypatch.setenv("DNI_TEST_OLD", "old")
+    monkeypatch.delenv("DNI_TEST_NEW", raising=False)
+    with pytest.raises(KeyError), local._environment(DNI_TEST_OLD="x", DNI_TEST_NEW="y"):
+        assert (os.environ["DNI_TEST_OLD"], os.environ["DNI_TEST_NEW"]) == ("x", "y")
+        raise KeyError
+    assert os.environ["DNI_TEST_OLD"] == "old"
+    assert "DNI_TEST_NEW" not in os.environ
+
+
+class Launcher:
+    """In the place of `elastic_launch`: keeps what it gets, then does as told."""
+
+    def __init__(self, end=lambda: None):
+        self.end = end
+
+    def __call__(self, launch, entry):
+        self.launch = launch
+        return self.start
+
+    def start(self, *arguments):
+        self.module, job = arguments[1], Path(arguments[2])
+        self.folder = job.parent
+        self.config, self.task = pickle.loads(job.read_bytes())
+        self.failure_file = Path(os.environ[FAILURE_FILE])
+        self.level = logging.getLogger("torch.distributed.elastic").level
+        self.end()
+
+
+def launched(monkeypatch, launcher, **settings):
+    monkeypatch.setattr(local, "elastic_launch", launcher)
+    monkeypatch.delenv(FAILURE_FILE, raising=False)
+    run_local(TrainConfig(**settings), Tiny(train=33))
+    return launcher
+
+
+def failing(*codes, line=""):
+    """Ranks that end with these statuses, one of which has told the user a line."""
+
+    def end():
+        if line:
+            tell(line)
+        failures = {rank: ProcessFailure(rank, 100 + rank, code, "") for rank, code in codes}
+        raise ChildFailedError("launch.local.rank_main", failures)
+
+    return Launcher(end)
+
+
+def test_the_ranks_get_configuration_and_task(monkeypatch):
+    launcher = launched(monkeypatch, Launcher(), stages=3, lr=0.5)
+    assert launcher.module == "launch.local.rank_main"
+    assert launcher.config == TrainConfig(stages=3, lr=0.5)
+    assert launcher.task.sizes == (33, 20) and len(launcher.task.layers()) == 5
+    assert launcher.launch.nproc_per_node == 3 and launcher.launch.max_restarts == 0
+    assert launcher.launch.rdzv_endpoint == "127.0.0.1:0"
+
+
+def test_without_stages_there_is_one_rank(monkeypatch):
+    assert launched(monkeypatch, Launcher()).launch.nproc_per_node == 1
+
+
+def test_the_launcher_starts_it_anew_as_often_as_it_is_told(monkeypatch):
+    launcher = launched(monkeypatch, Launcher(), stages=2, max_restarts=3, out="somewhere")
+    assert launcher.launch.max_restarts == 3
+    assert launcher.launch.shutdown_timeout == local.PATIENCE < 15
+
+
+def test_nothing_is_left_behind(monkeypatch):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    logger = logging.getLogger("torch.distributed.elastic")
+    level = logger.level
+
+    def end():
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    launcher = launched(monkeypatch, Launcher(end))
+    assert launcher.level > logging.CRITICAL
+    assert launcher.failure_file.parent == launcher.folder and not launcher.folder.exists()
+    assert FAILURE_FILE not in os.environ
+    assert logger.level == level
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+@pytest.mark.parametrize(("codes", "status"), [(((0, -15), (1, 2)), 2), (((0, -15), (1, 1)), 1)])
+def test_a_failure_that_was_told_keeps_its_line_and_status(codes, status, monkeypatch):
+    with pytest.raises(AlreadyReported, match=r"^stage 1 is on fire$") as failure:
+        launched(monkeypatch, failing(*codes, line="stage 1 is on fire"), stages=2)
+    assert failure.value.status == status
+
+
+def test_where_nobody_reads_there_is_nothing_to_tell(monkeypatch):
+    with pytest.raises(AlreadyReported, match=r"^$") as failure:
+        launched(monkeypatch, failing((0, 141), (1, 1)), stages=2)
+    assert failure.value.status == 141
+
+
+@pytest.mark.parametrize(("code", "how"), [(-9, "SIGKILL"), (3, "exit status 3")])
+def test_a_rank_that_ends_without_a_word_is_named(code, how, monkeypatch):
+    with pytest.raises(StageError, match=rf"rank 1 ended before the first step \({how}\)"):
+        launched(monkeypatch, failing((1, code)), stages=2)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_becomes_its_exit_status(number, status, monkeypatch):
+    def end():
+        raise SignalException("stopped", number)
+
+    with pytest.raises(AlreadyReported) as failure:
+        launched(monkeypatch, Launcher(end), stages=2)
+    assert failure.value.status == status
+
+
+def test_a_taken_port_starts_nothing(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        launcher = Launcher()
+        with pytest.raises(UserError, match="choose another --port"):
+            launched(monkeypatch, launcher, port=taken.getsockname()[1])
+    assert not hasattr(launcher, "launch")

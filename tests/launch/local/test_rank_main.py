@@ -1,0 +1,33 @@
+"""What a rank of the local launcher does before it imports torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launch.local.rank_main import in_vain
+from tests.support.jobs import ROOT
+from workers.failure.failure_file import FAILURE_FILE, tell
+
+
+@pytest.mark.parametrize(
+    ("rank", "status", "stays", "ends"),
+    [(0, 2, True, 2), (1, 2, True, 2), (1, 141, True, 141), (0, 1, False, 0), (1, 1, True, 0)],
+)
+def test_an_end_that_would_come_again_is_remembered_and_any_other_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, status: int, stays: bool, ends: int
+) -> None:
+    monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    assert not in_vain()
+    tell("it ended", status)
+    assert in_vain() == ends
+    assert (tmp_path / "told").exists() is stays
+
+
+def test_that_takes_no_torch() -> None:
+    code = "import sys, launch.local.rank_main; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+
+from launch.planning.simulator import MessageCost, StageCost, forecast_pipelined
+from launch.planning.simulator.pipelined import Op, gpipe_order, one_f_one_b_order
+
+BOTH = pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+
+
+def spelled(order: list[Op]) -> str:
+    """Digits are forwards, letters backwards, as in the source's table."""
+    return "".join("0123456789"[m] if kind == "forward" else "ABCDEFGHIJ"[m] for kind, m in order)
+
+
+def test_the_orders_of_three_stages_and_four_micro_batches() -> None:
+    assert [spelled(gpipe_order(k, 3, 4)) for k in range(3)] == ["0123ABCD"] * 3
+    assert [spelled(one_f_one_b_order(k, 3, 4)) for k in range(3)] == ["012A3BCD", "01A2B3CD", "0A1B2C3D"]
+
+
+def test_fewer_micro_batches_than_stages_all_go_first() -> None:
+    assert spelled(one_f_one_b_order(0, 8, 3)) == "012ABC"
+
+
+@BOTH
+@pytest.mark.parametrize(("stages", "micro"), [(1, 1), (2, 1), (2, 4), (3, 4), (4, 4), (8, 32), (5, 7)])
+@pytest.mark.parametrize(("forward", "backward"), [(1.0, 1.0), (1.0, 2.0)])
+def test_the_bubble_of_balanced_stages(
+    schedule: str, stages: int, micro: int, forward: float, backward: float
+) -> None:
+    """(K - 1) / (M + K - 1), Huang et al. 2019."""
+    costs = [StageCost(forward=forward, backward=backward)] * stages
+    forecast = forecast_pipelined(costs, schedule, micro)
+    assert forecast.period == (micro + stages - 1) * (forward + backward)
+    assert forecast.bubble == pytest.approx((stages - 1) / (micro + stages - 1))
+
+
+@BOTH
+def test_unbalanced_stages_wait_for_the_slowest(schedule: str) -> None:
+    """Two stages, M micro-batches: once through the other, the rest at the slowest one's pace."""
+    costs = [StageCost(forward=1, backward=1), StageCost(forward=3, backward=3)]
+    assert forecast_pipelined(costs, schedule, 10).period == 1 + 10 * 6 + 1
+
+
+@BOTH
+def test_update_and_load_are_paid_once_per_batch(schedule: str) -> None:
+    one = StageCost(forward=1, backward=1)
+    first = StageCost(forward=1, backward=1, load=5, update=7)
+    costs = [first, one]
+    assert forecast_pipelined(costs, schedule, 4).period == 5 + 2 * 5 + 7
+    assert forecast_pipelined(costs, schedule, 4).busy == [5 + 8 + 7, 8]
+
+
+@BOTH
+def test_a_message_costs_its_sender_its_receiver_and_time_under_way(schedule: str) -> None:
+    """One micro-batch there and back over one link: nothing hides anything."""
+    down = MessageCost(send=0.5, latency=2, receive=0.25)
+    up = MessageCost(send=0.125, latency=4, receive=1)
+    costs = [
+        StageCost(forward=10, backward=10, activation=down),
+        StageCost(forward=10, backward=10, target=up),
+    ]
+    forecast = forecast_pipelined(costs, schedule, 1)
+    assert forecast.period == 40 + (0.5 + 2 + 0.25) + (0.125 + 4 + 1)
+    assert forecast.busy == [20 + 0.5 + 1, 20 + 0.25 + 0.125]
+
+
+def test_1f1b_holds_fewer_micro_batches_than_gpipe() -> None:
+    costs = [StageCost(forward=1, backward=2)] * 4
+    assert forecast_pipelined(costs, "gpipe", 16).held == [16] * 4
+    assert forecast_pipelined(costs, "1f1b", 16).held == [4, 3, 2, 1]
+
+
+@BOTH
+def test_every_batch_takes_as_long_as_the_first(schedule: str) -> None:
+    costs = [StageCost(forward=1 + k % 3, backward=2, update=0.5) for k in range(6)]
+    periods = {forecast_pipelined(costs, schedule, 8, batches).period for batches in (2, 3, 6)}
+    assert len(periods) == 1

@@ -1,0 +1,94 @@
+"""Files are whole, strict, and where they can be written."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from dni_async.errors import UserError
+from launch.report.files import JsonLines, jsonable, keep_lines, prepare_out, write_json
+
+
+def test_json_is_strict_and_readable(tmp_path):
+    path = tmp_path / "summary.json"
+    write_json(path, {"loss": float("nan"), "rate": float("inf"), "pair": (0, 1), 3: Path("a"), "w": "é"})
+    assert path.read_text(encoding="utf-8") == (
+        '{\n  "loss": null,\n  "rate": null,\n  "pair": [\n    0,\n    1\n  ],\n  "3": "a",\n  "w": "é"\n}\n'
+    )
+
+
+def test_jsonable_leaves_the_original_alone():
+    original = {"a": [float("nan"), 1.5, True, None]}
+    assert jsonable(original) == {"a": [None, 1.5, True, None]}
+    assert original["a"][0] != original["a"][0]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "summary.json"
+    write_json(path, [1])
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_json(path, [2])
+    assert path.read_text() == "[\n  1\n]\n"
+    assert os.listdir(tmp_path) == ["summary.json"]
+
+
+def test_compact_json(tmp_path):
+    write_json(tmp_path / "trace.json", {"a": [1, 2]}, indent=None)
+    assert (tmp_path / "trace.json").read_text() == '{"a": [1, 2]}\n'
+
+
+def test_json_lines_are_readable_at_once_and_appended(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with JsonLines(path) as lines:
+        lines.write({"epoch": 1, "loss": float("nan")})
+        assert path.read_text() == '{"epoch": 1, "loss": null}\n'
+    with JsonLines(path) as lines:
+        lines.write({"epoch": 2})
+    lines.close()
+    assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [1, 2]
+    with JsonLines(path, append=False) as lines:
+        lines.write([])
+    assert path.read_text() == "[]\n"
+
+
+def test_the_folder_is_made(tmp_path):
+    out = prepare_out(str(tmp_path / "a" / "b"))
+    assert out.is_dir() and os.listdir(out) == []
+    assert prepare_out(out) == out
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=r"^output folder is a file \(.*file\): choose another folder$"):
+        prepare_out(tmp_path / "file")
+    with pytest.raises(UserError, match=r"^cannot write to the output folder \(.*: Not a directory\)"):
+        prepare_out(tmp_path / "file" / "below")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    def denied(dir):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", denied)
+    with pytest.raises(
+        UserError, match=r"^cannot write to the output folder \(.*: Permission denied\): choose"
+    ):
+        prepare_out(tmp_path)
+
+
+def test_of_json_lines_only_those_wanted_are_left(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    keep_lines(path, lambda record: True)
+    assert not path.exists()
+    path.write_text('{"step": 1}\n{"step": 3, "w": "é"}\n{"step": 2}\n[1]\n{"step": 1, "lo', encoding="utf-8")
+    keep_lines(path, lambda record: record["step"] != 2)
+    assert path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 3, "w": "é"}\n'

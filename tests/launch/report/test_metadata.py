@@ -1,0 +1,53 @@
+"""Before a run its summary says what shall run, and on what machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from launch.config.recurrent import SequenceConfig
+from launch.config.train import JobConfig, TrainConfig
+from launch.report.metadata import header, unfilled
+from tests.support.tiny_task import Tiny
+
+
+def at_the_start(start: int = 0, **settings: Any) -> dict[str, Any]:
+    return unfilled(
+        TrainConfig(**settings),
+        Tiny(),
+        samples=(50, 20),
+        transports=["shm"],
+        notes=[],
+        start=start,
+        restarts=0,
+        lost_steps=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "of_its_kind"), [(TrainConfig(lr=0.25), "rule"), (SequenceConfig(lr=0.25), "bptt")]
+)
+def test_settings_versions_and_hardware_are_kept(config: JobConfig, of_its_kind: str) -> None:
+    summary = header("copy", "dni", config)
+    assert (summary["task"], summary["rule"], summary["seed"]) == ("copy", "dni", 0)
+    assert summary["settings"]["lr"] == 0.25 and of_its_kind in summary["settings"]
+    assert summary["settings"]["sg"]["units"] == "sample"
+    assert summary["versions"].keys() == {"dni_async", "torch", "numpy", "python"}
+    assert summary["versions"]["torch"].startswith("2.")
+    assert summary["hardware"]["cores"] >= 1 and summary["hardware"]["memory_gib"] > 0
+    assert summary["hardware"]["cpu"]
+
+
+def test_backprop_has_no_rule() -> None:
+    summary = at_the_start(engine="backprop", rule="cdni")
+    assert (summary["engine"], summary["rule"]) == ("backprop", None)
+
+
+def test_what_is_not_known_yet_is_none_or_empty() -> None:
+    summary = at_the_start(until=0.9)
+    assert summary["samples_per_s"] is summary["train_s"] is summary["checkpoints"]["resumed_at"] is None
+    assert summary["epochs"] == summary["evaluations"] == summary["stages"] == []
+    assert {key for key, value in summary["until"].items() if value is not None} == {"accuracy"}
+    assert at_the_start()["until"] is None
+    assert at_the_start(start=7)["checkpoints"]["resumed_at"] == 7

@@ -1,0 +1,477 @@
+"""Marks that come back become the record of the run."""
+
+import json
+import os
+
+import pytest
+
+from dni_async.messages import Marker, MarkerKind
+from launch.config.train import TrainConfig
+from launch.report.files import jsonable
+from launch.report.progress import Progress
+from launch.report.recorder import Recorder
+from tests.support import summaries as samples
+from tests.support.tiny_task import Tiny
+
+STEPS = 20
+SG = {"sg_relative_error": 0.42, "sg_cosine": 0.91}
+
+
+class AlreadyReported(Progress):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        super().__init__(quiet=True)
+        self.said = []
+
+    def start(self, *arguments):
+        self.said.append(("start", *arguments))
+
+    def update(self, *arguments):
+        self.said.append(("update", *arguments))
+
+    def epoch(self, record):
+        self.said.append(("epoch", record["epoch"]))
+
+    def close(self):
+        self.said.append(("close",))
+
+
+def result(loss, accuracy=None):
+    test = None if accuracy is None else loss + 0.1
+    return {
+        "loss": loss,
+        "test_loss": test,
+        "test_accuracy": accuracy,
+        "tested": 20 if accuracy else 0,
+        "samples_per_s": 1000.0,
+    }
+
+
+def mark(kind, step, epoch, told, sg=SG, timeline=None):
+    stages = {str(i): samples.stage(i, last=i == 1) for i in range(2)}
+    stages["0"] |= sg
+    del stages["1"]["sg_relative_error"], stages["1"]["sg_cosine"]
+    for row in timeline or []:
+        stages[str(row["stage"])]["timeline"] = [list(event) for event in row["events"]]
+    return Marker(kind, step, epoch, returning=True, body={"result": told} | stages)
+
+
+def recorder(out=None, progress=None, task=None, start=0, so_far=None, before=None, **settings):
+    return Recorder(
+        TrainConfig(**{"task": "my:Tiny", "seed": 7, "epochs": 2, "stages": 2} | settings),
+        task or Tiny(),
+        stages=2,
+        steps_per_epoch=STEPS,
+        samples=(50, 20),
+        transports=["shm"],
+        notes=["made-up data"],
+        out=out,
+        progress=progress or AlreadyReported(),
+        start=start,
+        so_far=so_far,
+        before=before,
+    )
+
+
+def later(rows, by):
+    return [
+        {"stage": row["stage"], "events": [[e[0], e[1] + by, *e[2:]] for e in row["events"]]} for row in rows
+    ]
+
+
+def feed(record):
+    """Two epochs with a report in the second, and the end."""
+    record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    record.on_marker(mark(MarkerKind.REPORT, STEPS + 5, 2, result(0.8)))
+    record.on_marker(mark(MarkerKind.EPOCH, 2 * STEPS, 2, result(0.7, 0.75)))
+    end = mark(
+        MarkerKind.STOP,
+        2 * STEPS,
+        2,
+        result(None),
+        {"sg_relative_error": None},
+        later(samples.pipeline(), 9e6),
+    )
+    record.on_marker(end)
+    return record
+
+
+def test_the_summary_says_what_ran_and_how_it_went():
+    summary = feed(recorder()).summary
+    assert (summary["task"], summary["engine"], summary["rule"], summary["seed"]) == (
+        "Tiny",
+        "cdni",
+        "cdni",
+        7,
+    )
+    assert summary["dataset"] == {"train": 50, "test": 20}
+    assert summary["notes"] == ["made-up data"]
+    assert summary["transports"] == ["shm"]
+    assert summary["metric_name"] == "accuracy"
+    assert summary["samples_per_s"] == 1000.0
+    assert summary["final"] == {"loss": 0.7, "test_loss": pytest.approx(0.8), "test_accuracy": 0.75}
+    assert summary.keys() == {
+        *("task", "engine", "rule", "seed", "dataset", "notes", "versions", "hardware", "settings"),
+        *("samples_per_s", "train_s", "total_s", "metric_name", "epochs", "final", "transports"),
+        *("stages", "overlap", "evaluations", "until", "precision", "emulated_gflops", "checkpoints"),
+        *("restarts", "facts", "early_stopping"),
+    }
+
+
+def test_a_task_says_how_the_mean_of_its_metric_is_shown_and_what_it_knows_of_the_data():
+    class Percent(Tiny):
+        metadata = {"symbols": 3}  # noqa: RUF012
+
+        def reported(self, mean):
+            return 100 * mean
+
+    record = recorder(task=Percent())
+    told = mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5))
+    told.body["0"]["local_accuracy"] = 0.25
+    record.on_marker(told)
+    record.on_marker(mark(MarkerKind.STOP, STEPS, 1, result(None), timeline=samples.pipeline()))
+    assert record.summary["final"]["test_accuracy"] == 50.0
+    assert record.summary["stages"][0]["local_accuracy"] == 25.0
+    assert record.summary["facts"] == {"symbols": 3}
+
+
+def test_a_machine_that_does_not_keep_up_with_what_it_emulates_is_told_at_the_end(monkeypatch):
+    with_overrun = samples.stage
+    monkeypatch.setattr(
+        samples, "stage", lambda i, last: with_overrun(i, last) | {"emulation_overrun": 0.2 * i}
+    )
+    record = feed(recorder(emulate_gflops=2.5))
+    assert record.summary["emulated_gflops"] == 2.5
+    assert [line.split(":")[0] for line in record.warnings] == [
+        "this machine does not keep up with the devices that it emulates"
+    ]
+    assert record.summary["notes"] == ["made-up data", *record.warnings]
+
+
+def test_without_emulation_there_is_nothing_to_keep_up_with():
+    record = feed(recorder())
+    assert (record.summary["emulated_gflops"], record.warnings) == (None, [])
+
+
+def test_epochs_come_with_their_means_and_the_time_since_the_start():
+    summary = feed(recorder()).summary
+    assert [(e["epoch"], e["loss"], e["test_accuracy"]) for e in summary["epochs"]] == [
+        (1, 0.9, 0.5),
+        (2, 0.7, 0.75),
+    ]
+    first, second = (e["seconds"] for e in summary["epochs"])
+    assert 0 < first < second == summary["train_s"] < summary["total_s"] < 30
+
+
+def reaching(until, *accuracies):
+    """The summary when the test set was evaluated every half epoch, with these results."""
+    record = recorder(until=until, evaluations=2)
+    for half, accuracy in enumerate(accuracies, 1):
+        kind = MarkerKind.EVALUATION if half % 2 else MarkerKind.EPOCH
+        record.on_marker(mark(kind, half * STEPS // 2, (half + 1) // 2, result(0.9, accuracy)))
+    record.on_marker(
+        mark(MarkerKind.STOP, half * STEPS // 2 + 3, 2, result(None), timeline=samples.pipeline())
+    )
+    return record.summary
+
+
+def test_evaluations_within_an_epoch_are_recorded_apart():
+    summary = reaching(None, 0.2, 0.4, 0.6)
+    assert [(e["epoch"], e["step"], e["test_accuracy"]) for e in summary["evaluations"]] == [
+        (0.5, 10, 0.2),
+        (1, 20, 0.4),
+        (1.5, 30, 0.6),
+    ]
+    assert summary["epochs"] == summary["evaluations"][1:2]
+    assert summary["until"] is None
+    assert summary["final"]["test_accuracy"] == 0.6
+    assert summary["train_s"] == summary["evaluations"][-1]["seconds"]
+
+
+def test_an_evaluation_that_reaches_the_accuracy_is_enough():
+    record = recorder(until=0.5)
+    record.on_marker(mark(MarkerKind.EVALUATION, 10, 1, result(0.9, 0.49)))
+    assert not record.reached
+    record.on_marker(mark(MarkerKind.EPOCH, 20, 1, result(0.9, 0.5)))
+    assert record.reached and record.enough
+
+
+def test_without_an_accuracy_to_reach_it_is_never_enough():
+    record = recorder()
+    record.on_marker(mark(MarkerKind.EPOCH, 20, 1, result(0.0, 1.0)))
+    assert not record.reached and not record.enough
+
+
+@pytest.mark.parametrize(("minutes", "enough"), [(1e-9, True), (60.0, False)])
+def test_when_the_time_is_up_it_is_enough(minutes, enough):
+    assert recorder(minutes=minutes).enough is enough
+
+
+def test_the_first_evaluation_that_reaches_the_accuracy_counts():
+    summary = reaching(0.4, 0.2, 0.3, 0.45, 0.9)
+    seconds = summary["evaluations"][2]["seconds"]
+    assert summary["until"] == {
+        "accuracy": 0.4,
+        "reached": True,
+        "seconds": seconds,
+        "seconds_without_evaluations": pytest.approx((50 + 10 * 256) / 1000.0),  # at 1000 samples/s
+        "epochs": 1.5,
+        "steps": 30,
+    }
+
+
+def test_an_accuracy_that_was_not_reached_has_no_seconds():
+    assert reaching(0.95, 0.2, 0.3)["until"] == {
+        "accuracy": 0.95,
+        "reached": False,
+        "seconds": None,
+        "seconds_without_evaluations": None,
+        "epochs": None,
+        "steps": None,
+    }
+
+
+def test_stages_come_in_order_with_the_agreement_of_the_last_whole_epoch():
+    first, second = feed(recorder()).summary["stages"]
+    assert (first["index"], second["index"]) == (0, 1)
+    wanted = {"layers", "parameters", "steps", "busy_s", "utilisation", "staleness_mean", "peak_rss_bytes"}
+    assert wanted <= first.keys() and wanted <= second.keys()
+    assert (first["sg_relative_error"], first["sg_cosine"]) == (0.42, 0.91)
+    assert "sg_cosine" not in second
+    assert "timeline" not in first and "timeline" not in second
+
+
+def test_local_losses_are_of_the_last_whole_epoch_too():
+    record, means = recorder(), {"local_loss": 0.25, "local_accuracy": 0.9}
+    record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5), SG | means))
+    nothing = dict.fromkeys(means)
+    record.on_marker(mark(MarkerKind.STOP, STEPS, 1, result(None), SG | nothing, samples.pipeline()))
+    assert record.summary["stages"][0].items() >= means.items()
+
+
+def test_the_timeline_starts_at_zero_and_overlaps():
+    record = feed(recorder())
+    assert record.timeline == samples.pipeline()
+    assert 0.5 < record.summary["overlap"] <= 1.0
+
+
+def test_a_run_without_events_has_an_empty_timeline():
+    record = recorder()
+    record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    empty = [{"stage": 0, "events": []}, {"stage": 1, "events": []}]
+    record.on_marker(mark(MarkerKind.STOP, STEPS, 1, result(None), timeline=empty))
+    assert record.timeline == empty and record.summary["overlap"] == 0.0
+
+
+def test_progress_counts_the_steps_of_the_epoch_and_the_loss_of_the_last_stage():
+    told = AlreadyReported()
+    feed(recorder(progress=told))
+    shown = [
+        {"step": 1170, "utilisation": 0.971, "staleness": 1.02},
+        {"step": 1170, "utilisation": pytest.approx(0.951), "staleness": None, "loss": 0.8},
+    ]
+    assert told.said == [
+        ("start", 2, 2, 1),
+        ("epoch", 1),
+        ("update", 5, STEPS, 1000.0, shown),
+        ("epoch", 2),
+        ("close",),
+    ]
+
+
+def test_every_mark_but_the_last_is_a_line_of_metrics_at_once(tmp_path):
+    record = recorder(tmp_path)
+    record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
+    record.on_marker(mark(MarkerKind.REPORT, STEPS + 5, 2, result(0.8)))
+    record.on_marker(mark(MarkerKind.EPOCH, 2 * STEPS, 2, result(0.7, 0.75)))
+    record.on_marker(mark(MarkerKind.STOP, 2 * STEPS, 2, result(None), timeline=samples.pipeline()))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["epoch"], line["loss"]) for line in lines] == [
+        ("epoch", 1, 0.9),
+        ("report", 2, 0.8),
+        ("epoch", 2, 0.7),
+    ]
+    assert lines[1]["step"] == STEPS + 5
+    for line in lines:
+        assert line["seconds"] > 0
+        assert [stage["index"] for stage in line["stages"]] == [0, 1]
+
+
+def test_a_new_run_starts_the_metrics_anew(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("old\n")
+    feed(recorder(tmp_path))
+    assert "old" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_all_files_are_written(tmp_path):
+    record = feed(recorder(tmp_path))
+    record.write_files()
+    assert sorted(os.listdir(tmp_path)) == [
+        "curves.png",
+        "metrics.jsonl",
+        "summary.json",
+        "timeline.json",
+        "timeline.png",
+    ]
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["final"] == record.summary["final"]
+    assert summary["settings"]["milestones"] == [0.6, 0.8]
+    trace = json.loads((tmp_path / "timeline.json").read_text())
+    work = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    assert len(work) == sum(len(row["events"]) for row in samples.pipeline())
+    for name in ("curves.png", "timeline.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    feed(recorder()).write_files()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_resumed_record_goes_on_where_the_checkpoint_was(tmp_path):
+    record = recorder(tmp_path)
+    record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    so_far = json.loads(json.dumps(record.so_far()))
+    record.on_marker(mark(MarkerKind.REPORT, STEPS + 5, 2, result(0.8)))
+    so_far["seconds"] += 100.0
+    record._lines.close()  # as the end of its process would
+
+    again = recorder(tmp_path, start=STEPS + 2, so_far=so_far, epochs=3)
+    assert again.progress.said == [("start", 3, 2, 2)]
+    again.on_marker(mark(MarkerKind.EPOCH, 2 * STEPS, 2, result(0.7, 0.75)))
+    again.on_marker(mark(MarkerKind.STOP, 2 * STEPS, 2, result(None), timeline=samples.pipeline()))
+    assert [epoch["test_accuracy"] for epoch in again.summary["epochs"]] == [0.5, 0.75]
+    assert again.summary["train_s"] > 100 > again.summary["epochs"][0]["seconds"]
+    assert again.summary["checkpoints"]["resumed_at"] == STEPS + 2
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["step"]) for line in lines] == [("epoch", STEPS), ("epoch", 2 * STEPS)]
+
+
+def test_an_accuracy_that_was_reached_before_the_checkpoint_stays_reached():
+    record = recorder(until=0.5)
+    record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    again = recorder(start=STEPS, so_far=record.so_far(), until=0.5)
+    assert again.reached and again.summary["until"]["steps"] == STEPS
+
+
+def test_a_run_that_was_over_when_it_was_resumed_has_its_results():
+    record = recorder()
+    record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    again = recorder(start=STEPS, so_far=record.so_far())
+    empty = [{"stage": 0, "events": []}, {"stage": 1, "events": []}]
+    again.on_marker(mark(MarkerKind.STOP, STEPS, 1, result(None), timeline=empty))
+    assert again.summary["final"]["test_accuracy"] == 0.5
+
+
+def test_checkpoints_are_counted_and_the_user_told_once_that_one_failed(capsys):
+    record = recorder()
+    assert record.summary["checkpoints"] == {"written": 0, "failed": 0, "resumed_at": None}
+    for problem in (None, "stage-1.safetensors: No space left on device", "again", None):
+        record.on_checkpoint(STEPS, problem)
+    assert record.summary["checkpoints"] == {"written": 2, "failed": 2, "resumed_at": None}
+    line = (
+        f"checkpoint of step {STEPS} could not be written (stage-1.safetensors: No space left on device); "
+        "the one before is kept"
+    )
+    assert record.warnings == [line]
+    assert capsys.readouterr().err == f"dni-async: {line}\n"
+
+
+def test_a_record_goes_on_in_another_process_wherever_it_was(tmp_path):
+    """With a line that nobody has accounted for, and half of one."""
+    record = recorder(tmp_path, until=0.6, minutes=5.0)
+    record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    record.on_checkpoint(STEPS, "no space")
+    state = json.loads(json.dumps(jsonable(record.state())))
+    record.on_marker(mark(MarkerKind.REPORT, STEPS + 5, 2, result(0.8)))
+    record._lines.close()
+    with open(tmp_path / "metrics.jsonl", "a") as lines:
+        lines.write('{"kind": "rep')
+
+    again = recorder(tmp_path, before=state, until=0.6)
+    assert again.progress.said == [("start", 2, 2, 2)]
+    assert (again._start, again._end) == (record._start, record._end)
+    assert again.summary == json.loads(json.dumps(record.summary))
+    again.on_marker(mark(MarkerKind.EPOCH, 2 * STEPS, 2, result(0.7, 0.75)))
+    assert again.reached
+    again.on_marker(mark(MarkerKind.STOP, 2 * STEPS, 2, result(None), timeline=samples.pipeline()))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["kind"], line["step"]) for line in lines] == [("epoch", STEPS), ("epoch", 2 * STEPS)]
+    assert [epoch["test_accuracy"] for epoch in again.summary["epochs"]] == [0.5, 0.75]
+    assert any("no space" in note for note in again.summary["notes"])
+    finished = json.loads(json.dumps(jsonable(again.state())))
+    assert finished["timeline"] == json.loads(json.dumps(again.timeline))
+    assert finished["summary"]["final"]["test_accuracy"] == 0.75
+
+
+def test_stages_that_were_started_again_are_told_at_the_end():
+    record = recorder()
+    record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    end = mark(MarkerKind.STOP, STEPS, 1, result(None), timeline=samples.pipeline())
+    for stage, (restarts, lost) in enumerate([(1, 7), (2, 5)]):
+        end.body[str(stage)] |= {"restarts": restarts, "lost_updates": lost}
+    record.on_marker(end)
+    assert "stages that died and were started again: 3; updates lost: 12" in record.summary["notes"]
+
+
+def validating(losses, patience=1, epochs=9, end=0, **settings):
+    """The record of a run with such validation losses, which stopped so many steps after the last."""
+    record = recorder(patience=patience, epochs=epochs, **settings)
+    for epoch, loss in enumerate(losses, 1):
+        record.on_marker(mark(MarkerKind.EPOCH, epoch * STEPS, epoch, result(loss - 0.1, 0.9 - loss)))
+    over, step = record.enough, len(losses) * STEPS + end
+    stop = mark(MarkerKind.STOP, step, 9, result(0.05, 0.625), timeline=samples.pipeline())
+    for i in range(2):
+        stop.body[str(i)]["steps"] = step
+    record.on_marker(stop)
+    return over, record.summary
+
+
+def test_with_patience_evaluations_are_validations_and_the_end_is_the_test():
+    over, summary = validating([0.5, 0.25, 0.75], end=3)
+    assert over
+    assert [e["validation_loss"] for e in summary["epochs"]] == [0.5, 0.25, 0.75]
+    assert not any(key.startswith("test_") for e in summary["evaluations"] for key in e)
+    assert summary["final"] == {"loss": 0.65, "test_loss": pytest.approx(0.15), "test_accuracy": 0.625}
+    best = {"epoch": 2, "step": 2 * STEPS, "validation_loss": 0.25, "validation_accuracy": 0.65}
+    assert summary["early_stopping"] == {"best": best, "ended": "patience"}
+    assert summary["train_s"] == summary["epochs"][-1]["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "settings", "ended"),
+    [
+        ([0.5, 0.6], {}, "patience"),
+        ([0.5, 0.6], {"patience": 2, "epochs": 2}, "epochs"),
+        ([0.5, 0.3], {"until": 0.55}, "until"),
+        ([0.5, 0.3], {"minutes": 1e-9, "end": 7}, "minutes"),
+    ],
+)
+def test_the_summary_says_what_ended_training(losses, settings, ended):
+    assert validating(losses, **settings)[1]["early_stopping"]["ended"] == ended
+
+
+def test_a_run_that_ended_before_any_validation_has_no_best_one():
+    _, summary = validating([], end=5, minutes=1e-9)
+    assert summary["early_stopping"] == {"best": None, "ended": "minutes"}
+    assert summary["final"] == {"loss": None, "test_loss": pytest.approx(0.15), "test_accuracy": 0.625}
+
+
+def test_a_resumed_record_is_as_patient_as_it_was():
+    record = recorder(patience=2, epochs=9)
+    for epoch, loss in ((1, 0.25), (2, 0.5)):
+        record.on_marker(mark(MarkerKind.EPOCH, epoch * STEPS, epoch, result(loss - 0.1, 0.5)))
+    so_far = json.loads(json.dumps(record.so_far()))
+    again = recorder(start=2 * STEPS, so_far=so_far, patience=2, epochs=9)
+    assert not again.enough
+    again.on_marker(mark(MarkerKind.EPOCH, 3 * STEPS, 3, result(0.3, 0.5)))
+    assert again.enough
+
+
+def test_a_restore_mark_is_no_record():
+    record = recorder(patience=1)
+    record.on_marker(mark(MarkerKind.RESTORE, STEPS, 1, result(0.5)))
+    assert record.summary["evaluations"] == []

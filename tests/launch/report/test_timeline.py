@@ -1,0 +1,138 @@
+"""The Chrome trace, the steady window and the overlap, on timelines whose answer is known."""
+
+import json
+
+import pytest
+
+from launch.report.timeline import chrome_trace, layer_range, overlap, run_name, steady_window
+from tests.support.summaries import pipeline, summary
+
+SMALL = [
+    {"stage": 0, "events": [["forward", 0.0, 10.0, 0], ["send", 10.0, 2.0, 0], ["wait", 12.0, 3.0, 0]]},
+    {"stage": 1, "events": [["evaluate", 5.0, 4.0, 0], ["sg", 12.0, 6.0, 0]]},
+]
+
+
+def test_the_trace_has_one_named_row_per_stage():
+    trace = chrome_trace(SMALL, summary())
+    assert trace["traceEvents"] == [
+        {
+            "name": "process_name",
+            "ph": "M",
+            "pid": 0,
+            "tid": 0,
+            "args": {"name": "dni_async mnist-fcn, cdni"},
+        },
+        {"name": "thread_name", "ph": "M", "pid": 0, "tid": 0, "args": {"name": "stage 0 (layers 0-1)"}},
+        {"name": "thread_sort_index", "ph": "M", "pid": 0, "tid": 0, "args": {"sort_index": 0}},
+        {"name": "thread_name", "ph": "M", "pid": 0, "tid": 1, "args": {"name": "stage 1 (layers 2-3)"}},
+        {"name": "thread_sort_index", "ph": "M", "pid": 0, "tid": 1, "args": {"sort_index": 1}},
+        _event("forward", "compute", 0.0, 10.0, 0),
+        _event("send", "transport", 10.0, 2.0, 0),
+        _event("wait", "idle", 12.0, 3.0, 0),
+        _event("evaluate", "evaluation", 5.0, 4.0, 1),
+        _event("sg", "compute", 12.0, 6.0, 1),
+    ]
+    assert trace["displayTimeUnit"] == "ms"
+    assert trace["otherData"]["engine"] == "cdni"
+    json.dumps(trace, allow_nan=False)
+
+
+def _event(name, category, start, duration, stage):
+    event = {"name": name, "cat": category, "ph": "X", "ts": start, "dur": duration}
+    return {**event, "pid": 0, "tid": stage, "args": {"step": 0}}
+
+
+def test_the_trace_needs_no_summary():
+    names = [e["args"]["name"] for e in chrome_trace(SMALL)["traceEvents"] if e["name"].endswith("_name")]
+    assert names == ["dni_async", "stage 0", "stage 1"]
+    assert chrome_trace([])["traceEvents"][0]["args"] == {"name": "dni_async"}
+
+
+@pytest.mark.parametrize(
+    ("layers", "name"),
+    [
+        (["3 Linear"], "layer 3"),
+        (["0 Linear", "1 ReLU"], "layers 0-1"),
+        (["8 A", "9 B", "10 C"], "layers 8-10"),
+    ],
+)
+def test_layer_range(layers, name):
+    assert layer_range(layers) == name
+
+
+def test_a_run_on_emulated_devices_is_called_so_wherever_it_is_shown():
+    emulated = summary(emulated_gflops=2.5)
+    assert run_name(emulated) == "mnist-fcn, cdni, emulated (2.5 GFLOP/s per stage)"
+    assert run_name(summary(emulated_gflops=None, precision="fp32")) == "mnist-fcn, cdni"
+    both = summary(emulated_gflops=2.5, precision="bf16")
+    assert run_name(both) == "mnist-fcn, cdni, bf16, emulated (2.5 GFLOP/s per stage)"
+    trace = chrome_trace(SMALL, emulated)
+    assert (
+        trace["traceEvents"][0]["args"]["name"]
+        == "dni_async mnist-fcn, cdni, emulated (2.5 GFLOP/s per stage)"
+    )
+    assert trace["otherData"]["emulated_gflops"] == 2.5
+
+
+def test_the_window_is_in_the_middle_of_the_last_stretch():
+    # stage 0 trains 0..60 ms (steps 0-19), evaluates to 64 ms, trains 64..124 ms (steps 20-39);
+    # stage 1 the same 1 ms later. All train without evaluation in 65..124: stage 0 starts 21..39 there.
+    # 19 starts, the median one is step 30, 8 steps around it are 26..33.
+    assert steady_window(pipeline(2)) == (82_000.0, 106_000.0)
+
+
+def test_no_evaluation_is_in_the_window_and_every_stage_is_at_work():
+    timeline = pipeline(stages=4, epochs=3, steps=11)
+    low, high = steady_window(timeline)
+    inside = [[e for e in row["events"] if e[1] < high and e[1] + e[2] > low] for row in timeline]
+    assert all(events for events in inside)
+    assert "evaluate" not in {event[0] for events in inside for event in events}
+
+
+def test_a_last_stretch_that_is_too_short_is_passed_over():
+    timeline = pipeline(1, epochs=1, steps=20)
+    end = sum(timeline[0]["events"][-1][1:3])
+    timeline[0]["events"].append(["forward", end + 1.0, 5.0, 20])
+    assert steady_window(timeline) == (18_000.0, 42_000.0)  # steps 6..13 of the first twenty
+
+
+def test_a_run_shorter_than_the_window_is_shown_whole():
+    assert steady_window(pipeline(1, epochs=1, steps=3, evaluations=0)) == (0.0, 8880.0)
+
+
+def test_stages_that_never_train_together_still_give_a_window():
+    apart = [{"stage": 0, "events": [["forward", 0, 5, 0]]}, {"stage": 1, "events": [["forward", 7, 5, 0]]}]
+    assert steady_window(apart) == (0.0, 12.0)
+    assert overlap(apart) == 0.0
+
+
+@pytest.mark.parametrize(
+    "timeline", [[], [{"stage": 0, "events": []}], [{"stage": 0, "events": [["wait", 0, 9, 0]]}]]
+)
+def test_nothing_recorded(timeline):
+    assert steady_window(timeline) == (0.0, 0.0)
+    assert overlap(timeline) == 0.0
+
+
+def test_overlap_of_one_stage_is_nothing():
+    assert overlap(pipeline(1)) == 0.0
+
+
+def test_overlap_counts_the_time_with_two_or_more_at_work():
+    rows = [
+        {"stage": 0, "events": [["forward", 0, 40, 0], ["wait", 40, 20, 0], ["sg", 60, 40, 0]]},
+        {"stage": 1, "events": [["forward", 0, 20, 0], ["wait", 20, 10, 0], ["backward", 30, 70, 0]]},
+        {
+            "stage": 2,
+            "events": [["forward", 0, 10, 0], ["update", 5, 5, 0], ["send", 10, 80, 0], ["sg", 90, 10, 0]],
+        },
+    ]
+    # two or three compute in 0..20, 30..40 and 60..100
+    assert overlap(rows) == pytest.approx(0.70)
+
+
+def test_overlap_of_a_regular_pipeline():
+    # Per 3 ms each stage computes in 0..0.90 and 0.98..2.88 ms, stage 1 one ms later (in 0..0.88,
+    # 1.00..1.90, 1.98..3.00): both do in 0..0.88, 1.00..1.90, 1.98..2.88.
+    assert overlap(pipeline(2)) == pytest.approx((0.88 + 0.90 + 0.90) / 3)

@@ -1,0 +1,365 @@
+"""What every transport must do, as metadata that both ends check together, in threads or in processes.
+
+A fact is a function that both sides run at the same time, each with its own `Side`. There are two links:
+`wide` holds several messages per channel, `narrow` one. The last two metadata use the links up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import random
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient
+from workers.transport.base import (
+    Deadline,
+    PeerGone,
+    Receiver,
+    Sender,
+    TransportError,
+    TransportTimeout,
+    wait_any,
+)
+from workers.transport.wire import DTYPES
+
+CAPACITY = 3
+PATIENCE = 20.0
+"""Seconds after which something that should happen did not."""
+
+
+@dataclass
+class Link:
+    """Both channels of a link, as one side holds them."""
+
+    tx: Sender
+    rx: Receiver
+    capacity: int
+    slack: int = 0
+    """Messages that this transport may hold beyond its capacity."""
+
+    def close(self) -> None:
+        self.tx.close()
+        self.rx.close()
+
+
+@dataclass
+class Side:
+    """One of the two sides."""
+
+    rank: int
+    wide: Link
+    narrow: Link
+    barrier: Callable[[], object]
+
+
+# --- messages -----------------------------------------------------------------------------------
+
+
+def message(seed: int) -> Message:
+    """The same random message on both sides."""
+    rng = random.Random(seed)
+    shape = [rng.randrange(0, 40) for _ in range(rng.randrange(0, 4))]
+    tensor = values(rng.choice(DTYPES), shape, seed)
+    kind = rng.randrange(5)
+    if kind == 0:
+        body = {str(i): {"seen": i, "text": "ü" * rng.randrange(300)} for i in range(rng.randrange(4))}
+        return Marker(MarkerKind(rng.randrange(3)), seed, rng.randrange(9), rng.random() < 0.5, body)
+    if kind == 1:
+        return TargetGradient(seed, rng.randrange(9), tensor)
+    labels = values(torch.int64, shape[:1], seed + 1)
+    return Activation(seed, rng.randrange(9), tensor, labels, rng.random() < 0.5)
+
+
+def values(dtype: torch.dtype, shape: list[int], seed: int) -> torch.Tensor:
+    return (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 50).to(dtype)
+
+
+def special_messages() -> list[Message]:
+    """Every dtype and every awkward shape."""
+    h = values(torch.float32, [6, 10], 1)
+    shapes: list[list[int]] = [[], [0], [3, 0, 2], [1], [5, 3], [2, 1, 3, 1, 2, 1, 1, 2]]
+    pairs = [(values(d, s, 2), values(d, s[:1], 3)) for d, s in itertools.product(DTYPES, shapes)]
+    pairs += [(h.t(), h[:, ::2]), (h[::2, 1:4], torch.tensor(7)), (h.expand(2, 6, 10), h[0].bool())]
+    pairs += [(h.clone().requires_grad_(), h.double()), (values(torch.float32, [700, 999], 4), h)]
+    made: list[Message] = [Activation(i, 2, h, y, bool(i % 2)) for i, (h, y) in enumerate(pairs)]
+    made += [TargetGradient(2**40, 3, h.t()), Marker(MarkerKind.STOP, 5, -1, True, {"a": [1, None, 2.5]})]
+    return made
+
+
+def assert_same(got: Message, wanted: Message) -> None:
+    """Equal in kind, fields, dtypes, shapes and every element."""
+    assert type(got) is type(wanted)
+    for name in wanted.__slots__:
+        a, b = getattr(got, name), getattr(wanted, name)
+        if isinstance(b, torch.Tensor):
+            assert (a.dtype, a.shape) == (b.dtype, b.shape), name
+            assert torch.equal(a, b), name
+        else:
+            assert a == b, name
+
+
+def exchange(link: Link, outgoing: list[Message], expected: list[Message], delay: float = 0.0) -> None:
+    """As `converse`, with messages that are there already."""
+    converse(link, iter(outgoing), iter(expected), (len(outgoing), len(expected)), delay)
+
+
+def converse(
+    link: Link, out: Iterator[Message], wanted: Iterator[Message], counts: tuple[int, int], delay: float
+) -> None:
+    """Send and receive at once, as an event loop does; sleep only when neither is possible."""
+    rng, (sends, receives) = random.Random(counts[0]), counts
+    while sends or receives:
+        moved = False
+        if receives and link.rx.poll():
+            assert_same(link.rx.recv(0.0), next(wanted))
+            time.sleep(rng.random() * delay)
+            link.rx.release()
+            receives, moved = receives - 1, True
+        if sends and link.tx.ready():
+            link.tx.send(next(out), 0.0)
+            sends, moved = sends - 1, True
+        if not moved:
+            channels = [*([link.rx] if receives else []), *([link.tx] if sends else [])]
+            assert wait_any(channels, PATIENCE), f"stuck with {sends} to send and {receives} to receive"
+
+
+def comes_ready(tx: Sender, timeout: float) -> bool:
+    deadline = Deadline(timeout)
+    while not tx.ready():
+        if not wait_any([tx], deadline.left()):
+            return tx.ready()
+    return True
+
+
+def seconds_until_gone(channel: Sender | Receiver, look: Callable[[], object]) -> float:
+    """Sleeping on the descriptor alone: it has to become readable."""
+    begin, deadline = time.monotonic(), Deadline(PATIENCE)
+    while True:
+        try:
+            look()
+        except PeerGone:
+            return time.monotonic() - begin
+        assert wait_any([channel], deadline.left()), "nobody noticed that the peer is gone"
+
+
+# --- metadata --------------------------------------------------------------------------------------
+
+
+def content_arrives_equal(side: Side) -> None:
+    exchange(side.wide, special_messages(), special_messages())
+    assert side.wide.tx.sent == len(special_messages())
+
+
+def an_empty_channel_times_out(side: Side) -> None:
+    assert not side.wide.rx.poll()
+    begin = time.monotonic()
+    with pytest.raises(TransportTimeout):
+        side.wide.rx.recv(0.1)
+    assert 0.09 < time.monotonic() - begin < 2.0
+    with pytest.raises(TransportError):
+        side.wide.rx.release()
+    assert not side.wide.rx.peer_gone() and not side.wide.tx.peer_gone()
+    side.barrier()
+
+
+def capacity_bounds_wide(side: Side) -> None:
+    capacity_bounds(side, side.wide)
+
+
+def capacity_bounds_narrow(side: Side) -> None:
+    capacity_bounds(side, side.narrow)
+
+
+def capacity_bounds(side: Side, link: Link) -> None:
+    """Full after `capacity` messages; room only after a release."""
+    if side.rank == 1:
+        side.barrier()
+        first = link.rx.recv(PATIENCE)
+        side.barrier()  # received, not released: still full
+        side.barrier()
+        assert_same(first, TargetGradient(0, 0, torch.full((50,), 0.0)))
+        link.rx.release()
+        for count in itertools.count(1):
+            got = link.rx.recv(PATIENCE)
+            link.rx.release()
+            if isinstance(got, Marker):
+                return
+            assert got.step == count
+    count = 0
+    while comes_ready(link.tx, 0.3):
+        link.tx.send(TargetGradient(count, 0, torch.full((50,), float(count))), 0.0)
+        count += 1
+        assert count <= link.capacity + link.slack
+    assert count >= link.capacity
+    with pytest.raises(TransportTimeout):
+        link.tx.send(message(0), 0.05)
+    assert link.tx.held_bytes() >= 0
+    side.barrier()
+    side.barrier()
+    assert not comes_ready(link.tx, 0.2)
+    side.barrier()
+    assert comes_ready(link.tx, PATIENCE)
+    link.tx.send(Marker(MarkerKind.EPOCH, count, 0), PATIENCE)
+
+
+def many_messages_both_ways(side: Side) -> None:
+    """300 random ones each way, at random moments."""
+    mine, theirs = (range(1000 * rank, 1000 * rank + 300) for rank in (side.rank, 1 - side.rank))
+    exchange(side.wide, [message(i) for i in mine], [message(i) for i in theirs], delay=0.002)
+
+
+def ten_thousand_messages_both_ways(side: Side) -> None:
+    """Of random kinds, sizes, dtypes and delays: once, in order, every element equal."""
+    count = 10_000
+    mine, theirs = (
+        map(message, range(rank * count, (rank + 1) * count)) for rank in (side.rank, 1 - side.rank)
+    )
+    converse(side.wide, mine, theirs, (count, count), delay=5e-4)
+
+
+def many_messages_one_at_a_time(side: Side) -> None:
+    mine, theirs = (range(1000 * rank, 1000 * rank + 50) for rank in (side.rank, 1 - side.rank))
+    exchange(side.narrow, [message(i) for i in mine], [message(i) for i in theirs])
+
+
+def closing_loses_nothing(side: Side) -> None:
+    """What was sent before `close` arrives, then the end; on either channel."""
+    for speaker in (0, 1):
+        side.barrier()
+        if side.rank == speaker:
+            for i in range(CAPACITY):
+                side.wide.tx.send(message(i), PATIENCE)
+            side.wide.tx.close()
+            side.wide.tx.close()
+            continue
+        for i in range(CAPACITY):
+            assert_same(side.wide.rx.recv(PATIENCE), message(i))
+            side.wide.rx.release()
+        assert seconds_until_gone(side.wide.rx, side.wide.rx.poll) < 5.0
+        assert side.wide.rx.peer_gone()
+        with pytest.raises(PeerGone):
+            side.wide.rx.recv(PATIENCE)
+    side.barrier()
+    side.wide.close()
+    with pytest.raises(TransportError):
+        side.wide.rx.poll()
+    with pytest.raises(TransportError):
+        side.wide.tx.ready()
+
+
+def a_dead_peer_is_noticed(side: Side) -> None:
+    """SIGKILL: what it sent is still there, then both channels say so within 5 seconds."""
+    link = side.narrow
+    if side.rank == 1:
+        link.tx.send(message(2), PATIENCE)
+        side.barrier()
+        os.kill(os.getpid(), signal.SIGKILL)
+    while not link.rx.poll():
+        assert wait_any([link.rx], PATIENCE)
+    side.barrier()
+    assert_same(link.rx.recv(PATIENCE), message(2))
+    link.rx.release()
+    assert seconds_until_gone(link.rx, link.rx.poll) < 5.0
+    assert seconds_until_gone(link.tx, link.tx.ready) < 5.0
+    assert link.rx.peer_gone() and link.tx.peer_gone()
+    for call in (lambda: link.tx.send(message(0), PATIENCE), lambda: link.rx.recv(PATIENCE)):
+        with pytest.raises(PeerGone):
+            call()
+    link.close()
+
+
+FACTS = (
+    content_arrives_equal,
+    an_empty_channel_times_out,
+    capacity_bounds_wide,
+    capacity_bounds_narrow,
+    many_messages_both_ways,
+    many_messages_one_at_a_time,
+    closing_loses_nothing,
+)
+NAMES = [fact.__name__ for fact in FACTS]
+KILLED = a_dead_peer_is_noticed.__name__
+
+Report = Callable[[str, str], None]
+"""Called with a fact's name and "" or what went wrong."""
+
+
+def run_side(side: Side, report: Report, kill: bool) -> None:
+    """Check the whole suite."""
+    run_facts((*FACTS, a_dead_peer_is_noticed) if kill else FACTS, side, report)
+
+
+def run_facts(metadata: tuple[Callable[[Side], None], ...], side: Side, report: Report) -> None:
+    """Check fact after fact; the first that fails ends it, for the sides are out of step then."""
+    for fact in metadata:
+        side.barrier()
+        try:
+            fact(side)
+        except BaseException:
+            report(fact.__name__, f"rank {side.rank}:\n{traceback.format_exc()}")
+            return
+        report(fact.__name__, "")
+
+
+class Outcome:
+    """What both sides reported."""
+
+    def __init__(self, reports: list[dict[str, str]]) -> None:
+        self._reports = reports
+
+    def check(self, name: str, ranks: tuple[int, ...] = (0, 1)) -> None:
+        """Fail the test if a side did."""
+        for rank in ranks:
+            trouble = self._reports[rank].get(name, "never got there: an earlier fact or the start failed")
+            assert not trouble, trouble
+
+
+def over_channels(make: Callable[[int, int, int], tuple[Sender, Receiver]]) -> Outcome:
+    """Both sides in this process, over channels that `make(capacity, sender stage, receiver stage)` makes."""
+    links: list[list[Link]] = [[], []]
+    for capacity in (CAPACITY, 1):
+        down, down_end = make(capacity, 0, 1)
+        up, up_end = make(capacity, 1, 0)
+        links[0].append(Link(down, up_end, capacity))
+        links[1].append(Link(up, down_end, capacity))
+    return run_in_threads([Side(rank, *links[rank], print) for rank in (0, 1)])
+
+
+def run_in_threads(sides: list[Side], metadata: tuple[Callable[[Side], None], ...] = FACTS) -> Outcome:
+    """Both sides in this process; nobody is killed."""
+    reports: list[dict[str, str]] = [{}, {}]
+    barrier = threading.Barrier(2, timeout=PATIENCE)
+
+    def body(side: Side) -> None:
+        side.barrier = barrier.wait
+        try:
+            run_facts(metadata, side, reports[side.rank].__setitem__)
+        finally:
+            side.wide.close()
+            side.narrow.close()
+
+    with nothing_left_open():
+        threads = [threading.Thread(target=body, args=(side,)) for side in sides]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    return Outcome(reports)
+
+
+@contextmanager
+def nothing_left_open() -> Iterator[None]:
+    """No descriptor of ours stays open: no socket, no memory, no doorbell."""
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    assert len(os.listdir("/proc/self/fd")) <= before

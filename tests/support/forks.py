@@ -1,0 +1,111 @@
+"""Real processes that start in milliseconds: forked off a server that has imported torch already.
+
+The server imports this module, so what is imported here is there in every child.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+from dataclasses import replace
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import sklearn.datasets  # noqa: F401  (the digits, two seconds of importing)
+import torch._dynamo  # noqa: F401  (an optimizer imports it)
+import torch.distributed as dist
+
+import launch.engines.backprop
+import launch.engines.decoupled
+import launch.job.rank_job
+import launch.report.plots
+import workers.transport.rpc  # noqa: F401
+from launch.config.train import TrainConfig
+from tasks.base import Task
+from workers.failure.rank_runner import RankRunner, leave
+
+PATIENCE = 60.0
+"""Seconds after which a job should have ended."""
+
+
+def context() -> ForkServerContext:
+    """For all process tests: one server, one import of torch."""
+    chosen = multiprocessing.get_context("forkserver")
+    chosen.set_forkserver_preload(["tests.support.forks"])
+    return chosen
+
+
+class Job:
+    """The ranks of a job, without a launcher; a context manager that reaps them.
+
+    before: the job that a launcher starts anew with this one. environment: more of it, for every rank.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        task: Task,
+        ranks: int,
+        folder: Path,
+        before: Job | None = None,
+        **environment: str,
+    ) -> None:
+        self.folder = folder
+        self.out = folder / "run"
+        self.restart = before.restart + 1 if before else 0
+        self._store = (
+            before._store if before else dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        self.max_restarts = config.max_restarts
+        config = replace(config, out=str(self.out), quiet=True)
+        self.ranks: list[BaseProcess] = [
+            context().Process(
+                target=_rank, args=(config, task, self._environment(rank, ranks) | environment, folder)
+            )
+            for rank in range(ranks)
+        ]
+
+    def __enter__(self) -> Job:
+        for rank in self.ranks:
+            rank.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for rank in self.ranks:
+            rank.kill()
+            rank.join()
+
+    def statuses(self, timeout: float = PATIENCE) -> list[int | None]:
+        """Exit status of every rank, when all have ended."""
+        for rank in self.ranks:
+            rank.join(timeout)
+        return [rank.exitcode for rank in self.ranks]
+
+    def lines(self) -> list[str]:
+        """What all ranks together wrote to stderr."""
+        texts = (self.folder / f"stderr-{rank}" for rank in range(len(self.ranks)))
+        return [line for text in texts for line in text.read_text().splitlines()]
+
+    def _environment(self, rank: int, ranks: int) -> dict[str, str]:
+        mine = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": ranks}
+        place = {"MASTER_ADDR": "localhost", "MASTER_PORT": self._store.port}
+        elastic = {
+            "TORCHELASTIC_USE_AGENT_STORE": True,
+            "TORCHELASTIC_RESTART_COUNT": self.restart,
+            "TORCHELASTIC_MAX_RESTARTS": self.max_restarts,
+        }
+        return {k: str(v) for k, v in (mine | place | elastic).items()}
+
+
+def _rank(config: TrainConfig, task: Task, environment: dict[str, str], folder: Path) -> None:
+    os.dup2(os.open(folder / f"stderr-{environment['RANK']}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+    os.environ.update(environment)
+
+    def work(runner: RankRunner) -> None:
+        launch.job.rank_job.start_rank(runner, config, task)
+
+    leave(RankRunner().run(work))

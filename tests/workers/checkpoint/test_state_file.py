@@ -1,0 +1,68 @@
+"""A state survives the way through a file to the bit."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from dni_async.errors import UserError
+from dni_async.state.state_dict import State, copied
+from workers.checkpoint.state_file import from_bytes, to_bytes
+
+STATE: State = {
+    "layers": {"0.weight": torch.randn(3, 2), "0.count": torch.tensor(7), "empty": torch.empty(0, 4)},
+    "rows": [
+        {"step": 3, "h": torch.randn(2, 2).bfloat16()},
+        {"step": 4, "h": torch.zeros(1, dtype=torch.bool)},
+    ],
+    "random": torch.get_rng_state(),
+    "half": torch.randn(2).half(),
+    "numbers": [1, -2.5, 1e-300, 0.1 + 0.2, True, None, "text", 2**62],
+    "nothing": {},
+    "none": [],
+}
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list):
+        return isinstance(b, list) and len(a) == len(b) and all(map(same, a, b))
+    return type(a) is type(b) and a == b
+
+
+def test_a_state_comes_back_as_it_was() -> None:
+    assert same(from_bytes(to_bytes(STATE)), STATE)
+
+
+def test_numbers_that_are_none_come_back_too() -> None:
+    back = from_bytes(to_bytes({"loss": math.nan, "most": math.inf}))
+    assert math.isnan(back["loss"]) and back["most"] == math.inf
+
+
+def test_any_tool_can_read_the_tensors() -> None:
+    tensors = load(to_bytes(STATE))
+    assert torch.equal(tensors["state/layers/0.weight"], STATE["layers"]["0.weight"])
+    assert torch.equal(tensors["state/rows/0/h"], STATE["rows"][0]["h"])
+
+
+def test_tensors_of_any_strides_are_written() -> None:
+    state = copied({"w": torch.arange(6).reshape(2, 3).t(), "c": torch.randn(1, 2, 3, 3)[:, :, ::2]})
+    assert same(from_bytes(to_bytes(state)), state)
+
+
+def test_what_is_neither_tensor_nor_json_is_named() -> None:
+    with pytest.raises(UserError, match=r"^state/rule/labels is a set, which a checkpoint cannot keep$"):
+        to_bytes({"rule": {"labels": {1, 2}}})
+
+
+@pytest.mark.parametrize("data", [b"", b"\x80\x04K\x01.", b"\x08" + b"\0" * 7 + b"not json", b"\xff" * 64])
+def test_other_bytes_are_refused(data: bytes) -> None:
+    with pytest.raises((ValueError, KeyError)):
+        from_bytes(data)

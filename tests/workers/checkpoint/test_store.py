@@ -1,0 +1,243 @@
+"""Of checkpoints on disk only whole sets count, and only files that are as they were written."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from dni_async.state.state_dict import State
+from tests.workers.checkpoint.test_atomic_file import full_disk
+from workers.checkpoint.store import MANIFEST, CheckpointStore, Damaged, Manifest
+
+Bounds = list[tuple[int, int]]
+BOUNDS: Bounds = [(0, 2), (2, 5)]
+SETTINGS = {"task": "Tiny", "seed": 3, "sg": {"lr": None}}
+RECORD = {"seconds": 1.25, "epochs": [{"epoch": 1, "loss": 0.1}]}
+
+
+def a_state(step: int, stage: int) -> State:
+    return {"counts": {"steps": step}, "layers": {"0.weight": torch.full((4, 4), float(stage))}}
+
+
+def written(checkpoints: CheckpointStore, step: int, complete: bool = True) -> Manifest:
+    files = [checkpoints.write_part(step, stage, a_state(step, stage)) for stage in range(2)]
+    manifest = Manifest(step, BOUNDS, SETTINGS, RECORD, files)
+    if complete:
+        checkpoints.complete(manifest)
+    return manifest
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> CheckpointStore:
+    """Sets of steps 20 and 40."""
+    kept = CheckpointStore(tmp_path)
+    for step in (20, 40):
+        written(kept, step)
+    return kept
+
+
+def part(checkpoints: CheckpointStore, step: int = 40, stage: int = 1) -> Path:
+    return checkpoints.folder / f"step-{step:08d}" / f"stage-{stage}.safetensors"
+
+
+def test_a_set_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    checkpoints = CheckpointStore(tmp_path)
+    manifest = written(checkpoints, 40)
+    found, refused = checkpoints.newest()
+    assert (found, refused) == (manifest, [])
+    assert found.bounds == BOUNDS and isinstance(found.bounds[0], tuple)
+    for stage in range(2):
+        state = checkpoints.read_part(found, stage)
+        assert state["counts"] == {"steps": 40}
+        assert torch.equal(state["layers"]["0.weight"], torch.full((4, 4), float(stage)))
+    assert sorted(path.name for path in part(checkpoints).parent.iterdir()) == [
+        MANIFEST,
+        "stage-0.safetensors",
+        "stage-1.safetensors",
+    ]
+
+
+def test_there_is_none_at_first(tmp_path: Path) -> None:
+    assert CheckpointStore(tmp_path).newest() == (None, [])
+    assert CheckpointStore(tmp_path).steps() == []
+
+
+def test_without_its_manifest_a_set_does_not_count(checkpoints: CheckpointStore) -> None:
+    written(checkpoints, 60, complete=False)
+    assert checkpoints.steps() == [20, 40]
+    found, refused = checkpoints.newest()
+    assert found is not None and (found.step, refused) == (40, [])
+
+
+def test_the_newest_set_and_the_one_before_are_kept_and_what_is_not_ours(
+    checkpoints: CheckpointStore,
+) -> None:
+    written(checkpoints, 10, complete=False)
+    (checkpoints.folder / "step-by-step").mkdir()
+    written(checkpoints, 60)
+    assert sorted(path.name for path in checkpoints.folder.iterdir()) == [
+        "step-00000040",
+        "step-00000060",
+        "step-by-step",
+    ]
+    assert checkpoints.steps() == [40, 60]
+
+
+def test_a_set_that_cannot_be_completed_is_removed(checkpoints: CheckpointStore) -> None:
+    written(checkpoints, 60, complete=False)
+    checkpoints.discard(60)
+    assert checkpoints.steps() == [20, 40] and len(list(checkpoints.folder.iterdir())) == 2
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def older(path: Path) -> None:
+    """The same file of the set before."""
+    shutil.copy(str(path).replace("00000040", "00000020"), path)
+
+
+def foreign(path: Path) -> None:
+    """Of as many bytes, and nothing of ours."""
+    path.write_bytes(b"x" * path.stat().st_size)
+
+
+DAMAGE: list[tuple[Callable[[Path], None], str]] = [
+    (truncate, r"has \d+ bytes where \d+ were written"),
+    (flip, r"is damaged or of another set \(its checksum differs\)"),
+    (older, r"is damaged or of another set \(its checksum differs\)"),
+    (foreign, r"is damaged or of another set \(its checksum differs\)"),
+    (Path.unlink, "is missing"),
+]
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGE, ids=[damage.__name__ for damage, _ in DAMAGE])
+def test_a_damaged_part_is_refused_by_name_and_the_set_before_is_usable(
+    checkpoints: CheckpointStore, damage: Callable[[Path], None], reason: str
+) -> None:
+    manifest = checkpoints.manifest(40)
+    damage(part(checkpoints))
+    with pytest.raises(Damaged, match=f"^checkpoint file {part(checkpoints)} {reason}$"):
+        checkpoints.read_part(manifest, 1)
+    found, refused = checkpoints.newest()
+    assert found is not None and found.step == 20
+    assert len(refused) == 1 and str(part(checkpoints)) in refused[0]
+    assert checkpoints.read_part(found, 1)["counts"] == {"steps": 20}
+
+
+DAMAGED_MANIFEST: list[tuple[Callable[[Path], None], str]] = [
+    (truncate, "is no manifest of a checkpoint, or is damaged"),
+    (foreign, "is no manifest of a checkpoint, or is damaged"),
+    (lambda path: path.write_text("[1]"), "is no manifest of a checkpoint, or is damaged"),
+    (lambda path: path.write_text("{}"), "is no manifest of a checkpoint, or is damaged"),
+    (
+        lambda path: path.write_text(path.read_text().replace('"seed": 3', '"seed": 4')),
+        r"is damaged \(its checksum differs\)",
+    ),
+    (older, "is that of step 20; it belongs into another folder"),
+    (
+        lambda path: path.write_text(path.read_text().replace('"format": 1', '"format": 0')),
+        "is of format 0, and this version reads format 1; resume with the version that wrote it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("damage", "reason"), DAMAGED_MANIFEST)
+def test_a_damaged_manifest_is_refused_by_name_and_the_set_before_is_usable(
+    checkpoints: CheckpointStore, damage: Callable[[Path], None], reason: str
+) -> None:
+    path = part(checkpoints).with_name(MANIFEST)
+    damage(path)
+    with pytest.raises(Damaged, match=f"^checkpoint file {path} {reason}$"):
+        checkpoints.manifest(40)
+    found, refused = checkpoints.newest()
+    assert found is not None and found.step == 20
+    assert len(refused) == 1 and str(path) in refused[0]
+
+
+def test_every_flipped_bit_of_a_small_manifest_is_noticed(checkpoints: CheckpointStore) -> None:
+    path = part(checkpoints).with_name(MANIFEST)
+    data = path.read_bytes()
+    for i in range(len(data)):
+        path.write_bytes(data[:i] + bytes([data[i] ^ 1]) + data[i + 1 :])
+        with pytest.raises(Damaged):
+            checkpoints.manifest(40)
+
+
+def test_a_file_with_a_right_checksum_that_is_no_state_is_refused(checkpoints: CheckpointStore) -> None:
+    manifest, path = checkpoints.manifest(40), part(checkpoints)
+    data = path.read_bytes().replace(b"__metadata__", b"__metatada__")
+    path.write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    manifest.files[1] = {"name": path.name, "bytes": len(data), "sha256": sha256}
+    with pytest.raises(Damaged, match="cannot be read"):
+        checkpoints.read_part(manifest, 1)
+
+
+def test_a_full_disk_leaves_the_sets_that_there_are(checkpoints: CheckpointStore) -> None:
+    big = {"layers": {"0.weight": torch.zeros(10_000)}}
+    with full_disk():
+        told = checkpoints.write_part(60, 0, big)
+    assert told == {"error": f"{part(checkpoints, 60, 0)}: File too large"}
+    assert list(part(checkpoints, 60, 0).parent.iterdir()) == []
+    found, _ = checkpoints.newest()
+    assert found is not None and found.step == 40
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_from_which_nobody_could_go_on_are_not_written(
+    checkpoints: CheckpointStore, value: float
+) -> None:
+    state = a_state(60, 1)
+    state["layers"]["0.weight"][2, 3] = value
+    assert checkpoints.write_part(60, 1, state) == {"error": "weights of stage 1 are NaN or infinite"}
+    assert not part(checkpoints, 60).exists()
+
+
+def test_after_a_fallback_the_set_before_outlives_the_damaged_one(checkpoints: CheckpointStore) -> None:
+    """Resumed from 20 because 40 is damaged: when 30 is written, 20 is still the one before."""
+    flip(part(checkpoints))
+    written(checkpoints, 30)
+    assert checkpoints.steps() == [20, 30, 40]
+    flip(part(checkpoints, 30))
+    found, refused = checkpoints.newest()
+    assert found is not None and found.step == 20 and len(refused) == 2
+
+
+def test_the_manifest_is_json_for_people(checkpoints: CheckpointStore) -> None:
+    told = json.loads(part(checkpoints).with_name(MANIFEST).read_text())
+    assert told["content"]["settings"] == SETTINGS and told["content"]["record"] == RECORD
+
+
+class TestTheNewestPartOfAStage:
+    def step(self, checkpoints: CheckpointStore, stage: int = 1, bounds: Bounds = BOUNDS) -> int | None:
+        state = checkpoints.newest_part(stage, bounds)
+        return state and state["counts"]["steps"]
+
+    def test_is_of_the_newest_whole_set(self, checkpoints: CheckpointStore) -> None:
+        written(checkpoints, 60, complete=False)
+        assert self.step(checkpoints) == 40
+
+    def test_does_not_mind_the_parts_of_others(self, checkpoints: CheckpointStore) -> None:
+        part(checkpoints, stage=0).unlink()
+        assert self.step(checkpoints) == 40
+        assert self.step(checkpoints, stage=0) == 20
+
+    def test_is_of_the_same_cut(self, checkpoints: CheckpointStore) -> None:
+        assert self.step(checkpoints, bounds=[(0, 1), (1, 5)]) is None
+
+    def test_is_none_without_any(self, tmp_path: Path) -> None:
+        assert self.step(CheckpointStore(tmp_path)) is None

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from dni_async.errors import UserError
+from workers.coordination.collectives import Peers, joined, start_group
+from workers.coordination.rendezvous import Rendezvous
+
+
+def ranks(world: int) -> list[Rendezvous]:
+    """All ranks of a job, in one process."""
+    store = dist.HashStore()
+    return [Rendezvous(rank, world, rank, world, store) for rank in range(world)]
+
+
+def test_alone_there_is_no_group_and_nobody_to_ask() -> None:
+    with joined(ranks(1)[0], 1.0, torch.device("cpu")) as peers:
+        assert not dist.is_initialized()
+        assert peers.gather("mine") == peers.latest("mine") == ["mine"]
+        assert peers.tell({"value": 1}) == {"value": 1}
+        assert peers.gone() == []
+
+
+def test_the_first_rank_hears_the_latest_of_all_once_all_have_spoken() -> None:
+    first, second, third = (Peers(rank) for rank in ranks(3))
+    assert first.latest(0) is None
+    assert second.latest({"steps": 1}) is third.latest({"steps": 2}) is None
+    assert first.latest("mine") == ["mine", {"steps": 1}, {"steps": 2}]
+    second.latest({"steps": 9})
+    assert first.latest("mine") == ["mine", {"steps": 9}, {"steps": 2}]
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"), [("is_gloo_available", "no gloo"), ("is_available", "no gloo")]
+)
+def test_without_gloo_the_user_is_told(missing: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, missing, lambda: False)
+    with pytest.raises(UserError, match=words):
+        start_group(ranks(2)[0], 1.0, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("nccl", "gpus", "words"),
+    [(False, 2, "no NCCL"), (True, 1, "a GPU for each of the 2 processes on this host, which has 1")],
+)
+def test_nccl_and_a_gpu_for_each_are_wanted(
+    nccl: bool, gpus: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: nccl)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    with pytest.raises(UserError, match=words):
+        start_group(ranks(2)[0], 1.0, torch.device("cuda"))

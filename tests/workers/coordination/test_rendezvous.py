@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import FrameType
+
+import pytest
+import torch.distributed as dist
+
+from dni_async.errors import Late, StageError, UserError
+from tests.support.channels import PATIENCE, Child
+from workers.coordination.rendezvous import Rendezvous, host_identity
+from workers.failure.rank_runner import RankRunner
+
+
+def ranks(world: int) -> list[Rendezvous]:
+    """All ranks of a job, in one process."""
+    store = dist.HashStore()
+    return [Rendezvous(rank, world, rank, world, store) for rank in range(world)]
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port at which somebody else listens."""
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", 0))
+        other.listen()
+        yield other.getsockname()[1]
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch, port: int) -> pytest.MonkeyPatch:
+    """Rank 0 of two, at a port that is taken."""
+    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", str(port))
+    return monkeypatch
+
+
+class TestAlone:
+    def test_without_torchruns_variables_a_process_is_the_only_rank(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("RANK", raising=False)
+        alone = Rendezvous.from_env(1.0)
+        assert (alone.rank, alone.world, alone.local_rank, alone.local_world) == (0, 1, 0, 1)
+        alone.publish("key", {"a": [1, None, 2.5, "ü"]})
+        assert alone.read("key", 1.0) == {"a": [1, None, 2.5, "ü"]}
+        assert alone.claim("failure")
+
+
+class TestTheStore:
+    def test_what_one_rank_publishes_another_reads(self) -> None:
+        first, second = ranks(2)
+        first.publish("plan", [[0, 2], [2, 4]])
+        assert second.read("plan", 1.0) == [[0, 2], [2, 4]]
+
+    def test_all_learn_what_all_tell(self) -> None:
+        first, second = ranks(2)
+        with pytest.raises(Late, match="'word/1' from another rank"):
+            first.exchange("word", "a", 0.05)
+        assert second.exchange("word", "b", 1.0) == first.exchange("word", "a", 1.0) == ["a", "b"]
+
+    def test_a_signal_is_heard_while_it_waits(self) -> None:
+        """In the store's own wait it would be heard at the deadline."""
+
+        class Heard(Exception):
+            pass
+
+        def hear(signum: int, frame: FrameType | None) -> None:
+            raise Heard
+
+        before = signal.signal(signal.SIGUSR1, hear)
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        asks = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGUSR1])
+        try:
+            asks.start()
+            start = time.monotonic()
+            with pytest.raises(Heard):
+                Rendezvous(1, 2, 1, 2, store).read("plan", 20.0)
+            assert time.monotonic() - start < 10
+        finally:
+            asks.join()
+            signal.signal(signal.SIGUSR1, before)
+
+    def test_a_reader_waits_for_the_publisher(self) -> None:
+        first, second = ranks(2)
+        read: list[object] = []
+        reader = threading.Thread(target=lambda: read.append(second.read("plan", PATIENCE)), daemon=True)
+        reader.start()
+        first.publish("plan", 5)
+        reader.join(PATIENCE)
+        assert read == [5]
+
+    def test_it_does_not_wait_for_ever(self) -> None:
+        begin = time.monotonic()
+        with pytest.raises(StageError, match=r"^rank 1 waited 0\.1 s for 'plan' from another rank$"):
+            ranks(2)[1].read("plan", 0.1)
+        assert 0.09 < time.monotonic() - begin < 5.0
+
+    def test_only_the_first_claim_counts(self) -> None:
+        first, second, third = ranks(3)
+        assert [rank.claim("failure") for rank in (second, first, third, second)] == [True] + [False] * 3
+        assert first.claim("something else")
+
+    def test_of_many_that_claim_at_once_one_gets_it(self) -> None:
+        claims: list[bool] = []
+        barrier = threading.Barrier(8, timeout=PATIENCE)
+
+        def claim(rank: Rendezvous) -> None:
+            barrier.wait()
+            claims.append(rank.claim("failure"))
+
+        threads = [threading.Thread(target=claim, args=(rank,), daemon=True) for rank in ranks(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE)
+        assert sorted(claims) == [False] * 7 + [True]
+
+
+class TestAfterARestart:
+    def test_what_was_before_is_forgotten_but_for_what_was_to_be_remembered(self) -> None:
+        base = dist.HashStore()
+
+        def start(restart: int) -> Rendezvous:
+            store = dist.PrefixStore(str(restart), base)
+            return Rendezvous(0, 2, 0, 2, store, dist.PrefixStore("lasting", base), restart, 3)
+
+        first, second = start(0), start(1)
+        first.publish("plan", 5)
+        first.remember("begun", {"step": 3})
+        assert first.recall("begun") is None  # it is no news to these ranks
+        assert second.recall("begun") == start(2).recall("begun") == {"step": 3}
+        assert second.peek("plan") is second.recall("plan") is None
+
+    def test_where_nobody_would_restart_the_job_there_is_nothing_to_remember(self) -> None:
+        alone = Rendezvous(0, 1, 0, 1, dist.HashStore())
+        alone.remember("begun", True)
+        assert alone.recall("begun") is None
+
+
+class TestAnotherConnection:
+    def test_it_leads_to_the_same_store_and_goes_on_while_the_first_waits(self) -> None:
+        server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        store = dist.PrefixStore(
+            "job", dist.TCPStore("127.0.0.1", server.port, is_master=False, wait_for_workers=False)
+        )
+        first = Rendezvous(0, 2, 0, 2, store)
+        second = first.another(PATIENCE)
+        read: list[object] = []
+        reader = threading.Thread(target=lambda: read.append(first.read("plan", PATIENCE)), daemon=True)
+        reader.start()
+        second.publish("plan", 5)  # the first connection is, or will be, taken by the wait
+        reader.join(PATIENCE)
+        assert read == [5] and second.peek("plan") == 5
+
+
+class TestWhoIsGone:
+    def test_nobody_is_while_all_run_or_have_not_come(self) -> None:
+        first, second = ranks(2)
+        first.sign_in()
+        assert second.gone_ranks() == []
+
+    def test_a_process_that_ended_is_even_before_its_parent_knows(self) -> None:
+        first, second = ranks(2)
+        with subprocess.Popen(["sleep", str(PATIENCE)]) as process:
+            first.sign_in()
+            second.publish("process/1", [host_identity(), process.pid])
+            assert first.gone_ranks() == []
+            process.kill()
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+            assert first.gone_ranks() == [1]
+            process.wait(PATIENCE)
+            assert first.gone_ranks() == [1]
+
+    def test_of_other_hosts_nothing_is_known(self) -> None:
+        first, second = ranks(2)
+        second.publish("process/1", ["another host", 2**22 + 1])
+        assert first.gone_ranks() == []
+
+    def test_a_broken_store_is_no_new_failure(self) -> None:
+        alone = Rendezvous(0, 2, 0, 2, dist.HashStore())
+        alone.store.set("process/1", "no JSON")
+        assert alone.gone_ranks() == []
+
+
+class TestMeeting:
+    def test_a_port_in_use_is_the_users_to_mend(self, environment: pytest.MonkeyPatch, port: int) -> None:
+        with pytest.raises(UserError) as error:
+            Rendezvous.from_env(5.0)
+        assert str(error.value) == f"the rendezvous port is in use (127.0.0.1:{port}); choose another"
+
+    def test_a_rank_that_nobody_joins_says_so_at_its_deadline(self, environment: pytest.MonkeyPatch) -> None:
+        with socket.socket() as other:
+            other.bind(("127.0.0.1", 0))
+            free = other.getsockname()[1]
+        environment.setenv("MASTER_PORT", str(free))
+        begin = time.monotonic()
+        with pytest.raises(StageError) as error:
+            Rendezvous.from_env(0.5)
+        assert str(error.value).startswith(f"rank 0 could not meet the others at 127.0.0.1:{free} (")
+        assert "\n" not in str(error.value)
+        assert time.monotonic() - begin < 10.0
+
+    def test_two_processes_find_each_other(self, tmp_path: Path) -> None:
+        store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        shared = {
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True",
+            "TORCHELASTIC_RESTART_COUNT": "3",
+        }
+        with ExitStack() as stack:
+            children = [
+                stack.enter_context(
+                    Child(
+                        meet_and_tell,
+                        tmp_path / str(rank),
+                        RANK=str(rank),
+                        LOCAL_RANK=str(1 - rank),
+                        **shared,
+                    )
+                )
+                for rank in (0, 1)
+            ]
+            told = [child.hear() for child in children]
+            assert [child.status() for child in children] == [0, 0], [child.lines() for child in children]
+        (pid0, host0), (pid1, host1) = told[0]["processes"]
+        assert told[0]["processes"] == told[1]["processes"]
+        assert pid0 != pid1
+        assert host0 == host1 == host_identity()
+        assert [t["place"] for t in told] == [[0, 2, 1, 2], [1, 2, 0, 2]]
+        assert sorted(t["first"] for t in told) == [False, True]
+        assert store.check(["dni_async/3/process/0"])  # after a restart nobody reads what was before
+
+
+def meet_and_tell(runner: RankRunner, mouth: Connection) -> None:
+    me = runner.meet(PATIENCE)
+    assert runner.meet(PATIENCE) is me
+    me.publish(f"who/{me.rank}", [os.getpid(), host_identity()])
+    mouth.send(
+        {
+            "place": [me.rank, me.world, me.local_rank, me.local_world],
+            "processes": [me.read(f"who/{rank}", PATIENCE) for rank in range(me.world)],
+            "first": me.claim("first"),
+        }
+    )

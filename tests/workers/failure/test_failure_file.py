@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from workers.failure.failure_file import FAILURE_FILE, already_reported, read_failure, tell
+
+
+def test_the_line_is_printed_and_left_with_the_status(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
+    tell("batch size is 0", 2)
+    assert capsys.readouterr().err == "dni-async: batch size is 0\n"
+    assert read_failure(tmp_path / "told") == ("batch size is 0", 2)
+
+
+def test_an_empty_line_is_left_but_not_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
+    tell("", 141)
+    assert capsys.readouterr().err == ""
+    assert read_failure(tmp_path / "told") == ("", 141)
+
+
+def test_a_file_that_cannot_be_written_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(FAILURE_FILE, "/nowhere/told")
+    tell("the end")
+    assert capsys.readouterr().err == "dni-async: the end\n"
+
+
+@pytest.mark.parametrize("text", [None, "", "no number"])
+def test_where_nothing_was_told_there_is_nothing(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "told").write_text(text)
+    assert read_failure(tmp_path / "told") == ("", 0)
+
+
+def test_whether_anything_was_told_is_known_to_those_who_come_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FAILURE_FILE, raising=False)
+    tell("nobody asked", 1)
+    assert not already_reported()
+    monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
+    assert not already_reported()
+    tell("", 141)
+    assert already_reported()

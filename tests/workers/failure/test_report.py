@@ -1,0 +1,69 @@
+"""Who says and who prints why a job ends: all ranks in this process, each with a verdict of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import threading
+import time
+
+import pytest
+import torch.distributed as dist
+
+from tests.support.channels import PATIENCE
+from workers.coordination.rendezvous import Rendezvous, host_identity
+from workers.failure import report as verdict
+from workers.failure.report import FailureReport
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def jobs() -> list[Rendezvous]:
+    """Three ranks; rank 0 runs."""
+    store = dist.HashStore()
+    ranks = [Rendezvous(rank, 3, rank, 3, store) for rank in range(3)]
+    ranks[0].sign_in()
+    return ranks
+
+
+def test_the_first_rank_says_it_and_rank_0_prints_it_once(jobs: list[Rendezvous], capsys: Capture) -> None:
+    first, *others = (FailureReport(job) for job in jobs)
+    first.tell()  # nobody has said anything
+    saying = [threading.Thread(target=rank.say, args=("a disk is full", 1), daemon=True) for rank in others]
+    for thread in saying:
+        thread.start()
+        while jobs[0].peek("verdict") is None:
+            pass
+    assert capsys.readouterr().err == ""
+    first.tell()
+    for thread in saying:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    first.say("everybody is gone", 1)
+    assert capsys.readouterr().err == "dni-async: a disk is full\n"
+
+
+def test_rank_0_needs_nobody(jobs: list[Rendezvous], capsys: Capture) -> None:
+    begin = time.monotonic()
+    FailureReport(jobs[0]).say("it was me", 1)
+    FailureReport(jobs[1]).say("rank 0 is gone", 1)
+    assert time.monotonic() - begin < verdict.PATIENCE
+    assert capsys.readouterr().err == "dni-async: it was me\n"
+
+
+def test_when_rank_0_is_dead_another_prints_at_once(jobs: list[Rendezvous], capsys: Capture) -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait(PATIENCE)
+    jobs[0].publish("process/0", [host_identity(), process.pid])
+    begin = time.monotonic()
+    FailureReport(jobs[2]).say("rank 0 is gone", 1)
+    assert time.monotonic() - begin < verdict.PATIENCE
+    assert capsys.readouterr().err == "dni-async: rank 0 is gone\n"
+
+
+def test_when_rank_0_does_nothing_another_prints_after_a_while(
+    jobs: list[Rendezvous], capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verdict, "PATIENCE", 0.2)
+    FailureReport(jobs[1]).say("nothing came from stage 0", 1)
+    assert capsys.readouterr().err == "dni-async: nothing came from stage 0\n"

@@ -1,0 +1,76 @@
+"""Copies between slots and devices; what a GPU does in its own time is played by events on the CPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dni_async.messages import Activation, Marker, MarkerKind, TargetGradient
+from tests.support.channels import Copying
+from workers.runtime.cuda_copies import DONE, copy_out, move, wait_for
+from workers.transport.base import TransportTimeout
+
+
+def test_on_the_cpu_a_copy_is_done_at_once() -> None:
+    places = [torch.zeros(2, 3), torch.zeros(4, dtype=torch.int64)]
+    event = copy_out(places, [torch.ones(3, 2).t(), torch.arange(4)])
+    assert event.query()
+    assert torch.equal(places[0], torch.ones(2, 3))
+    assert torch.equal(places[1], torch.arange(4))
+
+
+def test_a_copy_that_is_never_done_is_not_waited_for_for_ever() -> None:
+    wait_for(Copying(patience=3), 5.0)
+    with pytest.raises(TransportTimeout, match=r"copy between the GPU and the host was not done in 0.01 s"):
+        wait_for(Copying(patience=10**9), 0.01)
+
+
+class TestMove:
+    elsewhere = torch.device("meta")
+
+    def test_activations_and_their_labels(self) -> None:
+        message = Activation(3, 1, torch.ones(2, 5), torch.arange(2))
+        move(message, self.elsewhere)
+        assert (message.h.device, message.y.device) == (self.elsewhere, self.elsewhere)
+        assert (message.h.shape, message.y.dtype) == ((2, 5), torch.int64)
+
+    def test_targets(self) -> None:
+        message = TargetGradient(3, 1, torch.ones(2, 5))
+        move(message, self.elsewhere)
+        assert message.grad.device == self.elsewhere
+
+    def test_marks_have_nothing_to_move(self) -> None:
+        marker = Marker(MarkerKind.STOP, 3, 1)
+        move(marker, self.elsewhere)
+        assert marker == Marker(MarkerKind.STOP, 3, 1)
+
+    def test_on_the_cpu_the_old_place_may_be_overwritten_at_once(self) -> None:
+        assert move(TargetGradient(3, 1, torch.ones(2)), torch.device("cpu")) is DONE
+
+    def test_what_is_there_already_is_not_copied(self) -> None:
+        h = torch.ones(2, 5)
+        message = Activation(3, 1, h, torch.arange(2))
+        move(message, torch.device("cpu"))
+        assert message.h is h
+
+
+@pytest.mark.gpu
+def test_tensors_move_to_a_gpu() -> None:
+    message = TargetGradient(3, 1, torch.arange(6.0))
+    move(message, torch.device("cuda", 0))
+    assert message.grad.device == torch.device("cuda", 0)
+    assert torch.equal(message.grad.cpu(), torch.arange(6.0))
+
+
+@pytest.mark.gpu
+def test_a_gpu_copies_what_was_computed_before() -> None:
+    gpu = torch.device("cuda", 0)
+    place = torch.zeros(1000, 1000).pin_memory()
+    x = torch.ones(1000, 1000, device=gpu)
+    for _ in range(50):
+        x = x @ torch.eye(1000, device=gpu) * 1.01
+    event = copy_out([place], [x])
+    del x  # its memory must not be used again before the copy
+    torch.zeros(1000, 1000, device=gpu)
+    wait_for(event, 10.0)
+    assert torch.allclose(place, torch.full_like(place, 1.01**50), rtol=1e-3)

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import multiprocessing
+import time
+
+import pytest
+
+from dni_async.errors import StageError
+from tests.support.forks import PATIENCE, context
+from workers.transport.link_benchmark import Line, fit, ping
+
+SIZES = (1024, 1 << 20, 1 << 22)
+
+
+@pytest.mark.parametrize(("start", "per_byte"), [(1e-4, 1e-9), (0.0, 1e-9), (1e-3, 0.0)])
+def test_a_line_through_exact_points_is_found(start: float, per_byte: float) -> None:
+    line = Line(start, per_byte)
+    found = fit(SIZES, [line(size) for size in SIZES])
+    assert found.start == pytest.approx(start, abs=1e-9)
+    assert found.per_byte == pytest.approx(per_byte, abs=1e-15)
+
+
+def test_small_messages_count_as_much_as_large_ones() -> None:
+    """Twice too long for 4 MiB must not make 1 KiB free of charge."""
+    found = fit(SIZES, [1e-4, 1.1e-4, 2e-2])
+    assert found(1024) == pytest.approx(1e-4, rel=0.5)
+
+
+def test_neither_number_is_negative() -> None:
+    assert fit(SIZES, [3e-4, 2e-4, 1e-4]).per_byte == 0.0
+    assert fit(SIZES, [1e-9, 1e-3, 1e-2]).start >= 0.0
+    assert fit([64], [2.0])(64) == 2.0
+    assert fit(SIZES, [0.0, 0.0, 0.0]) == Line(0.0, 0.0)
+
+
+def test_two_processes_measure_a_message_over_every_transport() -> None:
+    found = ping(["shm"], sizes=SIZES, repeats=3, timeout=PATIENCE, context=context())
+    assert set(found.links) == {"shm", "dist"}
+    for cost in found.links.values():
+        assert all(line.start >= 0 and line.per_byte >= 0 for line in (cost.send, cost.latency))
+        whole = cost.send(1 << 22) + cost.latency(1 << 22)
+        assert 0 < whole < 1.0
+        assert whole > cost.send(1024) + cost.latency(1024)
+    assert 0 < found.all_reduce(1 << 20) < 1.0
+    assert set(found.arrival) == {"shm", "dist"}
+    assert all(len(seconds) == len(SIZES) and min(seconds) > 0 for seconds in found.arrival.values())
+    assert multiprocessing.active_children() == []
+
+
+def test_processes_that_do_not_answer_are_not_waited_for() -> None:
+    with pytest.raises(StageError) as error:
+        ping(["shm"], timeout=0.01, context=context())
+    assert str(error.value) == "measuring messages took longer than 0.01 s; raise --timeout"
+
+
+def test_a_transport_that_is_none_fails_without_hanging() -> None:
+    with pytest.raises(StageError, match="measuring messages failed"):
+        ping(["pigeon"], sizes=(64,), repeats=1, timeout=PATIENCE, context=context())
+
+
+def test_a_process_that_dies_is_noticed_at_once() -> None:
+    begun = time.monotonic()
+    with pytest.raises(StageError, match="measuring messages failed"):
+        ping(["shm"], sizes=(-4,), repeats=1, timeout=2 * PATIENCE, context=context())
+    assert time.monotonic() - begun < PATIENCE

@@ -1,0 +1,63 @@
+"""A state as one safetensors file: tensors as tensors, all else as JSON in its metadata. No pickle.
+
+{"rule": {"draws": tensor, "updates": 7}}
+
+tensors    "state/rule/draws"
+metadata   {"state": {"rule": {"draws": {"<tensor>": "state/rule/draws"}, "updates": 7}}}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from safetensors.torch import load, save
+from torch import Tensor
+
+from dni_async.errors import UserError
+from dni_async.state.state_dict import State
+
+_TENSOR = "<tensor>"
+_LENGTH = 8
+"""Bytes in which a safetensors file says how long its header is."""
+
+
+def to_bytes(state: State) -> bytes:
+    """The file. Tensors must not share memory (see `copied`).
+
+    Raises UserError for a value that is neither tensor nor JSON.
+    """
+    tensors: dict[str, Tensor] = {}
+    told = _without_tensors(state, "state", tensors)
+    return save(tensors, {"state": json.dumps(told)})
+
+
+def from_bytes(data: bytes) -> State:
+    """The state, on the CPU. Raises ValueError, KeyError or a SafetensorError when it is no such file."""
+    length = int.from_bytes(data[:_LENGTH], "little")
+    header = json.loads(data[_LENGTH : _LENGTH + length])
+    state: State = _with_tensors(json.loads(header["__metadata__"]["state"]), load(data))
+    return state
+
+
+def _without_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """The value with names in the place of its tensors, which go into `tensors`."""
+    if isinstance(value, Tensor):
+        tensors[path] = value.contiguous()
+        return {_TENSOR: path}
+    if isinstance(value, Mapping):
+        return {key: _without_tensors(part, f"{path}/{key}", tensors) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_without_tensors(part, f"{path}/{i}", tensors) for i, part in enumerate(value)]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise UserError(f"{path} is a {type(value).__name__}, which a checkpoint cannot keep")
+
+
+def _with_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if value.keys() == {_TENSOR}:
+            return tensors[value[_TENSOR]]
+        return {key: _with_tensors(part, tensors) for key, part in value.items()}
+    return [_with_tensors(part, tensors) for part in value] if isinstance(value, list) else value

@@ -1,0 +1,111 @@
+"""Processes that go through the same steps together: their group, and what they tell each other.
+
+Unlike stages, which only know their neighbours, they meet in collective operations.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dni_async.errors import UserError
+from workers.coordination.rendezvous import Rendezvous
+
+PATIENCE = 1.0
+"""Seconds from the loss of a connection until the system must know that the process at its end is gone."""
+
+
+class Peers:
+    """All ranks of a job. Objects must be JSON-able. Alone, nothing is sent."""
+
+    def __init__(self, rendezvous: Rendezvous) -> None:
+        self._rendezvous = rendezvous
+        self.rank, self.world = rendezvous.rank, rendezvous.world
+
+    def gather(self, mine: Any) -> list[Any] | None:
+        """What every rank has, on rank 0; all ranks must call it."""
+        if self.world == 1:
+            return [mine]
+        everything = [None] * self.world if self.rank == 0 else None
+        dist.gather_object(mine, everything)
+        return everything
+
+    def tell(self, value: Any) -> Any:
+        """The value that rank 0 gives, on every rank; all ranks must call it, and leave it together."""
+        if self.world == 1:
+            return value
+        told = [value]
+        dist.broadcast_object_list(told)
+        return told[0]
+
+    def latest(self, mine: Any) -> list[Any] | None:
+        """What every rank said last, on rank 0, without waiting for anybody; None when one said nothing."""
+        if self.rank > 0:
+            self._rendezvous.publish(f"latest/{self.rank}", mine)
+            return None
+        keys = [f"latest/{rank}" for rank in range(1, self.world)]
+        if keys and not self._rendezvous.store.check(keys):
+            return None
+        return [mine, *(self._rendezvous.read(key, PATIENCE) for key in keys)]
+
+    def gone(self) -> list[int]:
+        """Other ranks whose process has ended, soon after a connection broke."""
+        end = time.monotonic() + PATIENCE
+        while self.world > 1:
+            gone = [rank for rank in self._rendezvous.gone_ranks() if rank != self.rank]
+            if gone or time.monotonic() > end:
+                return gone
+            time.sleep(0.02)
+        return []
+
+
+@contextmanager
+def joined(rendezvous: Rendezvous, timeout: float, device: torch.device) -> Iterator[Peers]:
+    """The peers, joined in torch's default process group (none for a rank alone).
+
+    After a failure the group is not destroyed: that waits for peers, and the process is about to end.
+    """
+    if rendezvous.world > 1:
+        rendezvous.hosts(timeout)
+        start_group(rendezvous, timeout, device)
+    yield Peers(rendezvous)
+    if rendezvous.world > 1:
+        dist.destroy_process_group()
+
+
+def start_group(rendezvous: Rendezvous, timeout: float, device: torch.device) -> None:
+    """Make the default process group of all ranks: gloo, and NCCL for tensors on a GPU.
+
+    timeout: seconds that any operation may wait. Raises UserError when this torch has no such backend.
+    """
+    _check_backends(device, rendezvous.local_world)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+        store=dist.PrefixStore("group", rendezvous.store),
+        rank=rendezvous.rank,
+        world_size=rendezvous.world,
+        timeout=timedelta(seconds=timeout),
+    )
+
+
+def _check_backends(device: torch.device, local_world: int) -> None:
+    if not (dist.is_available() and dist.is_gloo_available()):
+        raise UserError(
+            "this torch has no gloo, by which processes meet; install a build that has it, "
+            "or run in one process"
+        )
+    if device.type != "cuda":
+        return
+    if not dist.is_nccl_available():
+        raise UserError("this torch has no NCCL, by which GPUs meet; install a build that has it")
+    if local_world > torch.cuda.device_count():
+        raise UserError(
+            f"NCCL wants a GPU for each of the {local_world} processes on this host, "
+            f"which has {torch.cuda.device_count()}; use fewer stages"
+        )

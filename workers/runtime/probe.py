@@ -1,0 +1,145 @@
+"""Where the time of a stage goes: every moment belongs to exactly one kind of work.
+
+    handle                          send  send
+    wait  | forward | send | backward | send | update | wait | sg | wait | ...
+
+The loop and the stage call `mark(kind)` when a piece of work ends; it gets all time since the last one.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import psutil
+
+COMPUTE = ("forward", "backward", "update", "sg", "head", "evaluate")
+"""Kinds of work that count as busy."""
+
+Event = tuple[str, float, float, int]
+"""Kind, start and end in seconds of the clock, step."""
+
+
+class Probe:
+    """Totals per kind of work, and the last `limit` events for the timeline.
+
+    Totals count training only, and only after `warmup` training steps, so that they describe the
+    steady state; events are kept from the start.
+    """
+
+    shortest = 5e-6
+    """Seconds; a shorter event counts in the totals and is not kept."""
+
+    def __init__(
+        self, warmup: int = 0, limit: int = 20_000, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self.clock = clock
+        self.events: deque[Event] = deque(maxlen=limit)
+        self.training = False
+        """Whether the work at hand belongs to a training batch."""
+        self.step = 0
+        self.totals: dict[str, float] = {}
+        self._warmup = warmup
+        self._last = clock()
+
+    def begin(self, step: int, training: bool, before: str = "wait", work: Hashable = None) -> None:
+        """A message is taken up; the time before it went into `before`.
+
+        work: names what is done for it, so that the same name means the same FLOPs (a kind of message and
+        its shape); None for what costs nothing, such as a mark.
+        """
+        self.step, self.training = step, training
+        self.mark(before)
+
+    def end(self) -> None:
+        """The message has been handled."""
+
+    def mark(self, kind: str) -> None:
+        """The work since the last mark was of this kind."""
+        now = self.clock()
+        if self.training:
+            self.totals[kind] = self.totals.get(kind, 0.0) + now - self._last
+        if now - self._last > self.shortest:
+            self.events.append((kind, self._last, now, self.step))
+        self._last = now
+
+    def step_done(self) -> None:
+        """One more training step is done; after the warm-up the totals start from zero."""
+        if self._warmup > 0:
+            self._warmup -= 1
+            self.totals.clear()
+
+    def stats(self) -> dict[str, Any]:
+        """Seconds by kind, and the utilisation: the share of wall-clock in which the stage computes."""
+        total = sum(self.totals.values())
+        busy = sum(self.totals.get(kind, 0.0) for kind in COMPUTE)
+        return {
+            "busy_s": busy,
+            "wait_s": self.totals.get("wait", 0.0),
+            "send_s": self.totals.get("send", 0.0),
+            "load_s": self.totals.get("load", 0.0),
+            "sg_s": self.totals.get("sg", 0.0),
+            "head_s": self.totals.get("head", 0.0),
+            "utilisation": busy / total if total else 0.0,
+        }
+
+    def timeline(self) -> list[list[Any]]:
+        """[kind, start, duration, step] of each kept event, in microseconds of the clock."""
+        return [[kind, round(a * 1e6, 1), round((b - a) * 1e6, 1), step] for kind, a, b, step in self.events]
+
+
+class Throughput:
+    """Samples per second of training in the steady state.
+
+    After every pause (the start, an evaluation) `warmup` steps pass before counting begins, so that
+    batches that queued up meanwhile do not flatter the number:
+
+        step      1 ... warmup   |  count from here ... last step   |  evaluation = pause
+    """
+
+    def __init__(self, warmup: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.warmup = max(1, warmup)
+        self.clock = clock
+        self.samples = 0
+        self.seconds = 0.0
+        self._skip = self.warmup
+        self._last = 0.0
+
+    def trained(self, samples: int) -> None:
+        """A training step has just ended."""
+        now = self.clock()
+        if self._skip:
+            self._skip -= 1
+        else:
+            self.samples += samples
+            self.seconds += now - self._last
+        self._last = now
+
+    def pause(self) -> None:
+        """Something else than training happens now."""
+        self._skip = self.warmup
+
+    def per_second(self) -> float | None:
+        """None until something was counted."""
+        return self.samples / self.seconds if self.seconds else None
+
+
+def process_metadata() -> dict[str, Any]:
+    """Who this process is and the most memory it ever held, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "peak_rss_bytes": max(peak, psutil.Process().memory_info().rss),
+    }
+
+
+def warmup_steps(steps_per_epoch: int) -> int:
+    """Steps that do not count: ten, or a quarter of a short epoch."""
+    return min(10, max(1, steps_per_epoch // 4))

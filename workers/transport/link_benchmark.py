@@ -1,0 +1,236 @@
+"""What a message costs: measured between two processes of this machine, apart from any training.
+
+    sender    | send |                 wait for the credit            | send | ...
+    receiver         |-- latency --| receive |----------- credit -----|
+
+All clocks are the system's monotonic one, which the processes of a host share. The two wait as the
+stages of a job do: they ask for news for a while before they sleep, where each has a core of its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dni_async.errors import StageError
+from dni_async.messages import TargetGradient
+from workers.coordination.rendezvous import Rendezvous
+from workers.runtime.device import place
+from workers.transport.base import Deadline, Waitable, wait_any
+from workers.transport.connect import Link, open_links
+
+SIZES = (4096, 65536, 1 << 20, 1 << 22)
+"""Bytes of the messages that are sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Seconds by bytes."""
+
+    start: float
+    per_byte: float
+
+    def __call__(self, size: float) -> float:
+        """Seconds for `size` bytes."""
+        return self.start + self.per_byte * size
+
+
+def fit(sizes: Sequence[int], seconds: Sequence[float]) -> Line:
+    """The line through points (least squares of the relative errors); neither number is negative."""
+    weights = [1 / max(s, 1e-9) ** 2 for s in seconds]
+    total = sum(weights)
+    x = sum(w * n for w, n in zip(weights, sizes, strict=True)) / total
+    y = sum(w * s for w, s in zip(weights, seconds, strict=True)) / total
+    spread = sum(w * (n - x) ** 2 for w, n in zip(weights, sizes, strict=True))
+    both = sum(w * (n - x) * (s - y) for w, n, s in zip(weights, sizes, seconds, strict=True))
+    slope = max(0.0, both / spread) if spread else 0.0
+    return Line(max(0.0, y - slope * x), slope)
+
+
+@dataclass(frozen=True, slots=True)
+class LinkCost:
+    """What a message costs on a link, by its bytes; see the diagram above."""
+
+    send: Line
+    latency: Line
+    receive: Line
+    credit: Line
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """What was measured."""
+
+    links: dict[str, LinkCost]
+    """By transport."""
+    all_reduce: Line
+    """Seconds of one step of a ring, by the bytes that it sends."""
+    arrival: dict[str, list[float]]
+    """By transport and size: median seconds from the call of `send` until the receiver can read it."""
+
+
+def ping(
+    transports: Sequence[str],
+    *,
+    device: str = "cpu",
+    sizes: Sequence[int] = SIZES,
+    repeats: int = 15,
+    timeout: float = 60.0,
+    context: BaseContext | None = None,
+) -> Ping:
+    """Start two processes, send messages over each transport, and let gloo sum over both.
+
+    Raises StageError when they do not answer in `timeout` seconds.
+    """
+    context = context or multiprocessing.get_context("spawn")
+    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    job = _Job(tuple(dict.fromkeys([*transports, "dist"])), device, tuple(sizes), repeats, timeout)
+    answer, tell = context.Pipe(duplex=False)
+    processes: list[BaseProcess] = [
+        context.Process(target=_rank, args=(job, rank, store.port, tell), daemon=True)  # type: ignore[attr-defined]
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    tell.close()
+    try:
+        told = _hear(answer, processes, timeout)
+        for process in processes:
+            process.join(5.0)  # they are closing their links
+    finally:
+        for process in processes:
+            process.kill()
+            process.join(5.0)
+    links = {name: LinkCost(*(fit(sizes, seconds) for seconds in told[name])) for name in job.transports}
+    arrival = {name: [sum(pair) for pair in zip(*told[name][:2], strict=True)] for name in job.transports}
+    return Ping(links, fit([size // 2 for size in sizes], [s / 2 for s in told["all_reduce"]]), arrival)
+
+
+def _hear(answer: Connection, processes: Sequence[BaseProcess], timeout: float) -> dict[str, Any]:
+    """What the two found out; one that fails is the end of it."""
+    failed = StageError("measuring messages failed; the reason stands above")
+    deadline = Deadline(timeout)
+    running = list(processes)
+    while not answer.poll() and deadline.left() and running:
+        connection.wait([answer, *(process.sentinel for process in running)], deadline.left())
+        running = [process for process in running if process.exitcode is None]
+        if any(process.exitcode for process in processes):
+            raise failed
+    if not answer.poll():
+        raise StageError(f"measuring messages took longer than {timeout:g} s; raise --timeout")
+    try:
+        return dict(answer.recv())
+    except EOFError:  # both are gone
+        raise failed from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    transports: tuple[str, ...]
+    device: str
+    sizes: tuple[int, ...]
+    repeats: int
+    timeout: float
+
+
+def _rank(job: _Job, rank: int, port: int, tell: Connection) -> None:
+    os.environ |= {  # rpc reads these: our store in the place of torchrun's
+        "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+    store = dist.TCPStore("localhost", port, timeout=timedelta(seconds=job.timeout), wait_for_workers=False)
+    placement = place(job.device, 1, rank, 2)
+    device = placement.device
+
+    def wait(end: Waitable) -> None:
+        wait_any([end], job.timeout, placement.alone)
+
+    told: dict[str, Any] = {}
+    for name in job.transports:
+        rendezvous = Rendezvous(rank, 2, rank, 2, dist.PrefixStore(name, store))
+        with open_links(rendezvous, [name], 1, job.timeout, device) as links:
+            link = links.upstream or links.downstream
+            assert link is not None
+            told[name] = _exchange(job, rendezvous, link, device, wait)
+            if name == "dist":
+                told["all_reduce"] = [_all_reduce(size, job.repeats) for size in job.sizes]
+    if rank == 0:
+        tell.send(told)
+
+
+def _exchange(
+    job: _Job, rendezvous: Rendezvous, link: Link, device: torch.device, wait: Callable[[Waitable], None]
+) -> list[list[float]]:
+    """Median seconds of send, latency, receive and credit, each by size; rank 0 knows them."""
+    notes = [
+        [_turn(link, rendezvous.rank, size, device, job.timeout, wait) for _ in range(job.repeats + 1)][1:]
+        for size in job.sizes
+    ]
+    if rendezvous.rank == 1:
+        rendezvous.publish("notes", notes)
+        rendezvous.read("heard", job.timeout)  # the other still reads from the link
+        return []
+    others = rendezvous.read("notes", job.timeout)
+    rendezvous.publish("heard", True)
+    columns: list[list[float]] = [[], [], [], []]
+    for mine, theirs in zip(notes, others, strict=True):
+        rows = [_parts(*a, *b) for a, b in zip(mine, theirs, strict=True)]
+        for column, values in zip(columns, zip(*rows, strict=True), strict=True):
+            column.append(statistics.median(values))
+    return columns
+
+
+def _parts(begun: float, sent: float, credit: float, there: float, released: float) -> tuple[float, ...]:
+    return sent - begun, max(0.0, there - sent), released - there, max(0.0, credit - released)
+
+
+def _turn(
+    link: Link,
+    rank: int,
+    size: int,
+    device: torch.device,
+    timeout: float,
+    wait: Callable[[Waitable], None],
+) -> tuple[float, ...]:
+    """One message. Rank 0: when it began, when `send` was over, when the credit was back.
+    Rank 1: when the message was there, when it was given back."""
+    clock = time.perf_counter
+    if rank == 0:
+        message = TargetGradient(0, 0, torch.ones(size // 4, device=device))
+        begun = clock()
+        link.sender.send(message, timeout)
+        sent = clock()
+        while not link.sender.ready():  # with room for one message: not before its credit is back
+            wait(link.sender)
+        return begun, sent, clock()
+    while not link.receiver.poll():
+        wait(link.receiver)
+    there = clock()
+    link.receiver.recv(timeout)
+    link.receiver.release()
+    return there, clock()
+
+
+def _all_reduce(size: int, repeats: int) -> float:
+    """Median seconds to sum `size` bytes over both processes: two steps of a ring, of half of it each."""
+    tensor = torch.ones(size // 4)
+    times = []
+    for _ in range(repeats + 1):
+        begun = time.perf_counter()
+        dist.all_reduce(tensor)
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times[1:])
