@@ -1,0 +1,64 @@
+"""A file is one idea of at most 250 lines, and a function fits a screen."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+from tests.support.source_tree import PACKAGES, ROOT
+
+FILE_LINES = 250
+FUNCTION_LINES = 60
+LONGER_FILES = {
+    "dni_async/stage/stage.py": 399,
+    "dni_async/synthesis/synthesizer.py": 281,
+    "launch/config/train.py": 316,
+    "launch/planning/predict.py": 286,
+    "launch/report/bench_sections.py": 270,
+    "launch/report/recorder.py": 293,
+    "tests/support/channels.py": 270,
+    "tests/support/conformance.py": 365,
+    "workers/runtime/loop.py": 277,
+    "workers/transport/dist.py": 266,
+    "workers/transport/rpc.py": 285,
+}
+"""Files that are still too long, with the lines that they may have; to become empty."""
+
+FILES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in (*PACKAGES, "tests/support", "tests/campaigns")
+    for path in (ROOT / folder).rglob("*.py")
+)
+TEST_FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").rglob("test_*.py"))
+
+
+def longest_function(source: str) -> tuple[int, str]:
+    """Return the lines and the name of the longest function of a source; (0, "") where there is none."""
+    functions = [
+        (node.end_lineno - node.lineno + 1, node.name)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.end_lineno is not None
+    ]
+    return max(functions, default=(0, ""))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_no_file_is_longer_than_its_limit(file: str) -> None:
+    assert len((ROOT / file).read_text().splitlines()) <= LONGER_FILES.get(file, FILE_LINES)
+
+
+@pytest.mark.parametrize("file", [*FILES, *TEST_FILES])
+def test_no_function_is_longer_than_a_screen(file: str) -> None:
+    lines, name = longest_function((ROOT / file).read_text())
+    assert lines <= FUNCTION_LINES, name
+
+
+def test_the_longest_function_of_a_source_is_found() -> None:
+    assert longest_function(
+        "def a():\n    pass\nclass B:\n    async def c(self):\n        x\n        y\n"
+    ) == (
+        3,
+        "c",
+    )
+    assert longest_function("x = 1\n") == (0, "")
