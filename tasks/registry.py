@@ -21,6 +21,7 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
     {
         "mnist-fcn": "tasks.vision.mnist:MnistFcn",
         "mnist-cnn": "tasks.vision.mnist:MnistCnn",
+        "mnist-residual": "tasks.vision.residual:MnistResidual",
         "digits-fcn": "tasks.vision.digits:DigitsFcn",
         "cifar-cnn": "tasks.vision.cifar:CifarCnn",
         "copy": "tasks.sequence.copying:Copy",

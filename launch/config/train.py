@@ -28,8 +28,8 @@ class JobConfig:
     """What all engines share: task, data, optimizer, stages, processes."""
 
     task: str = "mnist-fcn"
-    """mnist-fcn, mnist-cnn, digits-fcn, cifar-cnn, char-lm-stack, word-lm-stack, two-timescale, or your own
-    as my_pkg.my_task:MyTask."""
+    """mnist-fcn, mnist-cnn, mnist-residual, digits-fcn, cifar-cnn, char-lm-stack, word-lm-stack,
+    two-timescale, or your own as my_pkg.my_task:MyTask."""
     task_args: tuple[str, ...] = ()
     """The task's own settings, such as width=1024 depth=6."""
     data_root: str = ""

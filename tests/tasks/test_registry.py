@@ -15,6 +15,7 @@ from tasks.text.layered import CharLMStack, WordLMStack
 from tasks.vision.cifar import CifarCnn
 from tasks.vision.digits import DigitsFcn
 from tasks.vision.mnist import MnistCnn, MnistFcn
+from tasks.vision.residual import MnistResidual
 
 OWN = """
 from __future__ import annotations
@@ -63,6 +64,7 @@ def test_built_in_tasks_are_found_by_name() -> None:
     assert {name: type(create_any(name)) for name in BUILT_IN} == {
         "mnist-fcn": MnistFcn,
         "mnist-cnn": MnistCnn,
+        "mnist-residual": MnistResidual,
         "digits-fcn": DigitsFcn,
         "cifar-cnn": CifarCnn,
         "copy": Copy,
@@ -175,7 +177,7 @@ def test_the_task_itself_may_refuse_its_settings(own: str) -> None:
 
 @pytest.mark.parametrize("name", ["mnist", "", ":", "my_task:", ":MyTask", "my_pkg.my_task.MyTask"])
 def test_an_unknown_name_is_answered_with_the_known_ones(name: str) -> None:
-    with pytest.raises(UserError, match=r"unknown task .*mnist-fcn, mnist-cnn, digits-fcn.*my_module:MyTask"):
+    with pytest.raises(UserError, match=r"unknown task .*mnist-fcn, .*mnist-residual, .*my_module:MyTask"):
         create(name)
 
 
