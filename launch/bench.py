@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from dni_async.errors import StageError, UserError
-from launch.cli import parse
+from launch.config.command_line import parse
 from launch.report.bench_sections import SECTIONS, Section
 from launch.report.files import prepare_out, write_json
 from launch.report.metadata import hardware, versions

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dni_async.errors import StageError, UserError
-from launch.cli import parse
+from launch.config.command_line import parse
 from launch.config.compare import CompareConfig
 from launch.job.task_checks import check_until
 from launch.local.launcher import run_local

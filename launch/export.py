@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dni_async.errors import UserError
 from dni_async.state.checkpoint import uncut
-from launch.cli import parse
+from launch.config.command_line import parse
 from launch.engines.registry import ENGINES
 from launch.report.weights import load_all
 from workers.checkpoint.atomic_file import write_whole

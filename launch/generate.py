@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dni_async.errors import UserError
-from launch.cli import parse
+from launch.config.command_line import parse
 from launch.recurrent.text_generator import TextGenerator, generator_of
 from tasks.text.corpus import encode
 from workers.failure.rank_runner import RankRunner, leave

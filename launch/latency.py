@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from dni_async.errors import UserError
-from launch.cli import parse
+from launch.config.command_line import parse
 from launch.report.files import prepare_out, write_json
 from launch.report.tables import Column, Grid, markdown, number, show
 from workers.failure.rank_runner import RankRunner, leave

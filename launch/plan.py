@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dni_async.errors import UserError
-from launch.cli import parse
+from launch.config.command_line import parse
 from launch.config.plan import PlanConfig
 from launch.planning.check import Check, check_grid, run_checks
 from launch.planning.predict import Planner, Prediction

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from dni_async.errors import StageError, UserError
-from launch.cli import parse
+from launch.config.command_line import parse
 from launch.config.train import TrainConfig
 from launch.local.launcher import run_local
 from launch.report.files import JsonLines, prepare_out, write_json

@@ -8,38 +8,47 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 
 from dni_async.errors import UserError
-from launch.cli import parse
-from launch.config.recurrent import SequenceConfig, names_sequence_task
+from launch.config.command_line import parse, task_name
+from launch.config.recurrent import SequenceConfig
 from launch.config.train import TrainConfig
 from launch.job.rank_job import start_rank
 from launch.local.launcher import run_local
 from launch.recurrent.train import run_sequences
-from tasks.registry import create
+from tasks.registry import create, find
+from tasks.sequence.base import SequenceTask
 from workers.failure.rank_runner import RankRunner, leave
 
 
 def work(runner: RankRunner) -> None:
-    """Parse the command line and be one rank, or start as many ranks as were asked for."""
-    if names_sequence_task(sys.argv[1:]):
-        run_sequences(runner, parse(SequenceConfig, "launch.train"))
-        return
+    """Run one rank under torchrun or for one stage; otherwise start the ranks of the job here."""
     under_torchrun = "RANK" in os.environ
     try:
-        config = parse(TrainConfig, "launch.train")
+        config = configuration(sys.argv[1:])
+        if isinstance(config, SequenceConfig):
+            run_sequences(runner, config)
+            return
         if under_torchrun and config.max_restarts:
             raise UserError(f"max-restarts is {config.max_restarts}; under torchrun give it to torchrun")
         task = create(config.task, config.task_args)
     except UserError:
         if under_torchrun:
-            runner.meet(60.0)  # one rank alone complains about the command line
+            runner.meet(60.0)  # so that one rank alone prints the line
         raise
     alone = config.stages <= 1 and not config.port and not config.max_restarts
     if under_torchrun or alone:
         start_rank(runner, config, task)
     else:
         run_local(config, task)
+
+
+def configuration(arguments: Sequence[str]) -> TrainConfig | SequenceConfig:
+    """Parse the options of the kind of task that `--task` names. Raises UserError."""
+    name = task_name(arguments)
+    over_time = name is not None and issubclass(find(name), SequenceTask)
+    return parse(SequenceConfig if over_time else TrainConfig, "launch.train", arguments)
 
 
 def main() -> None:

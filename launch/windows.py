@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from dni_async.errors import UserError
-from launch.cli import parse
+from launch.config.command_line import parse
 from launch.config.recurrent import SequenceConfig
 from launch.recurrent.train import run_sequences
 from launch.report.files import prepare_out, write_json

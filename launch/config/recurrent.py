@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from dni_async.errors import UserError
 from launch.config.train import JobConfig
-from tasks.registry import find
-from tasks.sequence.base import SequenceTask
 
 TIME_RULES = ("bptt", "dni", "dni-aux", "dni-permuted")
 
@@ -71,13 +68,3 @@ class SequenceConfig(JobConfig):
                     "without stages: leave it out (a language model in stages is char-lm-stack or "
                     "word-lm-stack)"
                 )
-
-
-def names_sequence_task(arguments: Sequence[str]) -> bool:
-    """Whether the command line asks for a task over time, which has other settings."""
-    for i, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if option == "--task":
-            name = value if equals else "".join(arguments[i + 1 : i + 2])
-            return issubclass(find(name), SequenceTask) if name else False
-    return False

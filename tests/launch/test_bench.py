@@ -10,7 +10,7 @@ import pytest
 from dni_async.errors import StageError, UserError
 from launch import bench
 from launch.bench import BenchConfig, about, chapter, chosen_of, measure, shown, write_document
-from launch.cli import parse
+from launch.config.command_line import parse
 from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
 from launch.latency import LatencyConfig

@@ -17,7 +17,9 @@ from typing import Any
 import pytest
 from torch.utils.data import TensorDataset
 
+from launch.config.recurrent import SequenceConfig
 from launch.config.train import TrainConfig
+from launch.train import configuration
 from tasks.vision.digits import DigitsFcn
 from tasks.vision.mnist import MnistFcn
 from tests.support.forks import Job
@@ -34,6 +36,19 @@ from tests.support.jobs import (
 )
 
 LONG = (*TINY, "--epochs", "100000")
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("--task copy --bptt 4", SequenceConfig),
+        ("--epochs 3 --task=tasks.sequence.copying:RepeatCopy", SequenceConfig),
+        ("--task mnist-fcn --rule cdni", TrainConfig),
+        ("--rule cdni", TrainConfig),
+    ],
+)
+def test_the_kind_of_task_decides_which_options_there_are(line: str, kind: type) -> None:
+    assert type(configuration(line.split())) is kind
 
 
 @pytest.fixture(scope="module")

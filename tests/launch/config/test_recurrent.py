@@ -1,4 +1,4 @@
-"""The settings of tasks over time, and how the command line tells them apart."""
+"""The settings of tasks over time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dni_async.errors import UserError
-from launch.config.recurrent import SequenceConfig, names_sequence_task
+from launch.config.recurrent import SequenceConfig
 
 
 @pytest.mark.parametrize(
@@ -35,17 +35,3 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], complaint: str) ->
 
 def test_one_stage_is_what_runs() -> None:
     assert SequenceConfig(stages=1).stages == 1
-
-
-@pytest.mark.parametrize(
-    ("line", "over_time"),
-    [
-        ("--task copy --bptt 4", True),
-        ("--epochs 3 --task=tasks.sequence.copying:RepeatCopy", True),
-        ("--task mnist-fcn --rule cdni", False),
-        ("--rule cdni", False),
-        ("--task", False),
-    ],
-)
-def test_the_task_says_which_settings_there_are(line: str, over_time: bool) -> None:
-    assert names_sequence_task(line.split()) is over_time

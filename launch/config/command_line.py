@@ -1,0 +1,73 @@
+"""A command line becomes a configuration, or one line that says what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
+
+import tyro
+
+from dni_async.errors import UserError
+
+Config = TypeVar("Config")
+
+
+def parse(cls: type[Config], prog: str, arguments: Sequence[str] | None = None) -> Config:
+    """Return `cls` filled from the command line; `--help` prints and exits as usual.
+
+    Raises:
+        UserError: in one line, for a bad option or value.
+    """
+    complaint = io.StringIO()
+    try:
+        with (
+            contextlib.redirect_stderr(complaint),
+            _wide_terminal(sys.argv if arguments is None else arguments),
+        ):
+            return tyro.cli(cls, prog=prog, args=arguments)
+    except SystemExit as stop:
+        if not stop.code:
+            sys.stdout.flush()  # a closed pipe must show here, where it is handled
+            raise
+        raise UserError(f"{_first_line(complaint.getvalue())}; see {prog} --help") from None
+
+
+def task_name(arguments: Sequence[str]) -> str | None:
+    """Return the value of `--task` alone, which decides what the other options are; None without one."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--task")
+    try:
+        return parser.parse_known_args(arguments)[0].task
+    except argparse.ArgumentError:  # `--task` without a value: the full parser says so
+        return None
+
+
+@contextlib.contextmanager
+def _wide_terminal(arguments: Sequence[str]) -> Iterator[None]:
+    """Keep tyro from breaking its messages into lines; the help still fits the terminal."""
+    before = os.environ.get("COLUMNS")
+    if "--help" not in arguments and "-h" not in arguments:
+        os.environ["COLUMNS"] = "1000"
+    try:
+        yield
+    finally:
+        os.environ.pop("COLUMNS", None)
+        if before is not None:
+            os.environ["COLUMNS"] = before
+
+
+def _first_line(box: str) -> str:
+    """Return the message in tyro's box, which has no sides where the output is not UTF-8."""
+    lines = [line.strip("│ ") for line in box.splitlines()]
+    heads = (i for i, line in enumerate(lines) if line.startswith("╭") or set(line) == {"-"})
+    below = lines[next(heads, -1) + 1 :]
+    first = next((line for line in below if line.strip("─╰╯-")), " ".join(box.split()))
+    prefix = "Error parsing "
+    if first.startswith(prefix) and not first.startswith(prefix + "-"):
+        first = first.split(": ", 1)[-1]
+    return first
