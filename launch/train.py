@@ -47,8 +47,9 @@ def work(runner: RankRunner) -> None:
 def configuration(arguments: Sequence[str]) -> TrainConfig | SequenceConfig:
     """Parse the options of the kind of task that `--task` names. Raises UserError."""
     name = task_name(arguments)
-    over_time = name is not None and issubclass(find(name), SequenceTask)
-    return parse(SequenceConfig if over_time else TrainConfig, "launch.train", arguments)
+    if name is not None and issubclass(find(name), SequenceTask):
+        return parse(SequenceConfig, "launch.train", arguments)
+    return parse(TrainConfig, "launch.train", arguments)
 
 
 def main() -> None:
