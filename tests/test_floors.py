@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.source_tree import PACKAGES, ROOT, circles, import_graph, imports, source_modules
+from tests.support.source_tree import (
+    PACKAGES,
+    ROOT,
+    circles,
+    dotted_name,
+    import_graph,
+    imports,
+    source_modules,
+)
 
 FORBIDDEN = {
     "dni_async": (
@@ -105,6 +113,18 @@ def test_every_folder_says_what_lives_in_it() -> None:
     for package in PACKAGES:
         with_code = {path.parent for path in (ROOT / package).rglob("*.py")}
         assert [folder for folder in with_code if not (folder / "__init__.py").exists()] == []
+
+
+def test_tests_import_helpers_and_never_each_other() -> None:
+    found = {}
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        names = imports(path.read_text(), dotted_name(path))
+        ours = {name for name in names if name.startswith("tests.")}
+        others = {name for name in ours if not name.startswith(("tests.support", "tests.campaigns"))}
+        if others:
+            found[path.name] = others
+    assert found == {}
+    assert "tests.support.source_tree" in imports(Path(__file__).read_text(), "tests.test_floors")
 
 
 def test_nothing_is_imported_by_star() -> None:

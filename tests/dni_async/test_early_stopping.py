@@ -21,7 +21,7 @@ from dni_async.stage.simulation import Move, Simulation
 from dni_async.stage.stage import Stage
 from dni_async.state.checkpoint import recut
 from dni_async.state.state_dict import State
-from tests.dni_async.state.test_checkpoint import BOUNDS, CUT, RULES
+from tests.support.rules import BOUNDS, CUT, RULES
 from tests.support.stages import batches, clone_state, fcn, numbered, pipeline
 
 LOSSES = [3.0, 2.0, 2.0, math.nan, 2.5, 1.0]

@@ -32,7 +32,7 @@ from tests.support.stages import (
     synthesizer,
     with_stop,
 )
-from tests.workers.checkpoint.test_state_file import same
+from tests.support.states import same_state
 
 BAD = 3
 """Number of the batch that brings NaN."""
@@ -149,7 +149,7 @@ def test_a_batch_with_a_bad_value_in_it_is_as_if_it_had_never_been(rule: str, va
     with_it, without = stages_of(rule), stages_of(rule)
     run(with_it, poisoned(batches(SIZES), value))
     run(without, [message for message in batches(SIZES) if message.step != BAD])
-    assert all(same(a, b) for a, b in zip(learned(with_it), learned(without), strict=True))
+    assert all(same_state(a, b) for a, b in zip(learned(with_it), learned(without), strict=True))
     assert [stage.skipped for stage in with_it] == [1, 1, 1]
     assert [stage.steps for stage in with_it] == [8, 8, 8]
     assert [stage.samples for stage in with_it] == [64, 56, 56]
@@ -197,7 +197,9 @@ def test_an_sg_network_does_not_learn_from_a_target_that_is_bad() -> None:
     before = copied(stage.rule.predictor.state_dict())
     list(stage.on(TargetGradient(0, 0, torch.full((8, WIDTH), math.nan))))
     after = copied(stage.rule.predictor.state_dict())
-    assert same(before["network"], after["network"]) and same(before["optimizer"], after["optimizer"])
+    assert same_state(before["network"], after["network"]) and same_state(
+        before["optimizer"], after["optimizer"]
+    )
     assert after["recent"] == []  # nothing to replay
     assert (stage.targets_received, stage.targets_skipped, stage.skipped) == (1, 1, 0)
 
@@ -253,4 +255,4 @@ def test_a_local_head_stays_as_it_was() -> None:
     before = copied(rule.state_dict())
     with pytest.raises(NonFinite, match=r"^the local loss is nan; lower --lr or --local\.lr"):
         rule.gradient(0, 0, torch.full((8, WIDTH), math.nan), torch.arange(8) % CLASSES)
-    assert same(before, copied(rule.state_dict()))
+    assert same_state(before, copied(rule.state_dict()))

@@ -3,17 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.optim import Optimizer
 
 from dni_async.errors import UserError
 from dni_async.optim import SCHEDULES, Updater, optimizer_factory, schedule_factor
 from dni_async.state.state_dict import copied
-
-NAMES = [
-    name
-    for name, value in vars(torch.optim).items()
-    if isinstance(value, type) and issubclass(value, Optimizer) and name not in ("Optimizer", "LBFGS")
-]
+from tests.support.optimizers import OPTIMIZERS
 
 
 def layer(seed: int = 0) -> nn.Linear:
@@ -27,14 +21,14 @@ def with_gradient(module: nn.Linear, value: float = 1.0) -> nn.Linear:
     return module
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_of_torch_is_known_by_its_name_in_any_case(name: str) -> None:
     parameters = list(layer().parameters())
     for spelling in (name, name.lower(), name.upper()):
         assert type(optimizer_factory(spelling, 0.01)(parameters)) is getattr(torch.optim, name)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "SparseAdam"])
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "SparseAdam"])
 def test_every_optimizer_but_the_sparse_one_steps_dense_weights(name: str) -> None:
     module = with_gradient(layer())
     before = module.weight.detach().clone()

@@ -13,9 +13,9 @@ from dni_async.errors import UserError
 from launch.export import ExportConfig, export
 from launch.report.files import write_json
 from launch.report.weights import save_part
+from tests.support.damage import flip_a_bit
 from tests.support.summaries import summary
 from tests.support.tiny_task import five_layers
-from tests.workers.checkpoint.test_store import flip
 from workers.checkpoint.store import CheckpointStore, Manifest
 
 BOUNDS = [(0, 1), (1, 3), (3, 5)]
@@ -75,12 +75,12 @@ def test_an_earlier_checkpoint_may_be_asked_for(run: Path) -> None:
 def test_a_damaged_checkpoint_is_named_and_the_one_before_exported(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flip(run / "checkpoints" / "step-00000040" / "stage-2.safetensors")
+    flip_a_bit(run / "checkpoints" / "step-00000040" / "stage-2.safetensors")
     assert "step 20" in export(ExportConfig(run=str(run)))
     assert "stage-2.safetensors is damaged" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"stage-2.safetensors is damaged"):
         export(ExportConfig(run=str(run), step=40))
-    flip(run / "checkpoints" / "step-00000020" / "stage-0.safetensors")
+    flip_a_bit(run / "checkpoints" / "step-00000020" / "stage-0.safetensors")
     with pytest.raises(UserError, match=r"no checkpoint in .* can be used"):
         export(ExportConfig(run=str(run)))
 

@@ -12,14 +12,14 @@ from dni_async.networks import LeastSquaresSG, LinearSG
 from dni_async.networks.factory import SGConfig
 from dni_async.recurrent.bootstrap import LARGE, dni_through_time, permuted
 from dni_async.recurrent.calibration import CalibratedPredictor
-from tests.dni_async.recurrent.test_through_time import AlreadyReported
 from tests.support.learning import lesson
+from tests.support.through_time import RecordingPredictor
 
 QUICK = SGConfig(kind="linear", lr=3e-2)
 """Gradient descent, fast enough for a lesson."""
 
 
-class ByRow(AlreadyReported):
+class ByRow(RecordingPredictor):
     """Predicts the state itself."""
 
     def __init__(self) -> None:

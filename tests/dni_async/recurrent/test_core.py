@@ -2,45 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dni_async.errors import UserError
 from dni_async.recurrent.core import RecurrentCore
+from tests.support.recurrent_cores import CORES, HIDDEN, INPUTS
 
-ROWS, STEPS, INPUTS, HIDDEN = 3, 4, 5, 6
-
-
-class Leaky(nn.Module):
-    """A core of a user's: the state is a tensor and a list."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inward = nn.Linear(INPUTS, HIDDEN)
-
-    def forward(self, x: Tensor, state: object) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
-        level, (count,) = state if state is not None else (torch.zeros(len(x), 2, 3), [torch.zeros(len(x))])  # type: ignore[misc]
-        outs = []
-        for step in x.unbind(1):
-            level = 0.9 * level + self.inward(step).view(len(x), 2, 3)
-            outs.append(level.flatten(1).tanh())
-        return torch.stack(outs, 1), (level, [count + 1])
-
-
-CORES: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "LSTM": (lambda: nn.LSTM(INPUTS, HIDDEN, 2), 24),
-    "LSTM, batch first": (lambda: nn.LSTM(INPUTS, HIDDEN, 2, batch_first=True), 24),
-    "LSTM with projection": (lambda: nn.LSTM(INPUTS, HIDDEN, proj_size=2), 8),
-    "GRU": (lambda: nn.GRU(INPUTS, HIDDEN), 6),
-    "RNN": (lambda: nn.RNN(INPUTS, HIDDEN), 6),
-    "LSTMCell": (lambda: nn.LSTMCell(INPUTS, HIDDEN), 12),
-    "GRUCell": (lambda: nn.GRUCell(INPUTS, HIDDEN), 6),
-    "RNNCell": (lambda: nn.RNNCell(INPUTS, HIDDEN), 6),
-    "one's own": (Leaky, 7),
-}
+ROWS, STEPS = 3, 4
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")

@@ -15,17 +15,15 @@ from dni_async.recurrent.stateful_rnn import StatefulRNN, start_anew_after
 from dni_async.recurrent.through_time import MakePredictor, ThroughTime
 from dni_async.rules.dni import StagePredictor
 from dni_async.state.state_dict import copied
-from tests.dni_async.recurrent.test_core import CORES, HIDDEN, INPUTS
-from tests.dni_async.recurrent.test_through_time import (
-    Adds,
-    AlreadyReported,
-    Exact,
+from tests.support.recurrent_cores import CORES, HIDDEN, INPUTS, Adds
+from tests.support.through_time import (
+    ROWS,
+    ExactPredictor,
+    RecordingPredictor,
     equal_to_full_bptt,
     gradients,
     square,
 )
-
-ROWS = 4
 
 
 class Sums(Adds):
@@ -78,7 +76,7 @@ def test_an_ordinary_loop_trains_as_through_time_does(batch_first: bool) -> None
 @pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
 @pytest.mark.parametrize("name", CORES)
 def test_with_an_oracle_at_the_last_state_windows_equal_full_bptt(name: str) -> None:
-    def train(core: RecurrentCore, oracle: Exact, x: Tensor) -> None:
+    def train(core: RecurrentCore, oracle: ExactPredictor, x: Tensor) -> None:
         layer = StatefulRNN(core, lambda state: oracle, discount=1.0, sequence=4)
         for window in x.split(3, 1):
             square(layer(window)).backward()
@@ -92,7 +90,7 @@ def test_the_gradient_travels_on_to_the_layers_before() -> None:
     square(core(first(x))[0]).backward()
     assert first.weight.grad is not None
     expected, first.weight.grad = first.weight.grad, None
-    oracle = Exact(core, first(x).detach(), 3)
+    oracle = ExactPredictor(core, first(x).detach(), 3)
     layers = nn.Sequential(first, StatefulRNN(core, lambda state: oracle, discount=1.0, sequence=2))
     for window in x.split(3, 1):
         square(layers(window)).backward()
@@ -101,7 +99,7 @@ def test_the_gradient_travels_on_to_the_layers_before() -> None:
 
 @pytest.mark.parametrize("ahead", [1, 2, 3])
 def test_backwards_may_come_when_the_next_windows_have_been_run(ahead: int) -> None:
-    told = AlreadyReported(5.0)
+    told = RecordingPredictor(5.0)
     layer = StatefulRNN(Sums(), lambda state: told, discount=0.5)
     waiting: list[Tensor] = []
     for _ in range(3):
@@ -120,7 +118,7 @@ def test_backwards_may_come_when_the_next_windows_have_been_run(ahead: int) -> N
 
 
 def test_behind_a_sequence_the_state_starts_anew_and_nothing_is_predicted() -> None:
-    told = AlreadyReported(0.0)
+    told = RecordingPredictor(0.0)
     layer = StatefulRNN(Sums(), lambda state: told, sequence=2)
     first = []
     for _ in range(5):
@@ -159,7 +157,7 @@ def test_evaluation_in_windows_is_evaluation_in_one_piece() -> None:
 
 
 def test_without_autograd_the_state_is_carried_and_nothing_learned() -> None:
-    told = AlreadyReported(0.0)
+    told = RecordingPredictor(0.0)
     layer = StatefulRNN(Sums(), lambda state: told)
     with torch.no_grad():
         assert [layer(torch.ones(1, 2, 1))[0, 0, 0].item() for _ in range(3)] == [1, 3, 5]

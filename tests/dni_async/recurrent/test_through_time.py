@@ -2,95 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from dni_async.errors import UserError
-from dni_async.messages import TargetGradient
 from dni_async.recurrent.auxiliary_task import Auxiliary
 from dni_async.recurrent.bootstrap import dni_through_time
 from dni_async.recurrent.core import RecurrentCore
 from dni_async.recurrent.through_time import ThroughTime
-from tests.dni_async.recurrent.test_core import CORES, HIDDEN, INPUTS
 from tests.support.learning import lesson
-
-ROWS = 4
-
-
-def square(out: Tensor) -> Tensor:
-    """A loss that is a mean over rows and a sum over time."""
-    return (out - 0.3).square().sum((1, 2)).mean()
-
-
-class Exact:
-    """The gradient of all that follows, by running the rest of the sequences to their ends."""
-
-    def __init__(self, core: RecurrentCore, x: Tensor, T: int, lengths: Tensor | None = None) -> None:
-        self.core, self.x, self.T = core, x, T
-        self.lengths = lengths if lengths is not None else torch.full((len(x),), x.shape[1])
-        self.predicted: dict[int, Tensor] = {}
-        self.targets: dict[int, Tensor] = {}
-
-    def predict(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
-        state = h.clone().requires_grad_()
-        passed = step * self.T
-        rows = self.lengths > passed
-        out, _ = self.core(self.x[rows, passed:], state)
-        alive = torch.arange(passed, self.x.shape[1]) < self.lengths[rows].unsqueeze(1)
-        loss = ((out - 0.3).square().sum(2) * alive).sum(1).mean()
-        self.predicted[step] = torch.autograd.grad(loss, state)[0]
-        return self.predicted[step]
-
-    def take(self, target: TargetGradient) -> None:
-        self.targets[target.step] = target.grad
-
-    def stats(self) -> dict[str, Any]:
-        return {}
-
-    def new_epoch(self) -> None: ...
-
-
-def gradients(core: nn.Module) -> list[Tensor]:
-    found = []
-    for parameter in core.parameters():
-        assert parameter.grad is not None
-        found.append(parameter.grad.clone())
-        parameter.grad = None
-    return found
-
-
-def of_whole_sequence(core: RecurrentCore, x: Tensor) -> list[Tensor]:
-    square(core(x)[0]).backward()
-    return gradients(core)
-
-
-def equal_to_full_bptt(name: str, T: int, train: Callable[[RecurrentCore, Exact, Tensor], None]) -> Exact:
-    """The oracle. With it at the ends of windows of T steps, `train` leaves the gradients of full BPTT."""
-    torch.set_default_dtype(torch.float64)
-    try:
-        torch.manual_seed(0)
-        core = RecurrentCore(CORES[name][0]())
-        x = torch.randn(ROWS, 11, INPUTS)
-        expected = of_whole_sequence(core, x)
-        oracle = Exact(core, x, T)
-        train(core, oracle, x)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    for mine, theirs in zip(gradients(core), expected, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
-    assert sorted(oracle.targets) == list(range(1, -(-11 // T)))
-    return oracle
+from tests.support.recurrent_cores import CORES, HIDDEN, INPUTS, Adds
+from tests.support.through_time import (
+    ROWS,
+    ExactPredictor,
+    RecordingPredictor,
+    equal_to_full_bptt,
+    gradients,
+    square,
+)
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
 @pytest.mark.parametrize("name", CORES)
 @pytest.mark.parametrize("T", [1, 3, 4])
 def test_with_an_oracle_at_the_last_state_windows_equal_full_bptt(name: str, T: int) -> None:
-    def train(core: RecurrentCore, oracle: Exact, x: Tensor) -> None:
+    def train(core: RecurrentCore, oracle: ExactPredictor, x: Tensor) -> None:
         through = ThroughTime(core, lambda state: oracle, discount=1.0)
         for at in range(0, 11, T):
             through.backward(square(through(x[:, at : at + T])), ends=at + T >= 11)
@@ -107,7 +44,7 @@ def test_rows_of_different_lengths_get_the_gradients_of_their_own_sequences() ->
     alive = torch.arange(8) < lengths.unsqueeze(1)
     ((out - 0.3).square().sum(2) * alive).sum(1).mean().backward()
     expected = gradients(core)
-    oracle = Exact(core, x, 2, lengths)
+    oracle = ExactPredictor(core, x, 2, lengths)
     through = ThroughTime(core, lambda state: oracle, discount=1.0)
     for at in range(0, 8, 2):
         here = (alive[:, at : at + 2]).unsqueeze(2)
@@ -150,66 +87,35 @@ def test_an_untrained_sg_network_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
-class AlreadyReported:
-    """Predicts a constant and writes down what happens."""
-
-    def __init__(self, value: float) -> None:
-        self.value = value
-        self.seen: list[str] = []
-        self.targets: list[Tensor] = []
-
-    def predict(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
-        self.seen.append(f"predict {step} for {len(h)}")
-        return torch.full_like(h, self.value)
-
-    def take(self, target: TargetGradient) -> None:
-        self.seen.append(f"take {target.step} of {len(target.grad)}")
-        self.targets.append(target.grad)
-
-    def stats(self) -> dict[str, Any]:
-        return {}
-
-    def new_epoch(self) -> None: ...
-
-
-class Adds(nn.Module):
-    """The state is the sum of the inputs."""
-
-    def forward(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        start = torch.zeros_like(x[:, 0]) if state is None else state
-        out = start.unsqueeze(1) + x.cumsum(1)
-        return out, out[:, -1]
-
-
 def test_targets_follow_the_order_of_the_docstring_and_stop_at_a_sequences_end() -> None:
-    told = AlreadyReported(0.0)
-    through = ThroughTime(Adds(), lambda state: told)
+    predictor = RecordingPredictor(0.0)
+    through = ThroughTime(Adds(), lambda state: predictor)
     weight = torch.ones((), requires_grad=True)
     for end in (False, False, True, False, True):
         through.backward((through(torch.ones(2, 3, 1)) * weight).sum() / 2, end)
     first = ["predict 1 for 2", "predict 2 for 2", "take 1 of 2", "take 2 of 2"]
-    assert told.seen == [*first, "predict 4 for 2", "take 4 of 2"]
+    assert predictor.seen == [*first, "predict 4 for 2", "take 4 of 2"]
 
 
 def test_the_target_is_the_discounted_gradient_with_the_next_prediction_in_it() -> None:
-    told = AlreadyReported(5.0)
-    through = ThroughTime(Adds(), lambda state: told, discount=0.5)
+    predictor = RecordingPredictor(5.0)
+    through = ThroughTime(Adds(), lambda state: predictor, discount=0.5)
     weight = torch.ones((), requires_grad=True)
     for _ in range(2):
         through.backward((through(torch.ones(2, 3, 1)) * weight).sum((1, 2)).mean())
     # of the window: 3 outputs, over 2 rows; of the next prediction: 5; half of it
-    assert torch.equal(told.targets[0], torch.full((2, 1), 0.5 * (3 / 2 + 5)))
+    assert torch.equal(predictor.targets[0], torch.full((2, 1), 0.5 * (3 / 2 + 5)))
 
 
 def test_rows_that_end_start_from_zero_and_the_others_go_on() -> None:
-    told = AlreadyReported(0.0)
-    through = ThroughTime(Adds(), lambda state: told)
+    predictor = RecordingPredictor(0.0)
+    through = ThroughTime(Adds(), lambda state: predictor)
     weight = torch.ones((), requires_grad=True)
     first = through(torch.ones(3, 2, 1))
     through.backward((first * weight).mean(), torch.tensor([False, True, False]))
     assert through(torch.ones(3, 2, 1))[:, 0, 0].tolist() == [3.0, 1.0, 3.0]
     through.backward(through._window[2].sum() * weight)  # type: ignore[index]
-    assert told.seen == ["predict 1 for 2", "predict 2 for 3", "take 1 of 2"]
+    assert predictor.seen == ["predict 1 for 2", "predict 2 for 3", "take 1 of 2"]
 
 
 def test_the_state_that_is_carried_is_bounded() -> None:

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional as F
 
 from dni_async.errors import UserError
 from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient
-from dni_async.networks.factory import LocalConfig, build_auxiliary
-from dni_async.optim import Updater, optimizer_factory, schedule_factor
-from dni_async.rules import DelayedRule, DniRule, FrozenRule, LocalRule
-from dni_async.rules.base import Rule
 from dni_async.stage.simulation import Move, Order, Simulation
 from dni_async.stage.stage import Stage
 from dni_async.state.checkpoint import Part, Parts, recut, targets_under_way, uncut
 from dni_async.state.state_dict import State, copied
-from dni_async.synthesis.scale import GradientScale
+from tests.support.rules import BOUNDS, CUT, RULES, scheduled
 from tests.support.stages import (
-    CLASSES,
     WIDTH,
     MakeUpdater,
-    accuracy,
     adam,
     batches,
     fcn,
@@ -35,34 +28,13 @@ from tests.support.stages import (
     pipeline,
     same_bits,
     state_of,
-    synthesizer,
 )
 
-CUT = (1, 2)
-BOUNDS = [(0, 1), (1, 2), (2, 4)]
 SIZES = (30, 30, 17, 30, 30, 30, 30, 12)
 AT = 4
 """The step of the checkpoint."""
 
 Kept = dict[int, State]
-
-
-def scheduled(module: nn.Module) -> Updater:
-    make = optimizer_factory("sgd", 0.1, momentum=0.9)
-    return Updater(make(list(module.parameters())), schedule_factor("linear", 20), clip_norm=0.5)
-
-
-def local() -> LocalRule:
-    return LocalRule(*build_auxiliary(LocalConfig(), (WIDTH,), (CLASSES,)), F.cross_entropy, accuracy)
-
-
-RULES: dict[str, Callable[[], Rule]] = {
-    "cdni": lambda: DniRule(synthesizer()),
-    "cdni, replay": lambda: DniRule(synthesizer(replay=2, scale=GradientScale("rms"))),
-    "delayed": lambda: DelayedRule(3),
-    "local": local,
-    "frozen": FrozenRule,
-}
 
 
 def a_run(checkpoint: bool = True) -> list[Message]:

@@ -17,7 +17,7 @@ from dni_async.state.state_dict import (
     random_state,
     renumbered,
 )
-from tests.dni_async.test_optim import NAMES
+from tests.support.optimizers import OPTIMIZERS
 
 
 def test_a_copy_does_not_change_with_what_it_was_copied_from() -> None:
@@ -60,7 +60,7 @@ def a_layer(channels_last: bool = False) -> nn.Module:
     return nn.Conv2d(3, 4, 2).to(memory_format=torch.channels_last) if channels_last else nn.Linear(3, 2)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("SparseAdam", "Muon")])
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in ("SparseAdam", "Muon")])
 def test_every_optimizer_goes_on_to_the_bit(name: str) -> None:
     make = optimizer_factory(name, 0.01)
     layer = a_layer()

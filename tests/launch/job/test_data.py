@@ -2,45 +2,19 @@
 
 import pytest
 import torch
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import IterableDataset, TensorDataset
 
 from dni_async.errors import UserError
 from launch.config.train import TrainConfig
 from launch.job.data import Data, batches, read, size
 from tasks.contiguous import ContiguousBatches
+from tests.support.numbered_data import Pairs, data, labels, numbered
 from tests.support.tiny_task import Tiny
-
-
-def numbered(count, first=0):
-    """Samples that tell their number: x is (3,) of it, y it."""
-    y = torch.arange(first, first + count)
-    return TensorDataset(y[:, None].expand(count, 3).float().contiguous(), y)
-
-
-class Pairs(Dataset):
-    """The same samples, handed out one by one."""
-
-    def __init__(self, tensors):
-        self.tensors_ = tensors.tensors
-
-    def __len__(self):
-        return len(self.tensors_[0])
-
-    def __getitem__(self, index):
-        return tuple(tensor[index] for tensor in self.tensors_)
 
 
 class Endless(IterableDataset):
     def __iter__(self):
         yield torch.zeros(3), torch.tensor(0)
-
-
-def data(train=5, test=3, batch_size=2, seed=0, wrap=lambda dataset: dataset):
-    return Data(wrap(numbered(train)), wrap(numbered(test, 100)), batch_size, seed)
-
-
-def labels(pairs):
-    return [y.tolist() for _, y in pairs]
 
 
 @pytest.mark.parametrize(

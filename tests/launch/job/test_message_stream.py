@@ -7,7 +7,7 @@ from dni_async.messages import Activation
 from launch.job.data import Data
 from launch.job.message_stream import Position, stream
 from tasks.contiguous import ContiguousBatches
-from tests.launch.job.test_data import Pairs, data, labels, numbered
+from tests.support.numbered_data import Pairs, data, labels, numbered
 
 CPU = torch.device("cpu")
 

@@ -19,10 +19,10 @@ from dni_async.errors import UserError
 from launch.config.train import TrainConfig
 from launch.job.restart import BEGUN, begin, elastic
 from launch.report.weights import load_all
-from tests.launch.job.test_resume import SETTINGS, STEPS, equal, trained
 from tests.support.forks import Job
 from tests.support.jobs import TINY, TORCHRUN, kill, our_lines, rank_processes, started, until
 from tests.support.raising_tasks import Bomb
+from tests.support.resumable_jobs import EPOCH_STEPS, SETTINGS, equal, trained
 from tests.support.tiny_task import Tiny, data_of, five_layers
 from workers.checkpoint.store import CheckpointStore
 from workers.coordination.rendezvous import Rendezvous
@@ -83,7 +83,7 @@ def test_a_restarted_lockstep_run_equals_the_uninterrupted_one_to_the_bit(
     assert f"restarts: 1; steps lost and trained again: {reached - start}" in summary["notes"]
     assert [stage["samples"] for stage in summary["stages"]] == [3 * 50] * 3
     assert [line["step"] for line in lines_of(second.out) if line["kind"] == "epoch"] == [4, 8, 12]
-    assert CheckpointStore(second.out).steps()[-1] == 3 * STEPS
+    assert CheckpointStore(second.out).steps()[-1] == 3 * EPOCH_STEPS
 
 
 @pytest.mark.parametrize("transport", [pytest.param("dist", marks=pytest.mark.slow), "rpc"])

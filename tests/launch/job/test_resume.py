@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from dni_async.errors import UserError
 from dni_async.state.state_dict import State
@@ -20,27 +19,13 @@ from launch.config.train import TrainConfig
 from launch.job.resume import choose, recut_note, restore
 from launch.report.weights import load_all
 from tasks.vision.digits import DigitsFcn
+from tests.support.damage import flip_a_bit
 from tests.support.forks import Job
 from tests.support.jobs import until
+from tests.support.resumable_jobs import EPOCH_STEPS, config, equal, trained
+from tests.support.states import same_state
 from tests.support.tiny_task import Tiny, context_of, data_of, five_layers, plain_layers
-from tests.workers.checkpoint.test_state_file import same
-from tests.workers.checkpoint.test_store import flip
 from workers.checkpoint.store import CheckpointStore
-
-SETTINGS = {"batch_size": 16, "epochs": 3, "cut": "1,3", "deterministic": True, "checkpoint_every": 3}
-STEPS = 4
-"""Of an epoch: 50 samples."""
-
-
-def config(**settings: Any) -> TrainConfig:
-    return TrainConfig(**{"out": "set by the job"} | SETTINGS | settings)
-
-
-def trained(folder: Path, ranks: int = 3, **settings: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights and summary of a job in `folder`/run that ended well."""
-    with Job(config(**settings), Tiny(), ranks, folder) as job:
-        assert job.statuses() == [0] * ranks, job.lines()
-    return load_all(job.out, ranks), json.loads((job.out / "summary.json").read_text())
 
 
 def refused(folder: Path, **settings: Any) -> str:
@@ -62,10 +47,6 @@ def parts_of(folder: Path, step: int) -> list[State]:
         part["rule"].get("predictor", {}).pop("agreement", None)
         del part["epoch_over"]
     return parts
-
-
-def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +77,7 @@ def test_a_resumed_lockstep_run_equals_the_uninterrupted_one_to_the_bit(tmp_path
     again, resumed = trained(tmp_path, rule=rule, resume=True)
     assert resumed["checkpoints"] == {"written": 1, "failed": 0, "resumed_at": 9}
     assert equal(again, weights)
-    assert same(parts_of(tmp_path, 12), parts)
+    assert same_state(parts_of(tmp_path, 12), parts)
     assert checkpoints.steps() == [9, 12]
     for key in ("test_loss", "test_accuracy", "loss", "step"):
         assert [e[key] for e in resumed["evaluations"]] == [e[key] for e in summary["evaluations"]]
@@ -123,8 +104,8 @@ def test_in_other_stages_a_run_goes_on(copy: Path, ranks: int, cut: str) -> None
     _, summary = trained(copy, ranks, cut=cut, resume=True, epochs=4)
     assert recut_note("cdni") in summary["notes"]
     assert [stage["samples"] for stage in summary["stages"]] == [4 * 50] * ranks
-    assert [stage["steps"] for stage in summary["stages"]] == [4 * STEPS] * ranks
-    assert [stage["targets_received"] for stage in summary["stages"]] == [4 * STEPS] * (ranks - 1) + [0]
+    assert [stage["steps"] for stage in summary["stages"]] == [4 * EPOCH_STEPS] * ranks
+    assert [stage["targets_received"] for stage in summary["stages"]] == [4 * EPOCH_STEPS] * (ranks - 1) + [0]
 
 
 @pytest.mark.slow
@@ -152,7 +133,7 @@ def test_a_job_that_is_killed_goes_on_without_losing_a_sample_or_training_one_tw
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(copy: Path) -> None:
     path = copy / "run" / "checkpoints" / "step-00000012" / "stage-1.safetensors"
-    flip(path)
+    flip_a_bit(path)
     _, summary = trained(copy, resume=True)
     assert summary["checkpoints"]["resumed_at"] == 9
     relative = "damaged or of another set (its checksum differs); it is not used"
@@ -161,7 +142,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(copy: Path) ->
 
 def test_when_all_are_damaged_the_first_is_named_and_nothing_starts(copy: Path) -> None:
     for path in (copy / "run" / "checkpoints").glob("step-*/stage-0.safetensors"):
-        flip(path)
+        flip_a_bit(path)
     line = refused(copy, resume=True)
     assert "step-00000012/stage-0.safetensors is damaged" in line
     assert line.endswith("; no other checkpoint can be resumed")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from dni_async.errors import UserError
 from tasks.vision.idx_files import cache_folder, locate, normalise, read_idx, read_labelled
 from tasks.vision.mnist import FILES
-from tests.conftest import idx
+from tests.support.mnist_files import idx, write_mnist
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -112,9 +111,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         read_idx(tmp_path / "gone", rank=1)
 
 
-def test_the_data_folder_comes_before_the_cache(
-    tmp_path: Path, cache: Path, write_mnist: Callable[..., Path]
-) -> None:
+def test_the_data_folder_comes_before_the_cache(tmp_path: Path, cache: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
     assert locate(root, "mnist", FILES) is None
@@ -134,9 +131,7 @@ def test_a_data_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
             locate(root, "mnist", FILES)
 
 
-def test_half_a_data_set_is_an_error_and_half_a_cache_is_none(
-    tmp_path: Path, cache: Path, write_mnist: Callable[..., Path]
-) -> None:
+def test_half_a_data_set_is_an_error_and_half_a_cache_is_none(tmp_path: Path, cache: Path) -> None:
     for folder in (tmp_path / "root" / "mnist", cache / "mnist"):
         (write_mnist(folder) / f"{FILES[3]}.gz").unlink()
     assert locate(None, "mnist", FILES) is None

@@ -12,6 +12,7 @@ from dni_async.errors import UserError
 from tasks.base import Task
 from tasks.vision.download import DownloadError
 from tasks.vision.mnist import FILES, MnistCnn, MnistFcn
+from tests.support.mnist_files import write_mnist
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -98,7 +99,7 @@ def test_the_real_mnist_is_read_whole_and_in_order(data_root: Path, task: Task) 
     assert task.note is None
 
 
-def test_subset_takes_the_first_training_images(tmp_path: Path, write_mnist: Callable[..., Path]) -> None:
+def test_subset_takes_the_first_training_images(tmp_path: Path) -> None:
     write_mnist(tmp_path / "mnist")
     whole, _ = MnistFcn().data(tmp_path)
     for subset, count in ((5, 5), (20, 20), (0, 20)):
@@ -109,9 +110,7 @@ def test_subset_takes_the_first_training_images(tmp_path: Path, write_mnist: Cal
         MnistFcn(subset=21).data(tmp_path)
 
 
-def test_the_last_training_images_are_held_out_and_the_subset_is_of_the_others(
-    tmp_path: Path, write_mnist: Callable[..., Path]
-) -> None:
+def test_the_last_training_images_are_held_out_and_the_subset_is_of_the_others(tmp_path: Path) -> None:
     write_mnist(tmp_path / "mnist")
     whole, _ = MnistFcn().data(tmp_path)
     assert MnistFcn().validation(tmp_path) is None
@@ -127,26 +126,20 @@ def test_the_last_training_images_are_held_out_and_the_subset_is_of_the_others(
         MnistFcn(subset=16, validation=5).data(tmp_path)
 
 
-def test_a_small_subset_does_not_hold_the_memory_of_the_whole(
-    tmp_path: Path, write_mnist: Callable[..., Path]
-) -> None:
+def test_a_small_subset_does_not_hold_the_memory_of_the_whole(tmp_path: Path) -> None:
     write_mnist(tmp_path / "mnist")
     x = MnistFcn(subset=5).data(tmp_path)[0].tensors[0]
     assert x.untyped_storage().nbytes() == 5 * 784 * 4
 
 
-def test_zipped_and_plain_files_give_the_same_numbers(
-    tmp_path: Path, write_mnist: Callable[..., Path]
-) -> None:
+def test_zipped_and_plain_files_give_the_same_numbers(tmp_path: Path) -> None:
     write_mnist(tmp_path / "zipped" / "mnist")
     write_mnist(tmp_path / "plain" / "mnist", zipped=False)
     zipped, plain = (MnistCnn().data(tmp_path / folder)[0].tensors for folder in ("zipped", "plain"))
     assert torch.equal(zipped[0], plain[0]) and torch.equal(zipped[1], plain[1])
 
 
-def test_what_is_nowhere_is_fetched_into_the_cache_once(
-    tmp_path: Path, cache: Path, write_mnist: Callable[..., Path]
-) -> None:
+def test_what_is_nowhere_is_fetched_into_the_cache_once(tmp_path: Path, cache: Path) -> None:
     class Fetching(MnistFcn):
         def fetch(self, folder: Path) -> None:
             write_mnist(folder)  # fails when the folder is there already
@@ -178,7 +171,7 @@ def test_a_subset_of_the_digits_is_as_many_as_there_are() -> None:
     assert sizes(Offline(subset=10_000).data(None)) == (1497, 300)
 
 
-def test_the_note_is_gone_when_mnist_is_there(tmp_path: Path, write_mnist: Callable[..., Path]) -> None:
+def test_the_note_is_gone_when_mnist_is_there(tmp_path: Path) -> None:
     task = Offline()
     task.data(tmp_path)
     write_mnist(tmp_path / "mnist")
@@ -188,9 +181,7 @@ def test_the_note_is_gone_when_mnist_is_there(tmp_path: Path, write_mnist: Calla
 
 @pytest.mark.parametrize("number", range(4))
 @pytest.mark.parametrize("where", ["data folder", "cache"])
-def test_a_damaged_file_is_never_replaced(
-    tmp_path: Path, cache: Path, write_mnist: Callable[..., Path], where: str, number: int
-) -> None:
+def test_a_damaged_file_is_never_replaced(tmp_path: Path, cache: Path, where: str, number: int) -> None:
     folder = write_mnist((tmp_path if where == "data folder" else cache) / "mnist")
     path = folder / f"{FILES[number]}.gz"
     content = path.read_bytes()
@@ -200,18 +191,14 @@ def test_a_damaged_file_is_never_replaced(
     assert path.read_bytes() == content[:-3]
 
 
-def test_images_and_labels_in_each_others_place_are_noticed(
-    tmp_path: Path, write_mnist: Callable[..., Path]
-) -> None:
+def test_images_and_labels_in_each_others_place_are_noticed(tmp_path: Path) -> None:
     folder = write_mnist(tmp_path / "mnist")
     (folder / f"{FILES[0]}.gz").write_bytes((folder / f"{FILES[1]}.gz").read_bytes())
     with pytest.raises(UserError, match=f"magic 0x00000801 instead of 0x00000803.*{FILES[0]}"):
         Offline().data(tmp_path)
 
 
-def test_training_labels_with_test_images_are_noticed(
-    tmp_path: Path, write_mnist: Callable[..., Path]
-) -> None:
+def test_training_labels_with_test_images_are_noticed(tmp_path: Path) -> None:
     folder = write_mnist(tmp_path / "mnist")
     (folder / f"{FILES[3]}.gz").write_bytes((folder / f"{FILES[1]}.gz").read_bytes())
     with pytest.raises(UserError, match=f"20 labels for the 10 images.*{FILES[3]}"):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.support.damage import full_disk
 from workers.checkpoint.atomic_file import write_whole
 
 
@@ -33,14 +31,3 @@ def test_when_the_disk_takes_no_more_the_old_file_stays_and_no_other(tmp_path: P
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         write_whole(tmp_path / "no" / "file", b"")
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """The kernel refuses this process files of more than a few bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 from safetensors.torch import load
-from torch import Tensor
 
 from dni_async.errors import UserError
 from dni_async.state.state_dict import State, copied
+from tests.support.states import same_state
 from workers.checkpoint.state_file import from_bytes, to_bytes
 
 STATE: State = {
@@ -27,18 +27,8 @@ STATE: State = {
 }
 
 
-def same(a: object, b: object) -> bool:
-    if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, list):
-        return isinstance(b, list) and len(a) == len(b) and all(map(same, a, b))
-    return type(a) is type(b) and a == b
-
-
 def test_a_state_comes_back_as_it_was() -> None:
-    assert same(from_bytes(to_bytes(STATE)), STATE)
+    assert same_state(from_bytes(to_bytes(STATE)), STATE)
 
 
 def test_numbers_that_are_none_come_back_too() -> None:
@@ -54,7 +44,7 @@ def test_any_tool_can_read_the_tensors() -> None:
 
 def test_tensors_of_any_strides_are_written() -> None:
     state = copied({"w": torch.arange(6).reshape(2, 3).t(), "c": torch.randn(1, 2, 3, 3)[:, :, ::2]})
-    assert same(from_bytes(to_bytes(state)), state)
+    assert same_state(from_bytes(to_bytes(state)), state)
 
 
 def test_what_is_neither_tensor_nor_json_is_named() -> None:

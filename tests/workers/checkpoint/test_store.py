@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dni_async.state.state_dict import State
-from tests.workers.checkpoint.test_atomic_file import full_disk
+from tests.support.damage import flip_a_bit, full_disk
 from workers.checkpoint.store import MANIFEST, CheckpointStore, Damaged, Manifest
 
 Bounds = list[tuple[int, int]]
@@ -99,12 +99,6 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-7])
 
 
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 4
-    path.write_bytes(data)
-
-
 def older(path: Path) -> None:
     """The same file of the set before."""
     shutil.copy(str(path).replace("00000040", "00000020"), path)
@@ -117,7 +111,7 @@ def foreign(path: Path) -> None:
 
 DAMAGE: list[tuple[Callable[[Path], None], str]] = [
     (truncate, r"has \d+ bytes where \d+ were written"),
-    (flip, r"is damaged or of another set \(its checksum differs\)"),
+    (flip_a_bit, r"is damaged or of another set \(its checksum differs\)"),
     (older, r"is damaged or of another set \(its checksum differs\)"),
     (foreign, r"is damaged or of another set \(its checksum differs\)"),
     (Path.unlink, "is missing"),
@@ -209,10 +203,10 @@ def test_weights_from_which_nobody_could_go_on_are_not_written(
 
 def test_after_a_fallback_the_set_before_outlives_the_damaged_one(checkpoints: CheckpointStore) -> None:
     """Resumed from 20 because 40 is damaged: when 30 is written, 20 is still the one before."""
-    flip(part(checkpoints))
+    flip_a_bit(part(checkpoints))
     written(checkpoints, 30)
     assert checkpoints.steps() == [20, 30, 40]
-    flip(part(checkpoints, 30))
+    flip_a_bit(part(checkpoints, 30))
     found, refused = checkpoints.newest()
     assert found is not None and found.step == 20 and len(refused) == 2
 

@@ -1,0 +1,13 @@
+"""The optimizers of torch."""
+
+from __future__ import annotations
+
+import torch
+from torch.optim import Optimizer
+
+OPTIMIZERS = [
+    name
+    for name, value in vars(torch.optim).items()
+    if isinstance(value, type) and issubclass(value, Optimizer) and name not in ("Optimizer", "LBFGS")
+]
+"""Names of all but LBFGS, which needs a closure."""
