@@ -24,7 +24,9 @@ from launch.config.command_line import parse
 from launch.report.bench_sections import SECTIONS, Section
 from launch.report.files import prepare_out, write_json
 from launch.report.metadata import hardware, versions
-from workers.failure.rank_runner import RankRunner, StdoutClosed, leave
+from workers.failure.errors import StdoutClosed
+from workers.failure.rank_runner import RankRunner
+from workers.failure.signals import exit_process
 
 RECORD = "measured.json"
 KEPT = ("compare.json", "plan.json", "latency.json", "windows.json")
@@ -64,7 +66,7 @@ def work(runner: RankRunner) -> None:
         return
     docs = prepare_out(config.docs)
     for section in chosen:
-        runner.where = lambda section=section: f"while section {section.name} was measured"  # type: ignore[misc]
+        runner.describe_position = lambda section=section: f"while section {section.name} was measured"  # type: ignore[misc]
         if section.device == "cuda" and not torch.cuda.is_available():
             print(f"--- {section.name}: left out, torch sees no GPU here")
             continue
@@ -178,7 +180,7 @@ Speed-up is over sequential backprop with one thread, measured in the same minut
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when a section failed; 130 or 143 when it was stopped."""
-    leave(RankRunner().run(work))
+    exit_process(RankRunner().run(work))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import sys
 from importlib import import_module
 
 from dni_async.errors import UserError
-from workers.failure.rank_runner import RankRunner, leave
+from workers.failure.rank_runner import RankRunner
+from workers.failure.signals import exit_process
 
 COMMANDS = ("train", "compare", "plan", "latency", "windows", "bench", "generate", "export", "soak")
 
@@ -15,7 +16,7 @@ def main() -> None:
     """Run the command that the first argument names, with the arguments behind it."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in COMMANDS:
-        leave(RankRunner().run(lambda runner: _usage(name)))
+        exit_process(RankRunner().run(lambda runner: _usage(name)))
         return
     sys.argv = [f"dni-async {name}", *sys.argv[2:]]
     import_module(f"launch.{name}").main()

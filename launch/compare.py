@@ -23,7 +23,9 @@ from launch.report.tables import Grid, markdown, show
 from launch.report.timeline import conditions
 from tasks.base import Task
 from tasks.registry import create
-from workers.failure.rank_runner import AlreadyReported, RankRunner, leave
+from workers.failure.errors import AlreadyReported
+from workers.failure.rank_runner import RankRunner
+from workers.failure.signals import exit_process
 
 
 def work(runner: RankRunner) -> None:
@@ -37,7 +39,7 @@ def work(runner: RankRunner) -> None:
         for engine, so_far in runs.items():
             if any("error" in run for run in so_far):
                 continue  # its row is decided
-            runner.where = lambda engine=engine: f"while {engine} ran"  # type: ignore[misc]
+            runner.describe_position = lambda engine=engine: f"while {engine} ran"  # type: ignore[misc]
             so_far.append(run_engine(config, task, engine, out, repeat))
     check_somebody_finished(runs)
     rows = make_rows(runs)
@@ -105,7 +107,7 @@ def write(config: CompareConfig, rows: list[Row], grids: list[Grid], task: Task,
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when every engine failed; 130 or 143 when it was stopped."""
-    leave(RankRunner().run(work))
+    exit_process(RankRunner().run(work))
 
 
 if __name__ == "__main__":

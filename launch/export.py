@@ -23,7 +23,8 @@ from launch.engines.registry import ENGINES
 from launch.report.weights import load_all
 from workers.checkpoint.atomic_file import write_whole
 from workers.checkpoint.store import CheckpointStore
-from workers.failure.rank_runner import RankRunner, leave
+from workers.failure.rank_runner import RankRunner
+from workers.failure.signals import exit_process
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 
@@ -109,7 +110,7 @@ def work(runner: RankRunner) -> None:
 
 def main() -> None:
     """Exit status 0; 2 for bad input."""
-    leave(RankRunner().run(work))
+    exit_process(RankRunner().run(work))
 
 
 if __name__ == "__main__":

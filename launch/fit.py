@@ -18,7 +18,7 @@ from launch.local.launcher import run_local
 from launch.report.weights import load_all
 from tasks.base import Task
 from tasks.registry import create
-from workers.failure.rank_runner import AlreadyReported
+from workers.failure.errors import AlreadyReported
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ from dni_async.errors import UserError
 from launch.config.command_line import parse
 from launch.recurrent.text_generator import TextGenerator, generator_of
 from tasks.text.corpus import encode
-from workers.failure.rank_runner import RankRunner, leave
+from workers.failure.rank_runner import RankRunner
+from workers.failure.signals import exit_process
 
 
 @dataclass(kw_only=True, slots=True)
@@ -69,7 +70,7 @@ def work(runner: RankRunner) -> None:
 
 def main() -> None:
     """Exit status 0; 2 for bad input."""
-    leave(RankRunner().run(work))
+    exit_process(RankRunner().run(work))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,8 @@ from dni_async.errors import UserError
 from launch.config.command_line import parse
 from launch.report.files import prepare_out, write_json
 from launch.report.tables import Column, Grid, markdown, number, show
-from workers.failure.rank_runner import RankRunner, leave
+from workers.failure.rank_runner import RankRunner
+from workers.failure.signals import exit_process
 from workers.transport.link_benchmark import Ping, ping
 
 SIZES = (64 << 10, 256 << 10, 1 << 20, 4 << 20)
@@ -76,7 +77,7 @@ def latency_grid(found: Ping, transports: tuple[str, ...]) -> Grid:
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when it failed; 130 or 143 when it was stopped."""
-    leave(RankRunner().run(work))
+    exit_process(RankRunner().run(work))
 
 
 if __name__ == "__main__":

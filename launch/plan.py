@@ -24,7 +24,8 @@ from launch.report.plan_table import plan_grid
 from launch.report.tables import markdown, show
 from tasks.base import Task
 from tasks.registry import create
-from workers.failure.rank_runner import RankRunner, leave
+from workers.failure.rank_runner import RankRunner
+from workers.failure.signals import exit_process
 
 
 def work(runner: RankRunner) -> None:
@@ -37,10 +38,10 @@ def work(runner: RankRunner) -> None:
             "batch; set engines side by side with launch.compare"
         )
     out = prepare_out(config.out or tempfile.mkdtemp(prefix="dni_async-plan-"))
-    runner.where = lambda: "while costs were measured"
+    runner.describe_position = lambda: "while costs were measured"
     profile = profile_of(config, task)
     profile.save(out / "profile.json")
-    runner.where = lambda: "while engines were predicted"
+    runner.describe_position = lambda: "while engines were predicted"
     network = profile.repeat(config.repeat_layers) if config.repeat_layers > len(profile.layers) else profile
     predictions = predict(config, network)
     checks = run_checks(config, task, profile, out / "check", runner) if config.check else []
@@ -103,7 +104,7 @@ def write(predictions: list[Prediction], checks: list[Check], profile: Profile, 
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when measuring failed; 130 or 143 when it was stopped."""
-    leave(RankRunner().run(work))
+    exit_process(RankRunner().run(work))
 
 
 if __name__ == "__main__":

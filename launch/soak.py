@@ -28,7 +28,8 @@ from launch.local.launcher import run_local
 from launch.report.files import JsonLines, prepare_out, write_json
 from launch.report.tables import Column, Grid, number, percent, show
 from tasks.registry import create
-from workers.failure.rank_runner import RankRunner, leave
+from workers.failure.rank_runner import RankRunner
+from workers.failure.signals import exit_process
 
 WARMUP = 0.1
 """Share of the run that does not count: caches and the timeline fill up to their limits."""
@@ -201,7 +202,7 @@ def work(runner: RankRunner) -> None:
 
 def main() -> None:
     """Exit status 0; 1 when something grew; else as launch.train."""
-    leave(RankRunner().run(work))
+    exit_process(RankRunner().run(work))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ from launch.local.launcher import run_local
 from launch.recurrent.train import run_sequences
 from tasks.registry import create, find
 from tasks.sequence.base import SequenceTask
-from workers.failure.rank_runner import RankRunner, leave
+from workers.failure.rank_runner import RankRunner
+from workers.failure.signals import exit_process
 
 
 def work(runner: RankRunner) -> None:
@@ -35,7 +36,7 @@ def work(runner: RankRunner) -> None:
         task = create(config.task, config.task_args)
     except UserError:
         if under_torchrun:
-            runner.meet(60.0)  # so that one rank alone prints the line
+            runner.join(60.0)  # so that one rank alone prints the line
         raise
     alone = config.stages <= 1 and not config.port and not config.max_restarts
     if under_torchrun or alone:
@@ -54,7 +55,7 @@ def configuration(arguments: Sequence[str]) -> TrainConfig | SequenceConfig:
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when the run failed; 130 or 143 when it was stopped."""
-    leave(RankRunner().run(work))
+    exit_process(RankRunner().run(work))
 
 
 if __name__ == "__main__":

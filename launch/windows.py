@@ -16,7 +16,8 @@ from launch.recurrent.train import run_sequences
 from launch.report.files import prepare_out, write_json
 from launch.report.tables import markdown, show
 from launch.report.window_tables import Result, grids, result_of
-from workers.failure.rank_runner import RankRunner, leave
+from workers.failure.rank_runner import RankRunner
+from workers.failure.signals import exit_process
 
 
 @dataclass(kw_only=True, slots=True)
@@ -82,7 +83,7 @@ def write(config: WindowsConfig, results: list[Result], out: Path) -> None:
 
 def main() -> None:
     """Exit status 0; 2 for bad input; 1 when a run failed; 130 or 143 when it was stopped."""
-    leave(RankRunner().run(work))
+    exit_process(RankRunner().run(work))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from launch.job.context import RankContext
 from launch.job.message_stream import stream
 from launch.job.stage_factory import build_updater
 from launch.report.validation import patience_of
-from workers.coordination.collectives import Peers, joined
+from workers.coordination.collectives import Peers, process_group
 from workers.runtime.emulation import make_probe
 from workers.runtime.execution import in_precision, sequential
 from workers.runtime.probe import Throughput, process_metadata, warmup_steps
@@ -82,7 +82,7 @@ class Loop(ABC):
     def evaluate(self, x: Tensor, y: Tensor) -> None:
         """Forward, without autograd, on this rank's part of a test batch; markers times, counts scores."""
 
-    def where(self) -> str:
+    def describe_position(self) -> str:
         """For the line that reports a failure."""
         return f"rank {self.peers.rank} ({self.config.engine}), at step {self.steps}"
 
@@ -115,7 +115,7 @@ class Loop(ABC):
             elif message.kind is MarkerKind.EVALUATION:
                 self.rule.new_evaluation()
             if message.kind in EVALUATIONS:
-                self.stopped, loss = self.peers.tell([enough(), loss])
+                self.stopped, loss = self.peers.broadcast([enough(), loss])
                 if self.best:
                     self.best.judge(message.step, loss)
         elif isinstance(message, Activation) and message.train:
@@ -193,14 +193,16 @@ class Loop(ABC):
     def _explained(self, error: Exception) -> StageError | UserError:
         """The same in the user's words: who, when, what."""
         if isinstance(error, UserError):
-            return UserError(f"{self.where()}: {error}")
+            return UserError(f"{self.describe_position()}: {error}")
         gone = self.peers.gone() if isinstance(error, RuntimeError) else []
         if gone:
             names = " and ".join(f"rank {rank}" for rank in gone)
-            return StageError(f"{names} is gone; {self.where()} noticed")
+            return StageError(f"{names} is gone; {self.describe_position()} noticed")
         says_it_all = isinstance(error, RuntimeError | ValueError | TypeError)
         kind = Late if timed_out(error) else StageError
-        return kind(f"{self.where()}: {error if says_it_all else f'{type(error).__name__}: {error}'}")
+        return kind(
+            f"{self.describe_position()}: {error if says_it_all else f'{type(error).__name__}: {error}'}"
+        )
 
 
 def together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -218,12 +220,12 @@ def together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def run_loop(context: RankContext, make: Callable[[RankContext, Peers], Loop]) -> nn.Module:
     """Join the others, build this rank's loop, and train. Returns its layers."""
-    with joined(context.rendezvous, context.config.timeout, context.placement.device) as peers:
+    with process_group(context.rendezvous, context.config.timeout, context.placement.device) as peers:
         loop = make(context, peers)
-        context.runner.where = loop.where
+        context.runner.describe_position = loop.describe_position
         with loop.explained():
             loop.prepare()
-            peers.tell(None)  # all are set up: the clock may start
+            peers.broadcast(None)  # all are set up: the clock may start
         recorder = context.record()
         if recorder:
             recorder.summary |= loop.about

@@ -63,7 +63,8 @@ def run(context: RankContext) -> nn.Module:
             device=placement.device,
             under_way=under_way,
         )
-        context.runner.where, context.runner.doing = loop.where, loop.doing
+        context.runner.describe_position = loop.describe_position
+        context.runner.describe_activity = loop.describe_activity
         if context.session:
             context.session.begin(stage, loop, context.recorder, position)
         loop.run()

@@ -68,7 +68,7 @@ class RankContext:
             shape, dtype = self.plan.shapes[first - 1], self.plan.dtypes[first - 1]
             x = torch.zeros(self.config.batch_size, *shape, dtype=getattr(torch, dtype))
         compile_ahead(layers, x.to(self.placement.device), trains=trains, gradients=gradients)
-        self.rendezvous.exchange("compiled", True, COMPILING)
+        self.rendezvous.all_gather("compiled", True, COMPILING)
 
     def follow(self, messages: Iterator[Message]) -> Iterator[Message]:
         """The same messages, and how far they were worked through is noted where that is of use."""

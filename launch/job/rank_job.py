@@ -47,7 +47,7 @@ def run_rank(
     stable: of a supervised rank, what outlives the process.
     """
     engine = ENGINES[config.engine]
-    rendezvous = runner.meet(config.timeout)
+    rendezvous = runner.join(config.timeout)
     runner.folder = prepare_out(config.out) if config.out else None
     config = elastic(config, rendezvous)
     _check_world(config, engine, rendezvous.world)

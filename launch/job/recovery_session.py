@@ -43,7 +43,7 @@ def supervise(runner: RankRunner, config: TrainConfig, work: Work) -> None:
         keep_running(stable, config.stage_restarts, f"stage {rank} (rank {rank})", work)
     except StageError:
         with suppress(StageError, UserError):
-            runner.meet(config.timeout)  # only now: one cannot fork with a connection
+            runner.join(config.timeout)  # only now: one cannot fork with a connection
         raise
     finally:
         stable.close()

@@ -36,12 +36,12 @@ def begin(config: TrainConfig, task: Task, data: Data, rendezvous: Rendezvous) -
 
     Raises UserError as `choose` does.
     """
-    restarted = bool(rendezvous.recall(BEGUN))
+    restarted = bool(rendezvous.read_before_restart(BEGUN))
     obstacle = _obstacle(config)
     if restarted and not obstacle:
         config = replace(config, resume=True)
     start = choose(config, task, data, rendezvous.world)
-    rendezvous.remember(BEGUN, True)
+    rendezvous.publish_for_restart(BEGUN, True)
     if config.out and (rendezvous.max_restarts or config.checkpoint_every is not None or config.resume):
         goes_on = restarted or config.resume
         start.progress_file = ProgressFile(Path(config.out), start.step, goes_on=goes_on, restart=restarted)

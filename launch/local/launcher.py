@@ -21,8 +21,8 @@ from dni_async.errors import StageError, UserError
 from launch.config.train import TrainConfig
 from launch.local import rendezvous as loopback
 from tasks.base import Task
+from workers.failure.errors import AlreadyReported, StdoutClosed
 from workers.failure.failure_file import FAILURE_FILE, read_failure
-from workers.failure.rank_runner import AlreadyReported, StdoutClosed
 
 PATIENCE = 5
 """Seconds that ranks have to end when one has failed; then they are killed."""

@@ -43,6 +43,7 @@ def in_vain() -> int:
 if __name__ == "__main__":
     if status := in_vain():
         sys.exit(status)
-    from workers.failure.rank_runner import RankRunner, leave
+    from workers.failure.rank_runner import RankRunner
+    from workers.failure.signals import exit_process
 
-    leave(RankRunner().run(work))
+    exit_process(RankRunner().run(work))

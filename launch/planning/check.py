@@ -79,7 +79,7 @@ def _run(
     wanted += [(engine, n) for n in counts for engine in config.engines if engine != "backprop"]
     checks = []
     for engine, stages in wanted:
-        runner.where = lambda engine=engine: f"while {engine} was checked"  # type: ignore[misc]
+        runner.describe_position = lambda engine=engine: f"while {engine} was checked"  # type: ignore[misc]
         predicted = planner.predict(engine, stages)
         folder = out / (f"emulated-{stages}" if profile.emulated else str(stages))
         checks.append(_check(config, task, predicted, profile.emulated, folder))

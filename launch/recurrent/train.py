@@ -41,7 +41,7 @@ def run_sequences(runner: RankRunner, config: SequenceConfig) -> dict[str, Any]:
     sequences = task.sequences(config.data_folder(), config.batch_size, config.seed)
     placement = place(config.device, config.threads, 0, 1)
     trainer = Trainer(config, task, sequences, placement.device)
-    runner.where = trainer.where
+    runner.describe_position = trainer.describe_position
     lines = JsonLines(out / "metrics.jsonl", append=False) if out else None
     summary = header(task.name, config.rule, config) | {
         "bptt": config.bptt,
@@ -87,7 +87,7 @@ class Trainer:
         self.seconds = 0.0
         self.best = Best(self.model, Patience(config.patience))
 
-    def where(self) -> str:
+    def describe_position(self) -> str:
         """For the line that reports a failure."""
         return f"at update {self.updates}"
 
@@ -144,7 +144,9 @@ class Trainer:
 
     def _check(self, total: Tensor) -> None:
         if not math.isfinite(total):
-            raise UserError(f"{self.where()}: the loss is {float(total)}; lower --lr or --clip-norm")
+            raise UserError(
+                f"{self.describe_position()}: the loss is {float(total)}; lower --lr or --clip-norm"
+            )
 
     @torch.no_grad()
     def _evaluate(self, split: str) -> float | None:

@@ -18,7 +18,8 @@ from launch.report.bench_sections import SECTIONS, Section
 from launch.windows import WindowsConfig
 from tests.support.jobs import our_lines, run
 from tests.support.tiny_task import Tiny  # noqa: F401  (named in a command below)
-from workers.failure.rank_runner import RankRunner, StdoutClosed
+from workers.failure.errors import StdoutClosed
+from workers.failure.rank_runner import RankRunner
 
 ENGINES = ("backprop", "frozen")
 TINY = Section(

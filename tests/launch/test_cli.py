@@ -13,8 +13,8 @@ COMMANDS = ("train", "compare", "plan", "latency", "windows", "bench", "generate
 @pytest.fixture
 def status_of(monkeypatch):
     """The exit status of the process that `main` would have ended."""
-    monkeypatch.setattr("workers.failure.rank_runner.install_signals", lambda: None)
-    monkeypatch.setattr(cli, "leave", sys.exit)
+    monkeypatch.setattr("workers.failure.rank_runner.install_signal_handlers", lambda: None)
+    monkeypatch.setattr(cli, "exit_process", sys.exit)
 
     def status_of(*arguments):
         monkeypatch.setattr(sys, "argv", ["dni-async", *arguments])
@@ -55,7 +55,7 @@ def test_a_command_gets_the_arguments_behind_it(name, module, monkeypatch):
 def test_a_command_is_a_module_that_can_be_run(name):
     source = (ROOT / "launch" / f"{name}.py").read_text()
     assert source.endswith('\n\nif __name__ == "__main__":\n    main()\n')
-    assert "leave(RankRunner().run(work))" in source
+    assert "exit_process(RankRunner().run(work))" in source
 
 
 def test_the_process_prints_the_line_and_ends_with_status_2():

@@ -18,7 +18,8 @@ from tasks.base import Task
 from tests.support import summaries as samples
 from tests.support.forks import Job
 from tests.support.jobs import TINY, run
-from workers.failure.rank_runner import AlreadyReported, RankRunner
+from workers.failure.errors import AlreadyReported
+from workers.failure.rank_runner import RankRunner
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from dni_async.messages import Marker, Message, TargetGradient
 from dni_async.stage.stage import Stage
 from tests.support import forks
 from tests.support.stages import show
-from workers.failure.rank_runner import RankRunner, leave
+from workers.failure.rank_runner import RankRunner
+from workers.failure.signals import exit_process
 from workers.runtime.cuda_copies import copy_out
 from workers.runtime.endpoints import Sink, Source
 from workers.runtime.loop import StageChannels, StageLoop
@@ -267,4 +268,4 @@ def _child(work: Work, folder: Path, environment: dict[str, str], mouth: Connect
     os.environ.update(environment)
     runner = RankRunner()
     runner.folder = folder
-    leave(runner.run(lambda runner: work(runner, mouth)))
+    exit_process(runner.run(lambda runner: work(runner, mouth)))

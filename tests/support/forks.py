@@ -24,7 +24,8 @@ import launch.report.plots
 import workers.transport.rpc  # noqa: F401
 from launch.config.train import TrainConfig
 from tasks.base import Task
-from workers.failure.rank_runner import RankRunner, leave
+from workers.failure.rank_runner import RankRunner
+from workers.failure.signals import exit_process
 
 PATIENCE = 60.0
 """Seconds after which a job should have ended."""
@@ -108,4 +109,4 @@ def _rank(config: TrainConfig, task: Task, environment: dict[str, str], folder: 
     def work(runner: RankRunner) -> None:
         launch.job.rank_job.start_rank(runner, config, task)
 
-    leave(RankRunner().run(work))
+    exit_process(RankRunner().run(work))

@@ -1,6 +1,6 @@
-"""Processes that go through the same steps together: their group, and what they tell each other.
+"""Collective operations among all ranks of a job, and torch's default process group.
 
-Unlike stages, which only know their neighbours, they meet in collective operations.
+Stages of the decoupled engines only know their neighbours; the baselines go through every step together.
 """
 
 from __future__ import annotations
@@ -15,64 +15,63 @@ import torch
 import torch.distributed as dist
 
 from dni_async.errors import UserError
-from workers.coordination.rendezvous import Rendezvous
+from workers.coordination.rendezvous import POLL_INTERVAL_S, Rendezvous
 
-PATIENCE = 1.0
-"""Seconds from the loss of a connection until the system must know that the process at its end is gone."""
+GONE_TIMEOUT_S = 1.0
+"""Time from a broken connection until the system must know that the process at its end is gone."""
 
 
 class Peers:
-    """All ranks of a job. Objects must be JSON-able. Alone, nothing is sent."""
+    """All ranks of a job. Objects must be JSON-able. A rank alone sends nothing."""
 
     def __init__(self, rendezvous: Rendezvous) -> None:
         self._rendezvous = rendezvous
         self.rank, self.world = rendezvous.rank, rendezvous.world
 
     def gather(self, mine: Any) -> list[Any] | None:
-        """What every rank has, on rank 0; all ranks must call it."""
+        """The objects of all ranks, on rank 0, and None elsewhere; every rank must call it."""
         if self.world == 1:
             return [mine]
         everything = [None] * self.world if self.rank == 0 else None
         dist.gather_object(mine, everything)
         return everything
 
-    def tell(self, value: Any) -> Any:
-        """The value that rank 0 gives, on every rank; all ranks must call it, and leave it together."""
+    def broadcast(self, value: Any) -> Any:
+        """The value that rank 0 passes, on every rank; every rank must call it."""
         if self.world == 1:
             return value
-        told = [value]
-        dist.broadcast_object_list(told)
-        return told[0]
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
 
     def latest(self, mine: Any) -> list[Any] | None:
-        """What every rank said last, on rank 0, without waiting for anybody; None when one said nothing."""
+        """What every rank passed last, on rank 0, without waiting; None if a rank passed nothing so far."""
         if self.rank > 0:
             self._rendezvous.publish(f"latest/{self.rank}", mine)
             return None
         keys = [f"latest/{rank}" for rank in range(1, self.world)]
-        if keys and not self._rendezvous.store.check(keys):
-            return None
-        return [mine, *(self._rendezvous.read(key, PATIENCE) for key in keys)]
+        others = self._rendezvous.peek_all(keys)
+        return [mine, *others.values()] if len(others) == len(keys) else None
 
     def gone(self) -> list[int]:
-        """Other ranks whose process has ended, soon after a connection broke."""
-        end = time.monotonic() + PATIENCE
+        """Other ranks whose process has ended; for use soon after a connection broke."""
+        end = time.monotonic() + GONE_TIMEOUT_S
         while self.world > 1:
             gone = [rank for rank in self._rendezvous.gone_ranks() if rank != self.rank]
             if gone or time.monotonic() > end:
                 return gone
-            time.sleep(0.02)
+            time.sleep(POLL_INTERVAL_S)
         return []
 
 
 @contextmanager
-def joined(rendezvous: Rendezvous, timeout: float, device: torch.device) -> Iterator[Peers]:
+def process_group(rendezvous: Rendezvous, timeout: float, device: torch.device) -> Iterator[Peers]:
     """The peers, joined in torch's default process group (none for a rank alone).
 
     After a failure the group is not destroyed: that waits for peers, and the process is about to end.
     """
     if rendezvous.world > 1:
-        rendezvous.hosts(timeout)
+        rendezvous.gather_hosts(timeout)
         start_group(rendezvous, timeout, device)
     yield Peers(rendezvous)
     if rendezvous.world > 1:
@@ -82,7 +81,11 @@ def joined(rendezvous: Rendezvous, timeout: float, device: torch.device) -> Iter
 def start_group(rendezvous: Rendezvous, timeout: float, device: torch.device) -> None:
     """Make the default process group of all ranks: gloo, and NCCL for tensors on a GPU.
 
-    timeout: seconds that any operation may wait. Raises UserError when this torch has no such backend.
+    Args:
+        timeout: seconds that any operation may wait.
+
+    Raises:
+        UserError: this torch has no such backend.
     """
     _check_backends(device, rendezvous.local_world)
     dist.init_process_group(

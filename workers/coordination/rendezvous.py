@@ -1,13 +1,13 @@
-"""Who takes part, and the store in which ranks tell each other things."""
+"""Who takes part in a job, and the store in which its ranks publish small values for each other."""
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,45 +17,57 @@ import psutil
 import torch.distributed as dist
 
 from dni_async.errors import Late, StageError, UserError
+from workers.coordination.signing import ForgedValue, secret_from_env, sign, verify
 
-LOOK = 0.02
-"""Seconds between two looks into the store."""
+POLL_INTERVAL_S = 0.02
+"""Time between two looks into the store."""
+CONNECT_INTERVAL_S = 0.1
+"""Time between two attempts to reach the store."""
+_GONE_TIMEOUT_S = 1.0
 
 
 @dataclass(slots=True)
 class Rendezvous:
-    """This rank's place in the job; rank i runs stage i."""
+    """This rank's place in the job; rank i runs stage i. Published values must be JSON-able."""
 
     rank: int
     world: int
     local_rank: int
     local_world: int
     store: dist.Store
-    """What ranks tell each other; empty after a restart, when nobody shall read what was before."""
-    lasting: dist.Store | None = None
-    """What a restarted job shall know of the one before; None where nobody would restart it."""
+    """What ranks publish; empty after a restart, so that nobody reads what was published before it."""
+    persistent_store: dist.Store | None = None
+    """What a restarted job reads of the one before; None if no launcher would restart the job."""
     restart: int = 0
-    """How often the launcher has started the job anew."""
+    """How often the launcher has restarted the job."""
     max_restarts: int = 0
-    """How often it would."""
+    """Restart limit."""
+    secret: bytes = b""
+    """Signs what is published; empty for no signatures."""
 
     @classmethod
     def from_env(cls, timeout: float) -> Rendezvous:
-        """Meet the other ranks by the variables that torchrun sets; alone when there are none.
+        """Join the other ranks by the variables that torchrun sets; a job of one rank if there are none.
 
-        Raises UserError when the port is taken, StageError when the others do not come in time.
+        Raises:
+            UserError: the port is in use.
+            StageError: the others did not come within `timeout` seconds.
         """
         env = os.environ
         if "RANK" not in env:
             return cls(0, 1, 0, 1, dist.HashStore())
+        where = f"{env.get('MASTER_ADDR')}:{env.get('MASTER_PORT')}"
+        failed = f"rank {env['RANK']} could not meet the others at {where}"
         try:
+            if env.get("TORCHELASTIC_USE_AGENT_STORE") == "True" or env["RANK"] != "0":
+                _await_listener(env["MASTER_ADDR"], int(env["MASTER_PORT"]), timeout)
             store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
         except (dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
-            where = f"{env.get('MASTER_ADDR')}:{env.get('MASTER_PORT')}"
             if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
                 raise UserError(f"the rendezvous port is in use ({where}); choose another") from error
-            cause = str(error).splitlines()[0]
-            raise StageError(f"rank {env['RANK']} could not meet the others at {where} ({cause})") from error
+            raise StageError(f"{failed} ({str(error).splitlines()[0]})") from error
+        except OSError as error:
+            raise StageError(f"{failed} in {timeout:g} s ({error.strerror or error})") from error
         store.set_timeout(timedelta(seconds=timeout))
         restart = int(env.get("TORCHELASTIC_RESTART_COUNT", 0))
         local = int(env.get("LOCAL_RANK", rank)), int(env.get("LOCAL_WORLD_SIZE", world))
@@ -64,98 +76,158 @@ class Rendezvous:
             world,
             *local,
             dist.PrefixStore(f"dni_async/{restart}", store),
-            dist.PrefixStore("dni_async/lasting", store),  # torchrun's store outlives the ranks
+            dist.PrefixStore("dni_async/persistent", store),  # torchrun's store outlives the ranks
             restart,
             int(env.get("TORCHELASTIC_MAX_RESTARTS", 0)),
+            secret_from_env(),
         )
 
-    def another(self, timeout: float) -> Rendezvous:
-        """The same over a connection of its own: for a thread, as a store waits for one of them at a time.
+    def with_own_connection(self, timeout: float) -> Rendezvous:
+        """The same rendezvous over a connection of its own, for use by another thread.
 
-        timeout: seconds that it waits for the store.
+        Args:
+            timeout: seconds that an operation on the store may take.
         """
         store = self.store.clone()  # type: ignore[attr-defined]  # public, but not in torch's stubs
         store.set_timeout(timedelta(seconds=timeout))
         return replace(self, store=store)
 
     def publish(self, key: str, value: Any) -> None:
-        """Tell all ranks something JSON-able."""
-        self.store.set(key, json.dumps(value))
+        """Publish a value for all ranks."""
+        self.store.set(key, self._sign(key, value))
 
-    def publish_first(self, key: str, value: Any) -> None:
-        """As `publish`, unless somebody has."""
-        self.store.compare_set(key, "", json.dumps(value))
+    def publish_first(self, key: str, value: Any) -> bool:
+        """Publish a value unless there is one under this key already; returns whether this was the first."""
+        mine = self._sign(key, value)
+        there = self.store.compare_set(key, "", mine)
+        if there == mine.encode():
+            return True
+        if self._verify(key, there) is None:  # forged
+            self.store.set(key, mine)
+            return True
+        return False
+
+    def claim(self, key: str) -> bool:
+        """Whether this is the first call with `key` in the whole job."""
+        return self.publish_first(key, f"{self.rank}-{secrets.token_hex(8)}")
 
     def peek(self, key: str) -> Any:
-        """What a rank published; None for nothing."""
-        return json.loads(self.store.get(key)) if self.store.check([key]) else None
+        """The value published under `key`; None if there is none."""
+        return self._verify(key, self.store.get(key)) if self.store.check([key]) else None
+
+    def peek_all(self, keys: Sequence[str]) -> dict[str, Any]:
+        """The values published under these keys, by key; without the keys that have none."""
+        if not self.store.check(list(keys)):
+            keys = [key for key in keys if self.store.check([key])]
+        data = self.store.multi_get(list(keys)) if keys else []
+        values = {key: self._verify(key, each) for key, each in zip(keys, data, strict=True)}
+        return {key: value for key, value in values.items() if value is not None}
 
     def read(self, key: str, timeout: float) -> Any:
-        """What a rank published, waiting for it. Raises Late at the deadline.
+        """The value published under `key`, waiting up to `timeout` seconds for it.
 
-        It looks again and again: in the store's own wait no signal would be heard, and a launcher that ends
-        the ranks to start them anew waits 30 seconds for one that does not hear it.
+        It polls: in the store's own wait no signal would be heard, and a launcher that stops ranks to restart
+        them waits 30 seconds for one that does not hear it.
+
+        Raises:
+            Late: the deadline was reached.
+            StageError: the store is gone, or the value was not written by this job.
         """
         deadline = time.monotonic() + timeout
         try:
             while not self.store.check([key]):
                 if time.monotonic() > deadline:
                     raise Late(f"rank {self.rank} waited {timeout:g} s for '{key}' from another rank")
-                time.sleep(LOOK)
+                time.sleep(POLL_INTERVAL_S)
+            data = self.store.get(key)
         except dist.DistError as error:
             raise StageError(f"rank {self.rank} has lost the rendezvous store ({error})") from error
-        return json.loads(self.store.get(key))
+        try:
+            return verify(self.secret, self._scoped(key), data)
+        except ForgedValue:
+            raise StageError(f"'{key}' in the rendezvous store was not written by this job") from None
 
-    def exchange(self, key: str, mine: Any, timeout: float) -> list[Any]:
-        """What all ranks tell under this name, in their order; all must call it. Raises Late when one
-        does not in time."""
+    def all_gather(self, key: str, mine: Any, timeout: float) -> list[Any]:
+        """The values of all ranks, by rank; every rank must call it.
+
+        Raises:
+            Late: a rank did not call it within `timeout` seconds.
+        """
         self.publish(f"{key}/{self.rank}", mine)
         return [self.read(f"{key}/{rank}", timeout) for rank in range(self.world)]
 
-    def remember(self, key: str, value: Any) -> None:
-        """Tell something JSON-able to those who come after a restart."""
-        if self.lasting is not None:
-            self.lasting.set(key, json.dumps([self.restart, value]))
+    def publish_for_restart(self, key: str, value: Any) -> None:
+        """Publish a value for the ranks of a restarted job."""
+        if self.persistent_store is not None:
+            self.persistent_store.set(key, sign(self.secret, key, [self.restart, value]))
 
-    def recall(self, key: str) -> Any:
-        """What was to be remembered by the ranks before this restart; None for nothing."""
-        if self.lasting is None or not self.lasting.check([key]):
+    def read_before_restart(self, key: str) -> Any:
+        """The value that a rank published for this restart; None if there is none."""
+        if self.persistent_store is None or not self.persistent_store.check([key]):
             return None
-        then, value = json.loads(self.lasting.get(key))
-        return value if then < self.restart else None
+        try:
+            restart, value = verify(self.secret, key, self.persistent_store.get(key))
+        except ForgedValue:
+            return None
+        return value if restart < self.restart else None
 
-    def hosts(self, timeout: float) -> list[str]:
-        """Where each rank runs; all ranks must call it. On one host their sockets stay within it."""
-        hosts = self.exchange("host", host_identity(), timeout)
+    def gather_hosts(self, timeout: float) -> list[str]:
+        """The host of each rank; every rank must call it. If all are equal, sockets stay on this host."""
+        hosts = self.all_gather("host", host_identity(), timeout)
         if len(set(hosts)) == 1 and sys.platform == "linux":
             for backend in ("GLOO", "TP"):  # nobody else needs to reach us
                 os.environ.setdefault(f"{backend}_SOCKET_IFNAME", "lo")
         return hosts
 
-    def sign_in(self) -> None:
-        """Publish which process this rank is."""
+    def publish_process(self) -> None:
+        """Publish the host and process id of this rank, for `gone_ranks`."""
         self.publish(f"process/{self.rank}", [host_identity(), os.getpid()])
 
     def gone_ranks(self) -> list[int]:
-        """Ranks of this host whose process has ended. Never raises: it is asked when all goes down."""
+        """Ranks of this host whose process has ended. Never raises, since it is called during failures."""
         gone = []
         try:
-            self.store.set_timeout(timedelta(seconds=1))
+            self.store.set_timeout(timedelta(seconds=_GONE_TIMEOUT_S))
             for rank in range(self.world):
                 host, pid = self.peek(f"process/{rank}") or (None, 0)
-                if host == host_identity() and not _runs(pid):
+                if host == host_identity() and not _is_running(pid):
                     gone.append(rank)
         except Exception:
             pass
         return gone
 
-    def claim(self, key: str) -> bool:
-        """Whether this rank is the first to ask for `key`."""
-        mine = f"{self.rank}-{secrets.token_hex(8)}"
-        return self.store.compare_set(key, "", mine).decode() == mine
+    def _scoped(self, key: str) -> str:
+        """The key with the restart, so that no value of an earlier start is accepted."""
+        return f"{self.restart}/{key}"
+
+    def _sign(self, key: str, value: Any) -> str:
+        return sign(self.secret, self._scoped(key), value)
+
+    def _verify(self, key: str, data: bytes) -> Any:
+        """The value; None if it was not written by this job."""
+        try:
+            return verify(self.secret, self._scoped(key), data)
+        except ForgedValue:
+            return None
 
 
-def _runs(pid: int) -> bool:
+def _await_listener(host: str, port: int, timeout: float) -> None:
+    """Return when something listens at `host`:`port`; raises OSError at the deadline.
+
+    torch's own wait for its store hears no signal and may last for minutes.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1.0).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(CONNECT_INTERVAL_S)
+
+
+def _is_running(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

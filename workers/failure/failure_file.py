@@ -1,6 +1,6 @@
-"""The line that ends a job: printed, and left in a file for the launcher and for those it starts anew.
+"""The line that ends a job: printed, and left in a file for the launcher and for restarted ranks.
 
-(Without torch, which takes seconds to import.)
+Imports no torch, which takes seconds.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ import sys
 from pathlib import Path
 
 FAILURE_FILE = "DNI_ASYNC_FAILURE_FILE"
-"""Environment variable by which the local launcher names a file for the line."""
+"""Environment variable with the path of the file, set by the local launcher."""
 
 STDOUT_CLOSED = 128 + signal.SIGPIPE
-"""Exit status of a job whose standard output has lost its reader; its line is empty."""
+"""Exit status of a job whose standard output has no reader any more; its line is empty."""
 
 
-def tell(line: str, status: int = 1) -> None:
-    """Print the line that ends the job with that exit status, and leave both for a launcher that asked.
+def report_failure(line: str, status: int = 1) -> None:
+    """Print the line that ends the job (unless it is empty) and write it with the exit status to the file.
 
-    An empty line is not printed.
+    Control characters are removed: the line may quote what a stranger sent.
     """
+    line = "".join(character if character.isprintable() else " " for character in line)
     with contextlib.suppress(BrokenPipeError):  # nobody reads it
         if line:
             print(f"dni-async: {line}", file=sys.stderr, flush=True)
@@ -34,13 +35,13 @@ def tell(line: str, status: int = 1) -> None:
 
 
 def already_reported() -> bool:
-    """Whether a process of this job has told a launcher that asked."""
+    """Whether a process of this job has written the failure file."""
     path = os.environ.get(FAILURE_FILE)
     return path is not None and read_failure(Path(path))[1] != 0
 
 
 def read_failure(path: Path) -> tuple[str, int]:
-    """The line in such a file and the exit status; ("", 0) when nothing was told."""
+    """Line and exit status in a failure file; ("", 0) if nothing was reported."""
     try:
         status, _, line = path.read_text().partition(" ")
         return line, int(status)

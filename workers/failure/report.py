@@ -1,9 +1,10 @@
-"""Why a job ends, in one line: said by the first rank that fails, printed by rank 0.
+"""One line says why a job ends: that of the first rank that fails, printed by rank 0.
 
-rank 2   fails: says why ─ waits ──────────────► it was printed: ends
-rank 1            its peer is gone: too late to say anything ──► ends
-rank 0   looks ── looks ── prints ───────────────► its peer is gone, too: ends
-rank 0 is dead or stopped: rank 2 has waited in vain, and prints
+rank 2   fails: publishes its line ─ waits ─────► it was printed: ends
+rank 1            its peer is gone: another line is published already ──► ends
+rank 0   polls ── polls ── prints ───────────────► its peer is gone, too: ends
+
+If rank 0 is dead or stopped, rank 2 prints the line itself after REPORT_TIMEOUT_S.
 """
 
 from __future__ import annotations
@@ -12,39 +13,37 @@ import threading
 import time
 
 from workers.coordination.rendezvous import Rendezvous
-from workers.failure.failure_file import tell
+from workers.failure.failure_file import report_failure
 
-PATIENCE = 3.0
-"""Seconds that a failed rank waits for rank 0 to print."""
-LOOK = 0.05
-"""Seconds between two looks whether it has."""
+REPORT_TIMEOUT_S = 3.0
+"""How long a failed rank waits for rank 0 to print."""
+POLL_INTERVAL_S = 0.05
 
 
-class FailureReport:
-    """What the ranks of one job say and print in the end. For any thread."""
+class FailureReporter:
+    """This rank's part in reporting why the job ends. May be used by any thread."""
 
     def __init__(self, rendezvous: Rendezvous) -> None:
-        self._job = rendezvous.another(timeout=PATIENCE)
-        self._lock = threading.Lock()  # the process must not end while another thread of it prints
+        self._job = rendezvous.with_own_connection(timeout=REPORT_TIMEOUT_S)
+        self._lock = threading.Lock()  # the process must not end while another of its threads prints
 
-    def say(self, line: str, status: int) -> None:
-        """This rank has failed. Returns when the user has been told why the job ends: this line, or that of a
-        rank that was faster."""
-        self._job.publish_first("verdict", [line, status])
-        end = time.monotonic() + PATIENCE
-        while self._job.rank and not self._told() and time.monotonic() < end:
+    def report(self, line: str, status: int) -> None:
+        """Report that this rank has failed.
+
+        Returns when the user has been shown why the job ends: by this line, or by that of a faster rank.
+        """
+        self._job.publish_first("failure", [line, status])
+        end = time.monotonic() + REPORT_TIMEOUT_S
+        while self._job.rank and not self._job.peek("failure_printed") and time.monotonic() < end:
             if 0 in self._job.gone_ranks():
                 break
-            time.sleep(LOOK)
-        self.tell()
+            time.sleep(POLL_INTERVAL_S)
+        self.print_pending()
 
-    def tell(self) -> None:
-        """Print why the job ends, if some rank has said so and nobody has printed it."""
+    def print_pending(self) -> None:
+        """Print why the job ends if a rank has reported it and nobody has printed it yet."""
         with self._lock:
-            verdict = self._job.peek("verdict")
-            if verdict is not None and self._job.claim("telling"):
-                tell(*verdict)
-                self._job.publish("told", True)
-
-    def _told(self) -> bool:
-        return self._job.peek("told") is not None
+            failure = self._job.peek("failure")
+            if failure is not None and self._job.claim("failure_printer"):
+                report_failure(*failure)
+                self._job.publish("failure_printed", True)

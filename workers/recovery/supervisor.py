@@ -22,7 +22,9 @@ import warnings
 from collections.abc import Callable
 
 from dni_async.errors import StageCrash, StageError, UserError
-from workers.failure.rank_runner import AlreadyReported, RankRunner, Stopped, die_with_parent, leave, line_of
+from workers.failure.errors import AlreadyReported, format_error
+from workers.failure.rank_runner import RankRunner
+from workers.failure.signals import Stopped, exit_process, exit_with_parent
 from workers.recovery.journal import last_entry
 from workers.recovery.stable_storage import StableStorage
 
@@ -82,7 +84,7 @@ def _one_life(work: Work, stable: StableStorage) -> int:
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
-        leave(_live(work, stable, parent))
+        exit_process(_live(work, stable, parent))
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKED)
         return _end_of(pid)
@@ -97,12 +99,12 @@ def _live(work: Work, stable: StableStorage, parent: int) -> int:
     def crashed(error: BaseException) -> int | None:
         if not own_fault(error):
             return None
-        stable.words.write(stable.words.newest()[0] + 1, line_of(error).encode())
+        stable.words.write(stable.words.newest()[0] + 1, format_error(error).encode())
         return CRASHED
 
     def mortal(runner: RankRunner) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKED)
-        die_with_parent(signal.SIGKILL, parent)
+        exit_with_parent(signal.SIGKILL, parent)
         work(runner, stable)
 
     return RankRunner(crashed).run(mortal)

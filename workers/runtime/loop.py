@@ -132,7 +132,7 @@ class StageLoop:
             return StageError(f"stage {gone[0]} (rank {gone[0]}) is gone; {noticed}")
         says_it_all = isinstance(error, RuntimeError | ValueError | TypeError)
         text = str(error) if says_it_all else f"{type(error).__name__}: {error}"
-        line = f"{self.where()}: {text}"
+        line = f"{self.describe_position()}: {text}"
         if isinstance(error, Late | TransportTimeout):
             return Late(line, getattr(error, "peers", ()))
         if isinstance(error, UserError):
@@ -254,14 +254,14 @@ class StageLoop:
     def _neighbours(self) -> str:
         return " and ".join(sorted({f"stage {end.peer}" for end in self._awaited()})) or "anybody"
 
-    def where(self) -> str:
+    def describe_position(self) -> str:
         """For the line that reports a failure."""
         return f"stage {self.stage.index} (rank {self.stage.index}), {self._position}"
 
-    def doing(self) -> str:
+    def describe_activity(self) -> str:
         """The same and whether the stage computes or waits; asked by another thread."""
         what = {"at": ", computing", "after": ", waiting"}.get(self._position.split()[0], "")
-        return self.where() + what
+        return self.describe_position() + what
 
 
 def is_training(message: Message) -> bool:

@@ -69,7 +69,7 @@ def choose_transports(asked: str, hosts: Sequence[str]) -> list[str]:
 
 def agree_on_transports(rendezvous: Rendezvous, asked: str, timeout: float) -> list[str]:
     """Tell the others where this rank runs, hear where they run, and choose alike."""
-    return choose_transports(asked, rendezvous.hosts(timeout))
+    return choose_transports(asked, rendezvous.gather_hosts(timeout))
 
 
 @contextmanager

@@ -131,7 +131,7 @@ class TestWhereToBegin:
     def job(self, restart: int, begun: bool = True, max_restarts: int = 3) -> Rendezvous:
         rendezvous = Rendezvous(0, 3, 0, 3, dist.HashStore(), dist.HashStore(), restart, max_restarts)
         if begun:
-            replace(rendezvous, restart=restart - 1).remember(BEGUN, True)
+            replace(rendezvous, restart=restart - 1).publish_for_restart(BEGUN, True)
         return rendezvous
 
     def test_a_restart_goes_on_from_the_newest_checkpoint(self, out: Path) -> None:
@@ -158,7 +158,7 @@ class TestWhereToBegin:
     def test_the_job_remembers_that_it_has_begun(self, tmp_path: Path) -> None:
         job = self.job(0, begun=False)
         assert self.begin(tmp_path, job) == (0, [], {"step": 0, "lost_steps": 0})
-        assert replace(job, restart=1).recall(BEGUN)
+        assert replace(job, restart=1).read_before_restart(BEGUN)
 
     @pytest.mark.parametrize(
         ("settings", "words"),

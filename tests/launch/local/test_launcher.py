@@ -16,8 +16,8 @@ from launch.config.train import TrainConfig
 from launch.local import launcher as local
 from launch.local.launcher import check_port, run_local
 from tests.support.tiny_task import Tiny
-from workers.failure.failure_file import FAILURE_FILE, tell
-from workers.failure.rank_runner import AlreadyReported
+from workers.failure.errors import AlreadyReported
+from workers.failure.failure_file import FAILURE_FILE, report_failure
 
 
 def test_an_occupied_port_is_refused():
@@ -81,7 +81,7 @@ def failing(*codes, line=""):
 
     def end():
         if line:
-            tell(line)
+            report_failure(line)
         failures = {rank: ProcessFailure(rank, 100 + rank, code, "") for rank, code in codes}
         raise ChildFailedError("launch.local.rank_main", failures)
 

@@ -10,7 +10,7 @@ import pytest
 
 from launch.local.rank_main import in_vain
 from tests.support.jobs import ROOT
-from workers.failure.failure_file import FAILURE_FILE, tell
+from workers.failure.failure_file import FAILURE_FILE, report_failure
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_an_end_that_would_come_again_is_remembered_and_any_other_forgotten(
     monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
     monkeypatch.setenv("LOCAL_RANK", str(rank))
     assert not in_vain()
-    tell("it ended", status)
+    report_failure("it ended", status)
     assert in_vain() == ends
     assert (tmp_path / "told").exists() is stays
 

@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 
 from dni_async.errors import UserError
-from workers.coordination.collectives import Peers, joined, start_group
+from workers.coordination.collectives import Peers, process_group, start_group
 from workers.coordination.rendezvous import Rendezvous
 
 
@@ -16,10 +16,10 @@ def ranks(world: int) -> list[Rendezvous]:
 
 
 def test_alone_there_is_no_group_and_nobody_to_ask() -> None:
-    with joined(ranks(1)[0], 1.0, torch.device("cpu")) as peers:
+    with process_group(ranks(1)[0], 1.0, torch.device("cpu")) as peers:
         assert not dist.is_initialized()
         assert peers.gather("mine") == peers.latest("mine") == ["mine"]
-        assert peers.tell({"value": 1}) == {"value": 1}
+        assert peers.broadcast({"value": 1}) == {"value": 1}
         assert peers.gone() == []
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch.distributed as dist
 
 from tests.support.channels import PATIENCE, Clock
-from workers.coordination.heartbeat import BEAT, SILENCE, Heartbeat
+from workers.coordination.heartbeat import BEAT_INTERVAL_S, SILENCE_TIMEOUT_S, Heartbeat
 from workers.coordination.rendezvous import Rendezvous
 
 
@@ -18,65 +18,65 @@ class Ranks:
     def __init__(self, *silent: int) -> None:
         store = dist.HashStore()
         self.clocks = [Clock() for _ in range(3)]
-        self.doing = [f"stage {rank} (rank {rank}), at step 1, computing" for rank in range(3)]
+        self.activities = [f"stage {rank} (rank {rank}), at step 1, computing" for rank in range(3)]
         self.hearts = []
         for rank, clock in enumerate(self.clocks):
             clock.now = 1000.0 * rank
             job = Rendezvous(rank, 3, rank, 3, store)
-            self.hearts.append(Heartbeat(job, lambda rank=rank: self.doing[rank], clock=clock))
+            self.hearts.append(Heartbeat(job, lambda rank=rank: self.activities[rank], clock=clock))
         self.live(0, *silent)
         self.hearts[0].beat()  # it hears of the others
 
     def live(self, seconds: float, *silent: int) -> None:
-        """So much time passes; all but some beat, once a BEAT."""
-        for _ in range(max(1, round(seconds / BEAT))):
+        """So much time passes; all but some beat, once a BEAT_INTERVAL_S."""
+        for _ in range(max(1, round(seconds / BEAT_INTERVAL_S))):
             for rank, (clock, heart) in enumerate(zip(self.clocks, self.hearts, strict=True)):
-                clock.now += min(seconds, BEAT)
+                clock.now += min(seconds, BEAT_INTERVAL_S)
                 if rank not in silent:
                     heart.beat()
 
-    def about(self, *peers: int) -> str:
+    def describe(self, *peers: int) -> str:
         """What rank 0 knows."""
-        return self.hearts[0].about(peers)
+        return self.hearts[0].describe(peers)
 
 
 def test_a_rank_that_beats_no_more_is_named_with_its_last_step() -> None:
     ranks = Ranks()
     ranks.live(61, 2)
-    assert ranks.about(1) == "no sign of life for 61 s from stage 2 (rank 2), at step 1, computing"
+    assert ranks.describe(1) == "no sign of life for 61 s from stage 2 (rank 2), at step 1, computing"
 
 
 def test_of_ranks_that_live_those_that_are_waited_for_are_named_with_what_they_do() -> None:
     ranks = Ranks()
     ranks.live(20)
-    ranks.doing[1] = "stage 1 (rank 1), at step 2, computing"
-    ranks.live(30 + BEAT)
-    assert ranks.about(1) == (
+    ranks.activities[1] = "stage 1 (rank 1), at step 2, computing"
+    ranks.live(30 + BEAT_INTERVAL_S)
+    assert ranks.describe(1) == (
         "stage 1 (rank 1), at step 2, computing, lives and has done so for 30 s; "
         "raise --timeout if that may take so long"
     )
-    both = ranks.about()
+    both = ranks.describe()
     assert "at step 2, computing, lives and has done so for 30 s and stage 2 (rank 2), at step 1" in both
 
 
 def test_a_pause_is_no_silence() -> None:
     ranks = Ranks()
-    ranks.live(SILENCE - BEAT, 1, 2)
-    assert "no sign of life" not in ranks.about()
-    ranks.live(2 * BEAT, 1, 2)
-    assert "no sign of life" in ranks.about()
+    ranks.live(SILENCE_TIMEOUT_S - BEAT_INTERVAL_S, 1, 2)
+    assert "no sign of life" not in ranks.describe()
+    ranks.live(2 * BEAT_INTERVAL_S, 1, 2)
+    assert "no sign of life" in ranks.describe()
 
 
 def test_a_rank_that_was_stopped_itself_takes_nobody_for_dead() -> None:
     ranks = Ranks()
     ranks.live(100, 0)
-    assert "no sign of life" not in ranks.about()
-    ranks.live(BEAT)
-    assert "no sign of life" not in ranks.about()
+    assert "no sign of life" not in ranks.describe()
+    ranks.live(BEAT_INTERVAL_S)
+    assert "no sign of life" not in ranks.describe()
 
 
 def test_a_rank_that_never_came_is_named() -> None:
-    assert Ranks(2).about(1) == "no sign of life from rank 2 so far"
+    assert Ranks(2).describe(1) == "no sign of life from rank 2 so far"
 
 
 def test_a_thread_beats_until_the_store_is_gone() -> None:
@@ -87,7 +87,9 @@ def test_a_thread_beats_until_the_store_is_gone() -> None:
     first.start()
     assert beats.wait(PATIENCE)
     second.beat()
-    assert second.about() == "busy, lives and has done so for 0 s; raise --timeout if that may take so long"
+    assert (
+        second.describe() == "busy, lives and has done so for 0 s; raise --timeout if that may take so long"
+    )
 
 
 def test_without_a_store_the_thread_ends_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:

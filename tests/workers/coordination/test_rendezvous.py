@@ -68,8 +68,8 @@ class TestTheStore:
     def test_all_learn_what_all_tell(self) -> None:
         first, second = ranks(2)
         with pytest.raises(Late, match="'word/1' from another rank"):
-            first.exchange("word", "a", 0.05)
-        assert second.exchange("word", "b", 1.0) == first.exchange("word", "a", 1.0) == ["a", "b"]
+            first.all_gather("word", "a", 0.05)
+        assert second.all_gather("word", "b", 1.0) == first.all_gather("word", "a", 1.0) == ["a", "b"]
 
     def test_a_signal_is_heard_while_it_waits(self) -> None:
         """In the store's own wait it would be heard at the deadline."""
@@ -129,6 +129,52 @@ class TestTheStore:
         assert sorted(claims) == [False] * 7 + [True]
 
 
+class TestSignatures:
+    """A local user who knows no secret can write to the store on the loopback interface."""
+
+    @pytest.fixture
+    def ranks(self) -> list[Rendezvous]:
+        store = dist.HashStore()
+        return [Rendezvous(rank, 2, rank, 2, store, secret=b"of this job") for rank in range(2)]
+
+    def test_what_one_rank_publishes_another_reads(self, ranks: list[Rendezvous]) -> None:
+        ranks[0].publish("plan", [1, "ä"])
+        assert ranks[1].read("plan", 1.0) == ranks[1].peek("plan") == [1, "ä"]
+        assert ranks[1].peek_all(["plan", "other"]) == {"plan": [1, "ä"]}
+
+    @pytest.mark.parametrize("forged", ["[1, 2]", "0" * 64 + "[1, 2]", b"\xff", ""])
+    def test_a_strangers_value_is_not_read(self, ranks: list[Rendezvous], forged: str | bytes) -> None:
+        ranks[0].store.set("plan", forged)
+        with pytest.raises(StageError, match="'plan' in the rendezvous store was not written by this job"):
+            ranks[1].read("plan", 1.0)
+        assert ranks[1].peek("plan") is None and ranks[1].peek_all(["plan"]) == {}
+
+    def test_a_value_counts_under_its_own_key_and_restart_only(self, ranks: list[Rendezvous]) -> None:
+        ranks[0].publish("plan", 5)
+        ranks[0].store.set("other", ranks[0].store.get("plan"))
+        assert ranks[1].peek("other") is None
+        ranks[1].restart = 1
+        assert ranks[1].peek("plan") is None
+
+    def test_a_strangers_claim_keeps_no_rank_from_its_own(self, ranks: list[Rendezvous]) -> None:
+        ranks[0].store.set("printer", "mine")
+        ranks[0].store.set("failure", "\x1b[2J nothing happened")
+        assert [rank.claim("printer") for rank in ranks] == [True, False]
+        assert ranks[1].publish_first("failure", ["a disk is full", 1])
+        assert not ranks[0].publish_first("failure", ["too late", 1])
+        assert ranks[0].peek("failure") == ["a disk is full", 1]
+
+    def test_what_a_restarted_job_reads_is_signed_too(self) -> None:
+        persistent = dist.HashStore()
+        first, second = (
+            Rendezvous(0, 2, 0, 2, dist.HashStore(), persistent, restart, secret=b"x") for restart in (0, 1)
+        )
+        first.publish_for_restart("begun", True)
+        assert second.read_before_restart("begun") is True
+        persistent.set("begun", "[0, true]")
+        assert second.read_before_restart("begun") is None
+
+
 class TestAfterARestart:
     def test_what_was_before_is_forgotten_but_for_what_was_to_be_remembered(self) -> None:
         base = dist.HashStore()
@@ -139,15 +185,15 @@ class TestAfterARestart:
 
         first, second = start(0), start(1)
         first.publish("plan", 5)
-        first.remember("begun", {"step": 3})
-        assert first.recall("begun") is None  # it is no news to these ranks
-        assert second.recall("begun") == start(2).recall("begun") == {"step": 3}
-        assert second.peek("plan") is second.recall("plan") is None
+        first.publish_for_restart("begun", {"step": 3})
+        assert first.read_before_restart("begun") is None  # it is no news to these ranks
+        assert second.read_before_restart("begun") == start(2).read_before_restart("begun") == {"step": 3}
+        assert second.peek("plan") is second.read_before_restart("plan") is None
 
     def test_where_nobody_would_restart_the_job_there_is_nothing_to_remember(self) -> None:
         alone = Rendezvous(0, 1, 0, 1, dist.HashStore())
-        alone.remember("begun", True)
-        assert alone.recall("begun") is None
+        alone.publish_for_restart("begun", True)
+        assert alone.read_before_restart("begun") is None
 
 
 class TestAnotherConnection:
@@ -157,7 +203,7 @@ class TestAnotherConnection:
             "job", dist.TCPStore("127.0.0.1", server.port, is_master=False, wait_for_workers=False)
         )
         first = Rendezvous(0, 2, 0, 2, store)
-        second = first.another(PATIENCE)
+        second = first.with_own_connection(PATIENCE)
         read: list[object] = []
         reader = threading.Thread(target=lambda: read.append(first.read("plan", PATIENCE)), daemon=True)
         reader.start()
@@ -169,13 +215,13 @@ class TestAnotherConnection:
 class TestWhoIsGone:
     def test_nobody_is_while_all_run_or_have_not_come(self) -> None:
         first, second = ranks(2)
-        first.sign_in()
+        first.publish_process()
         assert second.gone_ranks() == []
 
     def test_a_process_that_ended_is_even_before_its_parent_knows(self) -> None:
         first, second = ranks(2)
         with subprocess.Popen(["sleep", str(PATIENCE)]) as process:
-            first.sign_in()
+            first.publish_process()
             second.publish("process/1", [host_identity(), process.pid])
             assert first.gone_ranks() == []
             process.kill()
@@ -247,8 +293,8 @@ class TestMeeting:
 
 
 def meet_and_tell(runner: RankRunner, mouth: Connection) -> None:
-    me = runner.meet(PATIENCE)
-    assert runner.meet(PATIENCE) is me
+    me = runner.join(PATIENCE)
+    assert runner.join(PATIENCE) is me
     me.publish(f"who/{me.rank}", [os.getpid(), host_identity()])
     mouth.send(
         {

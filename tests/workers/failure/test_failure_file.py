@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from workers.failure.failure_file import FAILURE_FILE, already_reported, read_failure, tell
+from workers.failure.failure_file import FAILURE_FILE, already_reported, read_failure, report_failure
 
 
 def test_the_line_is_printed_and_left_with_the_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
-    tell("batch size is 0", 2)
+    report_failure("batch size is 0", 2)
     assert capsys.readouterr().err == "dni-async: batch size is 0\n"
     assert read_failure(tmp_path / "told") == ("batch size is 0", 2)
 
@@ -20,7 +20,7 @@ def test_an_empty_line_is_left_but_not_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
-    tell("", 141)
+    report_failure("", 141)
     assert capsys.readouterr().err == ""
     assert read_failure(tmp_path / "told") == ("", 141)
 
@@ -29,7 +29,7 @@ def test_a_file_that_cannot_be_written_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(FAILURE_FILE, "/nowhere/told")
-    tell("the end")
+    report_failure("the end")
     assert capsys.readouterr().err == "dni-async: the end\n"
 
 
@@ -44,9 +44,18 @@ def test_whether_anything_was_told_is_known_to_those_who_come_after(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(FAILURE_FILE, raising=False)
-    tell("nobody asked", 1)
+    report_failure("nobody asked", 1)
     assert not already_reported()
     monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
     assert not already_reported()
-    tell("", 141)
+    report_failure("", 141)
     assert already_reported()
+
+
+def test_control_characters_of_strangers_reach_neither_terminal_nor_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "failure"))
+    report_failure("a\x1b[2Jb\rc\nd \x9b31m ü")
+    assert capsys.readouterr().err == "dni-async: a [2Jb c d  31m ü\n"
+    assert read_failure(tmp_path / "failure") == ("a [2Jb c d  31m ü", 1)

@@ -18,20 +18,13 @@ import torch.distributed as dist
 
 from dni_async.errors import Late, StageError, UserError
 from tests.support.channels import PATIENCE, Child, Work
-from workers.coordination.heartbeat import BEAT
+from workers.coordination.heartbeat import BEAT_INTERVAL_S
 from workers.coordination.rendezvous import Rendezvous
+from workers.failure.errors import AlreadyReported, StdoutClosed, exit_status, format_error, is_timeout
 from workers.failure.failure_file import FAILURE_FILE, read_failure
-from workers.failure.rank_runner import (
-    AlreadyReported,
-    RankRunner,
-    StdoutClosed,
-    Stopped,
-    is_late,
-    leave,
-    line_of,
-    status_of,
-)
-from workers.failure.report import FailureReport
+from workers.failure.rank_runner import RankRunner
+from workers.failure.report import FailureReporter
+from workers.failure.signals import Stopped, exit_process
 from workers.transport.base import PeerGone, TransportTimeout
 
 
@@ -56,7 +49,7 @@ def told(runner: RankRunner, mouth: Connection) -> None:
 
 
 def interrupted(runner: RankRunner, mouth: Connection) -> None:
-    runner.where = lambda: "stage 0 (rank 0), after step 7"
+    runner.describe_position = lambda: "stage 0 (rank 0), after step 7"
     signal.raise_signal(signal.SIGINT)
 
 
@@ -71,12 +64,12 @@ def where_signals_come() -> str:
 
 
 def interrupted_on_the_way_out(runner: RankRunner, mouth: Connection) -> None:
-    runner.where = where_signals_come
+    runner.describe_position = where_signals_come
     signal.raise_signal(signal.SIGTERM)
 
 
 def stopped_while_it_says_why(runner: RankRunner, mouth: Connection) -> None:
-    runner.where = where_signals_come
+    runner.describe_position = where_signals_come
     raise KeyError("name")
 
 
@@ -294,47 +287,47 @@ class TestSeveralRanks:
 
 
 def fail_first(runner: RankRunner, mouth: Connection) -> None:
-    runner.meet(PATIENCE)
+    runner.join(PATIENCE)
     raise UserError("rank 1 was first")
 
 
 def fail_after_another(runner: RankRunner, mouth: Connection) -> None:
     """Fail once the other rank has said why it fails."""
-    runner.meet(PATIENCE).store.wait(["verdict"])
+    runner.join(PATIENCE).store.wait(["failure"])
     raise StageError("the second")
 
 
 def meet_and_print_for_nobody(runner: RankRunner, mouth: Connection) -> None:
-    runner.meet(PATIENCE)
+    runner.join(PATIENCE)
     print_for_nobody(runner, mouth)
 
 
 def busy_until_told(runner: RankRunner, mouth: Connection) -> None:
-    runner.meet(PATIENCE).store.wait(["told"])
+    runner.join(PATIENCE).store.wait(["failure_printed"])
 
 
 def stop_for_ever(runner: RankRunner, mouth: Connection) -> None:
     """After a few beats."""
-    runner.doing = lambda: "stage 1 (rank 1), at step 8, computing"
-    runner.meet(PATIENCE)
-    time.sleep(2 * BEAT)
+    runner.describe_activity = lambda: "stage 1 (rank 1), at step 8, computing"
+    runner.join(PATIENCE)
+    time.sleep(2 * BEAT_INTERVAL_S)
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def late(runner: RankRunner, mouth: Connection) -> None:
     """Wait 3 s, from the other's beats on."""
-    runner.meet(PATIENCE).store.wait(["beat/1"])
-    time.sleep(2 * BEAT + 3)
+    runner.join(PATIENCE).store.wait(["heartbeat/1"])
+    time.sleep(2 * BEAT_INTERVAL_S + 3)
     raise Late("stage 0 (rank 0), after step 7: nothing came from stage 1 for 3 s", [1])
 
 
 def killed(runner: RankRunner, mouth: Connection) -> None:
-    runner.meet(PATIENCE)
+    runner.join(PATIENCE)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def stopped_when_the_other_is_gone(runner: RankRunner, mouth: Connection) -> None:
-    rendezvous, deadline = runner.meet(PATIENCE), time.monotonic() + PATIENCE
+    rendezvous, deadline = runner.join(PATIENCE), time.monotonic() + PATIENCE
     rendezvous.store.wait([f"process/{1 - rendezvous.rank}"])
     while not rendezvous.gone_ranks() and time.monotonic() < deadline:
         pass
@@ -366,7 +359,7 @@ def launch_and_die(runner: RankRunner, mouth: Connection) -> None:
             for _ in range(int(PATIENCE / 0.05)):  # a sleep that began a moment too late must end as well
                 time.sleep(0.05)
 
-        leave(RankRunner().run(work))
+        exit_process(RankRunner().run(work))
     os.read(ready, 1)
 
 
@@ -384,7 +377,7 @@ def launch_and_die(runner: RankRunner, mouth: Connection) -> None:
     ],
 )
 def test_status_and_line_of_an_error(error: BaseException, status: int, line: str) -> None:
-    assert (status_of(error), line_of(error)) == (status, line)
+    assert (exit_status(error), format_error(error)) == (status, line)
 
 
 @pytest.mark.parametrize(
@@ -401,7 +394,7 @@ def test_status_and_line_of_an_error(error: BaseException, status: int, line: st
     ],
 )
 def test_which_waits_were_too_long(error: BaseException, late: bool) -> None:
-    assert is_late(error) is late
+    assert is_timeout(error) is late
 
 
 class TestWhoTells:
@@ -412,14 +405,14 @@ class TestWhoTells:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> Callable[[Rendezvous | None], str]:
         """Fails with this rendezvous, in this process; what was printed."""
-        for name in ("install_signals", "ignore_signals"):
+        for name in ("install_signal_handlers", "ignore_signals"):
             monkeypatch.setattr(f"workers.failure.rank_runner.{name}", lambda: None)
 
         def run(rendezvous: Rendezvous | None, meet: bool = False) -> str:
             runner = RankRunner()
             runner.rendezvous = rendezvous
             if meet:
-                runner.meet(PATIENCE)
+                runner.join(PATIENCE)
             assert runner.run(lambda runner: user_error(runner, None)) == 2  # type: ignore[arg-type]
             return capsys.readouterr().err
 
@@ -433,10 +426,10 @@ class TestWhoTells:
         assert run(alone) == run(alone) != ""
 
     def test_with_a_broken_store_everybody(self, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-        def broken(self: FailureReport, line: str, status: int) -> None:
+        def broken(self: FailureReporter, line: str, status: int) -> None:
             raise dist.DistNetworkError("broken pipe")
 
         job = Rendezvous(1, 2, 1, 2, dist.HashStore())
-        monkeypatch.setattr(FailureReport, "say", broken)
+        monkeypatch.setattr(FailureReporter, "report", broken)
         monkeypatch.setattr("workers.failure.rank_runner.Rendezvous.from_env", lambda timeout: job)
         assert run(None, meet=True) != ""

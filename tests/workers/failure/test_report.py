@@ -1,4 +1,4 @@
-"""Who says and who prints why a job ends: all ranks in this process, each with a verdict of its own."""
+"""Who says and who prints why a job ends: all ranks in this process, each with a reporter of its own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch.distributed as dist
 
 from tests.support.channels import PATIENCE
 from workers.coordination.rendezvous import Rendezvous, host_identity
-from workers.failure import report as verdict
-from workers.failure.report import FailureReport
+from workers.failure import report
+from workers.failure.report import FailureReporter
 
 Capture = pytest.CaptureFixture[str]
 
@@ -22,32 +22,34 @@ def jobs() -> list[Rendezvous]:
     """Three ranks; rank 0 runs."""
     store = dist.HashStore()
     ranks = [Rendezvous(rank, 3, rank, 3, store) for rank in range(3)]
-    ranks[0].sign_in()
+    ranks[0].publish_process()
     return ranks
 
 
 def test_the_first_rank_says_it_and_rank_0_prints_it_once(jobs: list[Rendezvous], capsys: Capture) -> None:
-    first, *others = (FailureReport(job) for job in jobs)
-    first.tell()  # nobody has said anything
-    saying = [threading.Thread(target=rank.say, args=("a disk is full", 1), daemon=True) for rank in others]
+    first, *others = (FailureReporter(job) for job in jobs)
+    first.print_pending()  # nobody has said anything
+    saying = [
+        threading.Thread(target=rank.report, args=("a disk is full", 1), daemon=True) for rank in others
+    ]
     for thread in saying:
         thread.start()
-        while jobs[0].peek("verdict") is None:
+        while jobs[0].peek("failure") is None:
             pass
     assert capsys.readouterr().err == ""
-    first.tell()
+    first.print_pending()
     for thread in saying:
         thread.join(PATIENCE)
         assert not thread.is_alive()
-    first.say("everybody is gone", 1)
+    first.report("everybody is gone", 1)
     assert capsys.readouterr().err == "dni-async: a disk is full\n"
 
 
 def test_rank_0_needs_nobody(jobs: list[Rendezvous], capsys: Capture) -> None:
     begin = time.monotonic()
-    FailureReport(jobs[0]).say("it was me", 1)
-    FailureReport(jobs[1]).say("rank 0 is gone", 1)
-    assert time.monotonic() - begin < verdict.PATIENCE
+    FailureReporter(jobs[0]).report("it was me", 1)
+    FailureReporter(jobs[1]).report("rank 0 is gone", 1)
+    assert time.monotonic() - begin < report.REPORT_TIMEOUT_S
     assert capsys.readouterr().err == "dni-async: it was me\n"
 
 
@@ -56,14 +58,14 @@ def test_when_rank_0_is_dead_another_prints_at_once(jobs: list[Rendezvous], caps
         process.wait(PATIENCE)
     jobs[0].publish("process/0", [host_identity(), process.pid])
     begin = time.monotonic()
-    FailureReport(jobs[2]).say("rank 0 is gone", 1)
-    assert time.monotonic() - begin < verdict.PATIENCE
+    FailureReporter(jobs[2]).report("rank 0 is gone", 1)
+    assert time.monotonic() - begin < report.REPORT_TIMEOUT_S
     assert capsys.readouterr().err == "dni-async: rank 0 is gone\n"
 
 
 def test_when_rank_0_does_nothing_another_prints_after_a_while(
     jobs: list[Rendezvous], capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verdict, "PATIENCE", 0.2)
-    FailureReport(jobs[1]).say("nothing came from stage 0", 1)
+    monkeypatch.setattr(report, "REPORT_TIMEOUT_S", 0.2)
+    FailureReporter(jobs[1]).report("nothing came from stage 0", 1)
     assert capsys.readouterr().err == "dni-async: nothing came from stage 0\n"

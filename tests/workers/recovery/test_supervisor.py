@@ -13,7 +13,9 @@ import pytest
 
 from dni_async.errors import StageCrash, StageError, UserError
 from tests.support.channels import PATIENCE, Child
-from workers.failure.rank_runner import AlreadyReported, RankRunner, Stopped
+from workers.failure.errors import AlreadyReported
+from workers.failure.rank_runner import RankRunner
+from workers.failure.signals import Stopped
 from workers.recovery.journal import Journal
 from workers.recovery.stable_storage import StableStorage
 from workers.recovery.supervisor import Work, keep_running, own_fault

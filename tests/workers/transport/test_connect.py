@@ -196,7 +196,7 @@ class TestShm:
 
 
 def a_shm_rank(runner: RankRunner, mouth: Connection) -> None:
-    mouth.send(shm_rank(runner.meet(PATIENCE)))
+    mouth.send(shm_rank(runner.join(PATIENCE)))
 
 
 def a_lonely_rank(runner: RankRunner, mouth: Connection) -> None:

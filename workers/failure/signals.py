@@ -1,0 +1,68 @@
+"""Signals that stop a rank, and the end of its process. Imports no torch, so it can run first of all.
+
+A launcher that dies must not leave ranks behind. `exit_with_parent` asks the kernel for a signal at the
+parent's death; because the parent may have died before the call, the parent is checked after it:
+
+    launcher   fork ──────────── killed
+    rank                start ──────────── exit_with_parent: asks for the signal, sees another parent ─ ends
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+from types import FrameType
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Stopped(BaseException):
+    """A signal asked this process to stop."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+def install_signal_handlers() -> None:
+    """Make SIGINT and SIGTERM raise `Stopped`, and the death of the parent process send SIGTERM (Linux)."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        ignore_signals()
+        raise Stopped(signum)
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    exit_with_parent(signal.SIGTERM)
+
+
+def ignore_signals() -> None:
+    """Ignore SIGINT and SIGTERM from now on: the way out is short and must not be interrupted."""
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
+
+
+def exit_with_parent(signum: int, parent: int | None = None) -> None:
+    """Send `signum` to this process when its parent dies (Linux only).
+
+    Args:
+        parent: process id that the parent should have; if another process is the parent by now, the parent
+            has died already and the signal is sent at once. None skips this check.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
+    if parent is not None and os.getppid() != parent:
+        os.kill(os.getpid(), signum)
+
+
+def exit_process(status: int) -> None:
+    """End the process at once, so that no transport thread waiting for a dead peer can delay the exit."""
+    ignore_signals()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):  # nobody reads the rest
+            stream.flush()
+    os._exit(status)
