@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dni_async.errors import StageError, UserError
+from dni_async.rules.registry import rule_label
 from launch.config.command_line import parse
 from launch.config.compare import CompareConfig
 from launch.job.task_checks import check_until
@@ -41,6 +42,7 @@ def work(runner: RankRunner) -> None:
                 continue  # its row is decided
             runner.describe_position = lambda engine=engine: f"while {engine} ran"  # type: ignore[misc]
             so_far.append(run_engine(config, task, engine, out, repeat))
+    runs = {rule_label(engine): many for engine, many in runs.items()}
     check_somebody_finished(runs)
     rows = make_rows(runs)
     heading = title(task, runs)
@@ -55,11 +57,12 @@ def work(runner: RankRunner) -> None:
 
 def run_engine(config: CompareConfig, task: Task, engine: str, out: Path, repeat: int) -> Run:
     """One run of one contestant. A failure becomes its row: it may be bad input for this engine only."""
-    folder = out / (engine if config.repeats == 1 else f"{engine}-{repeat + 1}")
+    name = rule_label(engine)
+    folder = out / (name if config.repeats == 1 else f"{name}-{repeat + 1}")
     job = config.job(engine, folder, repeat)
     if not config.quiet:
         stages = f"{job.stages} stages" if job.stages > 1 else "1 process"
-        print(f"--- {engine}, {stages}" + (f", run {repeat + 1}" if config.repeats > 1 else ""), flush=True)
+        print(f"--- {name}, {stages}" + (f", run {repeat + 1}" if config.repeats > 1 else ""), flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     try:
         run_local(job, task)

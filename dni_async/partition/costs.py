@@ -119,7 +119,7 @@ class RuleRun:
         """One batch."""
         self.rule.gradient(0, 0, self.h, self.y)
         yield
-        if self.rule.wants_targets:
+        if self.rule.capabilities.needs_targets:
             self.rule.take_target(self.target, 0)
         yield
 

@@ -1,68 +1,156 @@
-"""What a rule is."""
+"""The interface of a rule: how one stage gets the gradient at its output."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import Self
 
 from dni_async.messages import TargetGradient
+from dni_async.rules.capabilities import RuleCapabilities
+from dni_async.rules.context import RuleContext
 from dni_async.state.state_dict import State
 
 
 class Rule(ABC):
-    """Gives one stage the gradient dL/dh at its output. Knows nothing of layers, queues or ranks."""
+    """Decides what a stage does with the gradient dL/dh at its output h (B, ...).
 
-    wants_targets = True
-    """Whether the stage downstream shall send target gradients."""
+    A stage calls the rule in this order. Only `gradient` must be defined; every other method has a default
+    that suits a rule which learns at once and remembers nothing.
 
-    updates = True
-    """Whether the stage learns at all."""
+        training batch         has_room ─ forward ─ gradient ─┬─ (backward) ─ before_update ─ (update)
+                                                              └─ None: postpone
+        target gradient        take_target, or discard where it has no rows
+            of a kept graph    resume ─ (backward) ─ before_update ─ (update)
+        evaluation batch       evaluate
+        marker                 check_answered; on the last stage result, reset_evaluation; new_epoch
 
-    work = "sg"
-    """What `gradient` and `take_target` are called where a stage's time is told apart."""
+    A rule knows nothing of layers, queues or ranks.
+    """
+
+    capabilities: ClassVar[RuleCapabilities] = RuleCapabilities()
+
+    computes_loss: ClassVar[bool] = False
+    """Whether this is the rule of the last stage."""
+
+    phase: ClassVar[str] = "sg"
+    """The name of the rule's own work where a stage's time is broken down into phases."""
+
+    optimizer: Optimizer | None = None
+    """Of the network that the rule trains, if it has one."""
+
+    @classmethod
+    def build(cls, context: RuleContext) -> Self:
+        """Returns the rule of one stage of a job."""
+        return cls()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the stage may take one more training batch; if not, a target must come first."""
+        return True
+
+    def forward(self, layers: nn.Module, x: Tensor) -> Tensor:
+        """Returns h (B, ...), the stage's output for the training batch x (B, ...)."""
+        h: Tensor = layers(x)
+        return h
 
     @abstractmethod
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor | None:
-        """dL/dh for the mean loss, in the shape of `h` (B, ...), detached, now; None: the target will be it.
+        """Returns the gradient of the mean loss at h, or None if only the target will bring it.
 
-        version: optimizer steps that the stage has taken so far. Raises NonFinite instead of giving, or
-        learning from, a gradient or a loss that is.
+        Args:
+            step: number of the batch.
+            version: optimizer steps that the stage has taken so far.
+            h: (B, ...), detached.
+            y: (B, ...) labels.
+
+        Returns:
+            A tensor of the shape of h, detached.
+
+        Raises:
+            NonFinite: a gradient or a loss has NaN or infinite values.
         """
 
     def take_target(self, target: TargetGradient, version: int) -> None:
-        """The target gradient of an earlier batch has arrived; the stage is at `version` now.
+        """Learn from the target gradient of an earlier batch; the stage has taken `version` steps by now.
 
-        Raises NonFinite instead of learning from one that is.
+        Raises:
+            NonFinite: a gradient has NaN or infinite values.
         """
         return
 
     def discard(self, step: int) -> None:
-        """No target will come for this batch."""
+        """Forget the batch `step`: no target will come for it."""
+        return
+
+    def postpone(self, step: int, version: int, x: Tensor, h: Tensor) -> None:
+        """Keep a batch whose `gradient` was None, with its graph from x (B, ...) to h (B, ...)."""
+        raise NotImplementedError(f"{type(self).__name__}.gradient returned None, and it cannot postpone")
+
+    def postpone_skipped(self, step: int) -> None:
+        """Expect the target of a batch that the stage skipped (only with `keeps_graphs`)."""
+        return
+
+    def resume(self, target: TargetGradient, version: int) -> tuple[Tensor, Tensor] | None:
+        """Returns x (B, ...) and h (B, ...) of the postponed batch whose target has come; None if it is to be
+        skipped (only with `keeps_graphs`)."""
+        return None
+
+    def before_update(self) -> None:
+        """Called when the stage's weights are about to change."""
+        return
+
+    def check_answered(self, steps: int) -> None:
+        """Called when every target of the batches before number `steps` must have come.
+
+        Raises:
+            StageError: one of them is missing.
+        """
+        return
+
+    def evaluate(self, output: Tensor, y: Tensor) -> None:
+        """Count one evaluation batch: output (B, ...), labels y (B, ...). Called without autograd."""
+        return
+
+    def result(self) -> dict[str, Any]:
+        """Returns loss and scores, JSON-able (last stage only)."""
+        return {}
+
+    def reset_evaluation(self) -> None:
+        """Start the means over the evaluation set over."""
+        return
+
+    def new_epoch(self) -> None:
+        """Start the means over the epoch over."""
         return
 
     def stats(self) -> dict[str, Any]:
-        """What a report shows of this rule, JSON-able."""
+        """Returns what a report shows of this rule, JSON-able."""
         return {}
 
-    def new_epoch(self) -> None:
-        """Start the epoch's running means over."""
-        return
+    def replay_bytes(self, h: Tensor, y: Tensor) -> int:
+        """Returns the bytes that the rule keeps of earlier batches like h (B, ...) and y (B, ...) to learn
+        from again."""
+        return 0
 
     def counters(self) -> State:
-        """What the rule counts, without tensors: small enough to be noted after every message."""
+        """Returns what the rule counts, without tensors: small enough to be saved after every message."""
         return {}
 
     def restore_counters(self, counters: State) -> None:
-        """Count on from the counters of a process that has died. The batches that waited there for their
-        target are forgotten: the weights are not those that they were predicted with."""
+        """Take up the counters of a process that has died.
+
+        Batches that wait for a target are forgotten: they went through other weights.
+        """
         return
 
     def state_dict(self) -> State:
-        """What the rule goes on from in a resumed run, batches that wait for their target included."""
+        """Returns what a resumed run needs, batches that wait for their target included."""
         return {}
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from there."""
+        """Take up what `state_dict` returned."""
         return

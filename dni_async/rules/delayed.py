@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from typing_extensions import Self
 
 from dni_async.messages import TargetGradient
 from dni_async.rules.base import Rule
+from dni_async.rules.capabilities import RuleCapabilities
+from dni_async.rules.context import RuleContext
 from dni_async.rules.staleness import Staleness
-from dni_async.rules.stash import Stash, Waiting
+from dni_async.rules.stash import Stash
 from dni_async.state.state_dict import State
 
 
@@ -24,37 +27,78 @@ class DelayedRule(Rule):
         weights       v     v     v      of v     v+1   of v      staleness: version now - then, here 0, 1
         stash (3)     7     7,8   7,8,9  8,9      8-10  9,10      full at 9: no activation until a target
 
-    With room for one batch this is sequential backprop, to the bit. No stage need wait for long if there is
-    room for as many batches as there are stages from this one to the loss, itself included: so many
-    activations DDG keeps, and so many weights PipeDream.
+    With room for one batch this is sequential backprop, to the bit. No stage waits for long if it has room
+    for as many batches as there are stages from this one to the loss, itself included: DDG keeps so many
+    activations, and PipeDream so many weights.
     """
+
+    capabilities = RuleCapabilities(
+        keeps_graphs=True,
+        resumable=True,
+        skips_nonfinite=True,
+        planned=True,
+        plot_style=("#d55e00", "P"),
+    )
 
     def __init__(self, capacity: int) -> None:
         self.stash = Stash(capacity)
         self._staleness = Staleness()
 
-    def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> None:
-        """Not now: the target will be it."""
+    @classmethod
+    def build(cls, context: RuleContext) -> Self:
+        """With an empty stash."""
+        return cls(context.stash_capacity)
 
-    def resume(self, target: TargetGradient, version: int) -> Waiting | None:
-        """The batch whose gradient has come; None if the stage goes on without it. Raises StageError when a
-        target got lost."""
+    @property
+    def has_room(self) -> bool:
+        """Whether the stash has room."""
+        return self.stash.has_room
+
+    def forward(self, layers: nn.Module, x: Tensor) -> Tensor:
+        """Returns h (B, ...), with a graph that keeps the weights of now."""
+        return self.stash.forward(layers, x)
+
+    def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> None:
+        """Returns None: the gradient arrives later, as the target."""
+
+    def postpone(self, step: int, version: int, x: Tensor, h: Tensor) -> None:
+        """Put the batch into the stash."""
+        self.stash.put(step, version, x, h)
+
+    def postpone_skipped(self, step: int) -> None:
+        """Take the batch's place in the stash, without a graph."""
+        self.stash.put_nothing(step)
+
+    def resume(self, target: TargetGradient, version: int) -> tuple[Tensor, Tensor] | None:
+        """Take the batch out of the stash; None if it was skipped here or downstream.
+
+        Raises:
+            StageError: the target of an earlier batch is missing.
+        """
         batch = self.stash.pop(target.step)
         if batch is None or target.empty:
             return None
         self._staleness.add(version - batch.version)
-        return batch
+        return batch.x, batch.h
+
+    def before_update(self) -> None:
+        """Copy the weights that the stashed graphs need."""
+        self.stash.before_update()
+
+    def check_answered(self, steps: int) -> None:
+        """The stash holds no batch before number `steps`."""
+        self.stash.check_answered(steps)
 
     def stats(self) -> dict[str, Any]:
-        """Staleness, and the most bytes that the stash held."""
+        """Returns the staleness, and the most bytes that the stash held."""
         return self._staleness.stats() | {"held_bytes": self.stash.most_bytes}
 
     def state_dict(self) -> State:
-        """The counts. A batch that waits is a graph and cannot be kept: none may."""
+        """Returns the counts. A graph cannot be saved, so no batch may be waiting."""
         assert not len(self.stash), f"{len(self.stash)} batches wait for their gradient"
         return {"staleness": self._staleness.state_dict(), "most_bytes": self.stash.most_bytes}
 
     def load_state_dict(self, state: State) -> None:
-        """Count on from there."""
+        """Take up the counts."""
         self._staleness.load_state_dict(state["staleness"])
         self.stash.most_bytes = state["most_bytes"]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 from torch import Tensor
+from typing_extensions import Self
 
 from dni_async.messages import TargetGradient
+from dni_async.networks.factory import build_synthesizer, resolve
 from dni_async.nonfinite import check_finite
 from dni_async.rules.base import Rule
+from dni_async.rules.capabilities import RuleCapabilities
+from dni_async.rules.context import RuleContext
 from dni_async.rules.staleness import Staleness
 from dni_async.state.state_dict import State
+from dni_async.synthesis.synthesizer import Synthesizer
 
 
 class Predictor(Protocol):
@@ -49,16 +55,48 @@ class StagePredictor(Predictor, Protocol):
 
 
 class DniRule(Rule):
-    """Rules `dni` and `cdni` (the synthesizer is conditional or not), and `oracle`.
+    """Rule `dni`: a synthetic gradient, predicted from h alone.
 
     step          7        8        9        10
     predict       g7       g8       g9       g10      each used at once
     target                 .        t7       t8       staleness: version now - version then = 2
     """
 
+    capabilities = RuleCapabilities(
+        sparse_targets=True,
+        has_network=True,
+        supervised=True,
+        resumable=True,
+        restarts_after_recut="SG networks",
+        skips_nonfinite=True,
+        compiles=True,
+        planned=True,
+        plot_style=("#cc79a7", "<"),
+    )
+
     def __init__(self, predictor: StagePredictor) -> None:
         self.predictor = predictor
+        self.optimizer = predictor.optimizer if isinstance(predictor, Synthesizer) else None
         self._staleness = Staleness()
+
+    @classmethod
+    def build(cls, context: RuleContext) -> Self:
+        """With a new SG network, conditional if the rule is."""
+        conditional = cls.capabilities.conditional
+        settings = resolve(
+            context.sg, context.shape, context.stages, conditional, context.classes is not None
+        )
+        synthesizer = build_synthesizer(
+            settings,
+            context.shape,
+            label_size=context.label_size,
+            condition=context.condition if conditional else None,
+            pending_capacity=context.pending_capacity,
+            device=context.device,
+            seed=context.seed,
+            guarded=context.guarded,
+        )
+        return cls(synthesizer)
 
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
         """The synthetic gradient at h (B, ...)."""
@@ -101,3 +139,13 @@ class DniRule(Rule):
         """Go on from there."""
         self._staleness.load_state_dict(state["staleness"])
         self.predictor.load_state_dict(state["predictor"])
+
+    def replay_bytes(self, h: Tensor, y: Tensor) -> int:
+        """Returns the bytes of a full replay window."""
+        return self.predictor.replay_bytes(h, y) if isinstance(self.predictor, Synthesizer) else 0
+
+
+class CdniRule(DniRule):
+    """Rule `cdni`: a synthetic gradient, predicted from h and the labels."""
+
+    capabilities = replace(DniRule.capabilities, conditional=True, plot_style=("#0072b2", "*"))

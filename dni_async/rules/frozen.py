@@ -1,4 +1,4 @@
-"""The control that every table can show: stages below the last never update."""
+"""The control that every table can show: stages below the last never learn."""
 
 from __future__ import annotations
 
@@ -6,14 +6,22 @@ import torch
 from torch import Tensor
 
 from dni_async.rules.base import Rule
+from dni_async.rules.capabilities import RuleCapabilities
 
 
 class FrozenRule(Rule):
-    """No gradient, no update. What a decoupled run gains over this, its lower stages have learned."""
+    """Rule `frozen`: no update. What another rule gains over this one, its lower stages have learned."""
 
-    wants_targets = False
-    updates = False
+    capabilities = RuleCapabilities(
+        needs_targets=False,
+        updates=False,
+        supervised=True,
+        resumable=True,
+        skips_nonfinite=True,
+        compiles=True,
+        plot_style=("#8a6d5a", "p"),
+    )
 
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
-        """Zero."""
+        """Returns zeros, of the shape of h (B, ...)."""
         return torch.zeros_like(h)

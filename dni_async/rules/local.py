@@ -8,10 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import Self
 
+from dni_async.networks.factory import build_auxiliary
 from dni_async.nonfinite import check_finite, check_loss
 from dni_async.optim import gradients
 from dni_async.rules.base import Rule
+from dni_async.rules.capabilities import RuleCapabilities
+from dni_async.rules.context import RuleContext
 from dni_async.state.state_dict import State, load_optimizer_state, optimizer_state
 
 
@@ -24,8 +28,19 @@ class LocalRule(Rule):
     metric: (output, y) -> (B,) scores.
     """
 
-    wants_targets = False
-    work = "head"
+    capabilities = RuleCapabilities(
+        needs_targets=False,
+        has_network=True,
+        supervised=True,
+        resumable=True,
+        restarts_after_recut="auxiliary heads",
+        skips_nonfinite=True,
+        compiles=True,
+        planned=True,
+        plot_style=("#b3a100", "X"),
+    )
+    phase = "head"
+    optimizer: Optimizer
 
     def __init__(
         self,
@@ -39,6 +54,14 @@ class LocalRule(Rule):
         self.loss = loss
         self.metric = metric
         self.new_epoch()
+
+    @classmethod
+    def build(cls, context: RuleContext) -> Self:
+        """With a new head, in the precision of the stage's layers."""
+        head, optimizer = build_auxiliary(
+            context.local, context.shape, context.output_shape, context.device, context.seed
+        )
+        return cls(context.in_precision(head), optimizer, context.loss, context.metric)
 
     def new_epoch(self) -> None:
         """Start the means over."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dni_async.nonfinite import check_finite, check_loss
 from dni_async.rules.base import Rule
+from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.state.state_dict import State
 
 
@@ -19,8 +20,9 @@ class LossRule(Rule):
     loss: (output, y) -> scalar mean loss. metric: (output, y) -> (B,) scores, mean taken in evaluation.
     """
 
-    wants_targets = False
-    work = "backward"
+    capabilities = RuleCapabilities(needs_targets=False, resumable=True)
+    computes_loss = True
+    phase = "backward"
 
     def __init__(
         self, loss: Callable[[Tensor, Tensor], Tensor], metric: Callable[[Tensor, Tensor], Tensor]
@@ -32,9 +34,9 @@ class LossRule(Rule):
     def new_epoch(self) -> None:
         """Start all means over."""
         self._loss, self._samples = 0.0, 0
-        self.new_evaluation()
+        self.reset_evaluation()
 
-    def new_evaluation(self) -> None:
+    def reset_evaluation(self) -> None:
         """Start the means over the test set over; the training loss goes on."""
         self._test_loss = self._test_score = 0.0
         self._test_samples = 0

@@ -66,9 +66,13 @@ class Parts:
         self._state, self._copy_late = state, copy_late
         self._made: deque[Part] = deque()
 
-    def __bool__(self) -> bool:
-        """Whether there are any."""
-        return bool(self._made)
+    def __len__(self) -> int:
+        return len(self._made)
+
+    @property
+    def blocking(self) -> bool:
+        """Whether the stage must take no activation, because a part has still to be copied."""
+        return self._copy_late and bool(self._made)
 
     def begin(self, step: int) -> None:
         """The marker of a checkpoint goes down: what the stage is now, is its part."""

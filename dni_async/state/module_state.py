@@ -30,7 +30,7 @@ class StatefulModule(nn.Module):
         return
 
 
-def stats_of(layers: nn.Module) -> dict[str, Any]:
+def collect_stats(layers: nn.Module) -> dict[str, Any]:
     """What the layers report; where several report the same, the largest number."""
     found: dict[str, Any] = {}
     for _, layer in _stateful(layers):
@@ -40,7 +40,7 @@ def stats_of(layers: nn.Module) -> dict[str, Any]:
     return found
 
 
-def start_over(layers: nn.Module) -> None:
+def reset_epoch_stats(layers: nn.Module) -> None:
     """An epoch begins."""
     for _, layer in _stateful(layers):
         layer.new_epoch()

@@ -145,6 +145,13 @@ class Synthesizer:
         replay = sum(pending.nbytes + wanted.nbytes for pending, wanted in self._recent)
         return self.pending.held_bytes() + replay
 
+    def replay_bytes(self, h: Tensor, y: Tensor) -> int:
+        """Bytes of a full replay window of batches like h (B, ...) with labels y (B, ...)."""
+        if not self.replay:
+            return 0
+        labels = self.condition(y).nbytes if self.condition else 0
+        return (self._recent.maxlen or 0) * (2 * h.nbytes + labels)
+
     def counters(self) -> State:
         """Counts, those of the pending among them."""
         pending = {"dropped": self.pending.dropped, "unmatched": self.pending.unmatched}

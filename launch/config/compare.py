@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from dni_async.errors import UserError
-from launch.config.train import RULES, JobConfig, TrainConfig, check_engines
+from dni_async.rules.registry import RULES
+from launch.config.train import JobConfig, TrainConfig, check_engines
 from launch.engines.registry import BASELINES, ENGINES
 
 
@@ -17,7 +18,8 @@ class CompareConfig(JobConfig):
 
     engines: tuple[str, ...] = ("backprop", "dni", "cdni")
     """Baselines: backprop, backprop-all, ddp, gpipe, 1f1b, copies, dni-local, cdni-local; and rules: dni,
-    cdni, delayed, local, frozen, oracle. Speed-up is over backprop."""
+    cdni, delayed, local, frozen, oracle, or your own as my_pkg.my_rule:MyRule. Speed-up is over
+    backprop."""
     repeats: int = 1
     """Runs of each engine, in turn (A B A B); the table gives medians."""
     vary_seed: bool = False
@@ -27,7 +29,7 @@ class CompareConfig(JobConfig):
         JobConfig.__post_init__(self)
         if not self.stages:
             self.stages = 2
-        check_engines(self.engines, (*BASELINES, *RULES))
+        check_engines(self.engines, (*BASELINES, *RULES), paths=True)
         if self.repeats < 1:
             raise UserError(f"repeats is {self.repeats}; it must be at least 1")
         if self.vary_seed and self.seed + self.repeats > 2**32:
@@ -37,7 +39,7 @@ class CompareConfig(JobConfig):
         """The configuration of one contestant in its run number `repeat`, counted from 0."""
         shared = {name: getattr(self, name) for name in JobConfig.__dataclass_fields__}
         shared["seed"] += repeat if self.vary_seed else 0
-        if engine in RULES:
+        if engine not in ENGINES:
             return TrainConfig(**shared | {"rule": engine, "out": str(out)})
         own: dict[str, Any] = {"engine": engine, "out": str(out)}
         if ENGINES[engine].processes == 1:

@@ -15,11 +15,12 @@ from dni_async.errors import UserError
 from dni_async.networks.factory import LocalConfig, SGConfig
 from dni_async.nonfinite import POLICIES
 from dni_async.optim import SCHEDULES, optimizer_factory
+from dni_async.plugins import is_path
+from dni_async.rules.capabilities import RuleCapabilities
+from dni_async.rules.registry import find_rule, rule_label, rules_with
 from launch.engines.registry import BASELINES, ENGINES
 from workers.runtime.execution import PRECISIONS
 
-RULES = ("dni", "cdni", "delayed", "local", "frozen", "oracle")
-"""Ways of the stages to get their gradients."""
 TRANSPORTS = ("auto", "shm", "dist", "rpc")
 
 
@@ -182,8 +183,8 @@ class TrainConfig(JobConfig):
     """Train one task with one engine."""
 
     rule: str = "cdni"
-    """How stages get their gradients: dni, cdni, delayed, local, frozen (a control) or oracle (checks the
-    pipeline)."""
+    """How stages get their gradients: dni, cdni, delayed, local, frozen (a control), oracle (checks the
+    pipeline), or your own as my_pkg.my_rule:MyRule."""
     engine: str = "decoupled"
     """decoupled (stages by --rule); in one process backprop, backprop-all (all cores), dni-local or
     cdni-local (every layer decoupled by the library's wrapper); ddp (data parallel); gpipe, 1f1b (torch's
@@ -208,20 +209,22 @@ class TrainConfig(JobConfig):
 
     def __post_init__(self) -> None:
         JobConfig.__post_init__(self)
-        _one_of("rule", self.rule, RULES)
+        find_rule(self.rule)
         _one_of("engine", self.engine, tuple(ENGINES))
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise UserError(f"minutes is {self.minutes}; it must be positive and finite")
         _one_of("on-nonfinite", self.on_nonfinite, POLICIES)
-        if self.on_nonfinite == "skip" and (self.engine != "decoupled" or self.rule == "oracle"):
+        if self.on_nonfinite == "skip" and not self.capabilities.skips_nonfinite:
             raise UserError(
                 f"on-nonfinite skip is for stages that learn, not for {self.engine_name}; leave it out"
             )
-        if self.compile and (not ENGINES[self.engine].compiles or self.engine_name in ("delayed", "oracle")):
+        decoupled = self.engine == "decoupled"
+        compiles = self.capabilities.compiles if decoupled else ENGINES[self.engine].compiles
+        if self.compile and not compiles:
             able = [name for name, engine in ENGINES.items() if engine.compiles and name in BASELINES]
             raise UserError(
-                f"{self.engine_name} cannot be compiled; leave --compile out, or use dni, cdni, "
-                f"local, frozen, {', '.join(able)}"
+                f"{self.engine_name} cannot be compiled; leave --compile out, or use "
+                f"{', '.join([*rules_with('compiles'), *able])}"
             )
         self._check_supervision()
         self._check_checkpoints()
@@ -231,7 +234,7 @@ class TrainConfig(JobConfig):
             raise UserError(f"stage-restarts is {self.stage_restarts}; it must be at least 0")
         if not self.supervise:
             return
-        if self.engine != "decoupled" or self.rule in ("delayed", "oracle"):
+        if not self.capabilities.supervised:
             learn = "stages that learn without waiting"
             raise UserError(f"supervise is for {learn}, not for {self.engine_name}; leave it out")
         if self.deterministic:
@@ -261,13 +264,18 @@ class TrainConfig(JobConfig):
             return
         if not self.out:
             raise UserError(f"{option} needs the folder in which checkpoints are kept; give one with --out")
-        if self.engine != "decoupled" or self.rule == "oracle":
+        if not self.capabilities.resumable:
             raise UserError(f"{option} is for stages that learn, not for {self.engine_name}; leave it out")
 
     @property
     def engine_name(self) -> str:
         """What tables call it: the rule of a decoupled run, else the engine."""
-        return self.rule if self.engine == "decoupled" else self.engine
+        return rule_label(self.rule) if self.engine == "decoupled" else self.engine
+
+    @property
+    def capabilities(self) -> RuleCapabilities:
+        """Of the rule of a decoupled run; of another engine, none."""
+        return find_rule(self.rule).capabilities if self.engine == "decoupled" else RuleCapabilities()
 
 
 def key_values(option: str, pairs: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -306,11 +314,18 @@ def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
         raise UserError(f"unknown {what} ({value}); use one of {', '.join(known)}")
 
 
-def check_engines(engines: tuple[str, ...], known: tuple[str, ...]) -> None:
-    """Raises UserError unless there are some, each of them known and named once."""
+def check_engines(engines: tuple[str, ...], known: tuple[str, ...], paths: bool = False) -> None:
+    """Raises UserError unless there are some, each of them known and named once.
+
+    paths: whether a rule may also be given as a dotted path.
+    """
     if not engines:
         raise UserError("no engines given; name some, such as --engines backprop cdni")
-    for engine in engines:
-        _one_of("engine", engine, known)
-        if engines.count(engine) > 1:
-            raise UserError(f"engine {engine} is given twice; name it once")
+    labels = [rule_label(engine) for engine in engines]
+    for engine, label in zip(engines, labels, strict=True):
+        if paths and is_path(engine):
+            find_rule(engine)
+        else:
+            _one_of("engine", engine, known)
+        if labels.count(label) > 1:
+            raise UserError(f"engine {label} is given twice; name it once")

@@ -22,7 +22,7 @@ from dni_async.errors import Late, StageError, UserError
 from dni_async.messages import EVALUATIONS, Activation, Marker, MarkerKind, Message
 from dni_async.networks.factory import parameters_of
 from dni_async.rules import LossRule
-from dni_async.state.module_state import start_over, stats_of
+from dni_async.state.module_state import collect_stats, reset_epoch_stats
 from launch.job.context import RankContext
 from launch.job.message_stream import stream
 from launch.job.stage_factory import build_updater
@@ -111,9 +111,9 @@ class Loop(ABC):
             loss = self._answer(message, report)
             if message.kind is MarkerKind.EPOCH:
                 self.rule.new_epoch()
-                start_over(self.module)
+                reset_epoch_stats(self.module)
             elif message.kind is MarkerKind.EVALUATION:
-                self.rule.new_evaluation()
+                self.rule.reset_evaluation()
             if message.kind in EVALUATIONS:
                 self.stopped, loss = self.peers.broadcast([enough(), loss])
                 if self.best:
@@ -148,7 +148,7 @@ class Loop(ABC):
         """Training is over: the best weights, if there were validations, and now the test."""
         assert self.best is not None
         self.best.take_up()
-        self.rule.new_evaluation()
+        self.rule.reset_evaluation()
 
     def _answer(self, marker: Marker, report: Callable[[Marker], None]) -> float | None:
         """Collect on rank 0 what all ranks know, and report it; gives the loss of an evaluation there. Only
@@ -178,7 +178,7 @@ class Loop(ABC):
                 "targets_received": 0,
                 "held_bytes": 0,  # nothing is kept for other batches
             }
-            | stats_of(self.module)
+            | collect_stats(self.module)
             | self.probe.stats()
         )
 

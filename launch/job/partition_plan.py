@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from dni_async.errors import StageError, UserError
-from dni_async.networks.factory import build_auxiliary, build_synthesizer, label_size_of, resolve
-from dni_async.optim import optimizer_factory
+from dni_async.networks.factory import label_size_of
+from dni_async.optim import Updater, optimizer_factory
 from dni_async.partition.costs import ROUNDS, Clock, Costs, measure_costs
 from dni_async.partition.cut import best_cut, check_cut, stage_bounds
 from dni_async.recurrent.stateful_rnn import start_anew_after
-from dni_async.rules import DniRule, LocalRule, Rule
+from dni_async.rules import Rule, RuleContext
+from dni_async.rules.registry import find_rule
 from launch.config.train import JobConfig, TrainConfig
 from launch.engines.registry import ENGINES
 from launch.job.data import Data, size
@@ -115,7 +116,7 @@ def make_plan(
     check_evaluations(config.evaluations, data)
     check_labels(task, data)
     x, y = data.sample()
-    label_size = label_size_of(task.condition, y) if config.engine_name == "cdni" and stages > 1 else 0
+    label_size = label_size_of(task.condition, y) if config.capabilities.conditional and stages > 1 else 0
     shapes, dtypes, output = run_through(layers, x, config.precision)
     check_scores(task, output, y)
     check_last_batch(layers, x, data)
@@ -148,7 +149,7 @@ def make_plan(
     )
 
 
-def rule_with_network(
+def rule_context(
     config: TrainConfig,
     task: Task,
     shape: tuple[int, ...],
@@ -157,30 +158,33 @@ def rule_with_network(
     stages: int,
     seed: int,
     device: torch.device,
-) -> Rule | None:
-    """Rule dni, cdni or local with its network at an interface of `shape`; None for all that has none.
+    index: int = 0,
+    copy_downstream: Callable[[], tuple[nn.Module, Updater]] | None = None,
+) -> RuleContext:
+    """What the rule of stage `index` is built from, at an interface of `shape`.
 
     output_shape: of the whole network. Shapes are without the batch.
     """
-    if config.engine_name == "local":
-        head, optimizer = build_auxiliary(config.local, shape, output_shape, device, seed)
-        loss = in_precision(task.loss, config.precision, device)
-        return LocalRule(sequential([head], config.precision), optimizer, loss, task.metric)
-    if config.engine_name not in ("dni", "cdni"):
-        return None
-    conditional = config.rule == "cdni"
-    settings = resolve(config.sg, shape, stages, conditional, task.classes is not None)
-    synthesizer = build_synthesizer(
-        settings,
-        shape,
+    return RuleContext(
+        shape=shape,
+        output_shape=output_shape,
+        loss=in_precision(task.loss, config.precision, device),
+        metric=task.metric,
+        condition=task.condition,
         label_size=label_size,
-        condition=task.condition if conditional else None,
+        classes=task.classes,
+        index=index,
+        stages=stages,
+        sg=config.sg,
+        local=config.local,
         pending_capacity=2 * config.in_flight + 2,
-        device=device,
+        stash_capacity=config.stash_of(index, stages),
         seed=seed,
+        device=device,
         guarded=config.on_nonfinite == "skip",
+        in_precision=lambda module: sequential([module], config.precision),
+        copy_downstream=copy_downstream,
     )
-    return DniRule(synthesizer)
 
 
 def _measure(
@@ -195,7 +199,10 @@ def _measure(
     device = batch[0].device
 
     def rule(shape: tuple[int, ...]) -> Rule | None:
-        return rule_with_network(config, task, shape, output_shape, label_size, stages, config.seed, device)
+        if not config.capabilities.has_network:
+            return None
+        context = rule_context(config, task, shape, output_shape, label_size, stages, config.seed, device)
+        return find_rule(config.rule).build(context)
 
     with cost_clock(config, device) as (clock, rounds):
         costs = measure_costs(

@@ -54,7 +54,7 @@ def _obstacle(config: TrainConfig) -> str | None:
     """Why a restart begins from the start; None if it does not."""
     if not config.out:
         return "there is no --out to keep checkpoints in"
-    if config.engine != "decoupled" or config.rule == "oracle":
+    if not config.capabilities.resumable:
         return f"{config.engine_name} keeps no checkpoints"
     return None
 

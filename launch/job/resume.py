@@ -12,6 +12,7 @@ from typing import Any
 
 from dni_async.errors import UserError
 from dni_async.messages import Marker, TargetGradient
+from dni_async.rules.registry import find_rule
 from dni_async.stage.stage import Stage
 from dni_async.state.checkpoint import recut, targets_under_way
 from launch.config.train import TrainConfig
@@ -139,9 +140,9 @@ def restore(context: RankContext, stage: Stage) -> list[TargetGradient]:
 
 def recut_note(rule: str) -> str:
     """What the user shall know of a checkpoint that is cut otherwise."""
-    anew = {"dni": "SG networks start", "cdni": "SG networks start", "local": "auxiliary heads start"}
+    anew = find_rule(rule).capabilities.restarts_after_recut
     note = "the network is cut otherwise than in the checkpoint: weights and optimizer state follow their"
-    return f"{note} layers" + (f", {anew[rule]} anew" if rule in anew else "")
+    return f"{note} layers" + (f", {anew} start anew" if anew else "")
 
 
 def complete(context: RankContext, recorder: Recorder, marker: Marker) -> None:

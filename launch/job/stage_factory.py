@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from dni_async.optim import Updater, optimizer_factory, schedule_factor
-from dni_async.rules import DelayedRule, DniRule, FrozenRule, LossRule, Rule
+from dni_async.rules import LossRule, Rule
+from dni_async.rules.registry import find_rule
 from dni_async.stage.stage import Stage
-from dni_async.synthesis.oracle import Oracle
 from launch.config.train import JobConfig, TrainConfig
-from launch.job.partition_plan import PartitionPlan, build_layers, rule_with_network
+from launch.job.partition_plan import PartitionPlan, build_layers, rule_context
 from launch.report.validation import patience_of
 from tasks.base import Task
 from workers.runtime.execution import in_precision, sequential
@@ -48,8 +48,8 @@ def build_stage(
         mine,
         rule,
         build_updater(config, mine, total_steps),
-        send_targets=index > 0 and config.rule not in ("local", "frozen"),
-        target_every=config.target_every if config.rule in ("dni", "cdni") else 1,
+        send_targets=index > 0 and config.capabilities.needs_targets,
+        target_every=config.target_every if config.capabilities.sparse_targets else 1,
         skip_nonfinite=config.on_nonfinite == "skip",
         patience=patience_of(config, plan.steps_per_epoch),
     )
@@ -65,25 +65,22 @@ def _rule(
     device: torch.device,
 ) -> Rule:
     stages = len(plan.bounds)
-    loss = in_precision(task.loss, config.precision, device)
     if index == stages - 1:
-        return LossRule(loss, task.metric)
-    if config.rule == "frozen":
-        return FrozenRule()
-    if config.rule == "delayed":
-        return DelayedRule(config.stash_of(index, stages))
-    if config.rule == "oracle":
+        return LossRule(in_precision(task.loss, config.precision, device), task.metric)
+
+    def copy_downstream() -> tuple[nn.Module, Updater]:
         replica = copy.deepcopy(rest).to(device)
         total_steps = config.epochs * plan.steps_per_epoch
         end = plan.bounds[index][1]
         parts = [replica[a - end : b - end] for a, b in plan.bounds[index + 1 :]]
-        updater = _Together([build_updater(config, part, total_steps) for part in parts])
-        return DniRule(Oracle(replica, loss, updater))
+        return replica, _Together([build_updater(config, part, total_steps) for part in parts])
+
     shape, output_shape = plan.shapes[plan.bounds[index][1] - 1], plan.shapes[-1]
     seed = config.seed + 1000 + index
-    rule = rule_with_network(config, task, shape, output_shape, plan.label_size, stages, seed, device)
-    assert rule is not None, config.rule
-    return rule
+    context = rule_context(
+        config, task, shape, output_shape, plan.label_size, stages, seed, device, index, copy_downstream
+    )
+    return find_rule(config.rule).build(context)
 
 
 class _Together(Updater):

@@ -26,11 +26,11 @@ from dni_async.partition.costs import (
     measure_rounds,
     rule_runs,
 )
-from dni_async.rules import DniRule, LocalRule, Rule
-from dni_async.synthesis.synthesizer import Synthesizer
+from dni_async.rules import Rule
+from dni_async.rules.registry import find_rule, rules_with
 from launch.config.train import JobConfig, TrainConfig
 from launch.job.data import read
-from launch.job.partition_plan import build_layers, device_clock, rule_with_network
+from launch.job.partition_plan import build_layers, device_clock, rule_context
 from launch.job.task_checks import check_labels, check_scores, run_through
 from launch.planning.footprint import optimized_bytes, saved_bytes, state_bytes, total_bytes
 from launch.planning.profile import DEPTHS, InterfaceProfile, LayerProfile, Profile, settings_of
@@ -40,8 +40,6 @@ from workers.runtime.device import pick_device
 from workers.runtime.emulation import flop_clock
 from workers.transport.link_benchmark import Ping, ping
 
-RULES = ("local", "dni", "cdni")
-"""Rules that have a network at the interface."""
 PARTS = 8
 """A batch is measured whole, and a part of it: one of so many."""
 ROUNDS, SECONDS = 100, 15.0
@@ -152,7 +150,7 @@ class _Measurement:
     def _rule_runs(self, layers: list[LayerRun]) -> dict[str, list[RuleRun]]:
         """After each layer but the last, by rule and number of stages."""
         found = {}
-        for name, stages in itertools.product(RULES, DEPTHS):
+        for name, stages in itertools.product(rules_with("has_network"), DEPTHS):
             try:
                 runs = rule_runs(layers, self.y, self._maker(name, stages))
             except UserError as error:
@@ -164,9 +162,9 @@ class _Measurement:
     def _maker(self, name: str, stages: int) -> Callable[[tuple[int, ...]], Rule | None]:
         shared = {field: getattr(self.config, field) for field in JobConfig.__dataclass_fields__}
         config = TrainConfig(**shared | {"rule": name, "cut": ""})
-        labels = label_size_of(self.task.condition, self.y) if name == "cdni" else 0
-        return lambda shape: rule_with_network(
-            config, self.task, shape, self.shapes[-1], labels, stages, 0, self.device
+        labels = label_size_of(self.task.condition, self.y) if config.capabilities.conditional else 0
+        return lambda shape: find_rule(name).build(
+            rule_context(config, self.task, shape, self.shapes[-1], labels, stages, 0, self.device)
         )
 
     def _seconds(self, runs: Iterable[Run]) -> Seconds:
@@ -207,13 +205,9 @@ class _Measurement:
 
     def _interface(self, run: RuleRun, cost: InterfaceCost) -> InterfaceProfile:
         """Bytes are those after the rule has run."""
-        network = run.rule.predictor if isinstance(run.rule, DniRule) else run.rule
-        replay = 0
-        assert isinstance(network, LocalRule | Synthesizer), type(network)
-        if isinstance(network, Synthesizer) and network.replay:
-            labels = self.task.condition(self.y).nbytes if network.condition else 0
-            replay = self.config.sg.replay_window * (2 * run.h.nbytes + labels)
-        return InterfaceProfile(cost, optimized_bytes(network.optimizer), replay)
+        optimizer = run.rule.optimizer
+        state = optimized_bytes(optimizer) if optimizer else 0
+        return InterfaceProfile(cost, state, run.rule.replay_bytes(run.h, self.y))
 
     def _load(self) -> float:
         times, batches = [], self.data.training(1)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 
 from dni_async.errors import UserError
 from dni_async.partition.costs import Costs
 from dni_async.partition.cut import best_cut, stage_bounds
+from dni_async.rules.registry import capabilities_of, rules_with
 from launch.config.train import JobConfig
 from launch.engines.micro_batches import candidates, check_given
 from launch.planning.profile import InterfaceProfile, LayerProfile, Profile
@@ -23,15 +23,11 @@ from launch.planning.simulator import (
     forecast_decoupled,
     forecast_pipelined,
 )
-from launch.planning.simulator.decoupled import Kind
 from launch.planning.simulator.whole import ring_all_reduce
 from workers.transport.link_benchmark import LinkCost
 
-KINDS: Mapping[str, Kind] = MappingProxyType(
-    {"delayed": "delayed", "local": "local", "dni": "dni", "cdni": "dni"}
-)
-"""How the stages of a rule behave."""
-ENGINES = ("backprop", "ddp", *SCHEDULES, *KINDS)
+PLANNED_RULES = rules_with("planned")
+ENGINES = ("backprop", "ddp", *SCHEDULES, *PLANNED_RULES)
 LEAST_SHARE = 2
 """Samples that a replica must have: batch norm cannot train on one."""
 
@@ -69,7 +65,7 @@ class Planner:
             "backprop": self._backprop,
             "ddp": self._ddp,
             **dict.fromkeys(SCHEDULES, self._pipelined),
-            **dict.fromkeys(KINDS, self._decoupled),
+            **dict.fromkeys(PLANNED_RULES, self._decoupled),
         }[engine]
         try:
             return make(engine, stages)
@@ -137,6 +133,7 @@ class Planner:
         cut = self._cut(engine, stages)
         bounds = stage_bounds(cut, len(self.layers))
         interfaces = self._interfaces(engine, stages)
+        rule = capabilities_of(engine)
         costs = [
             self._cost(
                 first, end, self.profile.batch_size, self.profile.link, engine, interfaces[end - 1 : end]
@@ -145,11 +142,12 @@ class Planner:
         ]
         forecast = forecast_decoupled(
             costs,
-            KINDS[engine],
+            needs_targets=rule.needs_targets,
+            keeps_graphs=rule.keeps_graphs,
             in_flight=self.config.in_flight,
-            stash=[self.config.stash_of(k, stages) for k in range(stages)] if engine == "delayed" else None,
+            stash=[self.config.stash_of(k, stages) for k in range(stages)] if rule.keeps_graphs else None,
             # stashes fill before the pace is steady
-            batches=max(96, 5 * stages // 2) if engine == "delayed" else max(96, min(512, 200_000 // stages)),
+            batches=max(96, 5 * stages // 2) if rule.keeps_graphs else max(96, min(512, 200_000 // stages)),
         )
         memory = max(
             self._held(engine, forecast, k, *pair, interfaces[pair[1] - 1 : pair[1]])
@@ -211,7 +209,7 @@ class Planner:
             activation = _message(link, share * (layers[-1].output_bytes + self.profile.label_bytes))
         if link is not None and first > 0:
             target = _message(link, share * self._received(first))
-        if rule == "delayed" and end < len(self.layers):
+        if rule and capabilities_of(rule).keeps_graphs and end < len(self.layers):
             # copies the weights that stashed batches went through
             update += self.profile.link.send.per_byte * sum(layer.parameter_bytes for layer in layers)
         return StageCost(
@@ -255,18 +253,18 @@ class Planner:
         interface: list[InterfaceProfile],
     ) -> int:
         """Bytes of stage k of a decoupled run, when all that may be held is."""
-        layers = self.layers[first:end]
+        layers, able = self.layers[first:end], capabilities_of(rule)
         h = layers[-1].output_bytes if end < len(self.layers) else 0
         slots = forecast.in_flight[k] * (h + self.profile.label_bytes)
-        if rule != "local":
+        if able.needs_targets:
             slots += self.config.in_flight * self._received(first)
         own = _state(layers) + sum(network.state_bytes + network.replay_bytes for network in interface)
         held, saved = forecast.held[k], _saved(layers)
-        if rule == "delayed":
+        if able.keeps_graphs:
             weights = sum(layer.parameter_bytes for layer in layers)
             copies = min(max(0, held - 1), math.ceil(forecast.staleness[k])) * weights
             return own + slots + copies + max(1, held) * (saved + self._received(first))
-        labels = self.profile.condition_bytes if rule == "cdni" else 0
+        labels = self.profile.condition_bytes if able.conditional else 0
         return own + slots + saved + held * (h + labels)
 
 

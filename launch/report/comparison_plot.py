@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from dni_async.rules.registry import RULES, capabilities_of
 from launch.report.comparison_table import Row, speedup
 from launch.report.plots import DPI, FAINT, INK, SECONDS, PathLike, curve, seconds_and_metric, two_panels
 from launch.report.tables import number, percent
@@ -19,12 +20,7 @@ STYLES = {
     "ddp": ("#e69f00", "^"),
     "gpipe": ("#009e73", "v"),
     "1f1b": ("#56b4e9", "D"),
-    "delayed": ("#d55e00", "P"),
-    "local": ("#b3a100", "X"),
-    "dni": ("#cc79a7", "<"),
-    "cdni": ("#0072b2", "*"),
-    "frozen": ("#8a6d5a", "p"),
-}
+} | {name: style for name in RULES if (style := capabilities_of(name).plot_style)}
 """Colour and marker of each engine, the same in every picture. The colours are those of Okabe and Ito, which
 colour-blind people tell apart, the yellow darker; the markers tell engines apart without any colour."""
 _OTHERS = (("#7b5ea7", "h"), ("#5b7f2b", "d"), ("#39556e", ">"), (INK, "H"))

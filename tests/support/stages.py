@@ -119,7 +119,9 @@ def pipeline(
     modules = groups(layers or fcn(), cut)
     rules = [rule() for _ in modules[:-1]]
     stages = [
-        Stage(i, module, r, make_updater(module), send_targets=i > 0 and rules[i - 1].wants_targets)
+        Stage(
+            i, module, r, make_updater(module), send_targets=i > 0 and rules[i - 1].capabilities.needs_targets
+        )
         for i, (module, r) in enumerate(zip(modules, [*rules, loss_rule()], strict=True))
     ]
     return stages

@@ -96,7 +96,7 @@ class StageLoop:
         self.throughput = throughput
         self.timeout = timeout
         self.eager = eager
-        self.lockstep = lockstep if stage.rule.wants_targets else 0
+        self.lockstep = lockstep if stage.rule.capabilities.needs_targets else 0
         if self.lockstep and ends.targets_in:
             self.ends = replace(ends, targets_in=Drained(ends.targets_in, under_way))
         self._under_way = () if self.lockstep else under_way

@@ -68,7 +68,7 @@ class SequenceCheck:
                 raise StageError(
                     f"{name} of step {marker.step} came after {stage.steps} batches: some got lost"
                 )
-        elif stage.rule.wants_targets and stage.targets_received < marker.step:
+        elif stage.rule.capabilities.needs_targets and stage.targets_received < marker.step:
             count = stage.targets_received
             raise StageError(f"{name} of step {marker.step} came back after {count} targets: some got lost")
 

@@ -3,10 +3,13 @@
 A stage looks for a message, targets first, handles it, and looks again when it is done (or, when there was
 nothing to do, when something arrives). What it sends leaves in the middle of its work:
 
-    dni      take, load | forward | send --> | predict | backward | send target --> | update | credit -->
+    rules that learn from targets (dni):
+             take, load | forward | send --> | predict | backward | send target --> | update | credit -->
              take target | train | credit -->
-    local    take, load | forward | send --> | predict | backward | update | credit -->
-    delayed  take, load | forward | send --> | credit -->
+    rules that need no targets (local):
+             take, load | forward | send --> | predict | backward | update | credit -->
+    rules that keep graphs until the target comes (delayed):
+             take, load | forward | send --> | credit -->
              take target | backward | send target --> | update | credit -->
 
 So an event is a stage that looks, and all that follows from its decision is known at once: a thousand stages
@@ -20,27 +23,26 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import Literal
 
 from launch.planning.simulator.base import Forecast, MessageCost, StageCost
-
-Kind = Literal["dni", "local", "delayed"]
 
 
 def forecast_decoupled(
     stages: Sequence[StageCost],
-    kind: Kind,
     *,
     in_flight: int,
+    needs_targets: bool = True,
+    keeps_graphs: bool = False,
     stash: Sequence[int] | None = None,
     batches: int = 128,
 ) -> Forecast:
     """Run `batches` batches through the stages; the steady state is taken from the middle of the run.
 
-    in_flight: messages of each kind that may lie between two neighbours. stash: (delayed) batches whose
-    graph each stage may keep; then it takes no further one.
+    in_flight: messages of each kind that may lie between two neighbours. needs_targets, keeps_graphs: of the
+    rule (see `RuleCapabilities`). stash: batches whose graph each stage may keep; then it takes no further
+    one.
     """
-    return _Pipeline(stages, kind, in_flight, stash, batches).run()
+    return _Pipeline(stages, needs_targets, keeps_graphs, in_flight, stash, batches).run()
 
 
 def steady_period(ends: Sequence[float]) -> float:
@@ -137,18 +139,19 @@ class _Pipeline:
     def __init__(
         self,
         costs: Sequence[StageCost],
-        kind: Kind,
+        needs_targets: bool,
+        keeps_graphs: bool,
         in_flight: int,
         stash: Sequence[int] | None,
         batches: int,
     ) -> None:
         assert in_flight > 0 and batches > 2, (in_flight, batches)
-        self.kind, self.batches = kind, batches
+        self.needs_targets, self.keeps_graphs, self.batches = needs_targets, keeps_graphs, batches
         limits: Sequence[float] = stash if stash is not None else [math.inf] * len(costs)
         self.stages = [_Stage(i, cost, limits[i]) for i, cost in enumerate(costs)]
         for upper, lower in itertools.pairwise(self.stages):
             upper.activations_out = lower.activations_in = _Channel(upper.cost.activation, in_flight)
-            if kind != "local":
+            if needs_targets:
                 upper.targets_in = lower.targets_out = _Channel(lower.cost.target, in_flight)
         self.heap: list[tuple[float, int]] = []
         self.finished: list[float] = []
@@ -212,10 +215,10 @@ class _Pipeline:
         waits = False
         if stage.activations_out:
             now = self._send(stage.activations_out, self.stages[stage.index + 1], now)
-            if self.kind != "local":
+            if self.needs_targets:
                 stage.held.append(stage.version)
                 stage.most_held = max(stage.most_held, len(stage.held))
-            waits = self.kind == "delayed"
+            waits = self.keeps_graphs
             now += 0.0 if waits else cost.predict
         if not waits:
             now = self._learn(stage, now)
@@ -228,7 +231,7 @@ class _Pipeline:
     def _handle_target(self, stage: _Stage, targets: _Channel, begun: float) -> None:
         now = targets.take(begun)
         stage.staleness += stage.version - stage.held.popleft()
-        now = self._learn(stage, now) if self.kind == "delayed" else now + stage.cost.train
+        now = self._learn(stage, now) if self.keeps_graphs else now + stage.cost.train
         self._wake(self.stages[stage.index + 1], targets.release(now))
         stage.done(1, begun, now)
 

@@ -48,7 +48,7 @@ def test_the_diagram() -> None:
 def test_the_gradient_is_the_target() -> None:
     rule = DelayedRule(1)
     assert rule.gradient(0, 0, torch.zeros(2, 3), torch.zeros(2)) is None
-    assert (rule.wants_targets, rule.updates) == (True, True)
+    assert (rule.capabilities.needs_targets, rule.capabilities.updates) == (True, True)
 
 
 def test_nothing_moves_before_the_target() -> None:

@@ -106,4 +106,4 @@ def test_with_a_synthesizer_the_gradient_becomes_the_target_that_keeps_coming() 
 
 def test_it_wants_targets_and_updates() -> None:
     rule = DniRule(Known())
-    assert (rule.wants_targets, rule.updates) == (True, True)
+    assert (rule.capabilities.needs_targets, rule.capabilities.updates) == (True, True)

@@ -14,7 +14,7 @@ def test_its_gradient_is_zero() -> None:
 
 
 def test_it_wants_no_targets_and_does_not_update() -> None:
-    assert (FrozenRule.wants_targets, FrozenRule.updates) == (False, False)
+    assert (FrozenRule.capabilities.needs_targets, FrozenRule.capabilities.updates) == (False, False)
 
 
 def test_frozen_stages_keep_their_parameters_and_the_last_stage_learns() -> None:

@@ -65,7 +65,11 @@ def test_it_leaves_h_alone() -> None:
 
 def test_it_wants_no_targets_and_ignores_them() -> None:
     local = rule()
-    assert (local.wants_targets, local.updates, local.work) == (False, True, "head")
+    assert (local.capabilities.needs_targets, local.capabilities.updates, local.phase) == (
+        False,
+        True,
+        "head",
+    )
     local.take_target(TargetGradient(0, 0, torch.zeros(2, 5)), 0)
     assert local.stats() == {"local_loss": None, "local_accuracy": None}
 

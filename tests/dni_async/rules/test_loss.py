@@ -72,7 +72,7 @@ def test_a_new_evaluation_starts_the_test_means_over_and_keeps_the_training_loss
     rule, (h, y) = loss_rule(), batch(47)
     rule.gradient(0, 0, h[:30], y[:30])
     rule.evaluate(*batch(4, seed=1))
-    rule.new_evaluation()
+    rule.reset_evaluation()
     assert (rule.result()["test_loss"], rule.result()["test_accuracy"], rule.result()["tested"]) == (
         None,
         None,
@@ -109,6 +109,6 @@ def test_a_regression_loss_works_as_well() -> None:
 
 def test_it_wants_no_targets_and_ignores_them() -> None:
     rule = loss_rule()
-    assert (rule.wants_targets, rule.updates) == (False, True)
+    assert (rule.capabilities.needs_targets, rule.capabilities.updates) == (False, True)
     rule.take_target(TargetGradient(0, 0, torch.zeros(2, 5)), 0)
     assert rule.stats() == {}

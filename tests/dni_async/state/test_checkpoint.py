@@ -63,7 +63,7 @@ def in_turn(simulation: Simulation, ahead: int) -> Order:
 
     def its_turn(move: Move) -> bool:
         stage = simulation.stages[move[0]]
-        room = not stage.rule.wants_targets or stage.steps - stage.targets_received < ahead
+        room = not stage.rule.capabilities.needs_targets or stage.steps - stage.targets_received < ahead
         return (move[1] == "activation") == (room and stage.has_room)
 
     return lambda moves: next(filter(its_turn, moves), moves[0])

@@ -10,10 +10,10 @@ from dni_async.rules import FrozenRule
 from dni_async.stage.stage import Stage
 from dni_async.state.module_state import (
     StatefulModule,
+    collect_stats,
     load_running_states,
+    reset_epoch_stats,
     running_states,
-    start_over,
-    stats_of,
 )
 from dni_async.state.state_dict import State
 
@@ -38,10 +38,10 @@ class Counts(StatefulModule):
 
 def test_all_layers_tell_and_of_the_same_the_largest_number_counts() -> None:
     layers = nn.Sequential(Counts(a=1.0, b=None), nn.Sequential(Counts(a=3.0), Counts(a=2.0, b=5.0, c=None)))
-    assert stats_of(layers) == {"a": 3.0, "b": 5.0, "c": None}
-    start_over(layers)
-    assert stats_of(layers) == {"a": None, "b": None, "c": None}
-    assert stats_of(nn.ReLU()) == {}
+    assert collect_stats(layers) == {"a": 3.0, "b": 5.0, "c": None}
+    reset_epoch_stats(layers)
+    assert collect_stats(layers) == {"a": None, "b": None, "c": None}
+    assert collect_stats(nn.ReLU()) == {}
 
 
 def test_a_stage_reports_what_its_layers_tell_of_an_epoch() -> None:

@@ -7,7 +7,7 @@ from torch import nn
 from dni_async.messages import Activation, TargetGradient
 from dni_async.networks import LinearSG
 from dni_async.networks.factory import LocalConfig, SGConfig
-from dni_async.rules import DelayedRule, DniRule, FrozenRule, LocalRule, LossRule
+from dni_async.rules import CdniRule, DelayedRule, DniRule, FrozenRule, LocalRule, LossRule, OracleRule
 from dni_async.stage.simulation import downstream_first, upstream_first
 from dni_async.synthesis.oracle import Oracle
 from dni_async.synthesis.synthesizer import Synthesizer
@@ -70,8 +70,8 @@ def test_layers_keep_their_numbers_in_the_whole_network(stages, names):
     ("rule", "below", "targets"),
     [
         ("dni", DniRule, True),
-        ("cdni", DniRule, True),
-        ("oracle", DniRule, True),
+        ("cdni", CdniRule, True),
+        ("oracle", OracleRule, True),
         ("delayed", DelayedRule, True),
         ("local", LocalRule, False),
         ("frozen", FrozenRule, False),

@@ -10,20 +10,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dni_async.rules.registry import capabilities_of
 from launch.planning.simulator import Forecast, MessageCost, StageCost, forecast_decoupled
-from launch.planning.simulator.decoupled import Kind, steady_period
+from launch.planning.simulator.decoupled import steady_period
 
-KINDS: tuple[Kind, ...] = ("dni", "local", "delayed")
+KINDS = ("dni", "local", "delayed")
 ONE = StageCost(forward=1, backward=2)
 
 
-def run(stages: list[StageCost], kind: Kind = "dni", **options: Any) -> Forecast:
-    return forecast_decoupled(stages, kind, **{"in_flight": 4} | options)
+def run(stages: list[StageCost], kind: str = "dni", **options: Any) -> Forecast:
+    """kind: a rule whose stages behave so."""
+    able = capabilities_of(kind)
+    behaviour = {"needs_targets": able.needs_targets, "keeps_graphs": able.keeps_graphs}
+    return forecast_decoupled(stages, **behaviour | {"in_flight": 4} | options)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stages", [1, 2, 3, 8, 30])
-def test_balanced_stages_without_messages_are_never_idle(kind: Kind, stages: int) -> None:
+def test_balanced_stages_without_messages_are_never_idle(kind: str, stages: int) -> None:
     """Backprop would take 3 K seconds per batch: the speed-up is K."""
     forecast = run([ONE] * stages, kind, batches=40 * stages)
     assert forecast.period == pytest.approx(3.0)
@@ -33,7 +37,7 @@ def test_balanced_stages_without_messages_are_never_idle(kind: Kind, stages: int
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("slowest", [0, 1, 3])
-def test_the_slowest_stage_sets_the_pace(kind: Kind, slowest: int) -> None:
+def test_the_slowest_stage_sets_the_pace(kind: str, slowest: int) -> None:
     costs = [ONE] * 4
     costs[slowest] = StageCost(forward=2, backward=3, update=0.5)
     forecast = run(costs, kind)
@@ -157,7 +161,7 @@ stages_of = st.lists(
 @settings(max_examples=80, deadline=None, database=None)
 @given(stages_of, st.sampled_from(KINDS), st.integers(1, 5))
 def test_no_stage_is_faster_than_its_work_and_the_run_always_ends(
-    costs: list[StageCost], kind: Kind, in_flight: int
+    costs: list[StageCost], kind: str, in_flight: int
 ) -> None:
     forecast = run(costs, kind, in_flight=in_flight, batches=100)
     one_at_a_time = sum(forecast.busy) + sum(
@@ -171,14 +175,14 @@ def test_no_stage_is_faster_than_its_work_and_the_run_always_ends(
 
 @settings(max_examples=40, deadline=None, database=None)
 @given(stages_of, st.sampled_from(KINDS), st.integers(1, 5))
-def test_the_same_costs_give_the_same_forecast(costs: list[StageCost], kind: Kind, in_flight: int) -> None:
+def test_the_same_costs_give_the_same_forecast(costs: list[StageCost], kind: str, in_flight: int) -> None:
     assert run(costs, kind, in_flight=in_flight, batches=40) == run(
         costs, kind, in_flight=in_flight, batches=40
     )
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_cheaper_sections_more_room_and_faster_messages_never_slow_it_down(kind: Kind) -> None:
+def test_cheaper_sections_more_room_and_faster_messages_never_slow_it_down(kind: str) -> None:
     def period(work: float = 1.0, latency: float = 1.0, in_flight: int = 2) -> float:
         cost = StageCost(
             forward=1,

@@ -1,0 +1,77 @@
+"""Loads what a user writes outside this project: a rule, an SG network, an engine, a task.
+
+A name is either one of a registry's own or a dotted path to a class, `my_pkg.my_module:MyClass`. Every
+failure is one line: the name, what is wrong with it, and what to do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+import types
+from pathlib import Path
+from typing import TypeVar
+
+from dni_async.errors import UserError
+
+Plugin = TypeVar("Plugin")
+
+
+def load_class(path: str, kind: str, base: type[Plugin]) -> type[Plugin]:
+    """The class at `path`, "my_pkg.my_module:MyClass", which must be a subclass of `base`.
+
+    Args:
+        path: of a module, a colon, and a class in it.
+        kind: what the class is called in errors, such as "rule".
+        base: the class that it must be derived from.
+
+    Raises:
+        UserError: there is no such module or class, the module cannot be imported, or the class is another.
+    """
+    module, _, name = path.partition(":")
+    found = getattr(load_module(module, kind), name, None)
+    if found is None:
+        raise UserError(f"{kind} class not found ({name}): define it in {module}, or mend its name")
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise UserError(f"not a {kind} ({path}): derive the class from {base.__module__}.{base.__qualname__}")
+    lacking = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
+    if lacking:
+        raise UserError(f"{kind} is not complete ({path}): define {lacking}")
+    return found
+
+
+def load_module(name: str, kind: str) -> types.ModuleType:
+    """Import the module `name`, from the working folder too, as `python -m` does.
+
+    Raises:
+        UserError: the module is not there, or raises an error while it is imported.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{name}.".startswith(f"{error.name}."):
+            raise UserError(f"{kind} module not found ({name}): run where Python can import it") from error
+        raise _broken(name, kind, error) from error
+    except Exception as error:  # whatever the user's module does wrong
+        raise _broken(name, kind, error) from error
+
+
+def describe(error: Exception) -> str:
+    """Type and text of an error, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def is_path(name: str) -> bool:
+    """Whether `name` is a dotted path to a class, not the name of something built in."""
+    module, colon, cls = name.partition(":")
+    return bool(module and colon and cls)
+
+
+def _broken(name: str, kind: str, error: Exception) -> UserError:
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(last.filename).name}:{last.lineno}"
+    return UserError(f"{kind} module cannot be imported ({name}): mend {describe(error)} (raised at {where})")

@@ -1,0 +1,57 @@
+"""What a rule is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from dni_async.networks.factory import LocalConfig, SGConfig
+from dni_async.optim import Updater
+
+
+def _unchanged(module: nn.Module) -> nn.Module:
+    return module
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleContext:
+    """The interface at which a rule works, and the settings of the job. Shapes are without the batch."""
+
+    shape: tuple[int, ...]
+    """Of the stage's output h."""
+    output_shape: tuple[int, ...]
+    """Of the whole network's output."""
+    loss: Callable[[Tensor, Tensor], Tensor]
+    """(output (B, ...), y (B, ...)) -> scalar, the mean over the batch."""
+    metric: Callable[[Tensor, Tensor], Tensor]
+    """(output (B, ...), y (B, ...)) -> (B,) scores."""
+    condition: Callable[[Tensor], Tensor] | None = None
+    """y (B, ...) -> (B, C) floats, the labels as a network takes them."""
+    label_size: int = 0
+    """C, the columns that `condition` gives."""
+    classes: int | None = None
+    """Classes of the task; None where labels are no classes."""
+    index: int = 0
+    """Number of the stage, from 0."""
+    stages: int = 2
+    """Stages of the whole network."""
+    sg: SGConfig = field(default_factory=SGConfig)
+    """Settings of SG networks."""
+    local: LocalConfig = field(default_factory=LocalConfig)
+    """Settings of auxiliary heads."""
+    pending_capacity: int = 10
+    """Batches that may wait for their target at once."""
+    stash_capacity: int = 1
+    """Graphs that a rule may keep at once."""
+    seed: int = 0
+    """Of the rule's own weights."""
+    device: torch.device | None = None
+    guarded: bool = False
+    """Whether the rule shall raise NonFinite instead of learning from NaN or infinite gradients."""
+    in_precision: Callable[[nn.Module], nn.Module] = _unchanged
+    """Puts a module into the precision of the stage's layers."""
+    copy_downstream: Callable[[], tuple[nn.Module, Updater]] | None = None
+    """Returns a copy of all layers downstream, and what steps them as their stages do."""

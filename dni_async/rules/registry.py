@@ -1,0 +1,47 @@
+"""All rules by name: one line each. Their capabilities are declared by their classes."""
+
+from __future__ import annotations
+
+from dni_async.errors import UserError
+from dni_async.plugins import is_path, load_class
+from dni_async.rules.base import Rule
+from dni_async.rules.capabilities import RuleCapabilities
+
+RULES = {
+    "dni": "dni_async.rules.dni:DniRule",
+    "cdni": "dni_async.rules.dni:CdniRule",
+    "delayed": "dni_async.rules.delayed:DelayedRule",
+    "local": "dni_async.rules.local:LocalRule",
+    "frozen": "dni_async.rules.frozen:FrozenRule",
+    "oracle": "dni_async.rules.oracle:OracleRule",
+}
+"""Name on the command line -> class."""
+
+
+def find_rule(name: str) -> type[Rule]:
+    """The class of a rule, by its name or as a dotted path such as my_pkg.my_rule:MyRule.
+
+    Raises:
+        UserError: there is no such rule.
+    """
+    path = RULES.get(name, name)
+    if not is_path(path):
+        raise UserError(
+            f"unknown rule ({name}); use one of {', '.join(RULES)}, or your own as my_pkg.my_rule:MyRule"
+        )
+    return load_class(path, "rule", Rule)  # type: ignore[type-abstract]
+
+
+def capabilities_of(name: str) -> RuleCapabilities:
+    """The capabilities of a rule, by its name or dotted path."""
+    return find_rule(name).capabilities
+
+
+def rules_with(capability: str) -> tuple[str, ...]:
+    """The names of the rules that have a capability, such as "compiles"."""
+    return tuple(name for name in RULES if getattr(capabilities_of(name), capability))
+
+
+def rule_label(name: str) -> str:
+    """What tables and files call a rule: its name, or the class of a dotted path."""
+    return name.partition(":")[2] or name

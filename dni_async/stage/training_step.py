@@ -1,0 +1,200 @@
+"""One batch in a stage: forward, the rule's gradient, backward, update.
+
+Each `->` is a message that leaves at once, so that the neighbours can start while this stage goes on.
+
+    step      forward -> Activation | gradient of the rule | backward -> TargetGradient | update
+    learn                                                   `-------------- learn ------------'
+
+    a rule that keeps graphs, when the activation comes and when the target comes:
+              forward -> Activation | postpone     resume | backward -> TargetGradient | update
+
+    a batch that is skipped, because it is empty or not finite:
+              -> Activation without rows | -> TargetGradient without rows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from dni_async.errors import UserError
+from dni_async.messages import Activation, Message, TargetGradient
+from dni_async.nonfinite import NonFinite, check_finite
+from dni_async.ownership import clone_if_borrowed
+from dni_async.stage.counters import StageState
+
+
+class TrainingStep(StageState):
+    """What a stage does with one training or evaluation batch."""
+
+    def has_target(self, step: int) -> bool:
+        """Whether the target of this batch has rows."""
+        return step % self.target_every == 0
+
+    def train(self, message: Activation) -> Iterator[Message]:
+        """Train on one batch, h (B, ...) and y (B, ...)."""
+        self.steps += 1
+        self.samples += len(message.h)
+        if message.empty:
+            return self._skip(message)
+        return self._pass_through(message) if self.updater is None else self._step(message)
+
+    def evaluate(self, message: Activation) -> Iterator[Message]:
+        """Run one evaluation batch forward, in eval mode; the last stage scores it."""
+        self._set_mode(training=False)
+        with torch.no_grad():
+            h = self.layers(self._unshared(message.h))
+            self.rule.evaluate(h, message.y)
+        self.on_phase_end("evaluate")
+        if not self.is_last:
+            yield self._activation(message, h)
+
+    def resume(self, target: TargetGradient) -> Iterator[Message]:
+        """Backward and update for the batch that waited for this target."""
+        batch = self.rule.resume(target, self.version)
+        if batch is None:
+            self.skipped += 1
+            return self._answer(target, target.grad[:0])
+        return self._learn(target, *batch, target.grad)
+
+    def without(self, error: NonFinite, buffers: Sequence[Tensor] = ()) -> None:
+        """Go on after a NaN or infinite value, if that is wanted; else raise.
+
+        Args:
+            buffers: copies of the layers' buffers from before the forward, such as batch norm's running
+                means, which are put back.
+
+        Raises:
+            UserError: bad batches are not to be skipped.
+        """
+        if not self.skip_nonfinite:
+            raise UserError(f"{error}, or go on without such batches by --on-nonfinite skip") from error
+        for buffer, before in zip(self.layers.buffers(), buffers, strict=False):
+            buffer.data.copy_(before)  # `data`: a graph that is kept must not see a change in place
+
+    def _step(self, message: Activation) -> Iterator[Message]:
+        buffers = self._buffers()
+        x, h = self._forward(message)
+        out = clone_if_borrowed(h.detach(), message)
+        self.on_phase_end("forward")
+        sent = False
+        try:
+            if not self.is_last:
+                check_finite("activation", [out])
+                yield self._activation(message, out)
+                sent = True
+            gradient = self.rule.gradient(message.step, self.version, out, message.y)
+        except NonFinite as error:
+            self.without(error, buffers)
+            yield from self._skip(message, sent)
+            return
+        if gradient is None:
+            self.rule.postpone(message.step, self.version, x, h)
+        else:
+            self.on_phase_end(self.rule.phase)
+            yield from self._learn(message, x, h, gradient)
+
+    def _forward(self, message: Activation) -> tuple[Tensor, Tensor]:
+        """Returns x (B, ...), a leaf, and h (B, ...) with its graph."""
+        self._set_mode(training=True)
+        x = message.h.detach()
+        if self.rule.capabilities.keeps_graphs:
+            x = x.clone()  # it outlives the message
+        if self.send_targets and self.has_target(message.step):
+            x.requires_grad_()
+        return x, self.rule.forward(self.layers, self._unshared(x))
+
+    def _learn(
+        self, message: Activation | TargetGradient, x: Tensor, h: Tensor, gradient: Tensor
+    ) -> Iterator[Message]:
+        """Backward and update for the batch from x (B, ...) to h (B, ...), by dL/dh.
+
+        message: the activation or, for a postponed batch, the target that is being handled.
+        """
+        assert self.updater is not None
+        if h.requires_grad:
+            h.backward(gradient)
+        self.on_phase_end("backward")
+        try:
+            check_finite("gradient", self._gradients_to_check(x))
+        except NonFinite as error:
+            self.without(error)
+            self.skipped += 1
+            self.updater.drop()
+            yield from self._answer(message, x.detach()[:0])
+            return
+        yield from self._answer(message, x.grad if x.requires_grad else x.detach()[:0])
+        self.rule.before_update()
+        self.updater.step()
+        self.on_phase_end("update")
+
+    def _gradients_to_check(self, x: Tensor) -> list[Tensor]:
+        """Returns the gradient that is about to be sent, and with `skip_nonfinite` those of the weights.
+
+        Checking the weights' gradients costs 2 to 3 % of a step, and a run that stops at NaN finds it in
+        the next activation anyway.
+        """
+        assert self.updater is not None
+        to_send = [x.grad] if x.grad is not None else []
+        return to_send + (self.updater.gradients() if self.skip_nonfinite else [])
+
+    def _answer(self, message: Activation | TargetGradient, grad: Tensor | None) -> Iterator[Message]:
+        """Send the target gradient of the batch, (B, ...) or without rows, if a stage upstream needs it."""
+        if self.send_targets:
+            assert grad is not None
+            self.targets_sent += 1
+            yield TargetGradient(message.step, self.version, clone_if_borrowed(grad, message))
+
+    def _skip(self, message: Activation, sent: bool = False) -> Iterator[Message]:
+        """Make no update for this batch; the neighbours get messages without rows, in the usual order.
+
+        sent: whether its activation has already been sent downstream.
+        """
+        if not sent and not self.is_last:
+            yield message.emptied()
+        if self.rule.capabilities.keeps_graphs:
+            self.rule.postpone_skipped(message.step)  # its target will come, and is answered then
+        else:
+            self.skipped += 1
+            yield from self._answer(message, message.h.detach()[:0])
+
+    @torch.no_grad()
+    def _pass_through(self, message: Activation) -> Iterator[Message]:
+        """A stage that does not learn runs forward only."""
+        buffers = self._buffers()
+        self._set_mode(training=True)
+        h = self.layers(self._unshared(message.h))
+        self.on_phase_end("forward")
+        try:
+            check_finite("activation", [h])
+            yield self._activation(message, h)
+        except NonFinite as error:
+            self.without(error, buffers)
+            yield from self._skip(message)
+
+    def _buffers(self) -> list[Tensor]:
+        """Returns copies of the layers' buffers if they may have to be put back."""
+        return [buffer.clone() for buffer in self.layers.buffers()] if self.skip_nonfinite else []
+
+    def _set_mode(self, training: bool) -> None:
+        if self.layers.training != training:  # setting it costs a tenth of a millisecond for ten modules
+            self.layers.train(training)
+
+    def _unshared(self, x: Tensor) -> Tensor:
+        """Returns x, cloned if the first layer works in place: x may be a leaf or the sender's memory."""
+        return x.clone() if self._in_place else x
+
+    def _activation(self, message: Activation, h: Tensor) -> Activation:
+        """Returns the message downstream, in memory of its own.
+
+        It is still under way when the transport upstream takes back the memory of `message`.
+        """
+        return Activation(
+            message.step,
+            self.version,
+            clone_if_borrowed(h, message),
+            clone_if_borrowed(message.y, message),
+            message.train,
+        )
