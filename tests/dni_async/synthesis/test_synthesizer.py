@@ -10,9 +10,10 @@ from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
 from dni_async.networks import RNNDNI, ConvSG, DNINetwork, HeadSG, LinearSG, MlpSG
 from dni_async.state.state_dict import copied
+from dni_async.synthesis.agreement import Agreement
 from dni_async.synthesis.pending import PendingPredictions
 from dni_async.synthesis.scale import GradientScale
-from dni_async.synthesis.synthesizer import Agreement, Condition, Synthesizer
+from dni_async.synthesis.synthesizer import Condition, Synthesizer
 from tests.support.stages import CLASSES, WIDTH, clone_state, one_hot, synthesizer
 
 
