@@ -67,3 +67,9 @@ def test_the_architecture_names_every_folder_of_code() -> None:
     for room in ("dni_async", "workers", "tasks", "launch"):
         folders = [file.parent for file in (ROOT / room).glob("*/__init__.py")]
         assert not [folder.name for folder in folders if f"{room}/{folder.name}/" not in page]
+
+
+def test_the_new_names_in_the_changelog_exist() -> None:
+    rows = re.findall(r"^\| `.*\| (.*) \|$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    names = [name for row in rows for name in re.findall(r"`([\w.]+)`", row)]
+    assert names and not [name for name in names if not resolves(name)]
