@@ -9,7 +9,7 @@ from dni_async.errors import UserError
 from workers.failure.rank_runner import RankRunner
 from workers.failure.signals import exit_process
 
-COMMANDS = ("train", "compare", "plan", "latency", "windows", "bench", "generate", "export", "soak")
+COMMANDS = ("train", "compare", "plan", "latency", "windows", "bench", "generate", "export")
 
 
 def main() -> None:

@@ -22,9 +22,9 @@ from dni_async.messages import Marker, MarkerKind
 from launch.config.train import TrainConfig
 from launch.engines.decoupled import _report
 from launch.report.weights import load_all
-from launch.soak import Watch, verdict
 from tasks.vision.digits import DigitsFcn
 from tests.support.forks import Job
+from tests.support.growth import ProcessWatch, growth
 from tests.support.tiny_task import Tiny, context_of, plain_layers
 from workers.checkpoint.store import CheckpointStore
 
@@ -205,7 +205,7 @@ def test_while_one_stage_is_slow_for_a_thousand_steps_nobodys_memory_grows(tmp_p
             started = metrics.exists() and metrics.stat().st_size > 0
             return [psutil.Process(pid) for pid in pids] if started else []
 
-        watch = Watch(in_training, 0.25, tmp_path / "watch.jsonl")
+        watch = ProcessWatch(in_training, 0.25, tmp_path / "watch.jsonl")
         watch.start()
         statuses = job.statuses(timeout=300.0)
         watch.stop()
@@ -213,7 +213,7 @@ def test_while_one_stage_is_slow_for_a_thousand_steps_nobodys_memory_grows(tmp_p
     stages = json.loads((job.out / "summary.json").read_text())["stages"]
     assert [stage["steps"] for stage in stages] == [24 * epochs] * 3
     assert pause > 20 * stages[2]["busy_s"] / stages[2]["steps"]
-    for row in verdict(watch.samples):
+    for row in growth(watch.samples):
         first, last = row["rss_bytes"]
         print(f"rank {row['rank']}: {first / 1e6:.1f} -> {last / 1e6:.1f} MB")
         assert abs(last - first) < 0.05 * first and row["grew"] == [], row

@@ -14,7 +14,6 @@ from torch import nn
 from dni_async.errors import UserError
 from launch.config.train import TrainConfig
 from launch.job.recovery_session import supervise
-from tests.campaigns.kills import campaign
 from tests.support.forks import Job
 from tests.support.jobs import descendants, shared_memory, until
 from tests.support.raising_tasks import Bomb
@@ -125,12 +124,3 @@ def test_without_a_launcher_there_is_no_store_to_outlive_rank_0(monkeypatch: pyt
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
     with pytest.raises(UserError, match="supervise needs a job of two stages or more"):
         supervise(RankRunner(), config(), lambda runner, stable: None)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("stages", [2, 3])
-def test_kills_at_any_moment(tmp_path: Path, stages: int) -> None:
-    """More of them: `python -m tests.campaigns.kills --kills 200`."""
-    report = campaign(tmp_path, stages=stages, kills=15, seed=stages)
-    assert report.problems == []
