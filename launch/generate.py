@@ -43,7 +43,7 @@ def generate(speaker: TextGenerator, config: GenerateConfig) -> str:
     prompt = speaker.language.split(config.prompt)
     begin = encode(prompt or [speaker.symbols[0]], speaker.symbols)
     said = [speaker.symbols[i] for i in sample(speaker, begin, config)]
-    return speaker.language.joint.join([*prompt, *said])
+    return speaker.language.separator.join([*prompt, *said])
 
 
 def sample(speaker: TextGenerator, begin: Tensor, config: GenerateConfig) -> list[int]:

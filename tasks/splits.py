@@ -18,7 +18,7 @@ Rows = TypeVar("Rows", Tensor, np.ndarray)
 
 
 def split_off(count: int, x: Rows, y: Rows) -> tuple[tuple[Rows, Rows], tuple[Rows, Rows]]:
-    """(what is left to train on, the last `count` samples). Raises UserError when nothing is left."""
+    """Return ((x, y) to train on, the last `count` of x and y). Raises UserError when the former is empty."""
     left = len(x) - count
     if left < 1:
         raise UserError(f"nothing is left to train on (validation={count}): give {len(x) - 1} or less")

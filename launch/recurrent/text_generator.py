@@ -16,16 +16,17 @@ from dni_async.recurrent.core import RecurrentCore
 from launch.config.train import JobConfig
 from launch.export import weights_of
 from launch.recurrent.weights import Trained, load
+from tasks.base import Task
 from tasks.registry import create
-from tasks.text.language import LanguageTask
-from tasks.text.layered import LanguageStack
+from tasks.sequence.base import SequenceTask
+from tasks.text.language import LanguageModel
 
 
 @dataclass(slots=True)
 class TextGenerator:
     """A language model and its vocabulary."""
 
-    language: LanguageTask
+    language: LanguageModel
     symbols: tuple[str, ...]
     follow: Callable[[Tensor], Tensor]
     """(1, T) numbers of symbols -> (V,) logits of what comes next, after all that it was given before."""
@@ -56,7 +57,7 @@ def layered_generator(run: Path, summary: dict[str, Any]) -> TextGenerator:
     """Of a model that was trained in stages; its vocabulary is made anew from the text of its training."""
     settings = summary["settings"]
     task = create(settings["task"], settings["task_args"])
-    language = _language(task.language if isinstance(task, LanguageStack) else task)
+    language = _language(task)
     symbols = language.texts(JobConfig(data_root=settings["data_root"]).data_folder()).symbols
     if len(symbols) != summary["facts"]["symbols"]:
         raise UserError(
@@ -80,8 +81,10 @@ def layered_generator(run: Path, summary: dict[str, Any]) -> TextGenerator:
     return TextGenerator(language, symbols, follow)
 
 
-def _language(task: object) -> LanguageTask:
-    if not isinstance(task, LanguageTask):
-        name = getattr(task, "name", type(task).__name__)
-        raise UserError(f"{name} is not a language model; give a run of char-lm, word-lm or their stacks")
-    return task
+def _language(task: Task | SequenceTask) -> LanguageModel:
+    language = getattr(task, "language", None)
+    if not isinstance(language, LanguageModel):
+        raise UserError(
+            f"{task.name} is not a language model; give a run of char-lm, word-lm or their stacks"
+        )
+    return language

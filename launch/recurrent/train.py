@@ -135,7 +135,7 @@ class Trainer:
         """One window, one update; its loss."""
         out = self.model.head(self.through(self.model.encoder(window.x)))
         loss = self.task.loss(out, window)
-        self.through.backward(loss, window.ends)
+        self.through.backward(loss, window.is_last)
         self.updater.step()
         self.sequences.trained(window, out.detach())
         self.updates += 1
@@ -158,7 +158,7 @@ class Trainer:
             out, state = self.through.core(self.model.encoder(window.x), state)
             cost, counted = self.task.cost(self.model.head(out), window)
             total, count = total + cost, count + counted
-            state = None if window.ends else state
+            state = None if window.is_last else state
         return total / count if count else None
 
 

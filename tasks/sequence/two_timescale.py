@@ -9,10 +9,10 @@ network B             .            .             4           ticks once in T dig
                                                              many threes there were, and sees no digit
 ```
 
-A has a loss of its own; what to tell B it learns from B's gradients alone. Each network is a stage. Backprop
-unrolls A over T * T digits before it may update (`ticks` = T). With synthetic gradients A updates after every
-T digits (`ticks` = 1): with one at the message, before B has even seen it, and with one at the state that A
-goes on with. B likewise updates at every tick, with one at its own state.
+A has a loss of its own; what its messages should say it learns from B's gradients alone. Each network is a
+stage. Backprop unrolls A over T * T digits before it may update (`ticks` = T). With synthetic gradients A
+updates after every T digits (`ticks` = 1): one stands in for the gradient of the message, before B has seen
+it, and one for that of A's last state. B likewise updates at every tick, with one at its own state.
 """
 
 from __future__ import annotations
@@ -23,26 +23,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
+from typing_extensions import override
 
 from dni_async.errors import UserError
 from dni_async.recurrent.gradient_injection import inject_gradient
 from dni_async.recurrent.stateful_rnn import StatefulRNN
 from dni_async.state.module_state import StatefulModule
 from tasks.contiguous import ContiguousBatches
-from tasks.sequence.base import carried, known_end, recurrent
-from tasks.vision.digits import at_least
+from tasks.sequence.base import recurrent
+from tasks.sequence.stateful import check_window_end, stateful_layer
+from tasks.settings import at_least
 from tasks.vision.mnist import Mnist
 
 PIXELS = 28 * 28
 
 
 class TwoTimescale(Mnist):
-    """A sample is `ticks` ticks of network B; batches take sequences side by side. Accuracy is that of B.
+    """Both networks on MNIST. A sample is `ticks` ticks of network B; accuracy is that of B.
 
     x (B, ticks * T, 786): pixels, whether a group of T digits begins, A's right answer for the group.
     y (B, ticks, 2): B's right answer at the sequence's end, and whether the sequence ends with this tick.
     """
 
+    name = "two-timescale"
     carries_state = True
     classes = None
     input_shape = (PIXELS,)
@@ -62,38 +65,35 @@ class TwoTimescale(Mnist):
         first training images to use, 0 for all; validation: last ones to hold out for --patience."""
         super().__init__(subset, validation)
         self.period, self.width = at_least(1, period=period), at_least(1, width=width)
-        self.ticks, self.end = at_least(1, ticks=ticks), known_end(end)
+        self.ticks, self.end = at_least(1, ticks=ticks), check_window_end(end)
         if period % ticks:
             raise UserError(f"ticks is {ticks}; it must divide the {period} ticks of a sequence")
 
-    @property
-    def name(self) -> str:
-        """What reports call this task."""
-        return "two-timescale"
-
+    @override
     def layers(self) -> list[nn.Module]:
-        """Network A and network B."""
         a, b = self._core(), self._core()
         return [NetworkA(self.period, self.width, a), NetworkB(self.period**2 + 1, self.width, b)]
 
     def _core(self) -> StatefulRNN:
         core = recurrent("lstm", self.width, self.width)
-        return carried(core, self.end, sequence=self.period // self.ticks, one_by_one=True)
+        return stateful_layer(core, self.end, sequence=self.period // self.ticks, one_by_one=True)
 
+    @override
     def data(self, root: Path | None) -> tuple[TensorDataset, TensorDataset]:
-        """(windows of sequences side by side, whole sequences to test with), each image in one of them."""
+        """Return windows of sequences side by side to train on, and whole sequences to test with."""
         train, test = (self._sequences(*dataset.tensors) for dataset in super().data(root))
         windows = self.period // self.ticks
-        pieces = [tensor.unflatten(1, (windows, -1)).flatten(0, 1) for tensor in train]
-        return ContiguousBatches(*pieces, unit=windows), TensorDataset(*test)
+        chunks = [tensor.unflatten(1, (windows, -1)).flatten(0, 1) for tensor in train]
+        return ContiguousBatches(*chunks, unit=windows), TensorDataset(*test)
 
+    @override
     def validation(self, root: Path | None) -> TensorDataset | None:
-        """Whole sequences of the training images that were held out."""
+        """Return whole sequences of the training images that were held out."""
         images = super().validation(root)
         return None if images is None else TensorDataset(*self._sequences(*images.tensors))
 
     def _sequences(self, images: Tensor, digits: Tensor) -> tuple[Tensor, Tensor]:
-        """x (N, T * T, 786) and y (N, T, 2); what does not fill a sequence is left out."""
+        """Return x (N, T * T, 786) and y (N, T, 2); what does not fill a sequence is left out."""
         period, length = self.period, self.period**2
         count = len(digits) // length
         digits = digits[: count * length].view(count, period, period)
@@ -109,22 +109,24 @@ class TwoTimescale(Mnist):
         ends[:, -1] = 1
         return x, torch.stack([threes, ends], 2)
 
+    @override
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy of B's answers where sequences end, over the rows."""
+        """Return the cross-entropy of B's answers where sequences end, over the rows."""
         each = F.cross_entropy(output.flatten(0, 1), y[..., 0].flatten(), reduction="none")
         return (each * y[..., 1].flatten()).sum() / len(y)
 
+    @override
     def metric(self, output: Tensor, y: Tensor) -> Tensor:
-        """(B,) whether B's last answer is right."""
         return (output[:, -1].argmax(-1) == y[:, -1, 0]).float()
 
+    @override
     def condition(self, y: Tensor) -> Tensor:
-        """(B, ticks, C) what B shall answer at the sequence's end, one-hot."""
+        """Return (B, ticks, C), B's right answer at the sequence's end, one-hot."""
         return F.one_hot(y[..., 0], self.period**2 + 1).float()
 
 
 class NetworkA(StatefulModule):
-    """Sees the digits; answers for itself, and sends a message after every `period` of them."""
+    """The network that sees the digits; it answers, and sends a message, after every `period` of them."""
 
     def __init__(self, period: int, width: int, core: StatefulRNN) -> None:
         super().__init__()
@@ -135,7 +137,7 @@ class NetworkA(StatefulModule):
         self.new_epoch()
 
     def forward(self, x: Tensor) -> Tensor:
-        """The messages (B, ticks, width). In training its own loss joins in their backward."""
+        """Return the messages (B, ticks, width). In training their backward includes this network's loss."""
         last = slice(self.period - 1, None, self.period)
         messages: Tensor = self.core(self.encoder(x[..., :-1]))[:, last]
         if not (self.training and torch.is_grad_enabled()):
@@ -146,14 +148,14 @@ class NetworkA(StatefulModule):
         return inject_gradient(messages, loss, lambda: torch.ones_like(loss))
 
     def stats(self) -> dict[str, float | None]:
-        """Mean loss and accuracy of its own answers in training."""
+        """Return the mean loss and accuracy of this network's own answers since `new_epoch`."""
         if not self._batches:
             return {"local_loss": None, "local_accuracy": None}
         loss, accuracy = (float(total) / self._batches for total in self._totals)
         return {"local_loss": loss, "local_accuracy": accuracy}
 
     def new_epoch(self) -> None:
-        """Start these over."""
+        """Reset the means of `stats`."""
         self._batches = 0
         self._totals: list[Tensor | float] = [0.0, 0.0]
 
@@ -163,7 +165,7 @@ class NetworkA(StatefulModule):
 
 
 class NetworkB(nn.Module):
-    """Sees the messages; answers at every tick, which counts at the last one."""
+    """The network that sees the messages; it answers at every tick, and the last answer counts."""
 
     def __init__(self, answers: int, width: int, core: StatefulRNN) -> None:
         super().__init__()
@@ -171,6 +173,6 @@ class NetworkB(nn.Module):
         self.head = nn.Linear(width, answers)
 
     def forward(self, messages: Tensor) -> Tensor:
-        """(B, ticks, answers) for messages (B, ticks, width)."""
+        """Return (B, ticks, answers) for messages (B, ticks, width)."""
         answers: Tensor = self.head(self.core(messages))
         return answers

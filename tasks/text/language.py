@@ -1,151 +1,133 @@
-"""Language models of characters and of words."""
+"""Language models of characters and of words: settings, corpus, vocabulary, splits and scores.
+
+Each is trained in two ways:
+
+                   over time, in one process (through_time.py)    in layers (layered.py)
+    Characters     CharLM                                         CharLMStack
+    Words          WordLM                                         WordLMStack
+"""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
+from typing_extensions import override
 
 from dni_async.errors import UserError
-from tasks.sequence.base import SequenceModel, SequenceTask, Window, recurrent
-from tasks.text.corpus import UNKNOWN, Texts, TextSequences, encode, read_text, vocabulary, words_of
-from tasks.vision.digits import at_least
+from tasks.data_files import find_folder
+from tasks.settings import at_least
+from tasks.text.corpus import UNKNOWN, Texts, encode, read_text, vocabulary, words_of
 
 
-class LanguageTask(SequenceTask):
-    """Predict the next symbol of a text."""
+@dataclass(kw_only=True)
+class LanguageModel(ABC):
+    """The next symbol of a text: the sizes of the model, and what depends on the kind of symbol."""
 
-    joint = ""
+    score_name: ClassVar[str]
+    separator: ClassVar[str]
     """What goes between symbols when they are printed."""
 
-    def __init__(
-        self, core: str, width: int, layers: int, embedding: int, dropout: float, tied: bool
-    ) -> None:
-        self.core, self.width, self.layers = core, at_least(1, width=width), at_least(1, layers=layers)
-        self.embedding = at_least(0, embedding=embedding) or width
-        if not 0 <= dropout < 1:
-            raise UserError(f"dropout is {dropout}; it must be at least 0 and below 1")
-        if tied and self.embedding != width:
-            raise UserError(
-                f"tied weights need an embedding as wide as the core ({self.embedding} and {width}); "
-                "set embedding=0 or tied=no"
-            )
-        self.dropout, self.tied = dropout, tied
+    core: str = "lstm"
+    """lstm, gru or rnn."""
+    width: int = 256
+    """Units of the core."""
+    layers: int = 1
+    """Layers of the core."""
+    embedding: int = 64
+    """Width of the embedding; 0: that of the core."""
+    dropout: float = 0.0
+    """Share of units dropped."""
 
-    def model(self, symbols: int) -> SequenceModel:
-        """Embedding, core, linear head, with dropout between them; tied: the head's weights are the
-        embedding's."""
-        embedding, head = self.ends(symbols)
-        if self.tied:
-            head.weight = embedding.weight
-        core = recurrent(self.core, self.embedding, self.width, self.layers, self.dropout)
-        drop = nn.Dropout(self.dropout)
-        return SequenceModel(nn.Sequential(embedding, drop), core, nn.Sequential(drop, head))
+    def __post_init__(self) -> None:
+        at_least(1, width=self.width)
+        at_least(1, layers=self.layers)
+        self.embedding = at_least(0, embedding=self.embedding) or self.width
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
 
-    def ends(self, symbols: int) -> tuple[nn.Embedding, nn.Linear]:
-        """New embedding and head, not tied."""
+    @abstractmethod
+    def split(self, text: str) -> list[str]:
+        """Return the symbols of a text."""
+
+    @abstractmethod
+    def texts(self, root: Path | None) -> Texts:
+        """Read the data. Raises `dni_async.errors.UserError` when a file is missing or empty."""
+
+    @abstractmethod
+    def score(self, nats: float) -> float:
+        """Return the score (see `score_name`) for a mean cross-entropy in nats per symbol."""
+
+    def embedding_and_head(self, symbols: int) -> tuple[nn.Embedding, nn.Linear]:
+        """Return a new embedding and a new head, whose weights are not tied."""
         embedding, head = nn.Embedding(symbols, self.embedding), nn.Linear(self.width, symbols)
         nn.init.uniform_(embedding.weight, -0.1, 0.1)
         nn.init.zeros_(head.bias)
         return embedding, head
 
-    def split(self, text: str) -> list[str]:
-        """A text in symbols."""
-        raise NotImplementedError
 
-    def texts(self, root: Path | None) -> Texts:
-        """Read the data. Raises `dni_async.errors.UserError` when a file is missing or empty."""
-        raise NotImplementedError
-
-    def sequences(self, root: Path | None, batch_size: int, seed: int) -> TextSequences:
-        """The texts, that to train on in rows."""
-        return TextSequences(*self.texts(root), batch_size)
-
-    def loss(self, out: Tensor, window: Window) -> Tensor:
-        """Mean cross-entropy of a step (nats)."""
-        return F.cross_entropy(out.flatten(0, 1), window.y.flatten())
-
-    def cost(self, out: Tensor, window: Window) -> tuple[float, int]:
-        """Nats over all steps."""
-        total = F.cross_entropy(out.flatten(0, 1), window.y.flatten(), reduction="sum")
-        return float(total), window.y.numel()
-
-
-class CharLM(LanguageTask):
+@dataclass(kw_only=True)
+class Characters(LanguageModel):
     """The next character of any text file; the last tenth of it is for validation and test, in halves."""
 
     score_name = "bits_per_char"
+    separator = ""
 
-    def __init__(
-        self,
-        text: str = "",
-        core: str = "lstm",
-        width: int = 256,
-        layers: int = 1,
-        embedding: int = 64,
-        dropout: float = 0.0,
-        tied: bool = False,
-    ) -> None:
-        """Text: a file (tinyshakespeare/input.txt in the data folder); core: lstm, gru or rnn; width: its
-        units; layers: of the core; embedding: its width (0: that of the core); dropout: share of units
-        dropped; tied: one matrix for embedding and output."""
-        super().__init__(core, width, layers, embedding, dropout, tied)
-        self.text = text
+    text: str = ""
+    """A text file; by default tinyshakespeare/input.txt in the data folder."""
 
-    @property
-    def name(self) -> str:
-        """What reports call this task."""
-        return "char-lm"
+    @override
+    def split(self, text: str) -> list[str]:
+        return list(text)
 
+    @override
     def texts(self, root: Path | None) -> Texts:
-        """The text in characters: 90 % to train on, 5 % to validate, 5 % to test."""
-        text = read_text(located(self.text, root, "tinyshakespeare", "input.txt", "text"))
+        file = "input.txt"
+        text = read_text(Path(self.text) if self.text else default_folder(root, "text", (file,)) / file)
         symbols = vocabulary(text)
         numbers = encode(text, symbols)
         a, b = int(0.9 * len(numbers)), int(0.95 * len(numbers))
         return Texts(symbols, numbers[:a], numbers[a:b], numbers[b:])
 
-    def split(self, text: str) -> list[str]:
-        """Its characters."""
-        return list(text)
-
-    def scores(self, cost: float) -> dict[str, float]:
-        """Bits per character."""
-        return {"bits_per_char": cost / math.log(2)}
+    @override
+    def score(self, nats: float) -> float:
+        return nats / math.log(2)
 
 
-class WordLM(LanguageTask):
+@dataclass(kw_only=True)
+class Words(LanguageModel):
     """The next word of texts in wikitext's layout: train, valid and test, one paragraph a line."""
 
     score_name = "perplexity"
-    joint = " "
+    separator = " "
 
-    def __init__(
-        self,
-        folder: str = "",
-        core: str = "lstm",
-        width: int = 200,
-        layers: int = 2,
-        embedding: int = 0,
-        dropout: float = 0.2,
-        tied: bool = True,
-        words: int = 0,
-    ) -> None:
-        """Folder: with train.txt, valid.txt and test.txt, or wiki.train.tokens and so on (wikitext-2-excerpt
-        in the data folder); words: size of the vocabulary (0: all of train); the rest as char-lm."""
-        super().__init__(core, width, layers, embedding, dropout, tied)
-        self.folder, self.words = folder, at_least(0, words=words)
+    width: int = 200
+    layers: int = 2
+    embedding: int = 0
+    dropout: float = 0.2
+    folder: str = ""
+    """A folder with train.txt, valid.txt and test.txt, or wiki.train.tokens and so on; by default
+    wikitext-2-excerpt in the data folder."""
+    words: int = 0
+    """Size of the vocabulary; 0: all words of the training text."""
 
-    @property
-    def name(self) -> str:
-        """What reports call this task."""
-        return "word-lm"
+    def __post_init__(self) -> None:
+        LanguageModel.__post_init__(self)
+        at_least(0, words=self.words)
 
+    @override
+    def split(self, text: str) -> list[str]:
+        return words_of(text)[:-1] if text.strip() else []
+
+    @override
     def texts(self, root: Path | None) -> Texts:
-        """The three texts in words; words that train does not have are unknown."""
-        folder = located(self.folder, root, "wikitext-2-excerpt", "", "folder")
+        """Read the three texts; words that the training text does not have are unknown."""
+        names = ("wiki.train.tokens", "train.txt")
+        folder = Path(self.folder) if self.folder else default_folder(root, "folder", names)
         texts = [words_of(read_text(_split_file(folder, split))) for split in ("train", "valid", "test")]
         symbols = vocabulary(texts[0], self.words)
         if UNKNOWN not in symbols:
@@ -153,25 +135,25 @@ class WordLM(LanguageTask):
         train, validation, test = (encode(text, symbols) for text in texts)
         return Texts(symbols, train, validation, test)
 
-    def split(self, text: str) -> list[str]:
-        """Its words."""
-        return words_of(text)[:-1] if text.strip() else []
-
-    def scores(self, cost: float) -> dict[str, float]:
-        """Perplexity, without overflow."""
-        return {"perplexity": math.exp(min(cost, 700.0))}
+    @override
+    def score(self, nats: float) -> float:
+        return math.exp(min(nats, 700.0))  # beyond this a float overflows
 
 
-def located(given: str, root: Path | None, folder: str, file: str, setting: str) -> Path:
-    """What the user gave, or the usual place in the data folder."""
-    if given:
-        return Path(given)
-    if root is None:
-        raise UserError(f"no text given; set --task-args {setting}=PATH, or --data-root")
-    return root / folder / file if file else root / folder
+DEFAULT_FOLDERS = {"text": "tinyshakespeare", "folder": "wikitext-2-excerpt"}
+"""Data set that is read when this setting is not given."""
+
+
+def default_folder(root: Path | None, setting: str, names: tuple[str, ...]) -> Path:
+    """Return the folder of the data set of `setting`, which has a file with one of these names."""
+    found = find_folder(root, DEFAULT_FOLDERS[setting], *names)
+    if found is None:
+        where = f"no {DEFAULT_FOLDERS[setting]} in {root}" if root else "no text given"
+        raise UserError(f"{where}; set --task-args {setting}=PATH, or --data-root")
+    return found
 
 
 def _split_file(folder: Path, split: str) -> Path:
-    """train.txt, or wikitext's own wiki.train.tokens."""
+    """Return train.txt, or wikitext's own wiki.train.tokens where that exists."""
     official = folder / f"wiki.{split}.tokens"
     return official if official.exists() else folder / f"{split}.txt"

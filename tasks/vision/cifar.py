@@ -8,27 +8,31 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
+from typing_extensions import override
 
 from dni_async.errors import UserError
 from tasks.base import Task
+from tasks.data_files import damaged, data_places, find_folder, read_data
+from tasks.settings import at_least
 from tasks.splits import split_off
-from tasks.vision.digits import at_least
-from tasks.vision.idx_files import cache_folder, damaged, read_file
 
 FOLDER = "cifar-10-batches-bin"
 TRAINING = tuple(f"data_batch_{i}.bin" for i in range(1, 6))
 TEST = "test_batch.bin"
 RECORD = 1 + 3 * 32 * 32
 """Bytes of one image: its label, then the red, green and blue planes, row by row."""
+LARGEST = 100_000 * RECORD
+"""Bytes of the largest file that is read; the official ones have 10,000 images."""
 
 
 class CifarCnn(Task):
     """CIFAR-10's images (B, 3, 32, 32) and a CNN of 5x5 convolutions with batch norm.
 
-    Trains on the training files that are there, one to five of 10,000 images each; `note` says when
-    some are missing. There is no download: the files are 170 MB.
+    It trains on the training files that exist, one to five of 10,000 images each; `note` says when some are
+    missing. There is no download: the files are 170 MB.
     """
 
+    name = "cifar-cnn"
     classes = 10
 
     def __init__(
@@ -54,13 +58,9 @@ class CifarCnn(Task):
         self.split_off = at_least(0, validation=validation)
         self._note: str | None = None
 
-    @property
-    def name(self) -> str:
-        """What reports call this task."""
-        return "cifar-cnn"
-
+    @override
     def layers(self) -> list[nn.Module]:
-        """One layer per convolution (Conv, BatchNorm, ReLU, pool), then Linear to 10.
+        """Return one layer per convolution (Conv, BatchNorm, ReLU, pool), then Linear to 10.
 
         ```
         layer    1         2    3    4        by default
@@ -79,8 +79,9 @@ class CifarCnn(Task):
             channels = filters
         return [*layers, nn.Sequential(nn.Flatten(), nn.Linear(channels * side**2, 10))]
 
+    @override
     def data(self, root: Path | None) -> tuple[TensorDataset, TensorDataset]:
-        """(training set, test set) of x (3, 32, 32) float32, normalised per channel, and y int64."""
+        """Return (training set, test set) of x (3, 32, 32) float32, normalised per channel, and y int64."""
         folder = _locate(root)
         (x, y), _ = split_off(self.split_off, *self._training(folder))
         if self.subset > len(x):
@@ -88,8 +89,8 @@ class CifarCnn(Task):
         count = self.subset or len(x)
         return _dataset(x[:count], y[:count]), _dataset(*read_batch(folder / TEST))
 
+    @override
     def validation(self, root: Path | None) -> TensorDataset | None:
-        """The training images that were held out."""
         if not self.split_off:
             return None
         _, (x, y) = split_off(self.split_off, *self._training(_locate(root)))
@@ -108,30 +109,27 @@ class CifarCnn(Task):
         return x, y
 
     @property
+    @override
     def note(self) -> str | None:
-        """How much of the training set is there, when it is not all; after `data`."""
         return self._note
 
 
 def _locate(root: Path | None) -> Path:
-    """The folder with the files: below or at `root`, or in the cache."""
-    if root is not None and not root.is_dir():
-        raise UserError(f"the data folder is not a folder ({root}): give an existing one")
-    places = [*([root / FOLDER, root] if root else []), cache_folder() / FOLDER]
-    for place in places:
-        if (place / TEST).exists():
-            return place
-    raise UserError(
-        f"CIFAR-10 is nowhere ({TEST} in {', '.join(map(str, places))}): unpack its binary version there"
-    )
+    """Return the folder with the files: below or at `root`, or in the cache."""
+    folder = find_folder(root, FOLDER, TEST)
+    if folder is None:
+        places = ", ".join(map(str, data_places(root, FOLDER)))
+        raise UserError(f"CIFAR-10 is nowhere ({TEST} in {places}): unpack its binary version there")
+    return folder
 
 
 def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 3, 32, 32) uint8 images and (N,) int64 labels of one binary file.
+    """Return (N, 3, 32, 32) uint8 images and (N,) int64 labels of one binary file.
 
-    Raises `UserError`, with the file's name, when it is no whole number of records or a label is not 0..9.
+    Raises:
+        UserError: the file is not a whole number of records, or a label is not in 0..9.
     """
-    content = np.frombuffer(read_file(path), np.uint8)
+    content = np.frombuffer(read_data(path, LARGEST), np.uint8)
     if not len(content) or len(content) % RECORD:
         raise damaged(path, f"{len(content)} bytes, which are no images of {RECORD}")
     records = content.reshape(-1, RECORD)

@@ -1,4 +1,4 @@
-"""Scikit-learn's handwritten digits, brought to MNIST's size: a task that needs no file and no network."""
+"""Scikit-learn's handwritten digits, scaled to MNIST's size: a task that needs no file and no network."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
+from typing_extensions import override
 
-from dni_async.errors import UserError
 from tasks.base import Task
+from tasks.settings import at_least
 from tasks.splits import split_off
 from tasks.vision.idx_files import normalise
 
@@ -22,6 +23,7 @@ TEST_PER_CLASS = 30
 class DigitsFcn(Task):
     """The paper's fully connected network on 1,797 digits: 1,497 to train on, 300 to test with."""
 
+    name = "digits-fcn"
     classes = 10
 
     def __init__(self, depth: int = 6, width: int = 256, validation: int = 0) -> None:
@@ -30,23 +32,19 @@ class DigitsFcn(Task):
         self.depth, self.width = at_least(1, depth=depth), at_least(1, width=width)
         self.split_off = at_least(0, validation=validation)
 
-    @property
-    def name(self) -> str:
-        """What reports call this task."""
-        return "digits-fcn"
-
+    @override
     def layers(self) -> list[nn.Module]:
-        """See `fully_connected`."""
         return fully_connected(self.depth, self.width)
 
+    @override
     def data(self, root: Path | None) -> tuple[TensorDataset, TensorDataset]:
-        """(training set, test set) of x (784,) float32 and y int64. `root` is not used."""
+        """Return (training set, test set) of x (784,) float32 and y int64; `root` is not used."""
         train, (x_test, y_test) = digits()
         (x_train, y_train), _ = split_off(self.split_off, *train)
         return TensorDataset(x_train.flatten(1), y_train), TensorDataset(x_test.flatten(1), y_test)
 
+    @override
     def validation(self, root: Path | None) -> TensorDataset | None:
-        """The training images that were held out."""
         if not self.split_off:
             return None
         _, (x, y) = split_off(self.split_off, *digits()[0])
@@ -54,7 +52,7 @@ class DigitsFcn(Task):
 
 
 def fully_connected(depth: int, width: int) -> list[nn.Module]:
-    """The paper's FCN for (B, 784) inputs: depth times (Linear, BatchNorm, ReLU), then Linear to 10.
+    """Return the paper's FCN for (B, 784) inputs: depth times (Linear, BatchNorm, ReLU), then Linear to 10.
 
     Each group of three is one layer, so that a cut never falls inside it: depth + 1 layers.
     """
@@ -66,9 +64,9 @@ def fully_connected(depth: int, width: int) -> list[nn.Module]:
 
 
 def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """((x, y) to train on, (x, y) to test with); x (N, 1, 28, 28) normalised as MNIST is, y (N,).
+    """Return ((x, y) to train on, (x, y) to test with); x (N, 1, 28, 28) normalised as MNIST is, y (N,).
 
-    Always the same split, with 30 test images of each class.
+    The split is always the same, with 30 test images of each class.
     """
     from sklearn.datasets import load_digits  # half a second of importing, so only when asked for
 
@@ -81,17 +79,9 @@ def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 
 def _split(labels: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Shuffled indices of the training and of the test images."""
+    """Return shuffled indices of the training and of the test images."""
     stream = np.random.RandomState(0)  # the stream that numpy promises to keep
     drawn, order = stream.permutation(len(labels)), stream.permutation(len(labels))
     test = [drawn[labels[drawn] == label][:TEST_PER_CLASS] for label in np.unique(labels)]
     split_off = np.isin(order, np.concatenate(test))
     return torch.from_numpy(order[~split_off]), torch.from_numpy(order[split_off])
-
-
-def at_least(minimum: int, **setting: int) -> int:
-    """The value of the one `setting`; `UserError` when it is below `minimum`."""
-    ((name, value),) = setting.items()
-    if value < minimum:
-        raise UserError(f"{name} is too small ({name}={value}): give {minimum} or more")
-    return value

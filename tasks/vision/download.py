@@ -1,21 +1,14 @@
-"""Fetch MNIST from its public mirrors: soon given up when offline, checked, whole or not at all."""
+"""Download MNIST from its public mirrors: short time limits, checksums, and only whole files."""
 
 from __future__ import annotations
 
-import hashlib
-import http.client
-import os
-import tempfile
+import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from types import MappingProxyType
-from typing import IO
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -32,109 +25,110 @@ CHECKSUMS: Mapping[str, str] = MappingProxyType(
 )
 """The official md5 of each file: guards against damage on the way, as in torchvision."""
 
-PATIENCE = 4.0
-"""Seconds that a mirror has to answer; two silent mirrors cost an offline run twice this."""
+ANSWER_TIMEOUT_S = 4.0
+"""Until the first byte of a file; two silent mirrors cost an offline run twice this."""
 
-DEADLINE = 300.0
-"""Seconds that one file may take once its mirror has answered."""
+FILE_TIMEOUT_S = 300.0
+"""Until the whole file is there."""
 
-_LARGEST, _CHUNK = 32 << 20, 1 << 16
+LARGEST = 32 << 20
+"""Bytes of the largest file that is accepted."""
 
 
 class DownloadError(RuntimeError):
-    """The files could not be had. The message is one line: why, mirror by mirror."""
+    """The files could not be downloaded. The message is one line with a reason for each mirror."""
 
 
 def download(
     folder: Path,
     mirrors: Sequence[str] = MIRRORS,
     checksums: Mapping[str, str] = CHECKSUMS,
-    patience: float = PATIENCE,
+    timeout_s: float = ANSWER_TIMEOUT_S,
 ) -> None:
-    """Put the files named by `checksums` into `folder`; those already there are left alone.
+    """Put the files named by `checksums` into `folder`; existing files are left alone.
 
-    Mirrors are tried in turn, each for all that is still missing. A file appears under its name only
-    whole and with its md5 right, so several processes may do this at once. Raises `DownloadError`.
+    The mirrors are tried in turn, each for all files that are still missing. A file appears under its name
+    only when it is whole and its md5 is right, so several processes may download at once.
+
+    Raises:
+        DownloadError: a file could not be had from any mirror.
     """
     reasons = []
     for mirror in mirrors:
         try:
             for name, md5 in checksums.items():
                 if not (folder / name).exists():
-                    _store(folder / name, _checked(mirror + name, md5, patience))
+                    _Download(f"{mirror}{name}", md5, folder / name, timeout_s).run()
             return
         except DownloadError as error:
             reasons.append(f"{urlsplit(mirror).hostname}: {error}")
     raise DownloadError("; ".join(reasons))
 
 
-def _checked(url: str, md5: str, patience: float) -> bytes:
-    """The bytes at `url`, when they have this md5."""
-    try:
-        with _open(url, patience) as answer:
-            content = _read(answer)
-    except (OSError, http.client.HTTPException) as error:
-        raise DownloadError(_reason(error)) from error
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
-        raise DownloadError(f"wrong checksum of {url.rpartition('/')[2]}")
-    return content
+class _Download:
+    """One file by pooch, in a thread of its own that is abandoned when it is late.
 
-
-def _open(url: str, patience: float) -> IO[bytes]:
-    """`urlopen` that is back within `patience` seconds.
-
-    Its own timeout holds for one address at a time and not for looking up the name, which alone can
-    take half a minute on an unplugged machine. So it runs in a thread, which is left behind when late.
+    The time limit of a socket does not hold for looking up a host's name, which alone can take half a minute
+    on a machine without a network, nor for the sum of many short waits.
     """
-    answers: SimpleQueue[IO[bytes] | Exception] = SimpleQueue()
 
-    def ask() -> None:
+    def __init__(self, url: str, md5: str, path: Path, timeout_s: float) -> None:
+        self.url, self.md5, self.path, self.timeout_s = url, md5, path, timeout_s
+        self._answered, self._done = threading.Event(), threading.Event()
+        self._error: Exception | None = None
+
+    def run(self) -> None:
+        """Download the file. Raises DownloadError."""
+        threading.Thread(target=self._retrieve, name="dni-download", daemon=True).start()
+        if not self._answered.wait(self.timeout_s):
+            raise DownloadError(f"no answer in {self.timeout_s:g} s")
+        if not self._done.wait(FILE_TIMEOUT_S):
+            raise DownloadError(f"not finished in {FILE_TIMEOUT_S:g} s")
+        if self._error is not None:
+            raise DownloadError(self._reason(self._error)) from self._error
+
+    def _retrieve(self) -> None:
+        import pooch  # with requests: a fifth of a second, needed only here
+
+        pooch.get_logger().setLevel(logging.WARNING)
         try:
-            answers.put(urlopen(url, timeout=patience))
-        except Exception as error:  # handed to the caller, who raises it
-            answers.put(error)
+            pooch.retrieve(
+                self.url, f"md5:{self.md5}", self.path.name, self.path.parent, downloader=self._transfer
+            )
+        except Exception as error:  # raised by `run`, in the caller's thread
+            self._error = error
+        self._done.set()
+        self._answered.set()
 
-    threading.Thread(target=ask, name="dni-download", daemon=True).start()
-    try:
-        answer = answers.get(timeout=patience)
-    except Empty:
-        raise DownloadError(f"no answer in {patience:g} s") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    def _transfer(self, url: str, output_file: str, _: object) -> None:
+        """Write the file at `url` to `output_file`; a downloader for pooch with limits of time and size."""
+        import requests
 
+        end, size = time.monotonic() + FILE_TIMEOUT_S, 0
+        headers = {"Accept-Encoding": "identity"}  # the checksum is of the file as it lies there
+        with (
+            open(output_file, "wb") as file,
+            requests.get(url, timeout=self.timeout_s, stream=True, headers=headers) as response,
+        ):
+            response.raise_for_status()
+            for part in response.iter_content(1 << 16):
+                self._answered.set()
+                size += file.write(part)
+                if size > LARGEST:
+                    raise DownloadError(f"more than {LARGEST >> 20} MiB, so not the file asked for")
+                if time.monotonic() > end:
+                    raise DownloadError(f"not finished in {FILE_TIMEOUT_S:g} s")
 
-def _read(answer: IO[bytes]) -> bytes:
-    end, parts, size = time.monotonic() + DEADLINE, [], 0
-    while part := answer.read(_CHUNK):
-        parts.append(part)
-        size += len(part)
-        if time.monotonic() > end:
-            raise DownloadError(f"not finished in {DEADLINE:g} s")
-        if size > _LARGEST:
-            raise DownloadError(f"more than {_LARGEST >> 20} MiB, so not the file asked for")
-    return b"".join(parts)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, HTTPError):
-        with error:  # it is also the open answer
-            return f"HTTP status {error.code}"
-    cause = error.reason if isinstance(error, URLError) else error
-    text = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-    return " ".join(text.split())
-
-
-def _store(path: Path, content: bytes) -> None:
-    """Write next to `path`, then rename: nobody ever sees half a file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-            os.replace(name, path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except OSError as error:
-        raise DownloadError(f"cannot write to {path.parent} ({error.strerror})") from error
+    def _reason(self, error: Exception) -> str:
+        """Return one line for an error of pooch, requests or the file system."""
+        response = getattr(error, "response", None)
+        if response is not None:
+            return f"HTTP status {response.status_code}"
+        if isinstance(error, (PermissionError, FileExistsError, NotADirectoryError)):
+            return f"cannot write to {self.path.parent} ({error.strerror or 'Permission denied'})"
+        if isinstance(error, ValueError) and "hash" in str(error):
+            return f"wrong checksum of {self.path.name}"
+        cause: BaseException = error
+        while cause.__context__ is not None:  # requests wraps the error of the socket several times
+            cause = cause.__context__
+        return " ".join(str(getattr(cause, "strerror", None) or cause or type(cause).__name__).split())

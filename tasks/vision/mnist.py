@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
+from typing_extensions import override
 
 from dni_async.errors import UserError
 from tasks.base import Task
+from tasks.data_files import cache_folder, locate
+from tasks.settings import at_least
 from tasks.splits import split_off
-from tasks.vision.digits import at_least, digits, fully_connected
+from tasks.vision.digits import digits, fully_connected
 from tasks.vision.download import DownloadError, download
-from tasks.vision.idx_files import cache_folder, locate, normalise, read_labelled
+from tasks.vision.idx_files import normalise, read_labelled
 
 FILES = (
     "train-images-idx3-ubyte",
@@ -28,10 +31,10 @@ _Split = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Mnist(Task):
-    """MNIST's images in the shape the network takes, or digits in their place when there is no MNIST.
+    """MNIST's images in the shape that the network takes, or scikit-learn's digits when there is no MNIST.
 
-    Looked for in the data folder, then in the cache; else downloaded into the cache; else replaced by
-    scikit-learn's digits, which `note` then says. A damaged file is an error, never replaced.
+    The files are looked for in the data folder, then in the cache, and else downloaded into the cache. When
+    that fails, digits replace them, and `note` says so. A damaged file is an error and never replaced.
     """
 
     classes: int | None = 10
@@ -42,17 +45,18 @@ class Mnist(Task):
         self._note: str | None = None
 
     def fetch(self, folder: Path) -> None:
-        """Put MNIST's files into `folder`, or raise `DownloadError`. Tests put their own in its place."""
+        """Put MNIST's files into `folder`. Raises `DownloadError`. Tests replace this method."""
         download(folder)
 
+    @override
     def data(self, root: Path | None) -> tuple[TensorDataset, TensorDataset]:
-        """(training set, test set) of x `input_shape` float32 and y int64."""
+        """Return (training set, test set) of x `input_shape` float32 and y int64."""
         train, test = self._found(root)
         rest, _ = split_off(self.split_off, *train)
         return self._shaped(*self._first(*rest)), self._shaped(*test)
 
+    @override
     def validation(self, root: Path | None) -> TensorDataset | None:
-        """The training images that were held out."""
         if not self.split_off:
             return None
         _, (x, y) = split_off(self.split_off, *self._found(root)[0])
@@ -78,7 +82,7 @@ class Mnist(Task):
         return _read(paths[0], paths[1]), _read(paths[2], paths[3])
 
     def _first(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The first `subset` images. Of digits, which are few, as many as there are."""
+        """Return the first `subset` images; of digits, which are few, at most all."""
         if self.subset > len(x) and self._note is None:
             raise UserError(f"more than there is (subset={self.subset}): give {len(x)} or less, 0 for all")
         if 0 < self.subset < len(x):  # copied, so that the memory of the others is free again
@@ -89,14 +93,15 @@ class Mnist(Task):
         return TensorDataset(x.reshape(-1, *self.input_shape), y)
 
     @property
+    @override
     def note(self) -> str | None:
-        """That digits stand in for MNIST and why, when they do; after `data`."""
         return self._note
 
 
 class MnistFcn(Mnist):
     """MNIST with the paper's fully connected network."""
 
+    name = "mnist-fcn"
     input_shape = (784,)
 
     def __init__(self, depth: int = 6, width: int = 256, subset: int = 0, validation: int = 0) -> None:
@@ -105,19 +110,15 @@ class MnistFcn(Mnist):
         super().__init__(subset, validation)
         self.depth, self.width = at_least(1, depth=depth), at_least(1, width=width)
 
-    @property
-    def name(self) -> str:
-        """What reports call this task."""
-        return "mnist-fcn"
-
+    @override
     def layers(self) -> list[nn.Module]:
-        """See `tasks.vision.digits.fully_connected`."""
         return fully_connected(self.depth, self.width)
 
 
 class MnistCnn(Mnist):
     """MNIST with the paper's convolutional network (128 filters there)."""
 
+    name = "mnist-cnn"
     input_shape = (1, 28, 28)
 
     def __init__(self, depth: int = 3, filters: int = 16, subset: int = 0, validation: int = 0) -> None:
@@ -126,22 +127,17 @@ class MnistCnn(Mnist):
         super().__init__(subset, validation)
         self.depth, self.filters = at_least(1, depth=depth), at_least(1, filters=filters)
 
-    @property
-    def name(self) -> str:
-        """What reports call this task."""
-        return "mnist-cnn"
-
+    @override
     def layers(self) -> list[nn.Module]:
-        """See `convolutional`."""
         return convolutional(self.depth, self.filters)
 
 
 def convolutional(depth: int, filters: int) -> list[nn.Module]:
-    """The paper's CNN for (B, 1, 28, 28) inputs: depth times (Conv, BatchNorm, ReLU, pool), then Linear.
+    """Return the paper's CNN for inputs (B, 1, 28, 28): (Conv, BatchNorm, ReLU, pool) x depth, then Linear.
 
     ```
-    layer    1        2      3      4      5 and on
-    side     28 → 14  → 7    → 4    → 2    2, no pool any more
+    layer    1        2      3      4      from 5 on
+    side     28 → 14  → 7    → 4    → 2    2, without a pool
     ```
     """
     layers: list[nn.Module] = []
@@ -157,6 +153,6 @@ def convolutional(depth: int, filters: int) -> list[nn.Module]:
 
 
 def _read(images: Path, labels: Path) -> tuple[Tensor, Tensor]:
-    """(N, 28, 28) normalised float32 images and (N,) int64 labels."""
+    """Return (N, 28, 28) normalised float32 images and (N,) int64 labels."""
     x, y = read_labelled(images, labels)
     return normalise(torch.from_numpy(x.astype(np.float32)).div_(255)), torch.from_numpy(y)

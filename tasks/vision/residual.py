@@ -6,13 +6,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from tasks.vision.digits import at_least
+from tasks.settings import at_least
 from tasks.vision.mnist import Mnist
 
 
 class MnistResidual(Mnist):
     """MNIST with a fully connected residual network."""
 
+    name = "mnist-residual"
     input_shape = (784,)
 
     def __init__(self, depth: int = 16, width: int = 128, subset: int = 0, validation: int = 0) -> None:
@@ -20,11 +21,6 @@ class MnistResidual(Mnist):
         0 for all; validation: last training images to hold out for --patience."""
         super().__init__(subset, validation)
         self.depth, self.width = at_least(1, depth=depth), at_least(1, width=width)
-
-    @property
-    @override
-    def name(self) -> str:
-        return "mnist-residual"
 
     @override
     def layers(self) -> list[nn.Module]:

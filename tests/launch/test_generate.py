@@ -16,7 +16,7 @@ from launch.recurrent.train import run_sequences
 from launch.recurrent.weights import Trained
 from tasks.registry import create
 from tasks.sequence.copying import Copy
-from tasks.text.language import CharLM, WordLM
+from tasks.text.through_time import CharLM, WordLM
 from tests.support.forks import Job
 from tests.support.jobs import our_lines, run
 from workers.failure.rank_runner import RankRunner

@@ -7,11 +7,12 @@ import pytest
 
 from dni_async.errors import UserError
 from tasks.registry import BUILT_IN, create, create_any
+from tasks.sequence.adding import Adding
+from tasks.sequence.argmax import Argmax
 from tasks.sequence.copying import Copy, RepeatCopy
-from tasks.sequence.counting import Adding, Argmax
 from tasks.sequence.two_timescale import TwoTimescale
-from tasks.text.language import CharLM, WordLM
 from tasks.text.layered import CharLMStack, WordLMStack
+from tasks.text.through_time import CharLM, WordLM
 from tasks.vision.cifar import CifarCnn
 from tasks.vision.digits import DigitsFcn
 from tasks.vision.mnist import MnistCnn, MnistFcn

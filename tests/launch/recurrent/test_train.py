@@ -14,7 +14,7 @@ from dni_async.errors import UserError
 from launch.config.recurrent import TIME_RULES, SequenceConfig
 from launch.recurrent.train import Trainer, run_sequences
 from tasks.sequence.base import SequenceTask
-from tasks.text.language import CharLM
+from tasks.text.through_time import CharLM
 from workers.failure.rank_runner import RankRunner
 
 TINY = ("width=8", "updates=20")
@@ -84,7 +84,7 @@ def test_evaluation_does_not_depend_on_the_windows_it_is_done_in(
     run = trainer(CharLM(text=text.removeprefix("text="), width=8))
     costs = []
     for steps in (7, 256):
-        monkeypatch.setattr("tasks.text.corpus.EVALUATION_STEPS", steps)
+        monkeypatch.setattr("tasks.text.through_time.EVALUATION_STEPS", steps)
         costs.append(run._evaluate("test"))
     assert costs[0] == pytest.approx(costs[1], rel=1e-6)
 

@@ -10,7 +10,7 @@ import torch
 
 from dni_async.errors import UserError
 from launch.recurrent.weights import load, save
-from tasks.text.language import WordLM
+from tasks.text.through_time import WordLM
 
 SYMBOLS = ("a", "b", "<unk>")
 ARGS = ("width=8", "layers=1")

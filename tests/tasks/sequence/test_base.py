@@ -7,18 +7,18 @@ import torch
 from torch import nn
 
 from dni_async.errors import UserError
-from tasks.sequence.base import Window, cut, masked_bits, recurrent
+from tasks.sequence.base import Window, cut, recurrent
 
 
 def test_sequences_are_cut_into_windows_and_end_with_the_last() -> None:
     x = torch.arange(14).view(2, 7)
-    whole = Window(x, x + 1, torch.ones(2, 7), ends=True)
+    whole = Window(x, x + 1, torch.ones(2, 7), is_last=True)
     windows = list(cut(whole, 3))
     assert [window.x.shape[1] for window in windows] == [3, 3, 1]
-    assert [window.ends for window in windows] == [False, False, True]
+    assert [window.is_last for window in windows] == [False, False, True]
     assert torch.equal(torch.cat([window.x for window in windows], 1), x)
     assert all(torch.equal(w.y, w.x + 1) and w.mask is not None for w in windows)
-    assert not any(window.ends for window in cut(Window(x, x), 3))
+    assert not any(window.is_last for window in cut(Window(x, x), 3))
 
 
 def test_an_lstm_starts_with_open_forget_gates() -> None:
@@ -35,10 +35,3 @@ def test_an_unknown_core_is_refused() -> None:
     assert isinstance(recurrent("gru", 2, 3), nn.GRU) and isinstance(recurrent("rnn", 2, 3), nn.RNN)
     with pytest.raises(UserError, match="unknown core \\(transformer\\)"):
         recurrent("transformer", 2, 3)
-
-
-def test_only_the_steps_that_count_are_in_the_loss_of_bits() -> None:
-    out = torch.tensor([[[9.0], [0.0], [0.0]], [[-9.0], [0.0], [0.0]]])
-    mask = torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
-    loss = masked_bits(out, Window(out, torch.zeros(2, 3), mask))
-    assert loss.item() == pytest.approx(2 * 0.693147, abs=1e-5)

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from dni_async.errors import UserError
-from tasks.sequence.copying import Copy, Growing, RepeatCopy, RepeatCopySequences, sequence
+from tasks.sequence.base import Window
+from tasks.sequence.copying import Copy, RepeatCopy, RepeatCopySequences, sequence
+from tasks.sequence.curriculum import GrowingSequences
 
 
 def test_a_sequence_is_start_bits_end_and_then_the_bits_are_wanted() -> None:
@@ -21,7 +23,7 @@ def test_a_sequence_is_start_bits_end_and_then_the_bits_are_wanted() -> None:
     ]
     assert window.y.tolist() == [[0, 0, 0, 0, 1, 0]]
     assert window.mask is not None and window.mask.tolist() == [[0, 0, 0, 0, 1, 1]]
-    assert window.ends
+    assert window.is_last
 
 
 def test_a_repeated_sequence_tells_how_often_and_wants_it_that_often() -> None:
@@ -32,7 +34,7 @@ def test_a_repeated_sequence_tells_how_often_and_wants_it_that_often() -> None:
     assert window.y.tolist() == [[0, 0, 0, 0, 1, 0, 1, 0, 1, 0]]
 
 
-def answer(sequences: Growing, right: bool, batches: int) -> None:
+def answer(sequences: GrowingSequences, right: bool, batches: int) -> None:
     """Let a model that is always right or always wrong train on some sequences."""
     sequences._updates = batches
     for window in sequences.training(100):
@@ -88,7 +90,7 @@ def test_an_epoch_has_its_updates_and_finishes_its_last_sequence() -> None:
     windows = []
     for window in sequences.training(2):  # 2 windows a sequence at length 1
         sequences.trained(window, torch.zeros(4, window.x.shape[1], 1))
-        windows.append(window.ends)
+        windows.append(window.is_last)
     assert windows == [False, True] * 3
 
 
@@ -101,3 +103,10 @@ def test_the_same_seed_draws_the_same_sequences() -> None:
 def test_settings_are_checked() -> None:
     with pytest.raises(UserError, match="width is too small"):
         Copy(width=0)
+
+
+def test_only_the_steps_that_count_are_in_the_loss_of_bits() -> None:
+    out = torch.tensor([[[9.0], [0.0], [0.0]], [[-9.0], [0.0], [0.0]]])
+    mask = torch.tensor([[0.0, 1.0, 1.0], [0.0, 1.0, 1.0]])
+    loss = Copy().loss(out, Window(out, torch.zeros(2, 3), mask))
+    assert loss.item() == pytest.approx(2 * 0.693147, abs=1e-5)

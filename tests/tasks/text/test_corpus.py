@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from dni_async.errors import UserError
-from tasks.text.corpus import TextSequences, encode, read_text, vocabulary, words_of
+from tasks.text.corpus import Texts, encode, read_text, vocabulary, words_of
+from tasks.text.through_time import TextSequences
 
 NUMBERS = torch.arange(20)
 
@@ -30,7 +31,7 @@ def test_unknown_words_have_a_number_if_there_is_one_for_them() -> None:
 
 
 def test_a_text_lies_in_rows_whose_windows_follow_one_another() -> None:
-    sequences = TextSequences((), NUMBERS, NUMBERS, NUMBERS, batch_size=2)
+    sequences = TextSequences(Texts((), NUMBERS, NUMBERS, NUMBERS), batch_size=2)
     windows = list(sequences.training(4))
     assert [window.x.tolist() for window in windows] == [
         [[0, 1, 2, 3], [9, 10, 11, 12]],
@@ -38,15 +39,15 @@ def test_a_text_lies_in_rows_whose_windows_follow_one_another() -> None:
         [[8], [17]],
     ]
     assert all(torch.equal(window.y, window.x + 1) for window in windows)
-    assert [window.ends for window in windows] == [False, False, True]
+    assert [window.is_last for window in windows] == [False, False, True]
     assert len(windows) == sequences.windows(4)
 
 
 def test_evaluation_goes_through_the_whole_text_in_one_row() -> None:
-    sequences = TextSequences((), NUMBERS, torch.arange(600), NUMBERS, batch_size=2)
+    sequences = TextSequences(Texts((), NUMBERS, torch.arange(600), NUMBERS), batch_size=2)
     windows = list(sequences.evaluation("validation"))
     assert torch.cat([window.y for window in windows], 1).tolist() == [list(range(1, 600))]
-    assert [window.ends for window in windows] == [False, False, True]
+    assert [window.is_last for window in windows] == [False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -70,4 +71,4 @@ def test_a_text_that_is_no_text_is_refused_in_one_line(
 
 def test_a_text_too_short_for_its_rows_is_refused() -> None:
     with pytest.raises(UserError, match="the train text of 20 symbols is too short for 32 rows"):
-        TextSequences((), NUMBERS, NUMBERS, NUMBERS, batch_size=32)
+        TextSequences(Texts((), NUMBERS, NUMBERS, NUMBERS), batch_size=32)

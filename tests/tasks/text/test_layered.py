@@ -13,9 +13,9 @@ from torch import nn
 from dni_async.errors import UserError
 from dni_async.recurrent.core import RecurrentCore
 from dni_async.recurrent.stateful_rnn import StatefulRNN
-from tasks.sequence.base import ENDS
-from tasks.text.language import CharLM
+from tasks.sequence.stateful import WINDOW_ENDS
 from tasks.text.layered import CharLMStack, LanguageStack, WordLMStack
+from tasks.text.through_time import CharLM
 
 TEXT = "to be or not to be, that is the question. " * 30
 
@@ -76,7 +76,7 @@ def test_dropout_lies_between_all_layers(tmp_path: Path) -> None:
     assert all(m.p == 0.5 for part in layers for m in part.modules() if isinstance(m, nn.Dropout))
 
 
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("end", WINDOW_ENDS)
 def test_what_ends_a_window_may_be_chosen(tmp_path: Path, end: str) -> None:
     layers = nn.Sequential(*chars(tmp_path, end=end).layers())
     for _ in range(2):

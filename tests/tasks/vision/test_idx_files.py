@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import gzip
+import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +10,8 @@ import pytest
 import torch
 
 from dni_async.errors import UserError
-from tasks.vision.idx_files import cache_folder, locate, normalise, read_idx, read_labelled
-from tasks.vision.mnist import FILES
-from tests.support.mnist_files import idx, write_mnist
-
-pytestmark = pytest.mark.usefixtures("cache")
+from tasks.vision.idx_files import LARGEST, normalise, read_idx, read_labelled
+from tests.support.mnist_files import idx
 
 IMAGES = np.arange(3 * 28 * 28).reshape(3, 28, 28) % 256
 LABELS = np.array([7, 0, 9])
@@ -83,11 +82,26 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, bit: int) -> None:
         read_idx(path, rank=3)
 
 
-def test_a_header_that_promises_the_moon_is_refused_without_allocating_it(tmp_path: Path) -> None:
+def test_a_header_of_more_than_any_data_set_has_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "images"
     path.write_bytes(b"\0\0\x08\3" + b"\xff" * 12)
-    with pytest.raises(UserError, match="0 data bytes"):
+    with pytest.raises(UserError, match=rf"which is more than {LARGEST:,} bytes"):
         read_idx(path, rank=3)
+
+
+@pytest.mark.parametrize("count", [3_000, 2_000_000])
+def test_a_zip_bomb_is_refused_with_little_memory(tmp_path: Path, count: int) -> None:
+    path, real = tmp_path / "images.gz", 60_000 * 28 * 28  # bytes of the stream, whatever the header declares
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(b"\0\0\x08\3" + struct.pack(">3I", count, 28, 28))
+        for _ in range(60):
+            file.write(bytes(real // 60))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=r"or more where its header says|which is more than"):
+        read_idx(path, rank=3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 << 20
 
 
 @pytest.mark.parametrize(
@@ -109,44 +123,6 @@ def test_images_of_another_size_are_refused(pair: tuple[Path, Path]) -> None:
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"cannot read the file \(.*gone\): No such file"):
         read_idx(tmp_path / "gone", rank=1)
-
-
-def test_the_data_folder_comes_before_the_cache(tmp_path: Path, cache: Path) -> None:
-    root = tmp_path / "root"
-    root.mkdir()
-    assert locate(root, "mnist", FILES) is None
-    assert locate(None, "mnist", FILES) is None
-    write_mnist(cache / "mnist")
-    assert locate(root, "mnist", FILES) == [cache / "mnist" / f"{name}.gz" for name in FILES]
-    assert locate(None, "mnist", FILES) == [cache / "mnist" / f"{name}.gz" for name in FILES]
-    write_mnist(root / "mnist", zipped=False)
-    assert locate(root, "mnist", FILES) == [root / "mnist" / name for name in FILES]
-    assert locate(root / "mnist", "mnist", FILES) == [root / "mnist" / name for name in FILES]
-
-
-def test_a_data_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    for root in (tmp_path / "nowhere", tmp_path / "file"):
-        with pytest.raises(UserError, match=rf"not a folder \({root}\)"):
-            locate(root, "mnist", FILES)
-
-
-def test_half_a_data_set_is_an_error_and_half_a_cache_is_none(tmp_path: Path, cache: Path) -> None:
-    for folder in (tmp_path / "root" / "mnist", cache / "mnist"):
-        (write_mnist(folder) / f"{FILES[3]}.gz").unlink()
-    assert locate(None, "mnist", FILES) is None
-    with pytest.raises(UserError, match=r"missing \(t10k-labels-idx1-ubyte in .*mnist\)"):
-        locate(tmp_path / "root", "mnist", FILES)
-
-
-def test_the_cache_is_at_home_unless_xdg_says_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path
-) -> None:
-    assert cache_folder() == cache
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for void in ("", "relative/path"):
-        monkeypatch.setenv("XDG_CACHE_HOME", void)
-        assert cache_folder() == tmp_path / ".cache" / "dni_async"
 
 
 def test_normalised_black_and_white_are_the_well_known_numbers() -> None:

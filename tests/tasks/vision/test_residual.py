@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from dni_async.errors import UserError
 from tasks.vision.residual import MnistResidual, ResidualBlock
+from tests.support.mnist_files import write_mnist
 
 
 def test_the_layers_are_a_linear_layer_residual_blocks_and_a_readout() -> None:
@@ -57,9 +58,7 @@ def test_settings_that_make_no_network_are_refused(make: Callable[[], object], c
         make()
 
 
-def test_it_takes_the_images_flat_and_holds_some_out(
-    tmp_path: Path, write_mnist: Callable[..., Path]
-) -> None:
+def test_it_takes_the_images_flat_and_holds_some_out(tmp_path: Path) -> None:
     write_mnist(tmp_path / "mnist")
     task = MnistResidual(subset=5, validation=4)
     train, test = task.data(tmp_path)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tasks.sequence.counting import EVALUATED, Adding, Argmax
+from tasks.sequence.adding import Adding
+from tasks.sequence.argmax import Argmax
+from tasks.sequence.last_step import EVALUATED
 
 
 def generator() -> torch.Generator:
@@ -41,10 +43,10 @@ def test_evaluation_is_the_same_for_every_seed_and_training_is_not() -> None:
     one, other = (Argmax().sequences(None, 4, seed) for seed in (0, 1))
     for split in ("validation", "test"):
         (a,), (b,) = one.evaluation(split), other.evaluation(split)
-        assert torch.equal(a.x, b.x) and len(a.x) == EVALUATED and a.ends
+        assert torch.equal(a.x, b.x) and len(a.x) == EVALUATED and a.is_last
     assert not torch.equal(next(one.training(3)).x, next(other.training(3)).x)
 
 
 def test_an_epoch_has_its_updates_and_finishes_its_last_sequence() -> None:
     windows = list(Adding(length=10, updates=4).sequences(None, 2, 0).training(4))
-    assert [window.ends for window in windows] == [False, False, True] * 2
+    assert [window.is_last for window in windows] == [False, False, True] * 2

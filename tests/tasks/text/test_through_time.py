@@ -12,7 +12,7 @@ from torch import nn
 from dni_async.errors import UserError
 from dni_async.recurrent.core import RecurrentCore
 from tasks.sequence.base import Window
-from tasks.text.language import CharLM, LanguageTask, WordLM
+from tasks.text.through_time import CharLM, LanguageTask, WordLM
 
 
 def test_a_char_lm_takes_nine_tenths_of_a_text_to_train_on(tmp_path: Path) -> None:
@@ -72,5 +72,7 @@ def test_scores_are_bits_per_character_and_perplexity() -> None:
 def test_a_text_must_be_given_somehow() -> None:
     with pytest.raises(UserError, match="no text given; set --task-args text=PATH"):
         CharLM().sequences(None, 1, 0)
-    with pytest.raises(UserError, match="cannot read the text"):
+    with pytest.raises(UserError, match="data folder is not a folder"):
         WordLM().sequences(Path("nowhere"), 1, 0)
+    with pytest.raises(UserError, match="cannot read the file"):
+        WordLM(folder="nowhere").sequences(None, 1, 0)
