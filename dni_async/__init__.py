@@ -1,7 +1,8 @@
-"""The algorithm of decoupled neural interfaces: pure, in one process, no transport and no clock.
+"""The algorithm of decoupled neural interfaces, in one process: no transport, no threads, no clock.
 
-What the README of the library shows is here: `from dni_async import DNI, CDNI, DNINetwork, LinearDNI`.
-It is loaded when it is asked for.
+    messages ─► stage ─► rules ─► synthesis ─► networks        one training batch, from the outside inwards
+
+The names of the library are imported on demand: `from dni_async import DNI, CDNI, DNINetwork, LinearDNI`.
 """
 
 from __future__ import annotations

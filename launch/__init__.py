@@ -1,1 +1,5 @@
-"""People and torchrun come in here: a task is bound to workers, runs are reported."""
+"""Entry points, one file per command; they bind a task to workers and report what came out.
+
+command ─► config ─► local (starts ranks without torchrun) ─► job (one rank) ─► engines ─► report
+planning: what `launch.plan` predicts    recurrent: tasks over time in one process
+"""

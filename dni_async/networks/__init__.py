@@ -1,4 +1,9 @@
-"""SG networks, which predict dL/dh from h (and from the labels), and the auxiliary head."""
+"""SG networks, which predict dL/dh from h (B, ...) and, if conditional, from the labels.
+
+base ◄─ linear, mlp, conv, head, least_squares; classic and rnn (those of pytorch-dni)
+factory     settings and defaults, and how to build a network for an interface
+auxiliary   the head of rule local              norm           batch normalisation in SG networks
+"""
 
 from dni_async.networks.auxiliary import AuxiliaryHead as AuxiliaryHead
 from dni_async.networks.base import DNINetwork as DNINetwork

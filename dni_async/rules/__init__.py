@@ -1,4 +1,10 @@
-"""The ways a stage gets the gradient at its output."""
+"""Rules: how a stage gets the gradient at its output.
+
+base ◄─ dni, delayed, local, frozen, oracle; loss (of the last stage)
+registry    rules by name or dotted path        capabilities   what a rule can do
+context     what a rule is built from           staleness      updates between prediction and target
+stash       batches that wait under rule delayed
+"""
 
 from dni_async.rules.base import Rule as Rule
 from dni_async.rules.capabilities import RuleCapabilities as RuleCapabilities

@@ -1,1 +1,6 @@
-"""What a stage is made of, as nested dicts, and consistent cuts through all stages."""
+"""The state of a stage as nested dicts, and consistent cuts through all stages.
+
+module_state   layers with a state of their own or with numbers to report
+state_dict     state of layers, optimizer and random numbers: tensors and JSON values, no pickle
+checkpoint     parts of all stages as of one batch; dividing them for another number of stages
+"""

@@ -1,1 +1,7 @@
-"""One SG network at work: predict, remember, and learn from the late target."""
+"""One SG network at work.
+
+    h, y ──► synthesizer.predict ──► gradient       (h, y) ──► pending
+    target ─► scale ─► synthesizer.take ◄── (h, y) ── pending: one training step of the SG network
+
+`agreement` compares predictions with targets; `oracle` replaces the network by exact gradients.
+"""
