@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,7 +8,6 @@ from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
 from dni_async.networks import RNNDNI, ConvSG, DNINetwork, HeadSG, LinearSG, MlpSG
 from dni_async.state.state_dict import copied
-from dni_async.synthesis.agreement import Agreement
 from dni_async.synthesis.pending import PendingPredictions
 from dni_async.synthesis.scale import GradientScale
 from dni_async.synthesis.synthesizer import Condition, Synthesizer
@@ -403,67 +400,6 @@ def test_a_new_epoch_starts_the_agreement_over_and_keeps_the_counts() -> None:
     assert sg.stats()["sg_cosine"] is None
     assert sg.stats()["sg_updates"] == 2
     assert sg.take(target(1)) == 0
-
-
-@pytest.mark.parametrize(
-    ("prediction", "wanted", "error", "cosine"),
-    [
-        ([3.0, 4.0], [3.0, 4.0], 0.0, 1.0),
-        ([-3.0, -4.0], [3.0, 4.0], 2.0, -1.0),
-        ([4.0, -3.0], [3.0, 4.0], math.sqrt(2), 0.0),
-        ([0.0, 0.0], [3.0, 4.0], 1.0, 0.0),
-        ([6.0, 8.0], [3.0, 4.0], 1.0, 1.0),
-    ],
-)
-def test_agreement_is_relative_error_and_cosine(
-    prediction: list[float], wanted: list[float], error: float, cosine: float
-) -> None:
-    agreement = Agreement()
-    agreement.add(torch.tensor(prediction), torch.tensor(wanted))
-    assert agreement.stats() == {
-        "sg_relative_error": pytest.approx(error, abs=1e-12),
-        "sg_cosine": pytest.approx(cosine, abs=1e-12),
-    }
-
-
-def test_agreement_is_of_all_targets_together() -> None:
-    agreement = Agreement()
-    agreement.add(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 4.0]))
-    agreement.add(torch.tensor([-3.0, -4.0]), torch.tensor([3.0, 4.0]))
-    assert agreement.stats() == {
-        "sg_relative_error": pytest.approx(math.sqrt(10**2 / (5**2 + 5**2))),
-        "sg_cosine": pytest.approx(0.0),
-    }
-
-
-def test_a_target_that_is_nearly_zero_does_not_drown_the_others() -> None:
-    agreement = Agreement()
-    agreement.add(torch.tensor([3.0, 3.0]), torch.tensor([3.0, 4.0]))
-    agreement.add(torch.tensor([0.1, 0.0]), torch.tensor([1e-30, 0.0]))
-    assert agreement.stats()["sg_relative_error"] == pytest.approx(math.sqrt((1 + 0.01) / 25))
-
-
-@pytest.mark.parametrize("prediction", [0.0, 1.0])
-def test_where_all_targets_are_zero_there_is_no_agreement(prediction: float) -> None:
-    agreement = Agreement()
-    agreement.add(torch.tensor([prediction]), torch.zeros(1))
-    assert agreement.stats() == {"sg_relative_error": None, "sg_cosine": None}
-
-
-def test_from_the_means_of_an_older_checkpoint_the_agreement_starts_over() -> None:
-    agreement = Agreement()
-    agreement.add(torch.ones(2), torch.ones(2))
-    agreement.load_state_dict({"error": 7.0, "cosine": 3.0, "count": 8})
-    assert agreement.stats() == {"sg_relative_error": None, "sg_cosine": None}
-    agreement.add(torch.ones(2), torch.ones(2))
-    assert agreement.stats() == {"sg_relative_error": 0.0, "sg_cosine": pytest.approx(1.0)}
-
-
-@pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_agreement_that_is_not_finite_is_none_in_a_report(broken: float) -> None:
-    agreement = Agreement()
-    agreement.add(torch.tensor([broken]), torch.tensor([1.0]))
-    assert agreement.stats() == {"sg_relative_error": None, "sg_cosine": None}
 
 
 def test_from_its_state_a_synthesizer_goes_on_to_the_bit() -> None:

@@ -1,0 +1,45 @@
+"""What docs/EXTENDING.md adds from outside, in real processes that are started in another folder."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.support.documents import write_shown
+from tests.support.source_tree import ROOT
+
+PAGE = "docs/EXTENDING.md"
+
+
+def run_module(folder: Path, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m MODULE ARGUMENTS` in a folder to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder,
+        env={"PYTHONPATH": str(ROOT), "PATH": "", "OMP_NUM_THREADS": "1", "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=80,
+    )
+
+
+def train(folder: Path, *arguments: str) -> dict[str, Any]:
+    """Train the digits in two stages, and return the summary."""
+    tiny = ("--task", "digits-fcn", "--task-args", "depth=3", "width=32", "--batch-size", "64")
+    done = run_module(
+        folder, "launch.train", *tiny, "--stages", "2", "--epochs", "4", "--out", "run", "--quiet", *arguments
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    return dict(json.loads((folder / "run" / "summary.json").read_text()))
+
+
+def test_the_rule_of_the_page_trains_in_two_processes(tmp_path: Path) -> None:
+    write_shown(PAGE, "my_rule.py", tmp_path)
+    summary = train(tmp_path, "--rule", "my_rule:ClassMean")
+    assert (summary["engine"], summary["rule"]) == ("ClassMean", "my_rule:ClassMean")
+    first = summary["stages"][0]
+    assert first["version"] == first["targets_received"] == 96
+    assert summary["final"]["test_accuracy"] > 0.9
