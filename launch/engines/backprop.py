@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from launch.engines.baseline_loop import Loop, run_loop
 from launch.job.context import RankContext
 from launch.job.partition_plan import build_layers
+from launch.report.recorder import Recorder
 from workers.coordination.collectives import Peers
 
 
@@ -38,6 +39,6 @@ class Backprop(Loop):
         self.probe.mark("evaluate")
 
 
-def run(context: RankContext) -> nn.Module:
+def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
     """Train the whole network."""
-    return run_loop(context, Backprop)
+    return run_loop(context, recorder, Backprop)

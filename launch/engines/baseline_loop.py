@@ -24,8 +24,8 @@ from dni_async.networks.factory import parameters_of
 from dni_async.rules import LossRule
 from dni_async.state.module_state import collect_stats, reset_epoch_stats
 from launch.job.context import RankContext
-from launch.job.message_stream import stream
 from launch.job.stage_factory import build_updater
+from launch.report.recorder import Recorder
 from launch.report.validation import patience_of
 from workers.coordination.collectives import Peers, process_group
 from workers.runtime.emulation import make_probe
@@ -45,7 +45,7 @@ class Loop(ABC):
     ) -> None:
         assert context.data is not None, "engines of this kind read the data on every rank"
         self.config, self.task, self.data = context.config, context.task, context.data
-        self.follow = context.follow
+        self._context = context
         self.peers = peers
         self.device = context.placement.device
         self.module = sequential(layers, self.config.precision).to(self.device).train()
@@ -90,16 +90,8 @@ class Loop(ABC):
         """The whole run. On rank 0, `report` gets the markers that a pipeline would send back, and `enough`
         is asked after each evaluation whether to stop; all ranks stop together."""
         torch.manual_seed(self.config.seed + 1 + self.peers.rank)  # dropout and the like differ
-        messages = stream(
-            self.data,
-            self.config.epochs,
-            self.device,
-            self.probe.clock,
-            evaluations=self.config.evaluations,
-            enough=lambda: self.stopped,
-        )
         with self.explained():
-            for message in self.follow(messages):
+            for message in self._context.messages(self.probe.clock, lambda: self.stopped):
                 self.on(message, report, enough)
 
     def on(self, message: Message, report: Callable[[Marker], None], enough: Callable[[], bool]) -> None:
@@ -218,7 +210,9 @@ def together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def run_loop(context: RankContext, make: Callable[[RankContext, Peers], Loop]) -> nn.Module:
+def run_loop(
+    context: RankContext, recorder: Recorder | None, make: Callable[[RankContext, Peers], Loop]
+) -> nn.Module:
     """Join the others, build this rank's loop, and train. Returns its layers."""
     with process_group(context.rendezvous, context.config.timeout, context.placement.device) as peers:
         loop = make(context, peers)
@@ -226,9 +220,8 @@ def run_loop(context: RankContext, make: Callable[[RankContext, Peers], Loop]) -
         with loop.explained():
             loop.prepare()
             peers.broadcast(None)  # all are set up: the clock may start
-        recorder = context.record()
         if recorder:
-            recorder.summary |= loop.about
+            recorder.start(about=loop.about)
             loop.train(recorder.on_marker, lambda: recorder.enough)
         else:
             loop.train(lambda marker: None)

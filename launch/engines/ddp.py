@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from launch.engines.baseline_loop import Loop, run_loop
 from launch.job.context import RankContext
 from launch.job.partition_plan import build_layers
+from launch.report.recorder import Recorder
 from workers.coordination.collectives import Peers
 
 
@@ -80,7 +81,7 @@ class _MaybeEmpty(nn.Module):
         return torch.stack(trained).sum() * 0
 
 
-def run(context: RankContext) -> nn.Module | None:
+def run(context: RankContext, recorder: Recorder | None) -> nn.Module | None:
     """Train this replica; rank 0 saves it."""
-    module = run_loop(context, Ddp)
+    module = run_loop(context, recorder, Ddp)
     return module if context.index == 0 else None

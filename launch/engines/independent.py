@@ -15,6 +15,7 @@ from torch import nn
 from launch.engines.backprop import Backprop
 from launch.engines.baseline_loop import run_loop
 from launch.job.context import RankContext
+from launch.report.recorder import Recorder
 from workers.coordination.collectives import Peers
 
 
@@ -26,7 +27,7 @@ class Copy(Backprop):
         self.batches_at_once = peers.world
 
 
-def run(context: RankContext) -> nn.Module | None:
+def run(context: RankContext, recorder: Recorder | None) -> nn.Module | None:
     """Train this copy; rank 0 saves its own."""
-    module = run_loop(context, Copy)
+    module = run_loop(context, recorder, Copy)
     return module if context.index == 0 else None

@@ -32,6 +32,7 @@ from launch.engines.micro_batches import candidates, check_given, fastest, fitti
 from launch.job.context import RankContext
 from launch.job.partition_plan import build_layers, device_clock
 from launch.job.stage_factory import build_updater
+from launch.report.recorder import Recorder
 from workers.coordination.collectives import Peers
 from workers.runtime.emulation import make_probe
 from workers.runtime.execution import sequential
@@ -243,6 +244,6 @@ class TimedStage(PipelineStage):
         return super().forward_maybe_with_nosync(*args, **kwargs).contiguous()
 
 
-def run(context: RankContext) -> nn.Module:
+def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
     """Train this stage."""
-    return run_loop(context, Pipelining)
+    return run_loop(context, recorder, Pipelining)

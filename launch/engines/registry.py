@@ -13,15 +13,9 @@ cdni-local    1           whole                  process 0           launch.engi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from launch.job.context import RankContext
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +23,8 @@ class Engine:
     """What a job has to know of an engine before it runs."""
 
     module: str
-    """Has `run(context)`, which trains and returns the layers that this rank shall save (None: none). It is
-    imported when it runs: what one engine needs, the others need not wait for."""
+    """Has `run(context, recorder)`, which trains and returns the layers that this rank saves (None: none). It
+    is imported when it runs: what one engine needs, the others need not wait for."""
     processes: int | None = None
     """None: as many as there are stages."""
     together: bool = False
@@ -48,10 +42,9 @@ class Engine:
     all_cores: bool = False
     """Whether `threads` is overruled: one thread per core that the job may use."""
 
-    def run(self, context: RankContext) -> nn.Module | None:
-        """Train as this rank of the job."""
-        run: Callable[[RankContext], nn.Module | None] = import_module(self.module).run
-        return run(context)
+    def run(self, context: Any, recorder: Any) -> Any:
+        """Train as this rank of the job; see `run` of the engine's module."""
+        return import_module(self.module).run(context, recorder)
 
 
 ENGINES = {

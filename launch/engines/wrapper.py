@@ -19,6 +19,7 @@ from dni_async.wrapper import CDNI, DNI
 from launch.engines.backprop import Backprop
 from launch.engines.baseline_loop import run_loop
 from launch.job.context import RankContext
+from launch.report.recorder import Recorder
 from workers.coordination.collectives import Peers
 
 
@@ -88,6 +89,6 @@ def inner_layers(layers: Iterable[nn.Module]) -> list[str]:
     return names[:-1]
 
 
-def run(context: RankContext) -> nn.Module:
+def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
     """Train the whole network."""
-    return run_loop(context, DniLocal)
+    return run_loop(context, recorder, DniLocal)

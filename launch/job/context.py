@@ -1,36 +1,33 @@
-"""One process of a job when all have agreed: what an engine starts from."""
+"""What an engine gets: this process's place in the job, and what all processes have agreed on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from dni_async.messages import Message
 from launch.config.train import TrainConfig
-from launch.job.data import Data, size
+from launch.job.data import Data
+from launch.job.message_stream import stream
 from launch.job.partition_plan import PartitionPlan
-from launch.job.progress_file import ProgressFile
 from launch.job.recovery_session import RecoverySession
-from launch.report.progress import Progress
-from launch.report.recorder import Recorder
+from launch.job.start import Start
 from tasks.base import Task
 from workers.coordination.rendezvous import Rendezvous
 from workers.failure.rank_runner import RankRunner
 from workers.runtime.device import Placement
 from workers.runtime.execution import compile_ahead
 
-COMPILING = 1800.0
+COMPILE_TIMEOUT_S = 1800.0
 """Seconds that a rank may wait for the compilers of the others."""
 
 
 @dataclass(slots=True)
 class RankContext:
-    """This process's place, and what all processes of the job have in common."""
+    """One rank of a job that is ready to train."""
 
     runner: RankRunner
     config: TrainConfig
@@ -39,26 +36,20 @@ class RankContext:
     rendezvous: Rendezvous
     placement: Placement
     data: Data | None
-    """None where the engine does not want this rank to read it."""
-    notes: list[str] = field(default_factory=list)
-    """What the user shall be told before training starts."""
-    so_far: dict[str, Any] | None = None
-    """What the record was at the checkpoint that the run goes on from; None for a new run."""
-    progress_file: ProgressFile | None = None
-    """On rank 0 of a run that may go on after its end."""
+    """None where the engine does not read the data on this rank."""
+    start: Start = field(default_factory=Start)
+    """Where the run starts; on rank 0."""
     session: RecoverySession | None = None
-    """This process among those of a supervised stage."""
-    recorder: Recorder | None = None
-    """On rank 0, from `record` on."""
+    """Of a supervised stage."""
 
     @property
     def index(self) -> int:
-        """Its number, from 0; rank i runs stage i."""
+        """The rank, from 0; rank i runs stage i."""
         return self.rendezvous.rank
 
     def compile(self, layers: nn.Module, first: int, *, trains: bool, gradients: Iterable[bool]) -> None:
-        """With --compile, compile the layers from number `first` on (see `compile_ahead`); all ranks call it,
-        and behind it nobody has to wait for anybody's compiler."""
+        """With --compile, compile the layers from number `first` on (see `compile_ahead`), and wait until all
+        ranks have compiled theirs. Every rank has to call it."""
         if not self.config.compile:
             return
         if first == 0:
@@ -68,40 +59,20 @@ class RankContext:
             shape, dtype = self.plan.shapes[first - 1], self.plan.dtypes[first - 1]
             x = torch.zeros(self.config.batch_size, *shape, dtype=getattr(torch, dtype))
         compile_ahead(layers, x.to(self.placement.device), trains=trains, gradients=gradients)
-        self.rendezvous.all_gather("compiled", True, COMPILING)
+        self.rendezvous.all_gather("compiled", True, COMPILE_TIMEOUT_S)
 
-    def follow(self, messages: Iterator[Message]) -> Iterator[Message]:
-        """The same messages, and how far they were worked through is noted where that is of use."""
-        return self.progress_file.follow(messages) if self.progress_file else messages
-
-    def record(self, transports: Sequence[str] = ()) -> Recorder | None:
-        """Start the record of the run, and with it its clock, when all is set up. Rank 0 has one."""
-        if self.index > 0:
-            return None
-        notes = [*self.notes, *([self.task.note] if self.task.note else [])]
-        before = self.session.record() if self.session else None
-        for note in notes if before is None else ():
-            print(f"dni-async: {note}", flush=True)
-        self.recorder = Recorder(
-            self.config,
-            self.task,
-            stages=self.rendezvous.world,
-            steps_per_epoch=self.plan.steps_per_epoch,
-            samples=(self.plan.train_samples, self.plan.test_samples),
-            transports=list(transports),
-            notes=notes,
-            out=Path(self.config.out) if self.config.out else None,
-            progress=Progress(
-                quiet=self.config.quiet,
-                metric_name=self.task.metric_name,
-                tag="emulated" if self.config.emulate_gflops else "",
-            ),
-            start=self.plan.start,
-            so_far=self.so_far,
-            restarts=self.rendezvous.restart,
-            lost_steps=self.progress_file.lost_steps if self.progress_file else 0,
-            before=before,
+    def messages(self, clock: Callable[[], float], enough: Callable[[], bool]) -> Iterator[Message]:
+        """Return the stream of batches and markers from where the run starts; see `stream`."""
+        assert self.data is not None, "only ranks that read the data have a stream"
+        progress_file = self.start.progress_file
+        return stream(
+            self.data,
+            self.config.epochs,
+            self.placement.device,
+            clock,
+            evaluations=self.config.evaluations,
+            checkpoint_every=self.config.checkpoint_every,
+            position=self.start.position,
+            on_step=progress_file.write if progress_file else lambda step: None,
+            enough=enough,
         )
-        if self.data is not None and self.data.validation is not None:
-            self.recorder.summary["dataset"]["validation"] = size(self.data.validation)
-        return self.recorder

@@ -13,7 +13,7 @@ epoch n: ...                                                 | CHECKPOINT | REST
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 import torch
@@ -23,31 +23,35 @@ from launch.job.data import Batch, Data
 
 
 @dataclass(slots=True)
-class Position:
-    """How far a stream has come: `start`, `behind` and `kept` of one that goes on."""
+class StreamPosition:
+    """How much of the stream has been sent: what a stream that goes on elsewhere starts from."""
 
     step: int = 0
-    behind: int | None = None
-    """REPORT markers aside, which depend on the clock."""
-    kept: int | None = None
+    """Training batches."""
+    sent_after: int | None = None
+    """Messages behind the last training batch, without REPORT markers, which depend on the clock; None: all
+    that belong there."""
+    checkpoint_step: int | None = None
+    """Step of the last CHECKPOINT marker; None: `step`."""
 
-    def follow(self, messages: Iterator[Message]) -> Iterator[Message]:
-        """The same messages; each is counted when it is asked for."""
-        for message in messages:
-            if isinstance(message, Activation) and message.train:
-                self.step, self.behind = message.step + 1, 0
-                self.kept = message.step if self.kept is None else self.kept
-            elif isinstance(message, Activation):
-                self.behind = (self.behind or 0) + 1
-            elif isinstance(message, Marker) and message.kind is not MarkerKind.REPORT:
-                self.behind = (self.behind or 0) + 1
-                if message.kind is MarkerKind.CHECKPOINT:
-                    self.kept = message.step
-            yield message
-
-    def state(self) -> dict[str, int | None]:
-        """What another is made from, JSON-able."""
+    def state_dict(self) -> dict[str, int | None]:
+        """Return the position, JSON-able."""
         return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, int | None]) -> None:
+        """Move to where `state_dict` was taken."""
+        for name, value in state.items():
+            setattr(self, name, value)
+
+    def advance(self, message: Message) -> Message:
+        """Count a message that is about to be sent, and return it."""
+        if isinstance(message, Activation) and message.train:
+            self.step, self.sent_after = message.step + 1, 0
+        elif not (isinstance(message, Marker) and message.kind is MarkerKind.REPORT):
+            self.sent_after = (self.sent_after or 0) + 1
+        if isinstance(message, Marker) and message.kind is MarkerKind.CHECKPOINT:
+            self.checkpoint_step = message.step
+        return message
 
 
 def stream(
@@ -58,46 +62,53 @@ def stream(
     *,
     evaluations: int = 1,
     checkpoint_every: int | None = None,
-    start: int = 0,
-    behind: int | None = None,
-    kept: int | None = None,
+    position: StreamPosition | None = None,
+    on_step: Callable[[int], None] = lambda step: None,
     enough: Callable[[], bool] = lambda: False,
 ) -> Iterator[Message]:
-    """All messages of a run, in order. A REPORT marker goes in when a second has passed since the last.
+    """Yield all messages of a run, in order, from `position` on. A REPORT marker goes in when a second has
+    passed since the last.
 
-    evaluations: per epoch, on the whole test or validation set. checkpoint_every: a CHECKPOINT marker comes
-    whenever so many steps are done and at the end of every epoch, behind an evaluation that is due there; 0:
-    of epochs only, None: no markers. start: batches that the run, which is resumed, has trained on. behind:
-    how many of the messages behind the last of them had gone out; None: all. kept: step of the last
-    CHECKPOINT marker; None: of the last batch.
-    enough: asked before each message; once it says True, STOP is the next message, wherever the epoch
-    stands:
+    Args:
+        evaluations: per epoch, on the whole test or validation set.
+        checkpoint_every: a CHECKPOINT marker comes whenever so many steps are done and at the end of every
+            epoch, behind an evaluation that is due there; 0: of epochs only, None: no markers.
+        position: where to start; it moves along with the stream.
+        on_step: called when a training batch has been handled, with the number of those done.
+        enough: asked before each message; once it is true, STOP is the next message, wherever the epoch
+            stands:
 
-        enough    no      no   no           yes  (the marker of an earlier evaluation has come back)
-        message   train   ...  train  REPORT  STOP
+                enough    no      no   no           yes  (an earlier evaluation's marker has come back)
+                message   train   ...  train  REPORT  STOP
 
-    With checkpoints there is one more in front of it, so that the last one is always the end of the run.
-    With a validation set RESTORE and the test set stand in front of STOP.
+            With checkpoints there is one more in front of it, so that the last one is always the end of the
+            run. With a validation set RESTORE and the test set stand in front of STOP.
     """
-    step, told = start, clock()
-    kept = start if kept is None else kept
-    for message in _messages(data, epochs, device, evaluations, checkpoint_every, start, behind):
+    position = position or StreamPosition()
+    if position.checkpoint_step is None:
+        position.checkpoint_step = position.step
+    reported = clock()
+
+    def marker(kind: MarkerKind) -> Message:
+        return position.advance(Marker(kind, position.step, _epoch_of(position.step, data)))
+
+    for message in _messages(
+        data, epochs, device, evaluations, checkpoint_every, position.step, position.sent_after
+    ):
         if enough():
             break
-        yield message
-        if isinstance(message, Marker) and message.kind is MarkerKind.CHECKPOINT:
-            kept = step
+        yield position.advance(message)
         if isinstance(message, Activation) and message.train:
-            step = message.step + 1
-            if clock() - told > 1.0:
-                told = clock()
-                yield Marker(MarkerKind.REPORT, step, _epoch_of(step, data))
-    if checkpoint_every is not None and kept < step:
-        yield Marker(MarkerKind.CHECKPOINT, step, _epoch_of(step, data))
+            on_step(position.step)
+            if clock() - reported > 1.0:
+                reported = clock()
+                yield marker(MarkerKind.REPORT)
+    if checkpoint_every is not None and position.checkpoint_step < position.step:
+        yield marker(MarkerKind.CHECKPOINT)
     if data.validation is not None:
-        yield Marker(MarkerKind.RESTORE, step, _epoch_of(step, data))
-        yield from _to_evaluate(data.testing(), device)
-    yield Marker(MarkerKind.STOP, step, _epoch_of(step, data))
+        yield marker(MarkerKind.RESTORE)
+        yield from map(position.advance, _to_evaluate(data.testing(), device))
+    yield marker(MarkerKind.STOP)
 
 
 def _messages(
@@ -106,13 +117,13 @@ def _messages(
     device: torch.device,
     evaluations: int,
     every: int | None,
-    start: int,
-    behind: int | None,
+    step: int,
+    sent_after: int | None,
 ) -> Iterator[Message]:
-    """Training batches from number `start` on, and what stands behind each of them."""
-    step, evaluated = start, data.evaluation_steps(evaluations)
-    if step and behind is not None:
-        yield from _behind(data, device, step, evaluated, every, behind)
+    """Yield the training batches from number `step` on, and what belongs behind each of them."""
+    evaluated = data.evaluation_steps(evaluations)
+    if step and sent_after is not None:
+        yield from _behind(data, device, step, evaluated, every, sent_after)
     passed, skip = divmod(step, data.steps_per_epoch)
     for epoch in range(passed + 1, epochs + 1):
         for x, y in data.training(epoch, skip):
@@ -125,8 +136,8 @@ def _messages(
 def _behind(
     data: Data, device: torch.device, step: int, evaluated: set[int], every: int | None, skip: int = 0
 ) -> Iterator[Message]:
-    """What stands behind the first `step` training batches, `skip` messages aside: an evaluation, where one
-    is due, and its marker, and the marker of a checkpoint."""
+    """Yield what belongs behind the first `step` training batches, without the first `skip` messages of it:
+    an evaluation, where one is due, and its marker, and the marker of a checkpoint."""
     epoch, markers = _epoch_of(step, data), []
     done = step - (epoch - 1) * data.steps_per_epoch
     last = done == data.steps_per_epoch
@@ -145,5 +156,5 @@ def _to_evaluate(pairs: Iterator[Batch], device: torch.device, first: int = 0) -
 
 
 def _epoch_of(step: int, data: Data) -> int:
-    """The epoch, counted from 1, that batch number `step` (counted from 1) belongs to."""
+    """Return the epoch, counted from 1, that batch number `step` (counted from 1) belongs to."""
     return -(-step // data.steps_per_epoch)

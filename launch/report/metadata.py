@@ -13,8 +13,9 @@ import numpy
 import psutil
 import torch
 
-from launch.config.train import JobConfig, TrainConfig
-from tasks.base import Task
+from launch.config.train import JobConfig
+from launch.job.context import RankContext
+from launch.job.data import size
 
 UNTIL = ("accuracy", "reached", "seconds", "seconds_without_evaluations", "epochs", "steps")
 """What the summary says of --until: None where the accuracy was not reached."""
@@ -32,23 +33,17 @@ def header(task: str, rule: str | None, config: JobConfig) -> dict[str, Any]:
     }
 
 
-def unfilled(
-    config: TrainConfig,
-    task: Task,
-    *,
-    samples: tuple[int, int],
-    transports: list[str],
-    notes: list[str],
-    start: int,
-    restarts: int,
-    lost_steps: int,
-) -> dict[str, Any]:
-    """The summary of a layered task's run at its start; the arguments are those of `Recorder`."""
+def unfilled(context: RankContext) -> dict[str, Any]:
+    """Return the summary of a layered task's run at its start."""
+    config, task, plan, start = context.config, context.task, context.plan, context.start
+    dataset = {"train": plan.train_samples, "test": plan.test_samples}
+    if context.data is not None and context.data.validation is not None:
+        dataset["validation"] = size(context.data.validation)
     return header(task.name, config.rule if config.engine == "decoupled" else None, config) | {
         "engine": config.engine_name,
-        "dataset": {"train": samples[0], "test": samples[1]},
+        "dataset": dataset,
         "facts": dict(task.metadata),
-        "notes": notes,
+        "notes": [*start.notes, *([task.note] if task.note else [])],
         "precision": config.precision,
         "emulated_gflops": config.emulate_gflops,
         "samples_per_s": None,
@@ -59,10 +54,10 @@ def unfilled(
         "early_stopping": None,
         "until": None if config.until is None else dict.fromkeys(UNTIL) | {"accuracy": config.until},
         "final": {},
-        "transports": transports,
+        "transports": [],
         "stages": [],
-        "checkpoints": {"written": 0, "failed": 0, "resumed_at": start or None},
-        "restarts": {"count": restarts, "lost_steps": lost_steps},
+        "checkpoints": {"written": 0, "failed": 0, "resumed_at": plan.start or None},
+        "restarts": {"count": context.rendezvous.restart, "lost_steps": start.lost_steps},
     }
 
 

@@ -6,17 +6,17 @@ import math
 import os
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dni_async.messages import EVALUATIONS, Marker, MarkerKind
-from launch.config.train import TrainConfig
+from launch.job.context import RankContext
 from launch.report.files import JsonLines, keep_lines, write_json
 from launch.report.metadata import unfilled
 from launch.report.progress import Progress
 from launch.report.timeline import chrome_trace, overlap
 from launch.report.validation import early_stopping, patience_of, split_of, validated
-from tasks.base import Task
 from workers.runtime.emulation import overrun_warning
 
 SINCE_EPOCH = (
@@ -29,82 +29,78 @@ SINCE_EPOCH = (
 class Recorder:
     """Takes the markers as they come back to stage 0; knows the whole run when STOP is here.
 
-    out: folder for the files, None for none. The clock starts with the recorder.
-    start, so_far: the step of the checkpoint that the run goes on from, and what `so_far()` was there.
-    Seconds go on from there, too; speeds and the timeline are of the resumed part.
-    restarts, lost_steps: how often the launcher has started the run anew, and steps that had to be trained
-    again for it.
-    before: `state()` of the recorder of a process that has died; all goes on from there.
+    The clock starts with `start`. In a resumed run, or one whose rank 0 was started again, epochs and seconds
+    go on from the state before; speeds and the timeline of a resumed run are of the resumed part.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        task: Task,
-        *,
-        stages: int,
-        steps_per_epoch: int,
-        samples: tuple[int, int],
-        transports: list[str],
-        notes: list[str],
-        out: Path | None,
-        progress: Progress,
-        start: int = 0,
-        so_far: dict[str, Any] | None = None,
-        restarts: int = 0,
-        lost_steps: int = 0,
-        before: dict[str, Any] | None = None,
-    ) -> None:
-        self.out = out
-        self.progress = progress
-        self.steps_per_epoch = steps_per_epoch
-        self.batch_size = config.batch_size
-        self._reported = task.reported
-        self.summary = unfilled(
-            config,
-            task,
-            samples=samples,
-            transports=transports,
-            notes=notes,
-            start=start,
-            restarts=restarts,
-            lost_steps=lost_steps,
+    def __init__(self, context: RankContext, progress: Progress | None = None) -> None:
+        config, plan = context.config, context.plan
+        self._context = context
+        self.out = Path(config.out) if config.out else None
+        self.progress = progress or Progress(
+            quiet=config.quiet,
+            metric_name=context.task.metric_name,
+            tag="emulated" if config.emulate_gflops else "",
         )
-        self._patience = patience_of(config, steps_per_epoch)
-        self._steps = config.epochs * steps_per_epoch
+        self.steps_per_epoch = plan.steps_per_epoch
+        self.batch_size = config.batch_size
+        self._reported = context.task.reported
+        self.summary = unfilled(context)
+        self._patience = patience_of(config, plan.steps_per_epoch)
+        self._steps = config.epochs * plan.steps_per_epoch
         self.timeline: list[dict[str, Any]] = []
         self.warnings: list[str] = []
         """What turned out at the end to be wrong with the run; in the summary's notes, too."""
-        self._means: list[dict[str, Any]] = [{} for _ in range(stages)]
-        self._start = time.perf_counter()
-        self._end = self._start + 60 * config.minutes if config.minutes else math.inf
-        if so_far:
-            self._resume(so_far, start)
-        if before:
-            self._restore_counters(before)
-        self._lines = JsonLines(out / "metrics.jsonl", append=bool(so_far or before)) if out else None
-        passed = len(self.summary["epochs"]) if before else start // steps_per_epoch
-        progress.start(config.epochs, stages, passed + 1)
+        self._means: list[dict[str, Any]] = [{} for _ in range(context.rendezvous.world)]
+        self._lines: JsonLines | None = None
+        self._start, self._end = 0.0, math.inf
 
-    def so_far(self) -> dict[str, Any]:
-        """What a recorder that goes on from here must know, JSON-able."""
+    def start(self, transports: Sequence[str] = (), about: Mapping[str, Any] | None = None) -> None:
+        """Start the clock, when all is set up.
+
+        Args:
+            transports: of the links between the stages.
+            about: more entries of the summary, of the engine's own settings.
+        """
+        context = self._context
+        before = context.session.record() if context.session else None
+        resumed = context.start.record
+        self.summary |= {"transports": list(transports), **(about or {})}
+        self._start = time.perf_counter()
+        minutes = context.config.minutes
+        self._end = self._start + 60 * minutes if minutes else math.inf
+        if before:
+            self.load_state_dict(before)
+            passed = len(self.summary["epochs"])
+        else:
+            for note in self.summary["notes"]:
+                print(f"dni-async: {note}", flush=True)
+            passed = context.plan.start // self.steps_per_epoch
+            if resumed:
+                self._resume(resumed, context.plan.start)
+        if self.out:
+            self._lines = JsonLines(self.out / "metrics.jsonl", append=bool(resumed or before))
+        self.progress.start(context.config.epochs, context.rendezvous.world, passed + 1)
+
+    def resume_state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of the record, JSON-able; `Start.record` of a resumed run."""
         seconds = time.perf_counter() - self._start
         patience = {"patience": self._patience.state_dict()} if self._patience else {}
         records = {key: list(self.summary[key]) for key in ("epochs", "evaluations")}
         return {"seconds": seconds} | records | patience
 
-    def _resume(self, so_far: dict[str, Any], start: int) -> None:
+    def _resume(self, state: dict[str, Any], start: int) -> None:
         if self.out:
             keep_lines(self.out / "metrics.jsonl", lambda record: record["step"] <= start)
-        self._start -= so_far["seconds"]
-        self.summary |= {key: list(so_far[key]) for key in ("epochs", "evaluations")}
-        for record in so_far["evaluations"]:
+        self._start -= state["seconds"]
+        self.summary |= {key: list(state[key]) for key in ("epochs", "evaluations")}
+        for record in state["evaluations"]:
             self._look_whether_reached(record)
-        if self._patience and "patience" in so_far:
-            self._patience.load_state_dict(so_far["patience"])
+        if self._patience and "patience" in state:
+            self._patience.load_state_dict(state["patience"])
 
-    def state(self) -> dict[str, Any]:
-        """All that a recorder in another process must know to stand in for this one, JSON-able."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return the whole state, JSON-able, for a recorder in another process on this host."""
         return {
             "summary": self.summary,
             "timeline": self.timeline,
@@ -115,7 +111,8 @@ class Recorder:
             "lines_bytes": (self.out / "metrics.jsonl").stat().st_size if self.out else 0,
         }
 
-    def _restore_counters(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict`; what was written to metrics.jsonl after it is cut off."""
         if self.out:
             os.truncate(self.out / "metrics.jsonl", state["lines_bytes"])
         self.summary, self.timeline, self.warnings = state["summary"], state["timeline"], state["warnings"]

@@ -24,12 +24,12 @@ class SequenceCheck:
         self._tests = 0
         self._marks: dict[tuple[int, bool], int] = {}
 
-    def state(self) -> list[Any]:
+    def state_dict(self) -> list[Any]:
         """What has to be remembered, JSON-able, for a stage that is started again."""
         markers = [[int(kind), int(returning), step] for (kind, returning), step in self._marks.items()]
         return [self._tests, markers]
 
-    def restore_counters(self, state: list[Any]) -> None:
+    def load_state_dict(self, state: list[Any]) -> None:
         """Remember it."""
         self._tests, markers = state
         self._marks = {(MarkerKind(kind), bool(returning)): step for kind, returning, step in markers}

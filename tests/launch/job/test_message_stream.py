@@ -5,7 +5,7 @@ import torch
 
 from dni_async.messages import Activation
 from launch.job.data import Data
-from launch.job.message_stream import Position, stream
+from launch.job.message_stream import StreamPosition, stream
 from tasks.contiguous import ContiguousBatches
 from tests.support.numbered_data import Pairs, data, labels, numbered
 
@@ -143,7 +143,10 @@ def test_a_resumed_run_goes_on_with_the_very_next_batch(start, wrap):
 
     def messages(start):
         return [
-            m for m in stream(source, 2, CPU, lambda: 0.0, evaluations=2, checkpoint_every=2, start=start)
+            m
+            for m in stream(
+                source, 2, CPU, lambda: 0.0, evaluations=2, checkpoint_every=2, position=StreamPosition(start)
+            )
         ]
 
     whole, rest = messages(0), messages(start)
@@ -156,7 +159,7 @@ def test_a_resumed_run_goes_on_with_the_very_next_batch(start, wrap):
 
 
 def test_a_run_that_is_over_has_nothing_left_to_do():
-    messages = stream(data(), 1, CPU, lambda: 0.0, checkpoint_every=1, start=3)
+    messages = stream(data(), 1, CPU, lambda: 0.0, checkpoint_every=1, position=StreamPosition(3))
     assert [show(m) for m in messages] == ["STOP(3,1)"]
 
 
@@ -189,27 +192,35 @@ def test_from_any_message_on_a_stream_goes_on_with_the_very_next(every, wrap):
 
     def messages(position):
         settings = {"evaluations": 2, "checkpoint_every": every}
-        going_on = {"start": position.step, "behind": position.behind, "kept": position.kept}
-        return position.follow(stream(source, 2, CPU, lambda: 0.0, **settings, **going_on))
+        return stream(source, 2, CPU, lambda: 0.0, position=position, **settings)
 
-    whole = [show(message) for message in messages(Position())]
+    whole = [show(message) for message in messages(StreamPosition())]
     for handled in range(1, len(whole)):
-        position = Position()
+        position, restored = StreamPosition(), StreamPosition()
         rest = messages(position)
         for _ in range(handled):
             next(rest)
-        again = [show(message) for message in messages(Position(**position.state()))]
+        restored.load_state_dict(position.state_dict())
+        again = [show(message) for message in messages(restored)]
         assert again == whole[handled:], handled
 
 
 def test_a_position_does_not_count_reports():
     """They depend on the clock, and nobody misses one."""
-    clock, position = Clock(), Position()
-    messages = position.follow(stream(data(train=3), 1, CPU, clock))
+    clock, position = Clock(), StreamPosition()
+    messages = stream(data(train=3), 1, CPU, clock, position=position)
     next(messages)
     clock.now = 2.0
     assert show(next(messages)) == "REPORT(1,1)"
-    assert (position.step, position.behind) == (1, 0)
+    assert (position.step, position.sent_after) == (1, 0)
+
+
+def test_a_step_counts_as_done_when_the_next_message_is_asked_for():
+    done = []
+    for message in stream(data(), 1, CPU, lambda: 0.0, on_step=done.append):
+        if isinstance(message, Activation) and message.train:
+            assert done == list(range(1, message.step + 1))
+    assert done == [1, 2, 3]
 
 
 def data_with_validation():
@@ -245,5 +256,7 @@ def test_when_it_is_enough_the_best_weights_are_tested_wherever_the_epoch_stands
 
 
 def test_a_run_with_validation_that_is_over_is_only_tested():
-    messages = stream(data_with_validation(), 1, CPU, lambda: 0.0, checkpoint_every=1, start=3)
+    messages = stream(
+        data_with_validation(), 1, CPU, lambda: 0.0, checkpoint_every=1, position=StreamPosition(3)
+    )
     assert [show(m) for m in messages] == ["RESTORE(3,1)", "E0", "E1", "STOP(3,1)"]

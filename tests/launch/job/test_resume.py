@@ -16,7 +16,7 @@ import torch
 from dni_async.errors import UserError
 from dni_async.state.state_dict import State
 from launch.config.train import TrainConfig
-from launch.job.resume import choose, recut_note, restore
+from launch.job.resume import choose_start, recut_note, restore_stage
 from launch.report.weights import load_all
 from tasks.vision.digits import DigitsFcn
 from tests.support.damage import flip_a_bit
@@ -236,4 +236,4 @@ def test_a_checkpoint_of_another_network_is_refused(finished: Path, layers: Any,
     context.plan.start = 12
     stage, _ = build_stage(context.config, context.task, context.plan, 0, torch.device("cpu"))
     with pytest.raises(UserError, match=words):
-        restore(context, stage)
+        restore_stage(context, stage)

@@ -132,7 +132,7 @@ def test_what_was_noticed_goes_on_in_another_process() -> None:
     tests = batches([4] * 3, train=False)
     for message in (mark(MarkerKind.CHECKPOINT), tests[0]):
         first.check(message)
-    second.restore_counters(json.loads(json.dumps(first.state())))
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
     second.check(tests[1])
     with pytest.raises(StageError, match="marker CHECKPOINT of step 0 came twice"):
         second.check(mark(MarkerKind.CHECKPOINT))
