@@ -45,7 +45,7 @@ ROOMS = {
     "launch": "config job engines report planning recurrent local",
 }
 ALL = source_modules()
-MODULES_ON_CIRCLES = 13
+MODULES_ON_CIRCLES = 0
 """How many modules of launch/ still import each other in a circle; to become 0."""
 
 

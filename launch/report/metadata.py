@@ -43,7 +43,7 @@ def unfilled(context: RankContext) -> dict[str, Any]:
         "engine": config.engine_name,
         "dataset": dataset,
         "facts": dict(task.metadata),
-        "notes": [*start.notes, *([task.note] if task.note else [])],
+        "notes": [],
         "precision": config.precision,
         "emulated_gflops": config.emulate_gflops,
         "samples_per_s": None,

@@ -65,7 +65,8 @@ class Recorder:
         context = self._context
         before = context.session.record() if context.session else None
         resumed = context.start.record
-        self.summary |= {"transports": list(transports), **(about or {})}
+        notes = [*context.start.notes, *([context.task.note] if context.task.note else [])]
+        self.summary |= {"transports": list(transports), "notes": notes, **(about or {})}
         self._start = time.perf_counter()
         minutes = context.config.minutes
         self._end = self._start + 60 * minutes if minutes else math.inf
@@ -73,7 +74,7 @@ class Recorder:
             self.load_state_dict(before)
             passed = len(self.summary["epochs"])
         else:
-            for note in self.summary["notes"]:
+            for note in notes:
                 print(f"dni-async: {note}", flush=True)
             passed = context.plan.start // self.steps_per_epoch
             if resumed:

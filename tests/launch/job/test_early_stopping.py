@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from launch.config.train import TrainConfig
 from launch.engines.backprop import Backprop
 from launch.export import weights_of
+from launch.report.recorder import Recorder
 from launch.report.weights import load_all
 from tests.support.forks import Job
 from tests.support.tiny_task import Tiny, context_of, plain_layers
@@ -75,8 +76,8 @@ def test_with_exact_gradients_two_stages_stop_as_sequential_backprop_does_to_the
     summary, stages = trained(tmp_path, rule="oracle")
     check(summary, stages)
     context = context_of(task(), TrainConfig(engine="backprop", quiet=True, **SETTINGS))
-    textbook, recorder = Backprop(context, Peers(context.rendezvous)), context.record()
-    assert recorder is not None
+    textbook, recorder = Backprop(context, Peers(context.rendezvous)), Recorder(context)
+    recorder.start()
     textbook.train(recorder.on_marker, lambda: recorder.enough)
     assert equal(stages, textbook.module.state_dict())
     for key in ("early_stopping", "final"):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from launch.job.progress_file import WIDTH, ProgressFile
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from dni_async.errors import UserError
 from launch.config.train import TrainConfig
-from launch.job.restart import BEGUN, begin, elastic
+from launch.job.restart import BEGUN, decide_start, with_checkpoints
 from launch.report.weights import load_all
 from tests.support.forks import Job
 from tests.support.jobs import TINY, TORCHRUN, kill, our_lines, rank_processes, started, until
@@ -112,10 +112,10 @@ class TestWhereToBegin:
         self, folder: Path, rendezvous: Rendezvous, **settings: Any
     ) -> tuple[int, list[str], dict[str, int] | None]:
         """The step, the notes, and what the progress_file says."""
-        task, chosen = Tiny(), elastic(config(**{"out": str(folder)} | settings), rendezvous)
-        start = begin(chosen, task, data_of(task, chosen), rendezvous)
+        task, chosen = Tiny(), with_checkpoints(config(**{"out": str(folder)} | settings), rendezvous)
+        start = decide_start(chosen, task, data_of(task, chosen), rendezvous)
         progress_file = json.loads((folder / "reached.json").read_text()) if start.progress_file else None
-        return start.step, start.notes, progress_file
+        return start.position.step, start.notes, progress_file
 
     @pytest.fixture
     def out(self, whole: Path, tmp_path: Path) -> Path:
@@ -192,7 +192,7 @@ def test_a_job_that_may_be_started_anew_keeps_checkpoints(
     settings: dict[str, Any], max_restarts: int, every: int | None
 ) -> None:
     alone = Rendezvous(0, 1, 0, 1, dist.HashStore(), max_restarts=max_restarts)
-    assert elastic(config(**{"max_restarts": 0} | settings), alone).checkpoint_every == every
+    assert with_checkpoints(config(**{"max_restarts": 0} | settings), alone).checkpoint_every == every
 
 
 LAUNCHERS = {

@@ -167,11 +167,11 @@ class TestWhereToStart:
 
     def start(self, folder: Path, task: Tiny, stages: int = 3, **settings: Any) -> Any:
         chosen = config(**{"out": str(folder / "run"), "cut": ""} | settings)
-        return choose(chosen, task, data_of(task, chosen), stages)
+        return choose_start(chosen, task, data_of(task, chosen), stages)
 
     def test_at_the_newest_checkpoint_with_its_cut(self, finished: Path, task: Tiny) -> None:
         start = self.start(finished, task, resume=True)
-        assert (start.step, start.cut) == (12, "1,3")
+        assert (start.position.step, start.cut) == (12, "1,3")
         assert start.notes == ["resumed from the checkpoint of step 12"]
         assert [epoch["epoch"] for epoch in start.record["epochs"]] == [1, 2, 3]
 
@@ -180,11 +180,11 @@ class TestWhereToStart:
         self, finished: Path, task: Tiny, stages: int, cut: str
     ) -> None:
         start = self.start(finished, task, stages, resume=True, cut=cut)
-        assert (start.step, start.cut) == (12, cut)
+        assert (start.position.step, start.cut) == (12, cut)
 
     def test_at_the_beginning_when_there_is_no_checkpoint_yet(self, tmp_path: Path, task: Tiny) -> None:
         start = self.start(tmp_path, task, resume=True)
-        assert (start.step, start.record) == (0, None)
+        assert (start.position.step, start.record) == (0, None)
         folder = tmp_path / "run" / "checkpoints"
         assert start.notes == [f"no checkpoint in {folder} yet: training starts from the beginning"]
 
@@ -214,12 +214,12 @@ class TestWhereToStart:
 
     def test_others_may_be_new(self, finished: Path, task: Tiny) -> None:
         settings = {"lr": 0.5, "epochs": 9, "in_flight": 2, "schedule": "cosine", "deterministic": False}
-        assert self.start(finished, task, resume=True, **settings).step == 12
+        assert self.start(finished, task, resume=True, **settings).position.step == 12
 
     def test_without_a_folder_there_is_nothing_to_choose(self, task: Tiny) -> None:
         chosen = TrainConfig(cut="2")
-        start = choose(chosen, task, data_of(task, chosen), 2)
-        assert (start.step, start.cut, start.notes) == (0, "2", [])
+        start = choose_start(chosen, task, data_of(task, chosen), 2)
+        assert (start.position.step, start.cut, start.notes) == (0, "2", [])
 
 
 @pytest.mark.parametrize(

@@ -9,20 +9,13 @@ import pytest
 from launch.config.recurrent import SequenceConfig
 from launch.config.train import JobConfig, TrainConfig
 from launch.report.metadata import header, unfilled
-from tests.support.tiny_task import Tiny
+from tests.support.tiny_task import Tiny, context_of
 
 
 def at_the_start(start: int = 0, **settings: Any) -> dict[str, Any]:
-    return unfilled(
-        TrainConfig(**settings),
-        Tiny(),
-        samples=(50, 20),
-        transports=["shm"],
-        notes=[],
-        start=start,
-        restarts=0,
-        lost_steps=0,
-    )
+    context = context_of(Tiny(), TrainConfig(**settings))
+    context.plan.start = start
+    return unfilled(context)
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,25 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from dni_async.messages import Marker, MarkerKind
 from launch.config.train import TrainConfig
+from launch.job.context import RankContext
+from launch.job.partition_plan import PartitionPlan
+from launch.job.start import Start
 from launch.report.files import jsonable
 from launch.report.progress import Progress
 from launch.report.recorder import Recorder
 from tests.support import summaries as samples
 from tests.support.tiny_task import Tiny
+from workers.coordination.rendezvous import Rendezvous
+from workers.failure.rank_runner import RankRunner
+from workers.runtime.device import Placement
 
 STEPS = 20
 SG = {"sg_relative_error": 0.42, "sg_cosine": 0.91}
@@ -57,21 +66,27 @@ def mark(kind, step, epoch, told, sg=SG, timeline=None):
     return Marker(kind, step, epoch, returning=True, body={"result": told} | stages)
 
 
-def recorder(out=None, progress=None, task=None, start=0, so_far=None, before=None, **settings):
-    return Recorder(
-        TrainConfig(**{"task": "my:Tiny", "seed": 7, "epochs": 2, "stages": 2} | settings),
-        task or Tiny(),
-        stages=2,
-        steps_per_epoch=STEPS,
-        samples=(50, 20),
-        transports=["shm"],
-        notes=["made-up data"],
-        out=out,
-        progress=progress or AlreadyReported(),
-        start=start,
-        so_far=so_far,
-        before=before,
+def recorder(out=None, progress=None, task=None, start=0, record=None, before=None, **settings):
+    """A recorder that has started, of a job of two stages."""
+    task = task or Tiny()
+    config = TrainConfig(
+        **{"task": "my:Tiny", "seed": 7, "epochs": 2, "stages": 2, "out": str(out or "")} | settings
     )
+    plan = PartitionPlan([(0, 2), (2, 5)], [], [], [], 0, STEPS, 50, 20, start=start)
+    context = RankContext(
+        RankRunner(),
+        config,
+        task,
+        plan,
+        Rendezvous(0, 2, 0, 2, dist.HashStore()),
+        Placement(torch.device("cpu"), 1, []),
+        None,
+        Start(record=record, notes=["made-up data"]),
+        SimpleNamespace(record=lambda: before) if before else None,
+    )
+    made = Recorder(context, progress or AlreadyReported())
+    made.start(["shm"])
+    return made
 
 
 def later(rows, by):
@@ -334,12 +349,12 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
 def test_a_resumed_record_goes_on_where_the_checkpoint_was(tmp_path):
     record = recorder(tmp_path)
     record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
-    so_far = json.loads(json.dumps(record.so_far()))
+    resumed = json.loads(json.dumps(record.resume_state()))
     record.on_marker(mark(MarkerKind.REPORT, STEPS + 5, 2, result(0.8)))
-    so_far["seconds"] += 100.0
+    resumed["seconds"] += 100.0
     record._lines.close()  # as the end of its process would
 
-    again = recorder(tmp_path, start=STEPS + 2, so_far=so_far, epochs=3)
+    again = recorder(tmp_path, start=STEPS + 2, record=resumed, epochs=3)
     assert again.progress.said == [("start", 3, 2, 2)]
     again.on_marker(mark(MarkerKind.EPOCH, 2 * STEPS, 2, result(0.7, 0.75)))
     again.on_marker(mark(MarkerKind.STOP, 2 * STEPS, 2, result(None), timeline=samples.pipeline()))
@@ -353,14 +368,14 @@ def test_a_resumed_record_goes_on_where_the_checkpoint_was(tmp_path):
 def test_an_accuracy_that_was_reached_before_the_checkpoint_stays_reached():
     record = recorder(until=0.5)
     record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
-    again = recorder(start=STEPS, so_far=record.so_far(), until=0.5)
+    again = recorder(start=STEPS, record=record.resume_state(), until=0.5)
     assert again.reached and again.summary["until"]["steps"] == STEPS
 
 
 def test_a_run_that_was_over_when_it_was_resumed_has_its_results():
     record = recorder()
     record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
-    again = recorder(start=STEPS, so_far=record.so_far())
+    again = recorder(start=STEPS, record=record.resume_state())
     empty = [{"stage": 0, "events": []}, {"stage": 1, "events": []}]
     again.on_marker(mark(MarkerKind.STOP, STEPS, 1, result(None), timeline=empty))
     assert again.summary["final"]["test_accuracy"] == 0.5
@@ -385,7 +400,7 @@ def test_a_record_goes_on_in_another_process_wherever_it_was(tmp_path):
     record = recorder(tmp_path, until=0.6, minutes=5.0)
     record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
     record.on_checkpoint(STEPS, "no space")
-    state = json.loads(json.dumps(jsonable(record.state())))
+    state = json.loads(json.dumps(jsonable(record.state_dict())))
     record.on_marker(mark(MarkerKind.REPORT, STEPS + 5, 2, result(0.8)))
     record._lines.close()
     with open(tmp_path / "metrics.jsonl", "a") as lines:
@@ -402,7 +417,7 @@ def test_a_record_goes_on_in_another_process_wherever_it_was(tmp_path):
     assert [(line["kind"], line["step"]) for line in lines] == [("epoch", STEPS), ("epoch", 2 * STEPS)]
     assert [epoch["test_accuracy"] for epoch in again.summary["epochs"]] == [0.5, 0.75]
     assert any("no space" in note for note in again.summary["notes"])
-    finished = json.loads(json.dumps(jsonable(again.state())))
+    finished = json.loads(json.dumps(jsonable(again.state_dict())))
     assert finished["timeline"] == json.loads(json.dumps(again.timeline))
     assert finished["summary"]["final"]["test_accuracy"] == 0.75
 
@@ -464,8 +479,8 @@ def test_a_resumed_record_is_as_patient_as_it_was():
     record = recorder(patience=2, epochs=9)
     for epoch, loss in ((1, 0.25), (2, 0.5)):
         record.on_marker(mark(MarkerKind.EPOCH, epoch * STEPS, epoch, result(loss - 0.1, 0.5)))
-    so_far = json.loads(json.dumps(record.so_far()))
-    again = recorder(start=2 * STEPS, so_far=so_far, patience=2, epochs=9)
+    resumed = json.loads(json.dumps(record.resume_state()))
+    again = recorder(start=2 * STEPS, record=resumed, patience=2, epochs=9)
     assert not again.enough
     again.on_marker(mark(MarkerKind.EPOCH, 3 * STEPS, 3, result(0.3, 0.5)))
     assert again.enough
