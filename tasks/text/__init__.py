@@ -1,1 +1,5 @@
-"""Language models of characters and words."""
+"""Language models of characters and words.
+
+corpus ─► language (settings, vocabulary, scores) ─┬─► through_time   trained over time, in one process
+                                                   └─► layered        in layers, which can be cut into stages
+"""

@@ -1,1 +1,4 @@
-"""Images: MNIST, CIFAR-10 and digits."""
+"""Images: MNIST (fully connected, convolutional, residual), CIFAR-10, and the digits of scikit-learn.
+
+download ─► idx_files (the format of MNIST) ─► mnist ─► residual; cifar and digits have their own data
+"""
