@@ -51,7 +51,7 @@ def test_section_names_differ() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_the_papers_sizes_are_run_only_when_named() -> None:
+def test_sections_of_the_papers_size_run_only_when_named() -> None:
     paper = [section for section in SECTIONS if section.name.startswith("paper-")]
     assert paper
     assert not any(section in paper for section in chosen_of(BenchConfig()))
@@ -133,7 +133,7 @@ def test_an_unknown_section_is_bad_input() -> None:
     assert (done.returncode, len(our_lines(done.stderr))) == (2, 1)
 
 
-def test_the_list_measures_nothing(
+def test_listing_the_sections_measures_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["bench", "--list", "--docs", str(tmp_path)])

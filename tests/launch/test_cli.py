@@ -43,7 +43,7 @@ def test_without_a_command_the_usage_is_shown(arguments, status_of, capsys):
 
 
 @pytest.mark.parametrize(("name", "module"), [("train", train), ("compare", compare), ("plan", plan)])
-def test_a_command_gets_the_arguments_behind_it(name, module, monkeypatch):
+def test_a_command_gets_the_arguments_after_its_name(name, module, monkeypatch):
     seen = []
     monkeypatch.setattr(module, "main", lambda: seen.append(list(sys.argv)))
     monkeypatch.setattr(sys, "argv", ["dni-async", name, "--epochs", "2"])
@@ -58,7 +58,7 @@ def test_a_command_is_a_module_that_can_be_run(name):
     assert "exit_process(RankRunner().run(work))" in source
 
 
-def test_the_process_prints_the_line_and_ends_with_status_2():
+def test_a_bad_option_is_one_line_on_stderr_and_status_2():
     done = run("launch.train", "--epochs", "x")
     assert done.returncode == 2
     assert done.stdout == ""
@@ -67,7 +67,7 @@ def test_the_process_prints_the_line_and_ends_with_status_2():
     assert "--epochs" in line and "'x'" in line
 
 
-def test_when_the_reader_of_the_help_has_gone_the_process_ends_without_a_word():
+def test_help_whose_reader_has_gone_ends_silently_with_status_141():
     with started([sys.executable, "-m", "launch.export", "--help"]) as process:
         process.stdout.close()
         assert process.wait(60) == 141

@@ -85,7 +85,7 @@ def contest(
     compare.work(RankRunner())
 
 
-def test_contestants_take_turns_and_an_engine_that_fails_leaves_the_field(
+def test_engines_alternate_and_a_failed_engine_does_not_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     started = []
@@ -132,7 +132,7 @@ REASONS = [
 
 
 @pytest.mark.parametrize(("failures", "kind", "line"), REASONS, ids=["port", "file", "both"])
-def test_when_all_fail_the_comparison_does_bad_input_only_when_it_was_so_for_all(
+def test_when_all_engines_fail_the_status_is_2_only_if_all_found_bad_input(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     failures: list[Exception],

@@ -58,13 +58,13 @@ def test_the_newest_checkpoint_loads_strictly_into_the_uncut_network(run: Path) 
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth"])
-def test_torch_load_reads_it_without_trusting_it(run: Path, suffix: str) -> None:
+def test_torch_load_reads_the_export_with_weights_only(run: Path, suffix: str) -> None:
     path = run / f"model{suffix}"
     export(ExportConfig(run=str(run), to=str(path)))
     assert loads_as(torch.load(path, weights_only=True), 40)
 
 
-def test_an_earlier_checkpoint_may_be_asked_for(run: Path) -> None:
+def test_an_earlier_checkpoint_can_be_exported(run: Path) -> None:
     path = run / "earlier.safetensors"
     assert "step 20" in export(ExportConfig(run=str(run), to=str(path), step=20))
     assert loads_as(load_file(path), 20)
@@ -72,7 +72,7 @@ def test_an_earlier_checkpoint_may_be_asked_for(run: Path) -> None:
         export(ExportConfig(run=str(run), step=30))
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_exported(
+def test_a_damaged_checkpoint_is_named_and_the_older_one_exported(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flip_a_bit(run / "checkpoints" / "step-00000040" / "stage-2.safetensors")
@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_exported(
         export(ExportConfig(run=str(run)))
 
 
-def test_without_checkpoints_it_is_what_the_run_left_at_its_end(tmp_path: Path) -> None:
+def test_without_checkpoints_the_final_weights_are_exported(tmp_path: Path) -> None:
     write_json(tmp_path / "summary.json", summary(stages=3, settings={"engine": "decoupled"}))
     for i, (first, end) in enumerate(BOUNDS):
         save_part(tmp_path, i, first, nn.Sequential(*layers(5)[first:end]))
@@ -93,21 +93,21 @@ def test_without_checkpoints_it_is_what_the_run_left_at_its_end(tmp_path: Path) 
     assert loads_as(load_file(tmp_path / "model.safetensors"), 5)
 
 
-def test_engines_that_hold_the_whole_network_leave_one_part(tmp_path: Path) -> None:
+def test_engines_that_hold_the_whole_network_export_one_part(tmp_path: Path) -> None:
     write_json(tmp_path / "summary.json", summary("ddp", stages=2, settings={"engine": "ddp"}))
     save_part(tmp_path, 0, 0, nn.Sequential(*layers(5)))
     export(ExportConfig(run=str(tmp_path)))
     assert loads_as(load_file(tmp_path / "model.safetensors"), 5)
 
 
-def test_nothing_to_export_is_said_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"^nothing to export here \(.* has no checkpoint and no summary.json"
     ):
         export(ExportConfig(run=str(tmp_path)))
 
 
-def test_a_file_of_another_kind_or_in_no_folder_is_refused(run: Path) -> None:
+def test_an_export_file_of_another_kind_or_in_no_folder_is_refused(run: Path) -> None:
     with pytest.raises(UserError, match=r"^to is model.bin; the file's name must end in .safetensors, .pt"):
         ExportConfig(run=str(run), to="model.bin")
     with pytest.raises(UserError, match=r"^cannot write .*no/model.pt \(No such file or directory\); choose"):

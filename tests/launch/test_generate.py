@@ -32,7 +32,7 @@ def config(**settings: object) -> GenerateConfig:
     return GenerateConfig(run="", **{"prompt": "ab", "length": 30} | settings)  # type: ignore[arg-type]
 
 
-def test_a_model_that_was_trained_goes_on_with_what_it_read(tmp_path: Path) -> None:
+def test_a_trained_model_continues_the_text_that_it_learned(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("abcdefgh" * 100)
     args = (f"text={tmp_path / 'text'}", "width=32")
     settings = SequenceConfig(
@@ -57,7 +57,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_stack_goes_on_with_what_it_read_and_remembers_it(stack: Path) -> None:
+def test_a_trained_stack_continues_the_prompt_and_remembers_it(stack: Path) -> None:
     text = generate(generator_of(stack / "run"), config(prompt="abcdefghabc", length=9, temperature=0))
     assert text == "abcdefghabcdefghabcd"
     follow = generator_of(stack / "run").follow
@@ -65,7 +65,7 @@ def test_a_stack_goes_on_with_what_it_read_and_remembers_it(stack: Path) -> None
     torch.testing.assert_close(apart, generator_of(stack / "run").follow(torch.tensor([[0, 1, 2]])))
 
 
-def test_a_stack_needs_the_text_that_it_learned(stack: Path) -> None:
+def test_a_text_of_another_vocabulary_is_refused(stack: Path) -> None:
     text = stack / "text"
     before = text.read_text()
     text.write_text("abc" * 800)
@@ -84,13 +84,13 @@ def test_the_same_seed_gives_the_same_text() -> None:
     assert generate(trained, config(seed=1)) != generate(trained, config(seed=2))
 
 
-def test_it_begins_with_the_prompt_and_has_the_length_asked_for() -> None:
+def test_generated_text_begins_with_the_prompt_and_has_the_asked_length() -> None:
     text = generate(untrained(), config())
     assert text.startswith("ab") and len(text) == 32 and set(text) <= set("abc")
     assert len(generate(untrained(), config(prompt=""))) == 30
 
 
-def test_words_are_set_apart() -> None:
+def test_generated_words_are_separated_by_spaces() -> None:
     task = WordLM(width=8, layers=1)
     speaker = sequence_generator(Trained(task, task.model(3), ("a", "bb", "<unk>")))
     text = generate(speaker, config(prompt="bb never", length=5))
@@ -102,7 +102,7 @@ def test_a_prompt_outside_the_vocabulary_is_refused() -> None:
         generate(untrained(), config(prompt="ax"))
 
 
-def test_only_language_models_speak() -> None:
+def test_tasks_that_are_no_language_models_are_refused() -> None:
     with pytest.raises(UserError, match="copy is not a language model"):
         sequence_generator(Trained(Copy(), Copy().model(0), ()))
 

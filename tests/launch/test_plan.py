@@ -66,7 +66,7 @@ def test_stages_are_doubled_as_far_as_there_are_layers() -> None:
     assert counts(3) == {2}
 
 
-def test_other_numbers_may_be_asked_for() -> None:
+def test_the_numbers_of_stages_can_be_given() -> None:
     assert counts(9, stage_counts=(3, 9)) == {3, 9}
     assert counts(9, stages=5) == {5}
 
@@ -83,7 +83,9 @@ def test_other_numbers_may_be_asked_for() -> None:
         (1, {}, "a network of 1 layer cannot be cut"),
     ],
 )
-def test_more_stages_than_layers_are_one_line(layers: int, settings: dict[str, Any], line: str) -> None:
+def test_more_stages_than_layers_are_refused_in_one_line(
+    layers: int, settings: dict[str, Any], line: str
+) -> None:
     with pytest.raises(UserError) as error:
         predict(PlanConfig(**settings), profile(layers))
     assert str(error.value) == line

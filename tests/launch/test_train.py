@@ -131,7 +131,7 @@ def test_the_summary_says_what_ran_and_how_well(finished: tuple[Path, dict[str, 
     assert first["sg_relative_error"] > 0 and -1 <= first["sg_cosine"] <= 1
 
 
-def test_all_files_are_there(finished: tuple[Path, dict[str, Any], str]) -> None:
+def test_a_run_writes_all_result_files(finished: tuple[Path, dict[str, Any], str]) -> None:
     out, _, stdout = finished
     assert {path.name for path in out.iterdir()} == {
         "summary.json", "metrics.jsonl", "timeline.json", "timeline.png", "curves.png", "weights",
@@ -235,7 +235,9 @@ def test_a_killed_rank_ends_the_job_with_one_line_and_leaves_nothing(tmp_path: P
 @pytest.mark.parametrize(
     "victim", [1, pytest.param(0, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
 )
-def test_the_others_notice_a_killed_rank_by_themselves(tmp_path: Path, victim: int, transport: str) -> None:
+def test_the_surviving_ranks_detect_a_killed_rank_without_a_launcher(
+    tmp_path: Path, victim: int, transport: str
+) -> None:
     """Without torchrun to tell them."""
     config = TrainConfig(epochs=100_000, batch_size=64, transport=transport)
     with Job(config, DigitsFcn(depth=3, width=32), 3, tmp_path) as job:
@@ -313,7 +315,7 @@ BAD: list[tuple[int, str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("ranks", "words", "settings"), BAD, ids=[words for _, words, _ in BAD])
-def test_what_ranks_find_wrong_is_one_line_and_status_2(
+def test_bad_input_found_by_a_rank_is_one_line_and_status_2(
     tmp_path: Path, ranks: int, words: str, settings: dict[str, Any]
 ) -> None:
     config = TrainConfig(batch_size=64, **settings)
@@ -351,7 +353,9 @@ def test_a_bad_value_in_the_data_stops_the_run_with_one_line(tmp_path: Path) -> 
     ],
     ids=str,
 )
-def test_or_the_run_goes_on_without_that_batch_and_says_so(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_with_on_nonfinite_skip_a_bad_batch_is_skipped_and_reported(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
     config = TrainConfig(batch_size=64, epochs=3, on_nonfinite="skip", **settings)
     with Job(config, OneBadPixel(depth=3, width=32), 3, tmp_path) as job:
         assert job.statuses() == [0, 0, 0], job.lines()
@@ -362,7 +366,7 @@ def test_or_the_run_goes_on_without_that_batch_and_says_so(tmp_path: Path, setti
     assert any(note.startswith("stage 1 did not learn from 3 of 72 batches") for note in summary["notes"])
 
 
-def test_a_corrupt_data_file_is_one_line(tmp_path: Path) -> None:
+def test_a_corrupt_data_file_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "mnist").mkdir()
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (tmp_path / "mnist" / f"{name}-ubyte").write_bytes(b"not an idx file")

@@ -41,7 +41,7 @@ def test_rules_and_windows_take_turns_seed_after_seed() -> None:
     assert {job.lr for job in jobs} == {1e-2}
 
 
-def test_all_of_it_is_run_and_written_down(
+def test_every_rule_and_window_is_trained_and_its_results_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = "--task copy --task-args width=4 updates=6 --epochs 2 --batch-size 4 --windows 2 3 --repeats 2"

@@ -83,7 +83,7 @@ def resumed(stages: list[Stage], parts: Kept, ahead: int) -> list[Stage]:
 @pytest.mark.parametrize("make_updater", [adam, scheduled])
 @pytest.mark.parametrize("ahead", [1, 3])
 @pytest.mark.parametrize("rule", RULES)
-def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(
+def test_a_resumed_run_equals_the_uninterrupted_run_to_the_bit(
     rule: str, ahead: int, make_updater: MakeUpdater
 ) -> None:
     stages = pipeline(CUT, RULES[rule], make_updater)

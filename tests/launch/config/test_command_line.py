@@ -73,7 +73,7 @@ def test_the_arguments_of_the_process_are_the_default(monkeypatch):
         (("--transport", "x" * 300), (f"unknown transport ({'x' * 300}); use one of auto",)),
     ],
 )
-def test_a_bad_command_line_is_told_in_one_line(arguments, words):
+def test_a_bad_command_line_is_refused_in_one_line(arguments, words):
     line = complaint(TrainConfig, *arguments)
     for word in words:
         assert word in line
@@ -96,7 +96,7 @@ def test_nothing_is_printed_beside_the_one_line(capsys):
 
 @pytest.mark.parametrize("cls", [TrainConfig, CompareConfig])
 @pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_shows_every_option_and_ends_well(cls, flag, capsys):
+def test_help_shows_every_option_and_exits_with_status_0(cls, flag, capsys):
     with pytest.raises(SystemExit) as stop:
         parse(cls, "launch.train", [flag])
     assert stop.value.code in (0, None)
@@ -118,7 +118,7 @@ def test_help_fits_the_terminal(capsys, monkeypatch):
 
 @pytest.mark.parametrize("columns", ["72", None])
 @pytest.mark.parametrize("arguments", [[], ["--epochs", "x"]])
-def test_the_width_of_the_terminal_is_left_as_it_was(columns, arguments, monkeypatch):
+def test_parsing_leaves_the_width_of_the_terminal_alone(columns, arguments, monkeypatch):
     if columns:
         monkeypatch.setenv("COLUMNS", columns)
     else:

@@ -33,5 +33,5 @@ def test_wrong_settings_are_refused(settings: dict[str, Any], complaint: str) ->
         SequenceConfig(**settings)
 
 
-def test_one_stage_is_what_runs() -> None:
+def test_tasks_over_time_accept_one_stage() -> None:
     assert SequenceConfig(stages=1).stages == 1

@@ -94,7 +94,7 @@ def test_rules_and_engines_are_known(settings, words):
     assert words in str(error.value)
 
 
-def test_the_rule_of_a_baseline_is_nobodys():
+def test_a_baseline_ignores_the_rule():
     TrainConfig(engine="backprop", rule="delayed", compile=True)
 
 
@@ -128,7 +128,7 @@ def test_words_stay_words_and_the_first_equals_sign_divides():
     assert config.optimizer_settings() == {"mode": "nesterov", "path": "a=b"}
 
 
-def test_the_option_goes_before_the_environment(monkeypatch):
+def test_the_data_root_option_overrides_the_environment(monkeypatch):
     monkeypatch.setenv("DNI_DATA", "/from/environment")
     assert JobConfig(data_root="/from/option").data_folder() == Path("/from/option")
     assert JobConfig().data_folder() == Path("/from/environment")

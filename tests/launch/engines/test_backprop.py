@@ -115,7 +115,7 @@ def test_training_moves_every_weight():
         assert not torch.equal(after, before), name
 
 
-def test_a_mark_ends_every_epoch_and_one_the_run():
+def test_a_marker_ends_every_epoch_and_a_last_one_the_run():
     _, markers = train(config_of())
     assert [(m.kind, m.step, m.epoch, m.returning) for m in markers] == [
         (MarkerKind.EPOCH, 4, 1, True),
@@ -124,7 +124,7 @@ def test_a_mark_ends_every_epoch_and_one_the_run():
     ]
 
 
-def test_marks_tell_what_a_single_stage_would():
+def test_markers_carry_the_results_of_a_single_stage():
     _, markers = train(config_of())
     for step, samples, marker in zip((4, 8, 8), (50, 100, 100), markers, strict=True):
         assert marker.body.keys() == {"result", "0"}
@@ -147,7 +147,7 @@ def test_marks_tell_what_a_single_stage_would():
     assert markers[-1].body["result"]["samples_per_s"] > 0
 
 
-def test_about_every_second_it_reports(monkeypatch):
+def test_backprop_reports_about_every_second(monkeypatch):
     ticks = itertools.count()
     monkeypatch.setattr(
         loop, "make_probe", lambda gflops, warmup: Probe(warmup, clock=lambda: next(ticks) * 0.25)

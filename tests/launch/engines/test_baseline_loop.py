@@ -10,7 +10,7 @@ from tests.support.tiny_task import Tiny, context_of
 from workers.coordination.collectives import Peers
 
 
-def test_the_run_ends_after_the_evaluation_that_is_enough():
+def test_the_run_ends_after_the_evaluation_that_reaches_the_target():
     config = TrainConfig(engine="backprop", batch_size=16, epochs=5)
     context = context_of(Tiny(), config)
     engine, markers = Backprop(context, Peers(context.rendezvous)), []

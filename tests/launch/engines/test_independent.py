@@ -14,7 +14,7 @@ from tests.support.forks import Job
 from tests.support.tiny_task import Tiny, plain_layers
 
 
-def test_each_is_sequential_backprop_on_every_batch(tmp_path: Path) -> None:
+def test_every_independent_copy_trains_as_sequential_backprop(tmp_path: Path) -> None:
     task = Tiny(plain_layers, train=200, test=17)
     config = TrainConfig(engine="copies", batch_size=16, epochs=2, seed=3, optimizer="sgd", lr=0.5)
     with Job(config, task, 2, tmp_path) as job:
@@ -25,7 +25,7 @@ def test_each_is_sequential_backprop_on_every_batch(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_their_samples_per_second_are_those_of_all(tmp_path: Path) -> None:
+def test_the_throughput_of_independent_copies_is_their_sum(tmp_path: Path) -> None:
     task = Tiny(plain_layers, train=160)
     gigaflops = 1e-4  # so slow that nothing else counts
     config = TrainConfig(engine="copies", batch_size=16, emulate_gflops=gigaflops, epochs=1)

@@ -15,7 +15,7 @@ from workers.coordination.rendezvous import Rendezvous
     ("rows", "wanted", "count"),
     [(256, 8, 8), (96, 8, 8), (97, 8, 1), (6, 8, 3), (16, 16, 8), (10, 4, 2), (1, 4, 1)],
 )
-def test_the_count_that_fits_divides_the_rows(rows, wanted, count):
+def test_the_fitting_number_of_micro_batches_divides_the_rows(rows, wanted, count):
     assert fitting(rows, wanted) == count
 
 
@@ -32,7 +32,7 @@ def test_the_count_that_fits_divides_the_rows(rows, wanted, count):
         (31, 2, 1, [1]),
     ],
 )
-def test_counts_that_are_tried(rows, stages, least, counts):
+def test_the_numbers_of_micro_batches_to_try_are_listed(rows, stages, least, counts):
     assert candidates(rows, stages, least) == counts
 
 
@@ -45,13 +45,13 @@ def test_a_batch_with_fewer_rows_than_stages_cannot_be_cut():
     ("count", "rows", "least", "words"),
     [(5, 16, 1, "must divide the batch of 16 rows, such as 4"), (2, 16, 3, "one per stage, that is 3")],
 )
-def test_a_count_that_cannot_be_is_refused(count, rows, least, words):
+def test_an_impossible_number_of_micro_batches_is_refused(count, rows, least, words):
     with pytest.raises(UserError, match=words):
         check_given(count, rows, least)
     check_given(4, 16, 3)
 
 
-def test_the_fastest_is_taken_by_its_best_round():
+def test_the_number_of_micro_batches_with_the_fastest_round_is_chosen():
     times = {
         2: [9.0, 3.0, 3.0, 9.0, 9.0, 9.0, 9.0],
         4: [9.0, 2.0, 2.0, 5.0, 5.0, 5.0, 5.0],
@@ -68,6 +68,6 @@ def test_the_fastest_is_taken_by_its_best_round():
     assert all(next(rest, None) is None for rest in left.values())
 
 
-def test_a_single_candidate_is_not_tried():
+def test_a_single_candidate_is_not_measured():
     alone = Peers(Rendezvous(0, 1, 0, 1, dist.HashStore()))
     assert fastest({3: lambda: 1 / 0}, alone, lambda: next(itertools.count())) == 3

@@ -55,7 +55,7 @@ def test_the_weights_are_those_of_sequential_backprop(engine, stages, count, row
     check_same_training(summary, load_all(job.out, stages), task, config, rows, 21)
 
 
-def test_in_bf16_too(tmp_path):
+def test_in_bf16_a_single_micro_batch_trains_as_sequential_backprop(tmp_path):
     """With whole batches the operations are those of backprop."""
     task = Tiny(in_place_layers, train=49, test=21)
     config = TrainConfig(

@@ -13,7 +13,7 @@ def test_every_engine_can_be_run(name):
     assert callable(import_module(ENGINES[name].module).run)
 
 
-def test_only_stages_are_no_baseline():
+def test_every_engine_but_decoupled_is_a_baseline():
     assert {*BASELINES, "decoupled"} == set(ENGINES)
 
 
@@ -28,7 +28,7 @@ def test_only_stages_are_no_baseline():
         ("cdni", 3, "1,2", 0),
     ],
 )
-def test_in_a_comparison_each_gets_the_processes_that_it_takes(tmp_path, engine, stages, cut, threads):
+def test_in_a_comparison_every_engine_gets_its_number_of_processes(tmp_path, engine, stages, cut, threads):
     job = CompareConfig(stages=3, cut="1,2", threads=0).job(engine, tmp_path)
     assert (job.stages, job.cut, job.threads) == (stages, cut, threads)
     assert job.engine_name == engine and job.out == str(tmp_path)

@@ -49,7 +49,7 @@ def test_every_layer_but_the_last_learns_from_its_sg_network(engine, precision):
     assert -1 <= stage["sg_cosine"] <= 1 and markers[-1].kind is MarkerKind.STOP
 
 
-def test_it_is_backprop_when_nothing_is_synthetic():
+def test_the_wrapper_equals_backprop_when_no_gradient_is_synthetic():
     """Same initial weights, order of batches and optimizer: with λ = 1 the same weights to the bit."""
 
     def exact(rank, peers):
@@ -64,7 +64,7 @@ def test_it_is_backprop_when_nothing_is_synthetic():
 
 
 @pytest.mark.parametrize("conditional", [False, True])
-def test_it_is_the_wrapper_in_a_notebooks_loop(conditional):
+def test_the_engine_trains_as_the_wrapper_in_a_plain_loop(conditional):
     """The same network, batches and optimizer: weights and SG networks of a loop by hand, to the bit."""
     engine, _ = trained("cdni-local" if conditional else "dni-local", epochs=3)
     torch.manual_seed(0)
@@ -81,7 +81,7 @@ def test_it_is_the_wrapper_in_a_notebooks_loop(conditional):
     assert all(torch.equal(a, b) for a, b in pairs) and len(pairs) > len(network.state_dict())
 
 
-def test_it_runs_as_a_job(tmp_path):
+def test_the_wrapper_engine_runs_as_a_job(tmp_path):
     config = TrainConfig(engine="dni-local", batch_size=64, epochs=1)
     with Job(config, DigitsFcn(depth=3, width=32), 1, tmp_path) as job:
         assert job.statuses() == [0], job.lines()
@@ -91,7 +91,7 @@ def test_it_runs_as_a_job(tmp_path):
     assert stage["sg_relative_error"] >= 0 and len(stage["interfaces"]) >= 2
 
 
-def test_sg_settings_of_the_command_line_hold():
+def test_sg_settings_of_the_command_line_reach_the_wrapper():
     loop, _ = trained("dni-local", epochs=1, sg=SGConfig(kind="mlp", optimizer="sgd", lr=0.5, replay=0))
     made = loop.dni.interfaces["0"].synthesizer
     assert type(made.network).__name__ == "MlpSG" and type(made.optimizer).__name__ == "SGD"

@@ -36,7 +36,7 @@ def test_layers_are_compiled_for_batches_as_they_will_come(
     assert how == {"trains": True, "gradients": {first > 0}}
 
 
-def test_nobody_goes_on_before_all_are_done(
+def test_no_rank_continues_before_all_ranks_have_compiled(
     compiled: list[tuple[Tensor, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = dist.HashStore()
@@ -53,6 +53,6 @@ def test_nobody_goes_on_before_all_are_done(
     assert met == ["compiled"]
 
 
-def test_without_being_asked_nothing_is_compiled(compiled: list[tuple[Tensor, dict[str, Any]]]) -> None:
+def test_without_the_option_nothing_is_compiled(compiled: list[tuple[Tensor, dict[str, Any]]]) -> None:
     context_of(Tiny(), TrainConfig(batch_size=16)).compile(nn.Identity(), 0, trains=True, gradients={False})
     assert not compiled

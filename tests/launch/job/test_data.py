@@ -102,7 +102,7 @@ def test_a_data_set_without_length_is_refused():
         size(Endless())
 
 
-def test_batches_in_order_without_a_generator():
+def test_without_a_generator_batches_come_in_order():
     assert labels(batches(numbered(5), 2)) == [[0, 1], [2, 3], [4]]
 
 

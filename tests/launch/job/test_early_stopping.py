@@ -102,7 +102,9 @@ def test_all_engines_stop_with_the_best_weights(tmp_path: Path, ranks: int, sett
     check(*trained(tmp_path, ranks, **settings))
 
 
-def test_a_resumed_run_is_as_patient_as_the_uninterrupted_one_and_exports_the_best(tmp_path: Path) -> None:
+def test_a_resumed_run_stops_as_early_as_the_uninterrupted_run_and_exports_the_best_weights(
+    tmp_path: Path,
+) -> None:
     summary, weights = trained(tmp_path, **KEPT)
     check(summary, weights)
     exported, source = weights_of(tmp_path / "run")
@@ -118,7 +120,7 @@ def test_a_resumed_run_is_as_patient_as_the_uninterrupted_one_and_exports_the_be
 
 
 @pytest.mark.slow
-def test_a_run_that_has_ended_early_is_resumed_only_to_be_tested_again_also_in_another_cut(
+def test_a_run_that_stopped_early_is_only_tested_again_when_resumed_also_in_another_cut(
     tmp_path: Path,
 ) -> None:
     summary, weights = trained(tmp_path, **KEPT)

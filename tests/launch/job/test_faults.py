@@ -69,14 +69,14 @@ def test_a_stage_that_stalls_beyond_the_deadline_ends_the_run(tmp_path: Path) ->
 
 
 @pytest.mark.slow  # tests/launch/test_train.py has a stopped rank, too
-def test_a_stage_that_stalls_for_less_holds_up_the_others_only(tmp_path: Path) -> None:
+def test_a_stage_that_stalls_within_the_deadline_only_delays_the_other_stages(tmp_path: Path) -> None:
     start = time.monotonic()
     with struck(tmp_path, "stall@1:5:1.5", timeout=20.0) as job:
         finished(job)
     assert time.monotonic() - start > 1.5
 
 
-def test_a_slow_stage_is_waited_for_and_not_run_away_from(tmp_path: Path) -> None:
+def test_faster_stages_wait_for_a_slow_one(tmp_path: Path) -> None:
     with struck(tmp_path, f"slow@1:0:0.02x{STEPS}", in_flight=2) as job:
         first = finished(job)["stages"][0]
     assert first["wait_s"] > 0.4 * 0.02 * STEPS  # after the warm-up
@@ -133,7 +133,7 @@ TARGETS = [
     [*BEFALLEN, *(pytest.param(*row, marks=pytest.mark.slow) for row in TARGETS)],
     ids=lambda value: value if isinstance(value, str) and "@" in value else "",
 )
-def test_what_befalls_a_message_is_noticed_by_who_gets_it(
+def test_a_lost_repeated_or_damaged_message_is_detected_by_its_receiver(
     tmp_path: Path, fault: str, noticed: int, words: str
 ) -> None:
     with struck(tmp_path, fault) as job:
@@ -175,7 +175,7 @@ def with_full_disk(at: int | None) -> list[nn.Module]:
     return [*layers[:3], nn.Sequential(FullDisk(at), layers[3]), layers[4]]
 
 
-def test_a_checkpoint_for_which_the_disk_is_full_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_checkpoint_that_fails_on_a_full_disk_leaves_the_older_checkpoint(tmp_path: Path) -> None:
     """Stage 1 is killed later, and the job goes on from there."""
     settings = {"batch_size": 16, "epochs": 4, "cut": "3", "checkpoint_every": 3, "deterministic": True}
     config = TrainConfig(out="set by the job", **settings)
@@ -195,7 +195,7 @@ def test_a_checkpoint_for_which_the_disk_is_full_leaves_the_one_before(tmp_path:
 
 
 @pytest.mark.slow
-def test_while_one_stage_is_slow_for_a_thousand_steps_nobodys_memory_grows(tmp_path: Path) -> None:
+def test_no_memory_grows_while_one_stage_is_slow_for_a_thousand_steps(tmp_path: Path) -> None:
     """Twenty times as slow as it is and more."""
     pause, epochs = 0.05, 42
     with struck(tmp_path, f"slow@2:0:{pause}x1008", ranks=3, epochs=epochs) as job:
@@ -220,7 +220,7 @@ def test_while_one_stage_is_slow_for_a_thousand_steps_nobodys_memory_grows(tmp_p
 
 
 @pytest.mark.slow
-def test_two_runs_beside_each_other_do_not_meet(tmp_path: Path) -> None:
+def test_two_runs_at_the_same_time_do_not_disturb_each_other(tmp_path: Path) -> None:
     """Over every transport, each gives the weights that it gives alone."""
     config = TrainConfig(batch_size=16, epochs=3, cut="1,3", deterministic=True)
     for transport in ("shm", "dist", "rpc"):
@@ -235,7 +235,7 @@ def test_two_runs_beside_each_other_do_not_meet(tmp_path: Path) -> None:
             assert all(torch.equal(alone[name], other[name]) for name in alone)
 
 
-def test_a_test_batch_that_is_lost_is_missed_in_the_result() -> None:
+def test_a_lost_test_batch_is_missing_from_the_result() -> None:
     rank = context_of(Tiny(test=20), TrainConfig())
     marker = Marker(MarkerKind.EPOCH, 7, 1, True, {"result": {"tested": 19}})
     with pytest.raises(
@@ -244,6 +244,6 @@ def test_a_test_batch_that_is_lost_is_missed_in_the_result() -> None:
         _report(rank, None, marker)  # type: ignore[arg-type]
 
 
-def test_a_fault_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_fault_is_refused(tmp_path: Path) -> None:
     with struck(tmp_path, "kil@1:5") as job:
         assert "DNI_ASYNC_INJECT has kil@1:5; write ACTION@STAGE:STEP" in only_line(job)

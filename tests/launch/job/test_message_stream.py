@@ -34,7 +34,7 @@ def test_messages_come_in_the_order_of_the_diagram():
     ]
 
 
-def test_a_report_is_asked_for_when_more_than_a_second_has_passed():
+def test_a_report_is_requested_after_more_than_a_second():
     clock, messages = Clock(), []
     for message in stream(data(train=12), 1, CPU, clock):
         messages.append(show(message))
@@ -46,7 +46,7 @@ def test_a_report_is_asked_for_when_more_than_a_second_has_passed():
     ]
 
 
-def test_reports_go_on_through_the_epochs():
+def test_reports_are_requested_in_every_epoch():
     clock, messages = Clock(), []
     for message in stream(data(train=4), 2, CPU, clock):
         messages.append(show(message))
@@ -54,7 +54,7 @@ def test_reports_go_on_through_the_epochs():
     assert [m for m in messages if m.startswith("REPORT")] == ["REPORT(2,1)", "REPORT(4,2)"]
 
 
-def test_evaluations_within_an_epoch_have_a_mark_of_their_own():
+def test_an_evaluation_within_an_epoch_has_a_marker_of_its_own():
     messages = [show(m) for m in stream(data(train=9), 2, CPU, lambda: 0.0, evaluations=2)]
     assert messages == [
         *("A0", "A1", "A2", "E0", "E1", "EVALUATION(3,1)", "A3", "A4", "E0", "E1", "EPOCH(5,1)"),
@@ -72,7 +72,7 @@ def test_evaluations_within_an_epoch_have_a_mark_of_their_own():
         ("A4", ["A4", "STOP(5,2)"]),
     ],
 )
-def test_when_it_is_enough_the_next_message_is_stop(enough_after, end):
+def test_after_the_target_accuracy_the_next_message_is_stop(enough_after, end):
     sent = []
     for message in stream(data(), 3, CPU, lambda: 0.0, enough=lambda: enough_after in sent):
         sent.append(show(message))
@@ -111,7 +111,7 @@ def test_checkpoints_are_due_every_so_many_steps_and_at_the_end_of_epochs(every,
     assert messages[-1] == "STOP(10,2)"
 
 
-def test_a_checkpoint_comes_behind_an_evaluation_that_is_due_at_the_same_step():
+def test_a_checkpoint_follows_an_evaluation_of_the_same_step():
     messages = [
         show(m) for m in stream(data(train=7), 1, CPU, lambda: 0.0, evaluations=2, checkpoint_every=2)
     ]
@@ -138,7 +138,7 @@ def test_the_last_checkpoint_is_the_end_of_the_run(enough_after, end):
 
 @pytest.mark.parametrize("wrap", [lambda dataset: dataset, Pairs])
 @pytest.mark.parametrize("start", [0, 2, 4, 5, 9, 10])
-def test_a_resumed_run_goes_on_with_the_very_next_batch(start, wrap):
+def test_a_resumed_stream_continues_with_the_very_next_batch(start, wrap):
     source = data(train=9, wrap=wrap)
 
     def messages(start):
@@ -158,7 +158,7 @@ def test_a_resumed_run_goes_on_with_the_very_next_batch(start, wrap):
             assert torch.equal(message.h, again.h) and torch.equal(message.y, again.y)
 
 
-def test_a_run_that_is_over_has_nothing_left_to_do():
+def test_the_stream_of_a_finished_run_holds_no_batch():
     messages = stream(data(), 1, CPU, lambda: 0.0, checkpoint_every=1, position=StreamPosition(3))
     assert [show(m) for m in messages] == ["STOP(3,1)"]
 
@@ -170,7 +170,7 @@ def test_reading_a_data_set_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_pieces_of_a_sequence_lie_side_by_side_in_every_epoch():
+def test_contiguous_batches_have_the_same_order_in_every_epoch():
     x, one_row = torch.arange(9), torch.arange(3)
     source = Data(ContiguousBatches(x, x), ContiguousBatches(one_row, one_row, rows=1), batch_size=2, seed=0)
     assert labels(source.training(1)) == labels(source.training(2)) == [[0, 4], [1, 5], [2, 6], [3, 7]]
@@ -186,7 +186,7 @@ def test_pieces_of_a_sequence_lie_side_by_side_in_every_epoch():
 
 @pytest.mark.parametrize("wrap", [lambda dataset: dataset, Pairs])
 @pytest.mark.parametrize("every", [None, 2])
-def test_from_any_message_on_a_stream_goes_on_with_the_very_next(every, wrap):
+def test_a_stream_can_continue_after_any_of_its_messages(every, wrap):
     """However many of the messages behind a batch have gone out."""
     source = data(train=9, test=5, wrap=wrap)
 
@@ -227,7 +227,7 @@ def data_with_validation():
     return Data(numbered(5), numbered(3, 100), 2, 0, validation=numbered(5, 200))
 
 
-def test_with_a_validation_set_evaluations_are_on_that_and_the_test_comes_last():
+def test_with_a_validation_set_evaluations_use_it_and_the_test_comes_last():
     messages = list(stream(data_with_validation(), 2, CPU, lambda: 0.0, checkpoint_every=0))
     assert [show(m) for m in messages] == [
         *("A0", "A1", "A2", "E0", "E1", "E2", "EPOCH(3,1)", "CHECKPOINT(3,1)"),
@@ -247,7 +247,7 @@ def test_with_a_validation_set_evaluations_are_on_that_and_the_test_comes_last()
         ("CHECKPOINT(3,1)", ["EPOCH(3,1)", "CHECKPOINT(3,1)", "RESTORE(3,1)", "E0", "E1", "STOP(3,1)"]),
     ],
 )
-def test_when_it_is_enough_the_best_weights_are_tested_wherever_the_epoch_stands(enough_after, end):
+def test_after_patience_has_run_out_the_best_weights_are_tested_within_the_epoch(enough_after, end):
     source, sent = data_with_validation(), []
     messages = stream(source, 3, CPU, lambda: 0.0, checkpoint_every=0, enough=lambda: enough_after in sent)
     for message in messages:
@@ -255,7 +255,7 @@ def test_when_it_is_enough_the_best_weights_are_tested_wherever_the_epoch_stands
     assert sent[-6:] == end
 
 
-def test_a_run_with_validation_that_is_over_is_only_tested():
+def test_a_finished_run_with_validation_is_only_tested():
     messages = stream(
         data_with_validation(), 1, CPU, lambda: 0.0, checkpoint_every=1, position=StreamPosition(3)
     )

@@ -201,7 +201,7 @@ def test_without_batch_norm_or_with_maps_one_sample_is_enough(make):
 
 
 @pytest.mark.parametrize("rule", ["dni", "cdni", "local"])
-def test_networks_between_maps_are_counted_too(rule):
+def test_sg_networks_between_feature_maps_count_in_the_cut(rule):
     plan = drawn(Tiny(with_maps), cut="", rule=rule, emulate_gflops=1e-9)
     assert len(plan.bounds) == 2 and min(plan.costs) >= 0 < max(plan.costs)
 
@@ -292,7 +292,7 @@ def two_ranks():
     return Rendezvous(0, 2, 0, 2, store), Rendezvous(1, 2, 1, 2, store)
 
 
-def test_the_others_read_what_rank_0_draws():
+def test_the_other_ranks_read_the_plan_that_rank_0_made():
     first, second = two_ranks()
     config, task = TrainConfig(batch_size=16), Tiny()
     own = broadcast_plan(first, config, task, data_of(task, config))
@@ -302,7 +302,7 @@ def test_the_others_read_what_rank_0_draws():
     assert all(isinstance(pair, tuple) for pair in [*read.bounds, *read.shapes])
 
 
-def test_the_others_are_told_what_the_task_must_know_of_the_data():
+def test_the_other_ranks_get_the_metadata_that_the_task_learned_from_the_data():
     class Sized(Tiny):
         def data(self, root=None):
             self.metadata = {"features": 6}
@@ -318,7 +318,7 @@ def test_the_others_are_told_what_the_task_must_know_of_the_data():
     assert other.metadata == {"features": 6} and len(build_layers(other, 0)) == 2
 
 
-def test_a_rank_0_that_is_started_again_takes_what_it_had_drawn() -> None:
+def test_a_restarted_rank_0_takes_the_plan_that_it_had_made() -> None:
     first, _ = two_ranks()
     config, task = TrainConfig(batch_size=16, cut="2"), Tiny()
     drawn = broadcast_plan(first, config, task, data_of(task, config))
@@ -326,7 +326,7 @@ def test_a_rank_0_that_is_started_again_takes_what_it_had_drawn() -> None:
     assert broadcast_plan(first, later, task, data_of(task, later)).bounds == drawn.bounds
 
 
-def test_the_others_wait_for_rank_0():
+def test_the_other_ranks_wait_for_the_plan_of_rank_0():
     first, second = two_ranks()
     config, task = TrainConfig(batch_size=16, cut="2"), Tiny()
     read = []
@@ -345,14 +345,14 @@ def test_the_others_wait_for_rank_0():
         (OSError("no\n data"), StageError),
     ],
 )
-def test_a_failure_of_rank_0_ends_the_others_in_the_same_way(error, expected):
+def test_a_failure_of_rank_0_while_planning_ends_the_other_ranks_in_the_same_way(error, expected):
     first, second = two_ranks()
     broadcast_error(first, error)
     with pytest.raises(expected, match=r"^no data$"):
         broadcast_plan(second, TrainConfig(), Tiny(), None)
 
 
-def test_where_the_run_starts_is_agreed_on():
+def test_all_ranks_start_at_the_step_that_rank_0_chose():
     first, second = two_ranks()
     config, task = TrainConfig(batch_size=16, cut="2"), Tiny()
     assert broadcast_plan(first, config, task, data_of(task, config), start=12).start == 12

@@ -17,7 +17,7 @@ def on_disk(folder: Path) -> dict[str, int]:
     return told
 
 
-def test_each_step_is_there_as_soon_as_it_is_done(tmp_path: Path) -> None:
+def test_every_step_is_in_the_file_as_soon_as_it_is_done(tmp_path: Path) -> None:
     progress_file = ProgressFile(tmp_path, 5, goes_on=False, restart=False)
     assert on_disk(tmp_path)["step"] == 5
     progress_file.write(6)
@@ -35,7 +35,7 @@ def test_numbers_of_any_length_fit(tmp_path: Path) -> None:
     ("start", "goes_on", "restart", "lost"),
     [(40, True, True, 12 + 3), (40, True, False, 12), (40, False, False, 0), (60, True, True, 3)],
 )
-def test_what_is_lost_lies_between_the_checkpoint_and_the_kill(
+def test_the_lost_steps_lie_between_the_checkpoint_and_the_kill(
     tmp_path: Path, start: int, goes_on: bool, restart: bool, lost: int
 ) -> None:
     (tmp_path / "reached.json").write_text('{"step": 52, "lost_steps": 3}')
@@ -47,6 +47,6 @@ def test_what_is_lost_lies_between_the_checkpoint_and_the_kill(
     "text",
     ["", "{", "[]", '{"step": Infinity, "lost_steps": 0}', '{"step": "x", "lost_steps": 0}', '{"step": 1}'],
 )
-def test_a_file_of_somebody_elses_counts_for_nothing(tmp_path: Path, text: str) -> None:
+def test_a_foreign_progress_file_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "reached.json").write_text(text)
     assert ProgressFile(tmp_path, 3, goes_on=True, restart=True).lost_steps == 0

@@ -87,7 +87,7 @@ def test_stages_that_are_killed_in_training_and_in_evaluation_lose_no_sample(
     assert shared_memory() == before
 
 
-def test_a_stage_that_dies_too_often_ends_the_job_with_one_line_more(tmp_path: Path) -> None:
+def test_a_stage_that_dies_more_often_than_allowed_ends_the_job(tmp_path: Path) -> None:
     with Job(config(stage_restarts=1, cut="1,3"), Bombed(3, tmp_path), 3, tmp_path) as job:
         statuses = job.statuses()
         assert set(statuses) == {1}, statuses

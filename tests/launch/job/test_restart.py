@@ -61,7 +61,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [pytest.param(2, 3, marks=pytest.mark.slow), (8, 3), pytest.param(11, None, marks=pytest.mark.slow)],
     ids=["before the first checkpoint", "later", "with those of epochs only"],
 )
-def test_a_restarted_lockstep_run_equals_the_uninterrupted_one_to_the_bit(
+def test_a_restarted_lockstep_run_equals_the_uninterrupted_run_to_the_bit(
     tmp_path: Path, whole: Path, batches: int, every: int | None
 ) -> None:
     """And says how many steps were lost, and nothing twice."""
@@ -87,7 +87,7 @@ def test_a_restarted_lockstep_run_equals_the_uninterrupted_one_to_the_bit(
 
 
 @pytest.mark.parametrize("transport", [pytest.param("dist", marks=pytest.mark.slow), "rpc"])
-def test_a_restart_has_nothing_to_do_with_the_connections_before(tmp_path: Path, transport: str) -> None:
+def test_a_restart_does_not_depend_on_earlier_connections(tmp_path: Path, transport: str) -> None:
     """Whose addresses still stand in the launcher's store."""
     task, settings = Bombed(6, tmp_path / "defused"), config(transport=transport, timeout=20.0)
     with Job(settings, task, 3, tmp_path) as first:
@@ -96,7 +96,7 @@ def test_a_restart_has_nothing_to_do_with_the_connections_before(tmp_path: Path,
         assert second.statuses() == [0, 0, 0], second.lines()
 
 
-def test_bad_input_stays_bad_and_is_not_told_again(tmp_path: Path) -> None:
+def test_bad_input_is_refused_again_by_a_restart_and_not_printed_twice(tmp_path: Path) -> None:
     with Job(config(lr=1e30, optimizer="sgd"), Tiny(), 3, tmp_path) as first:
         assert 2 in first.statuses()
         assert len(first.lines()) == 1
@@ -204,7 +204,7 @@ LAUNCHERS = {
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("launcher", "victim"), [("torchrun", 0), ("torchrun", 2), ("ours", 0), ("ours", 2)])
-def test_a_killed_rank_leads_to_a_restart_that_goes_on_by_itself(
+def test_a_killed_rank_leads_to_a_restart_from_the_newest_checkpoint(
     tmp_path: Path, launcher: str, victim: int
 ) -> None:
     out, epochs = tmp_path / "run", 40
@@ -220,7 +220,7 @@ def test_a_killed_rank_leads_to_a_restart_that_goes_on_by_itself(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_so_it_does_when_the_ranks_are_on_two_nodes(tmp_path: Path) -> None:
+def test_a_killed_rank_on_two_nodes_leads_to_a_restart_that_continues(tmp_path: Path) -> None:
     out, epochs = tmp_path / "run", 40
     settings = ["--epochs", str(epochs), "--checkpoint-every", "20", "--out", str(out), "--transport", "dist"]
     with socket.socket() as probe:

@@ -67,7 +67,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "rule", ["cdni", *(pytest.param(rule, marks=pytest.mark.slow) for rule in ("delayed", "local"))]
 )
-def test_a_resumed_lockstep_run_equals_the_uninterrupted_one_to_the_bit(tmp_path: Path, rule: str) -> None:
+def test_a_resumed_lockstep_run_equals_the_uninterrupted_run_to_the_bit(tmp_path: Path, rule: str) -> None:
     """With dropout, batch norm, targets under way and a checkpoint within an epoch."""
     weights, summary = trained(tmp_path, rule=rule)
     checkpoints = CheckpointStore(tmp_path / "run")
@@ -85,7 +85,7 @@ def test_a_resumed_lockstep_run_equals_the_uninterrupted_one_to_the_bit(tmp_path
         assert [s[key] for s in resumed["stages"]] == [s[key] for s in summary["stages"]]
 
 
-def test_a_run_goes_on_for_more_epochs(copy: Path) -> None:
+def test_a_finished_run_continues_for_more_epochs(copy: Path) -> None:
     _, summary = trained(copy, resume=True, epochs=4)
     assert [epoch["epoch"] for epoch in summary["epochs"]] == [1, 2, 3, 4]
     assert [stage["samples"] for stage in summary["stages"]] == [4 * 50] * 3
@@ -93,14 +93,14 @@ def test_a_run_goes_on_for_more_epochs(copy: Path) -> None:
     assert seconds == sorted(seconds)
 
 
-def test_in_other_stages_the_weights_are_the_same(copy: Path) -> None:
+def test_resuming_in_another_number_of_stages_keeps_the_weights(copy: Path) -> None:
     before = load_all(copy / "run", 3)
     after, _ = trained(copy, 2, cut="2", resume=True)  # nothing is left to train
     assert equal(after, before)
 
 
 @pytest.mark.parametrize(("ranks", "cut"), [(1, ""), pytest.param(4, "1,2,3", marks=pytest.mark.slow)])
-def test_in_other_stages_a_run_goes_on(copy: Path, ranks: int, cut: str) -> None:
+def test_a_run_continues_in_another_number_of_stages(copy: Path, ranks: int, cut: str) -> None:
     _, summary = trained(copy, ranks, cut=cut, resume=True, epochs=4)
     assert recut_note("cdni") in summary["notes"]
     assert [stage["samples"] for stage in summary["stages"]] == [4 * 50] * ranks
@@ -109,7 +109,7 @@ def test_in_other_stages_a_run_goes_on(copy: Path, ranks: int, cut: str) -> None
 
 
 @pytest.mark.slow
-def test_a_job_that_is_killed_goes_on_without_losing_a_sample_or_training_one_twice(tmp_path: Path) -> None:
+def test_a_killed_job_resumes_without_losing_a_sample_or_training_one_twice(tmp_path: Path) -> None:
     """Running free."""
     settings = {"batch_size": 64, "epochs": 100_000, "checkpoint_every": 5, "out": "set by the job"}
     task, checkpoints = DigitsFcn(depth=3, width=32), CheckpointStore(tmp_path / "run")
@@ -131,7 +131,7 @@ def test_a_job_that_is_killed_goes_on_without_losing_a_sample_or_training_one_tw
     assert [line["epoch"] for line in lines if line["kind"] == "epoch"] == list(range(1, epochs + 1))
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(copy: Path) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_older_checkpoint_is_used(copy: Path) -> None:
     path = copy / "run" / "checkpoints" / "step-00000012" / "stage-1.safetensors"
     flip_a_bit(path)
     _, summary = trained(copy, resume=True)
@@ -140,7 +140,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(copy: Path) ->
     assert any(f"{path} is {relative}" in note for note in summary["notes"])
 
 
-def test_when_all_are_damaged_the_first_is_named_and_nothing_starts(copy: Path) -> None:
+def test_when_all_checkpoints_are_damaged_the_newest_is_named_and_nothing_starts(copy: Path) -> None:
     for path in (copy / "run" / "checkpoints").glob("step-*/stage-0.safetensors"):
         flip_a_bit(path)
     line = refused(copy, resume=True)
@@ -148,7 +148,7 @@ def test_when_all_are_damaged_the_first_is_named_and_nothing_starts(copy: Path) 
     assert line.endswith("; no other checkpoint can be resumed")
 
 
-def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_written_is_reported_and_training_continues(tmp_path: Path) -> None:
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / "checkpoints" / "step-00000004").write_text("in the way")
     _, summary = trained(tmp_path)

@@ -77,7 +77,7 @@ def test_layers_keep_their_numbers_in_the_whole_network(stages, names):
         ("frozen", FrozenRule, False),
     ],
 )
-def test_the_loss_is_last_and_the_rule_below_it(rule, below, targets):
+def test_the_last_stage_has_the_loss_and_all_others_the_rule(rule, below, targets):
     stages = built(3, rule=rule)
     assert [stage.index for stage in stages] == [0, 1, 2]
     assert [type(stage.rule) for stage in stages] == [below, below, LossRule]
@@ -125,7 +125,7 @@ def test_a_stash_has_room_for_as_many_batches_as_stages_lie_before_the_loss_or_a
     assert [stage.rule.stash.capacity for stage in stages[:-1]] == capacities
 
 
-def test_the_ledger_holds_whatever_is_in_flight():
+def test_pending_predictions_have_room_for_all_batches_in_flight():
     (first, _) = built(2, in_flight=3)
     assert first.rule.predictor.pending.capacity == 2 * 3 + 2
 
@@ -196,7 +196,7 @@ def test_sg_networks_differ_between_stages_and_seeds():
     assert len({str(b.tolist()) for b in bias}) == 4
 
 
-def test_chance_in_a_stage_depends_on_its_index_alone():
+def test_the_random_state_of_a_stage_depends_on_its_index_alone():
     config, task, plan = planned(3)
 
     def drawn(index):

@@ -40,7 +40,7 @@ def test_a_free_port_stays_free():
         mine.bind(("localhost", port))
 
 
-def test_the_environment_is_put_back_whatever_happens(monkeypatch):
+def test_the_environment_is_restored_whatever_happens(monkeypatch):
     monkeypatch.setenv("DNI_TEST_OLD", "old")
     monkeypatch.delenv("DNI_TEST_NEW", raising=False)
     with pytest.raises(KeyError), local._environment(DNI_TEST_OLD="x", DNI_TEST_NEW="y"):
@@ -101,13 +101,13 @@ def test_without_stages_there_is_one_rank(monkeypatch):
     assert launched(monkeypatch, Launcher()).launch.nproc_per_node == 1
 
 
-def test_the_launcher_starts_it_anew_as_often_as_it_is_told(monkeypatch):
+def test_the_launcher_restarts_ranks_as_often_as_configured(monkeypatch):
     launcher = launched(monkeypatch, Launcher(), stages=2, max_restarts=3, out="somewhere")
     assert launcher.launch.max_restarts == 3
     assert launcher.launch.shutdown_timeout == local.PATIENCE < 15
 
 
-def test_nothing_is_left_behind(monkeypatch):
+def test_the_launcher_restores_signals_and_logging_and_removes_its_folder(monkeypatch):
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     logger = logging.getLogger("torch.distributed.elastic")
     level = logger.level
@@ -124,26 +124,26 @@ def test_nothing_is_left_behind(monkeypatch):
 
 
 @pytest.mark.parametrize(("codes", "status"), [(((0, -15), (1, 2)), 2), (((0, -15), (1, 1)), 1)])
-def test_a_failure_that_was_told_keeps_its_line_and_status(codes, status, monkeypatch):
+def test_a_reported_failure_keeps_its_line_and_status(codes, status, monkeypatch):
     with pytest.raises(AlreadyReported, match=r"^stage 1 is on fire$") as failure:
         launched(monkeypatch, failing(*codes, line="stage 1 is on fire"), stages=2)
     assert failure.value.status == status
 
 
-def test_where_nobody_reads_there_is_nothing_to_tell(monkeypatch):
+def test_a_closed_stdout_ends_the_launcher_silently(monkeypatch):
     with pytest.raises(AlreadyReported, match=r"^$") as failure:
         launched(monkeypatch, failing((0, 141), (1, 1)), stages=2)
     assert failure.value.status == 141
 
 
 @pytest.mark.parametrize(("code", "how"), [(-9, "SIGKILL"), (3, "exit status 3")])
-def test_a_rank_that_ends_without_a_word_is_named(code, how, monkeypatch):
+def test_a_rank_that_ends_silently_is_named(code, how, monkeypatch):
     with pytest.raises(StageError, match=rf"rank 1 ended before the first step \({how}\)"):
         launched(monkeypatch, failing((1, code)), stages=2)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_becomes_its_exit_status(number, status, monkeypatch):
+def test_a_signal_to_the_launcher_becomes_its_exit_status(number, status, monkeypatch):
     def end():
         raise SignalException("stopped", number)
 

@@ -17,7 +17,7 @@ from workers.failure.failure_file import FAILURE_FILE, report_failure
     ("rank", "status", "stays", "ends"),
     [(0, 2, True, 2), (1, 2, True, 2), (1, 141, True, 141), (0, 1, False, 0), (1, 1, True, 0)],
 )
-def test_an_end_that_would_come_again_is_remembered_and_any_other_forgotten(
+def test_bad_input_is_remembered_across_restarts_and_other_failures_are_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int, status: int, stays: bool, ends: int
 ) -> None:
     monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
@@ -28,6 +28,6 @@ def test_an_end_that_would_come_again_is_remembered_and_any_other_forgotten(
     assert (tmp_path / "told").exists() is stays
 
 
-def test_that_takes_no_torch() -> None:
+def test_rank_main_imports_no_torch_before_it_starts_a_rank() -> None:
     code = "import sys, launch.local.rank_main; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)

@@ -19,11 +19,11 @@ def listening_at(port: int) -> set[str]:
     return {c.laddr.ip for c in found if c.status == psutil.CONN_LISTEN and c.laddr.port == port}
 
 
-def test_it_listens_on_the_loopback_interface_only() -> None:
+def test_the_store_listens_on_the_loopback_interface_only() -> None:
     assert listening_at(LoopbackRendezvous("a").port) == {"127.0.0.1"}
 
 
-def test_ranks_meet_in_it_and_again_after_a_restart() -> None:
+def test_ranks_meet_in_the_store_and_again_after_a_restart() -> None:
     handler = LoopbackRendezvous("job")
     first, second = handler.next_rendezvous(), handler.next_rendezvous()
     assert (first.rank, first.world_size) == (0, 1)
@@ -44,7 +44,7 @@ def test_two_jobs_have_two_stores() -> None:
     assert not b.next_rendezvous().store.check(["key"])
 
 
-def test_the_launcher_makes_it_by_name_and_port() -> None:
+def test_the_launcher_creates_the_store_by_name_and_port() -> None:
     with socket.create_server((HOST, 0)) as probe:
         port = probe.getsockname()[1]
     assert register() == register() == NAME
@@ -53,6 +53,6 @@ def test_the_launcher_makes_it_by_name_and_port() -> None:
     assert isinstance(handler, LoopbackRendezvous) and (handler.port, handler.get_run_id()) == (port, "job")
 
 
-def test_a_port_that_is_taken_is_an_error() -> None:
+def test_the_store_refuses_a_taken_port() -> None:
     with socket.create_server((HOST, 0)) as other, pytest.raises(OSError, match="in use"):
         LoopbackRendezvous("job", other.getsockname()[1])

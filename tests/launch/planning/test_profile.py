@@ -35,7 +35,7 @@ def test_a_missing_profile_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "dni_async profile 0"}', "\x00\xff"])
-def test_a_foreign_file_is_no_profile(text: str, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_profile_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "foreign.json"
     path.write_text(text, encoding="latin-1")
     assert refusal(path) == f"{path} is no profile of launch.plan; measure one without --profile"
@@ -102,7 +102,7 @@ def test_two_layers_have_nothing_in_the_middle() -> None:
         profile(2).repeat(8)
 
 
-def test_three_stages_and_more_have_the_same_networks() -> None:
+def test_profiles_of_three_and_more_stages_have_the_same_networks() -> None:
     interfaces = {"dni 2": [network(2, 2)] * 7, "dni 3": [network(3, 3)] * 7}
     found = profile(interfaces=interfaces)
     assert [found.interfaces_of("dni", n)[0].cost.train for n in (2, 3, 4, 1024)] == [2, 3, 3, 3]

@@ -40,7 +40,7 @@ def test_windows_of_4_steps_copy_further_with_a_synthetic_gradient() -> None:
     assert min(dni) >= 6 and max(bptt) <= 4 and min(dni) - max(bptt) >= 2, (dni, bptt)
 
 
-def test_predictions_for_other_rows_are_of_no_use() -> None:
+def test_predictions_for_other_rows_do_not_help() -> None:
     assert max(lengths(4, "dni-permuted")) <= 4, lengths(4, "dni-permuted")
 
 

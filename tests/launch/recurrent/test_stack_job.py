@@ -81,7 +81,9 @@ def test_with_exact_gradients_in_depth_the_stages_equal_sequential_training_to_t
 
 
 @pytest.mark.slow
-def test_so_they_do_in_real_processes(textbook: dict[str, Tensor], text: str, tmp_path: Path) -> None:
+def test_with_exact_gradients_four_processes_equal_sequential_training_to_the_bit(
+    textbook: dict[str, Tensor], text: str, tmp_path: Path
+) -> None:
     with Job(config(4, rule="oracle", transport="shm,dist,shm"), task(text), 4, tmp_path) as job:
         assert job.statuses() == [0] * 4, job.lines()
     weights = load_all(job.out, 4)
@@ -89,7 +91,9 @@ def test_so_they_do_in_real_processes(textbook: dict[str, Tensor], text: str, tm
 
 
 @pytest.mark.parametrize("end", ["bptt", "dni-permuted"])
-def test_what_ends_a_window_makes_a_difference(textbook: dict[str, Tensor], text: str, end: str) -> None:
+def test_without_exact_gradients_at_window_ends_the_weights_differ(
+    textbook: dict[str, Tensor], text: str, end: str
+) -> None:
     """So the comparison above can fail."""
     other = backprop(task(text, end=end), TrainConfig(**SETTINGS))[0]
     assert not equal(list(other.values()), list(textbook.values()))
@@ -112,7 +116,7 @@ def test_a_deterministic_cut_knows_what_recurrent_layers_cost(text: str) -> None
     assert make_plan(settings, known, data_of(known, settings), 2).bounds == [(0, 2), (2, 4)]
 
 
-def test_two_processes_learn_the_text_and_report_what_people_know(text: str, tmp_path: Path) -> None:
+def test_two_processes_learn_the_text_and_report_bits_per_character(text: str, tmp_path: Path) -> None:
     with Job(config(2), task(text), 2, tmp_path) as job:
         assert job.statuses() == [0, 0], job.lines()
     summary = json.loads((job.out / "summary.json").read_text())
@@ -129,7 +133,7 @@ def test_two_processes_learn_the_text_and_report_what_people_know(text: str, tmp
     ("rule", "end", "at"),
     [("cdni", "dni", 11), ("delayed", "dni-permuted", 11), ("cdni", "dni-permuted", WINDOWS)],
 )
-def test_a_resumed_run_equals_the_uninterrupted_one_to_the_bit(
+def test_a_resumed_run_equals_the_uninterrupted_run_to_the_bit(
     text: str, rule: str, end: str, at: int
 ) -> None:
     """From within an epoch, and from between two, where sequences start anew."""
@@ -186,14 +190,14 @@ def test_evaluation_carries_its_state_through_the_whole_text(
 
 
 @pytest.mark.slow
-def test_the_trained_stack_comes_back_in_one_piece(text: str) -> None:
+def test_a_trained_stack_loads_as_one_model(text: str) -> None:
     trained = fit(task(text), stages=2, cut="2", epochs=1, batch_size=8)
     symbols = trained.summary["facts"]["symbols"]
     assert trained.model(torch.zeros(2, 9, dtype=torch.long)).shape == (2, 9, symbols)
 
 
 @pytest.mark.slow
-def test_engines_are_set_side_by_side_and_those_that_split_batches_say_so(
+def test_engines_are_compared_and_those_that_split_batches_are_refused(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["--task", "char-lm-stack", "--task-args", f"text={text}", "width=12", "bptt=7"]

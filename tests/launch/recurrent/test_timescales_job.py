@@ -37,7 +37,7 @@ def task(**settings: Any) -> Drawn:
 
 
 @pytest.mark.parametrize("ticks", [1, 2])
-def test_with_an_oracle_between_them_they_equal_sequential_training_to_the_bit(ticks: int) -> None:
+def test_with_an_oracle_the_two_stages_equal_sequential_training_to_the_bit(ticks: int) -> None:
     expected, _ = backprop(task(ticks=ticks), TrainConfig(**SETTINGS))
     stages, _ = simulated(task(ticks=ticks), TrainConfig(**SETTINGS, cut="1", rule="oracle"), 2)
     weights = [tensor for stage in stages for tensor in stage.layers.state_dict().values()]
@@ -45,7 +45,7 @@ def test_with_an_oracle_between_them_they_equal_sequential_training_to_the_bit(t
 
 
 @pytest.mark.slow
-def test_both_learn_without_waiting_for_each_other() -> None:
+def test_both_stages_learn_without_waiting_for_each_other() -> None:
     epochs = 40
     config = TrainConfig(**SETTINGS | {"epochs": epochs, "lr": 1e-2}, cut="1")
     (first, second), markers = simulated(task(), config, 2)
@@ -56,7 +56,7 @@ def test_both_learn_without_waiting_for_each_other() -> None:
 
 
 @pytest.mark.slow
-def test_they_train_in_two_processes(tmp_path: Path) -> None:
+def test_the_two_stages_train_in_two_processes(tmp_path: Path) -> None:
     with Job(TrainConfig(**SETTINGS, cut="1"), task(), 2, tmp_path) as job:
         assert job.statuses() == [0, 0], job.lines()
     summary = json.loads((job.out / "summary.json").read_text())
@@ -64,6 +64,6 @@ def test_they_train_in_two_processes(tmp_path: Path) -> None:
     assert [stage["time_sg_error"] > 0 for stage in summary["stages"]] == [True, True]
 
 
-def test_drawn_digits_come_in_place_of_files() -> None:
+def test_without_mnist_files_drawn_digits_replace_the_images() -> None:
     train, test = task().data(None)
     assert isinstance(train, TensorDataset) and len(train) == 300 and len(test) == 100

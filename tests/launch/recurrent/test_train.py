@@ -78,9 +78,7 @@ def trainer(task: SequenceTask, **settings: Any) -> Trainer:
     return Trainer(config, task, task.sequences(None, 8, config.seed), torch.device("cpu"))
 
 
-def test_evaluation_does_not_depend_on_the_windows_it_is_done_in(
-    text: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_evaluation_does_not_depend_on_the_window_length(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     run = trainer(CharLM(text=text.removeprefix("text="), width=8))
     costs = []
     for steps in (7, 256):
@@ -89,7 +87,9 @@ def test_evaluation_does_not_depend_on_the_windows_it_is_done_in(
     assert costs[0] == pytest.approx(costs[1], rel=1e-6)
 
 
-def test_it_ends_early_when_validation_gets_no_better_and_keeps_the_best(text: str) -> None:
+def test_training_ends_early_when_validation_stops_improving_and_the_best_weights_are_saved(
+    text: str,
+) -> None:
     run = trainer(CharLM(text=text.removeprefix("text="), width=8), epochs=9, patience=2)
     costs = iter([3.0, 2.0, 2.5, 2.1, 1.0])
     weights = []

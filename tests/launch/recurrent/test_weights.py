@@ -32,12 +32,12 @@ def test_a_model_with_tied_weights_comes_back(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "model").iterdir()} == {"model.json", "model.safetensors"}
 
 
-def test_a_missing_model_is_told(tmp_path: Path) -> None:
+def test_a_missing_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no trained model here .*model\.json is missing"):
         load(tmp_path)
 
 
-def test_a_vocabulary_that_does_not_match_is_told(folder: Path) -> None:
+def test_a_vocabulary_that_does_not_match_is_refused(folder: Path) -> None:
     path = folder / "model" / "model.json"
     told = json.loads(path.read_text())
     path.write_text(json.dumps(told | {"symbols": ["a", "b"]}))
@@ -46,13 +46,13 @@ def test_a_vocabulary_that_does_not_match_is_told(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"task": "word-lm", "task_args": 3, "symbols": []}'])
-def test_a_damaged_description_is_told(folder: Path, text: str) -> None:
+def test_a_damaged_description_is_refused(folder: Path, text: str) -> None:
     (folder / "model" / "model.json").write_text(text)
     with pytest.raises(UserError, match="description of the model is damaged"):
         load(folder)
 
 
-def test_damaged_weights_are_told(folder: Path) -> None:
+def test_damaged_weights_are_refused(folder: Path) -> None:
     (folder / "model" / "model.safetensors").write_bytes(b"nonsense")
     with pytest.raises(UserError, match="do not fit"):
         load(folder)

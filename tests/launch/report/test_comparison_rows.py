@@ -40,7 +40,7 @@ def test_without_backprop_there_is_no_speed_up():
         assert rows[-1]["speedup"] is None and rows[-1]["speedup_spread"] is None
 
 
-def test_one_run_that_failed_is_the_engines_reason():
+def test_an_engine_with_a_failed_run_shows_its_error():
     row = make_row("dni", [run(), {"error": "the loss is nan", "status": 2, "stages": 2}])
     assert row == {"engine": "dni", "stages": 2, "error": "the loss is nan"}
 
@@ -81,7 +81,7 @@ def test_held_bytes_are_those_of_slots_and_rule(stage, held):
         ([5.0, None], None, 1),
     ],
 )
-def test_a_run_that_did_not_get_there_counts_as_longer_than_any(seconds, median, reached):
+def test_a_run_that_missed_the_target_accuracy_counts_as_longer_than_any(seconds, median, reached):
     row = make_row("cdni", [run(until=until(s, s and s / 2)) for s in seconds])
     told = row["until"]
     assert (told["accuracy"], told["seconds"], told["reached"]) == (0.97, median, reached)
@@ -89,28 +89,28 @@ def test_a_run_that_did_not_get_there_counts_as_longer_than_any(seconds, median,
     assert told["epochs"] == told["seconds_without_evaluations"] == (median and median / 2)
 
 
-def test_nobody_asked_for_an_accuracy():
+def test_without_a_target_accuracy_rows_have_no_time_to_it():
     assert make_row("cdni", [run(), run()])["until"] is None
 
 
-def test_micro_batches_are_told_where_an_engine_has_them():
+def test_rows_of_pipelines_name_their_micro_batches():
     assert make_row("gpipe", [run(micro_batches=8), run(micro_batches=4)])["micro_batches"] == [4, 8]
     assert make_row("cdni", [run()])["micro_batches"] == []
 
 
-def test_notes_of_several_runs_are_told_once():
+def test_equal_notes_of_several_runs_are_shown_once():
     runs = [run(notes=["no MNIST here"]), run(notes=["no MNIST here", "overran"])]
     assert make_row("cdni", runs)["notes"] == ["no MNIST here", "overran"]
 
 
-def test_each_run_keeps_its_seed_and_its_curve():
+def test_every_run_in_a_row_has_its_seed_and_its_curve():
     row = make_row("cdni", [run(seed=3), run(seed=4)])
     assert [one["seed"] for one in row["runs"]] == [3, 4]
     assert [record["test_accuracy"] for record in row["runs"][0]["evaluations"]][-1] == 0.9841
     assert row["runs"][0]["stages"][0]["held_bytes"] == 1_500_000
 
 
-def test_runs_with_validation_tell_the_epoch_of_the_weights_that_were_tested():
+def test_rows_with_validation_name_the_epoch_of_the_tested_weights():
     row = make_row("cdni", [samples.validated(best=best) for best in (2, 4, 3)])
     assert (row["best_epoch"], row["best_epoch_spread"]) == (3, [2, 4])
     assert row["runs"][0]["evaluations"][1]["validation_accuracy"] == 0.9612

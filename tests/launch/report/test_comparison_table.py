@@ -35,7 +35,7 @@ MANY = [
 ]
 
 
-def test_compare_as_markdown():
+def test_a_comparison_is_written_as_markdown():
     assert markdown(compare_grid(ROWS, title="mnist-fcn")) == (
         "**mnist-fcn**\n"
         "\n"
@@ -49,7 +49,7 @@ def test_compare_as_markdown():
     )
 
 
-def test_compare_on_80_columns():
+def test_a_comparison_fits_into_80_columns():
     assert printed(compare_grid(ROWS), 80) == [
         "                                       utilisation      test",
         "engine    stages  samples/s  speed-up  per stage    accuracy  seconds",
@@ -114,7 +114,7 @@ def test_many_stages_break_after_whole_values():
     ]
 
 
-def test_memory_per_stage_as_markdown():
+def test_memory_per_stage_is_written_as_markdown():
     rows = [
         compared("backprop", 1, 1.0, held_bytes=[None]),
         ROWS[1],

@@ -41,7 +41,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["summary.json"]
 
 
-def test_compact_json(tmp_path):
+def test_compact_json_has_no_spaces(tmp_path):
     write_json(tmp_path / "trace.json", {"a": [1, 2]}, indent=None)
     assert (tmp_path / "trace.json").read_text() == '{"a": [1, 2]}\n'
 
@@ -60,13 +60,13 @@ def test_json_lines_are_readable_at_once_and_appended(tmp_path):
     assert path.read_text() == "[]\n"
 
 
-def test_the_folder_is_made(tmp_path):
+def test_a_missing_output_folder_is_created(tmp_path):
     out = prepare_out(str(tmp_path / "a" / "b"))
     assert out.is_dir() and os.listdir(out) == []
     assert prepare_out(out) == out
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_an_output_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match=r"^output folder is a file \(.*file\): choose another folder$"):
         prepare_out(tmp_path / "file")
@@ -74,7 +74,7 @@ def test_a_file_is_no_folder(tmp_path):
         prepare_out(tmp_path / "file" / "below")
 
 
-def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+def test_an_output_folder_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
     def denied(dir):
         raise PermissionError(13, "Permission denied")
 
@@ -85,7 +85,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
         prepare_out(tmp_path)
 
 
-def test_of_json_lines_only_those_wanted_are_left(tmp_path):
+def test_json_lines_can_be_filtered_in_place(tmp_path):
     path = tmp_path / "metrics.jsonl"
     keep_lines(path, lambda record: True)
     assert not path.exists()

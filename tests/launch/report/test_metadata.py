@@ -21,7 +21,7 @@ def at_the_start(start: int = 0, **settings: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("config", "of_its_kind"), [(TrainConfig(lr=0.25), "rule"), (SequenceConfig(lr=0.25), "bptt")]
 )
-def test_settings_versions_and_hardware_are_kept(config: JobConfig, of_its_kind: str) -> None:
+def test_metadata_holds_settings_versions_and_hardware(config: JobConfig, of_its_kind: str) -> None:
     summary = header("copy", "dni", config)
     assert (summary["task"], summary["rule"], summary["seed"]) == ("copy", "dni", 0)
     assert summary["settings"]["lr"] == 0.25 and of_its_kind in summary["settings"]
@@ -37,7 +37,7 @@ def test_backprop_has_no_rule() -> None:
     assert (summary["engine"], summary["rule"]) == ("backprop", None)
 
 
-def test_what_is_not_known_yet_is_none_or_empty() -> None:
+def test_values_that_are_not_known_yet_are_none_or_empty() -> None:
     summary = at_the_start(until=0.9)
     assert summary["samples_per_s"] is summary["train_s"] is summary["checkpoints"]["resumed_at"] is None
     assert summary["epochs"] == summary["evaluations"] == summary["stages"] == []

@@ -11,7 +11,7 @@ FORWARD, BACKWARD = (0x3F, 0x78, 0xC9), (0xE8, 0x83, 0x3A)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 4])
-def test_timeline(stages, tmp_path):
+def test_a_timeline_shows_every_stage_in_its_colours(stages, tmp_path):
     path = tmp_path / "timeline.png"
     plot_timeline(pipeline(stages), path, summary(stages=stages))
     image = pixels(path)
@@ -32,12 +32,12 @@ def test_stage_0_is_on_top(tmp_path):
 
 
 @pytest.mark.parametrize("timeline", [[], [{"stage": 0, "events": []}]])
-def test_timeline_of_nothing(timeline, tmp_path):
+def test_a_timeline_without_events_is_drawn(timeline, tmp_path):
     plot_timeline(timeline, tmp_path / "timeline.png")
     assert pixels(tmp_path / "timeline.png").shape[1] == 1200
 
 
-def test_curves(tmp_path):
+def test_curves_show_losses_and_accuracy(tmp_path):
     plot_curves(summary(), tmp_path / "curves.png")
     image = pixels(tmp_path / "curves.png")
     assert image.shape == (480, 1200, 3)
@@ -48,12 +48,12 @@ def test_curves(tmp_path):
 @pytest.mark.parametrize(
     "epochs", [[], [{"epoch": 1, "loss": 0.5, "test_loss": None, "test_accuracy": None, "seconds": 1.0}]]
 )
-def test_curves_of_next_to_nothing(epochs, tmp_path):
+def test_curves_of_a_single_evaluation_are_drawn(epochs, tmp_path):
     plot_curves(summary(epochs=epochs, metric_name="negative error"), tmp_path / "curves.png")
     assert pixels(tmp_path / "curves.png").shape == (480, 1200, 3)
 
 
-def test_curves_of_a_run_with_validation(tmp_path):
+def test_a_run_with_validation_has_curves(tmp_path):
     run = validated()
     plot_curves(run, tmp_path / "curves.png")
     image = pixels(tmp_path / "curves.png")

@@ -30,7 +30,7 @@ def console(terminal):
     )
 
 
-def test_a_log_gets_one_line_per_epoch():
+def test_without_a_terminal_progress_is_one_line_per_epoch():
     log = console(terminal=False)
     run(log)
     assert log.file.getvalue() == (
@@ -86,7 +86,7 @@ def test_a_tag_stands_in_front_of_every_line():
     assert "emulated  epoch 1/5  step 120/469  12,345 samples/s" in terminal.file.getvalue()
 
 
-def test_an_epoch_line_says_what_is_known():
+def test_an_epoch_line_shows_the_known_values():
     assert epoch_line({"epoch": 3, "loss": None, "test_accuracy": None}, 5) == "epoch 3/5"
     record = {"epoch": 3, "loss": 1.5, "test_accuracy": -0.12345}
     assert epoch_line(record, 5, metric_name="score") == "epoch 3/5  loss 1.5000  test score -0.1235"
@@ -103,7 +103,7 @@ def test_an_evaluation_within_an_epoch_has_a_line_of_its_own():
     assert "epoch 2/5" in terminal.file.getvalue() and "epoch 3/5" not in terminal.file.getvalue()
 
 
-def test_a_resumed_run_counts_on():
+def test_progress_of_a_resumed_run_counts_on_from_its_checkpoint():
     terminal = console(terminal=True)
     with Progress(terminal) as progress:
         progress.start(5, 2, epoch=4)
@@ -111,6 +111,6 @@ def test_a_resumed_run_counts_on():
     assert "epoch 4/5  step 1/9" in terminal.file.getvalue()
 
 
-def test_a_line_says_when_it_was_a_validation():
+def test_a_line_of_progress_names_the_validation_set():
     record = {"epoch": 3, "loss": 0.5, "validation_loss": 0.6, "validation_accuracy": 0.5}
     assert epoch_line(record, 5) == "epoch 3/5  loss 0.5000  validation accuracy 50.00 %"

@@ -151,7 +151,7 @@ def test_a_task_says_how_the_mean_of_its_metric_is_shown_and_what_it_knows_of_th
     assert record.summary["facts"] == {"symbols": 3}
 
 
-def test_a_machine_that_does_not_keep_up_with_what_it_emulates_is_told_at_the_end(monkeypatch):
+def test_an_emulation_slower_than_its_devices_is_reported_at_the_end(monkeypatch):
     with_overrun = samples.stage
     monkeypatch.setattr(
         samples, "stage", lambda i, last: with_overrun(i, last) | {"emulation_overrun": 0.2 * i}
@@ -164,7 +164,7 @@ def test_a_machine_that_does_not_keep_up_with_what_it_emulates_is_told_at_the_en
     assert record.summary["notes"] == ["made-up data", *record.warnings]
 
 
-def test_without_emulation_there_is_nothing_to_keep_up_with():
+def test_without_emulation_no_overrun_is_reported():
     record = feed(recorder())
     assert (record.summary["emulated_gflops"], record.warnings) == (None, [])
 
@@ -204,7 +204,7 @@ def test_evaluations_within_an_epoch_are_recorded_apart():
     assert summary["train_s"] == summary["evaluations"][-1]["seconds"]
 
 
-def test_an_evaluation_that_reaches_the_accuracy_is_enough():
+def test_an_evaluation_that_reaches_the_accuracy_ends_training():
     record = recorder(until=0.5)
     record.on_marker(mark(MarkerKind.EVALUATION, 10, 1, result(0.9, 0.49)))
     assert not record.reached
@@ -212,14 +212,14 @@ def test_an_evaluation_that_reaches_the_accuracy_is_enough():
     assert record.reached and record.enough
 
 
-def test_without_an_accuracy_to_reach_it_is_never_enough():
+def test_without_a_target_accuracy_no_evaluation_ends_training():
     record = recorder()
     record.on_marker(mark(MarkerKind.EPOCH, 20, 1, result(0.0, 1.0)))
     assert not record.reached and not record.enough
 
 
 @pytest.mark.parametrize(("minutes", "enough"), [(1e-9, True), (60.0, False)])
-def test_when_the_time_is_up_it_is_enough(minutes, enough):
+def test_training_ends_when_its_minutes_are_over(minutes, enough):
     assert recorder(minutes=minutes).enough is enough
 
 
@@ -295,7 +295,7 @@ def test_progress_counts_the_steps_of_the_epoch_and_the_loss_of_the_last_stage()
     ]
 
 
-def test_every_mark_but_the_last_is_a_line_of_metrics_at_once(tmp_path):
+def test_every_marker_but_the_last_is_written_to_the_metrics_at_once(tmp_path):
     record = recorder(tmp_path)
     record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
     assert (tmp_path / "metrics.jsonl").read_text().count("\n") == 1
@@ -314,13 +314,13 @@ def test_every_mark_but_the_last_is_a_line_of_metrics_at_once(tmp_path):
         assert [stage["index"] for stage in line["stages"]] == [0, 1]
 
 
-def test_a_new_run_starts_the_metrics_anew(tmp_path):
+def test_a_new_run_replaces_the_metrics(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("old\n")
     feed(recorder(tmp_path))
     assert "old" not in (tmp_path / "metrics.jsonl").read_text()
 
 
-def test_all_files_are_written(tmp_path):
+def test_the_recorder_writes_all_files(tmp_path):
     record = feed(recorder(tmp_path))
     record.write_files()
     assert sorted(os.listdir(tmp_path)) == [
@@ -346,7 +346,7 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_resumed_record_goes_on_where_the_checkpoint_was(tmp_path):
+def test_a_resumed_record_continues_from_its_checkpoint(tmp_path):
     record = recorder(tmp_path)
     record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
     resumed = json.loads(json.dumps(record.resume_state()))
@@ -372,7 +372,7 @@ def test_an_accuracy_that_was_reached_before_the_checkpoint_stays_reached():
     assert again.reached and again.summary["until"]["steps"] == STEPS
 
 
-def test_a_run_that_was_over_when_it_was_resumed_has_its_results():
+def test_a_finished_run_that_is_resumed_has_its_results():
     record = recorder()
     record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
     again = recorder(start=STEPS, record=record.resume_state())
@@ -381,7 +381,7 @@ def test_a_run_that_was_over_when_it_was_resumed_has_its_results():
     assert again.summary["final"]["test_accuracy"] == 0.5
 
 
-def test_checkpoints_are_counted_and_the_user_told_once_that_one_failed(capsys):
+def test_checkpoints_are_counted_and_the_first_failure_is_reported(capsys):
     record = recorder()
     assert record.summary["checkpoints"] == {"written": 0, "failed": 0, "resumed_at": None}
     for problem in (None, "stage-1.safetensors: No space left on device", "again", None):
@@ -395,7 +395,7 @@ def test_checkpoints_are_counted_and_the_user_told_once_that_one_failed(capsys):
     assert capsys.readouterr().err == f"dni-async: {line}\n"
 
 
-def test_a_record_goes_on_in_another_process_wherever_it_was(tmp_path):
+def test_a_record_continues_in_another_process_from_any_message(tmp_path):
     """With a line that nobody has accounted for, and half of one."""
     record = recorder(tmp_path, until=0.6, minutes=5.0)
     record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
@@ -422,7 +422,7 @@ def test_a_record_goes_on_in_another_process_wherever_it_was(tmp_path):
     assert finished["summary"]["final"]["test_accuracy"] == 0.75
 
 
-def test_stages_that_were_started_again_are_told_at_the_end():
+def test_restarted_stages_are_reported_at_the_end():
     record = recorder()
     record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
     end = mark(MarkerKind.STOP, STEPS, 1, result(None), timeline=samples.pipeline())
@@ -469,13 +469,13 @@ def test_the_summary_says_what_ended_training(losses, settings, ended):
     assert validating(losses, **settings)[1]["early_stopping"]["ended"] == ended
 
 
-def test_a_run_that_ended_before_any_validation_has_no_best_one():
+def test_a_run_that_ended_before_any_validation_has_no_best_epoch():
     _, summary = validating([], end=5, minutes=1e-9)
     assert summary["early_stopping"] == {"best": None, "ended": "minutes"}
     assert summary["final"] == {"loss": None, "test_loss": pytest.approx(0.15), "test_accuracy": 0.625}
 
 
-def test_a_resumed_record_is_as_patient_as_it_was():
+def test_a_resumed_record_keeps_its_count_of_patience():
     record = recorder(patience=2, epochs=9)
     for epoch, loss in ((1, 0.25), (2, 0.5)):
         record.on_marker(mark(MarkerKind.EPOCH, epoch * STEPS, epoch, result(loss - 0.1, 0.5)))
@@ -486,7 +486,7 @@ def test_a_resumed_record_is_as_patient_as_it_was():
     assert again.enough
 
 
-def test_a_restore_mark_is_no_record():
+def test_a_restore_marker_is_not_recorded():
     record = recorder(patience=1)
     record.on_marker(mark(MarkerKind.RESTORE, STEPS, 1, result(0.5)))
     assert record.summary["evaluations"] == []

@@ -16,7 +16,7 @@ from tests.support.printing import printed
 from tests.support.summaries import summary, validated
 
 
-def test_numbers_as_text():
+def test_numbers_and_shares_are_shown_as_text():
     assert [number(12345.6), number(0.128, 2), number(None)] == ["12,346", "0.13", "-"]
     assert [percent(0.984), percent(0.9841, 1), percent(None)] == ["98 %", "98.4 %", "-"]
     assert [metric(0.98412, digits=2), metric(None), metric(-0.123456, "score")] == [
@@ -41,7 +41,7 @@ def test_a_run_on_emulated_devices_says_so_and_how_far_they_overran():
     assert {c.head: c.cells for c in grid.columns}["emulation\noverrun"] == ["3.1 %", "0.0 %"]
 
 
-def test_one_run_as_markdown():
+def test_one_run_is_written_as_a_markdown_table():
     assert markdown(run_grid(summary(notes=["emulated: no MNIST here"]))) == (
         "**mnist-fcn, cdni, 2 stages, shm, seed 0**\n"
         "\n"
@@ -70,11 +70,11 @@ def test_one_run_as_markdown():
         ({"accuracy": 0.99, "reached": False, "seconds": None, "epochs": None}, "99.0 % not reached"),
     ],
 )
-def test_one_run_says_when_it_was_accurate_enough(until, told):
+def test_a_run_shows_when_it_reached_the_target_accuracy(until, told):
     assert result_line(summary(until=until)).endswith(f"20.0 s, {told}")
 
 
-def test_one_run_says_whose_weights_were_tested_and_why_it_ended():
+def test_a_run_shows_the_epoch_of_the_tested_weights_and_why_it_ended():
     run = validated()
     told = "20.0 s, weights of epoch 3 (validation accuracy 97.12 %), ended by patience"
     assert result_line(run).endswith(told)
@@ -82,7 +82,7 @@ def test_one_run_says_whose_weights_were_tested_and_why_it_ended():
     assert result_line(run).endswith("20.0 s, no validation, ended by minutes")
 
 
-def test_one_run_on_80_columns_leaves_out_the_spare_columns():
+def test_on_80_columns_the_table_of_a_run_leaves_out_spare_columns():
     assert printed(run_grid(summary()), 80) == [
         "mnist-fcn, cdni, 2 stages, shm, seed 0",
         "                                                        staleness     SG      SG",
@@ -95,7 +95,7 @@ def test_one_run_on_80_columns_leaves_out_the_spare_columns():
     ]
 
 
-def test_an_engine_without_synthetic_gradients_has_no_such_columns():
+def test_an_engine_without_synthetic_gradients_has_no_sg_columns():
     heads = [column.head for column in run_grid(summary("backprop", stages=1)).columns]
     assert heads == ["stage", "parameters", "utilisation", "busy s", "wait s", "send s", "peak\nMB"]
 
@@ -114,7 +114,7 @@ def test_square_brackets_are_not_markup():
     assert printed(run_grid(summary(notes=["[bold]x[/] [0, 1]"])), 100)[-1] == "[bold]x[/] [0, 1]"
 
 
-def test_a_pipe_is_wide_and_its_notes_are_not_broken(capsys):
+def test_a_table_written_to_a_pipe_is_wide_and_its_notes_are_not_broken(capsys):
     console = make_console()
     assert (console.is_terminal, console.width >= 100) == (False, True)
     long = "word " * 60 + "end"

@@ -57,7 +57,7 @@ def test_the_trace_needs_no_summary():
         (["8 A", "9 B", "10 C"], "layers 8-10"),
     ],
 )
-def test_layer_range(layers, name):
+def test_layers_of_a_stage_are_shown_as_a_range(layers, name):
     assert layer_range(layers) == name
 
 
@@ -110,12 +110,12 @@ def test_stages_that_never_train_together_still_give_a_window():
 @pytest.mark.parametrize(
     "timeline", [[], [{"stage": 0, "events": []}], [{"stage": 0, "events": [["wait", 0, 9, 0]]}]]
 )
-def test_nothing_recorded(timeline):
+def test_a_timeline_without_events_has_neither_window_nor_overlap(timeline):
     assert steady_window(timeline) == (0.0, 0.0)
     assert overlap(timeline) == 0.0
 
 
-def test_overlap_of_one_stage_is_nothing():
+def test_one_stage_has_no_overlap():
     assert overlap(pipeline(1)) == 0.0
 
 
@@ -132,7 +132,7 @@ def test_overlap_counts_the_time_with_two_or_more_at_work():
     assert overlap(rows) == pytest.approx(0.70)
 
 
-def test_overlap_of_a_regular_pipeline():
+def test_overlap_of_a_regular_pipeline_equals_the_value_counted_by_hand():
     # Per 3 ms each stage computes in 0..0.90 and 0.98..2.88 ms, stage 1 one ms later (in 0..0.88,
     # 1.00..1.90, 1.98..3.00): both do in 0..0.88, 1.00..1.90, 1.98..2.88.
     assert overlap(pipeline(2)) == pytest.approx((0.88 + 0.90 + 0.90) / 3)

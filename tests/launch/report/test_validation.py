@@ -23,12 +23,12 @@ def test_the_results_of_a_validation_have_names_of_their_own() -> None:
     }
 
 
-def test_by_these_names_the_set_is_known() -> None:
+def test_the_keys_of_a_result_tell_the_set_it_was_measured_on() -> None:
     assert split_of(samples.summary()["evaluations"]) == split_of([]) == "test"
     assert split_of(samples.validated()["evaluations"]) == "validation"
 
 
-def test_the_best_validation_is_the_one_that_patience_says() -> None:
+def test_the_best_validation_is_the_epoch_that_patience_counts_from() -> None:
     run = samples.validated()
     assert early_stopping(Patience(9, 0.1, best_at=3 * 234), run["evaluations"], "epochs") == {
         "best": run["early_stopping"]["best"],

@@ -55,7 +55,7 @@ def test_the_slowest_stage_sets_the_pace(kind: str, slowest: int) -> None:
         ([2, 5], 3),
     ],
 )
-def test_whole_turns_are_averaged_over(ends: list[float], period: float) -> None:
+def test_throughput_is_averaged_over_whole_periods(ends: list[float], period: float) -> None:
     assert steady_period(ends) == pytest.approx(period)
 
 

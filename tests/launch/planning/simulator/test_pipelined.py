@@ -13,19 +13,19 @@ def spelled(order: list[Op]) -> str:
     return "".join("0123456789"[m] if kind == "forward" else "ABCDEFGHIJ"[m] for kind, m in order)
 
 
-def test_the_orders_of_three_stages_and_four_micro_batches() -> None:
+def test_gpipe_and_1f1b_order_four_micro_batches_on_three_stages_as_drawn() -> None:
     assert [spelled(gpipe_order(k, 3, 4)) for k in range(3)] == ["0123ABCD"] * 3
     assert [spelled(one_f_one_b_order(k, 3, 4)) for k in range(3)] == ["012A3BCD", "01A2B3CD", "0A1B2C3D"]
 
 
-def test_fewer_micro_batches_than_stages_all_go_first() -> None:
+def test_with_fewer_micro_batches_than_stages_all_forwards_precede_the_backwards() -> None:
     assert spelled(one_f_one_b_order(0, 8, 3)) == "012ABC"
 
 
 @BOTH
 @pytest.mark.parametrize(("stages", "micro"), [(1, 1), (2, 1), (2, 4), (3, 4), (4, 4), (8, 32), (5, 7)])
 @pytest.mark.parametrize(("forward", "backward"), [(1.0, 1.0), (1.0, 2.0)])
-def test_the_bubble_of_balanced_stages(
+def test_balanced_stages_have_the_bubble_of_the_textbook_formula(
     schedule: str, stages: int, micro: int, forward: float, backward: float
 ) -> None:
     """(K - 1) / (M + K - 1), Huang et al. 2019."""
