@@ -86,6 +86,10 @@ class Slot:
         flat = torch.frombuffer(self._map, dtype=spec.dtype, count=count, offset=spec.offset)
         return flat if len(spec.shape) == 1 else flat.view(spec.shape)
 
+    def memory(self, nbytes: int) -> memoryview:
+        """The first `nbytes` bytes, to read or to write."""
+        return memoryview(self._map)[:nbytes]
+
     def lend(self, specs: Specs) -> list[Tensor]:
         """The views of one message, for a receiver who may do with them what he likes."""
         return [place.detach() for place in self.places(specs)]

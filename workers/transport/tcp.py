@@ -1,0 +1,140 @@
+"""Channels between hosts: messages stream over TCP, and no message waits for a round trip.
+
+    sender's caller     sender's thread              receiver's thread        receiver's caller
+    copy the tensors
+    into a free slot -> header and payload  ------>  into a free slot ------> use the tensors in place
+    the slot is free    <------------------------ one byte: a credit -------- release()
+    close -----------> end of file          ------>  all messages are read
+    closed              <--------------------------  end of file
+
+A sender may have `capacity` messages on the way, so the wire is full while `capacity` messages take longer
+to send than a credit takes to come back. Both ends hold at most `capacity` slots, which are used again; where
+the stage computes on a GPU they are pinned, and copies go on beside the computation. The receiver has a slot
+for every credit, so its thread always reads, and the kernel's buffers never fill up behind a busy stage.
+
+One connection carries no more per round trip than the kernel's buffers hold (4 MB is common), so a channel
+has several where round trips are long: message n goes over connection n modulo their number, and the receiver
+puts messages in order again.
+
+Who connects has to prove that it knows the channel's secret (`workers.transport.handshake`); everybody else
+is turned away, and the listener goes on. What follows is neither encrypted nor unpickled. `tcp_sender` and
+`tcp_receiver` are the ends, `tcp_listener` lets senders in, `tcp_socket` has the options of the sockets.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+from workers.transport.base import Deadline, PeerGone, TransportError, TransportTimeout
+from workers.transport.handshake import (
+    ANSWER_BYTES,
+    CHALLENGE_BYTES,
+    HandshakeError,
+    Hello,
+    check_answer,
+    make_hello,
+)
+from workers.transport.queues import check_capacity
+from workers.transport.tcp_sender import TcpSender
+from workers.transport.tcp_socket import cause, configure, receive_into, widen
+
+_MOST_STRIPES = 8
+_ROUND_TRIP_S = 0.01
+"""Seconds of round trip for which one connection is enough: 4 MB in that time are 3 Gbit/s."""
+
+Address = tuple[str, int]
+"""Host and port."""
+
+
+def connect(
+    address: Address,
+    secret: bytes,
+    peer: int,
+    capacity: int,
+    timeout: float,
+    *,
+    pin: bool = False,
+    stripes: int = 0,
+) -> TcpSender:
+    """The sender of the channel whose receiver listens at `address`.
+
+    Args:
+        secret: The channel's, which the listener has as well.
+        peer: The receiver's stage.
+        capacity: Messages that may be in flight.
+        timeout: Seconds to connect, and later for the receiver to take a message before it counts as gone.
+        pin: Register the slots with CUDA.
+        stripes: TCP connections that share the messages; 0: one for every 10 ms of round trip, at most 8.
+
+    Raises:
+        PeerGone: Nobody listens there.
+        TransportTimeout: Nobody answered in time.
+        TransportError: The listener belongs to another job, or speaks another protocol.
+        ValueError: The capacity is below 1.
+    """
+    check_capacity(capacity)
+    deadline = Deadline(timeout)
+    with ExitStack() as stack:
+        try:
+            connections = _open_stripes(address, secret, capacity, stripes, deadline, stack)
+        except (OSError, HandshakeError) as error:
+            raise _explained(error, f"{address[0]}:{address[1]}", peer, timeout) from None
+        stack.pop_all()
+    for connection in connections:
+        configure(connection, timeout)
+    return TcpSender(peer, connections, capacity, timeout, pin)
+
+
+def _open_stripes(
+    address: Address, secret: bytes, capacity: int, stripes: int, deadline: Deadline, stack: ExitStack
+) -> list[socket.socket]:
+    """All connections, in their order; the stack closes them."""
+    begin = time.monotonic()
+    first = stack.enter_context(_open(address, deadline))
+    stripes = stripes or min(_MOST_STRIPES, math.ceil((time.monotonic() - begin) / _ROUND_TRIP_S))
+
+    def stripe(index: int) -> socket.socket:
+        connection = stack.enter_context(_open(address, deadline)) if index else first
+        _prove(connection, secret, Hello(index, stripes, capacity), deadline)
+        return connection
+
+    with ThreadPoolExecutor(stripes) as pool:  # or each would take two round trips after the other
+        return list(pool.map(stripe, range(stripes)))
+
+
+def _open(address: Address, deadline: Deadline) -> socket.socket:
+    """A connection whose operations end at the deadline."""
+    family, kind, protocol, _, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
+    connection = socket.socket(family, kind, protocol)
+    try:
+        widen(connection)
+        connection.settimeout(deadline.left() or 1e-3)
+        connection.connect(target)
+    except OSError:
+        connection.close()
+        raise
+    return connection
+
+
+def _prove(connection: socket.socket, secret: bytes, hello: Hello, deadline: Deadline) -> None:
+    """Take part in the handshake."""
+    challenge, answer = bytearray(CHALLENGE_BYTES), bytearray(ANSWER_BYTES)
+    if not receive_into(connection, challenge, deadline):
+        raise HandshakeError("it hung up at once")
+    packet = make_hello(secret, bytes(challenge), hello)
+    connection.sendall(packet)
+    if not receive_into(connection, answer, deadline):
+        raise HandshakeError("it does not accept the secret of this job")
+    check_answer(secret, bytes(challenge), packet, bytes(answer))
+
+
+def _explained(error: OSError | HandshakeError, where: str, peer: int, timeout: float) -> TransportError:
+    if isinstance(error, TimeoutError):
+        return TransportTimeout(f"stage {peer} did not answer at {where} in {timeout:g} s")
+    if isinstance(error, HandshakeError):
+        return TransportError(f"what listens at {where} is not stage {peer} of this job: {error}")
+    return PeerGone(f"stage {peer} does not listen at {where} ({cause(error)})")
