@@ -36,6 +36,22 @@ def shm_links(rank: int, folder: Path, barrier: Callable[[], object]) -> tuple[L
     return links[0], links[1], lambda: None
 
 
+def tcp_links(rank: int, folder: Path, barrier: Callable[[], object]) -> tuple[Link, Link, Callable]:
+    from tests.support.tcp_channels import SECRET, listen
+    from workers.transport.tcp import connect
+
+    listeners = [listen(1 - rank) for _ in range(2)]
+    (folder / f"{rank}").write_text(" ".join(str(listener.address[1]) for listener in listeners))
+    barrier()
+    links = []
+    ports = (folder / f"{1 - rank}").read_text().split()
+    for listener, port, capacity in zip(listeners, ports, (CAPACITY, 1), strict=True):
+        address = (listener.address[0], int(port))
+        sender = connect(address, SECRET, 1 - rank, capacity, PATIENCE, stripes=1 + capacity % 2)
+        links.append(Link(sender, listener.accept(PATIENCE), capacity))
+    return links[0], links[1], lambda: None
+
+
 def dist_links(
     rank: int, folder: Path, barrier: Callable[[], object], timeout: float = PATIENCE
 ) -> tuple[Link, Link, Callable]:

@@ -15,7 +15,14 @@ from tests.support.conformance import (
     run_in_threads,
     ten_thousand_messages_both_ways,
 )
-from tests.support.transport_processes import Open, dist_links, rpc_links, run_in_processes, shm_links
+from tests.support.transport_processes import (
+    Open,
+    dist_links,
+    rpc_links,
+    run_in_processes,
+    shm_links,
+    tcp_links,
+)
 from workers.transport.memory import memory_channel
 
 FACTS = (ten_thousand_messages_both_ways,)
@@ -33,7 +40,7 @@ def play(side: Side, report: Report) -> None:
         link.rx.close()
 
 
-@pytest.mark.parametrize("links", [shm_links, dist_links, rpc_links])
+@pytest.mark.parametrize("links", [shm_links, tcp_links, dist_links, rpc_links])
 def test_between_processes_all_arrive_once_in_order_and_equal(links: Open, tmp_path: Path) -> None:
     outcome = run_in_processes(links, tmp_path, play, exits=(0, 0), deadline=60.0 * MINUTES)
     outcome.check(NAME)
