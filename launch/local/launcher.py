@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import cloudpickle
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -21,26 +21,63 @@ from dni_async.errors import StageError, UserError
 from launch.config.train import TrainConfig
 from launch.local import rendezvous as loopback
 from tasks.base import Task
+from workers.coordination.rendezvous import check_loopback
+from workers.coordination.signing import JOB_SECRET
 from workers.failure.errors import AlreadyReported, StdoutClosed
-from workers.failure.failure_file import FAILURE_FILE, read_failure
+from workers.failure.failure_file import FAILURE_FILE, read_failure, report_failure
+from workers.failure.signals import LAUNCHER
 
-PATIENCE = 5
-"""Seconds that ranks have to end when one has failed; then they are killed."""
+SHUTDOWN_TIMEOUT_S = 5
+"""How long ranks have to end when one has failed; then they are killed."""
 
 
 def run_local(config: TrainConfig, task: Task) -> None:
     """Run the job in `config.stages` processes and wait for its end.
 
-    Raises `AlreadyReported` with the exit status when a rank has told the user why it failed.
+    The job and the failure file are in memory that ranks open by way of this process, so that a killed
+    launcher leaves nothing behind.
+
+    Raises:
+        AlreadyReported: a rank has failed and has printed why.
     """
+    check_loopback()
     check_port(config.port)
-    with tempfile.TemporaryDirectory(prefix="dni_async-") as name:
-        folder = Path(name)
-        job = folder / "job.pkl"
+    with _memory_file("job") as job, _memory_file("failure") as failure:
         job.write_bytes(cloudpickle.dumps((config, task)))
-        told = folder / "failure"
-        with _environment(**{FAILURE_FILE: str(told)}), _silent_launcher():
-            _launch(config, job, told)
+        environment = {
+            FAILURE_FILE: str(failure),
+            JOB_SECRET: secrets.token_hex(32),
+            LAUNCHER: str(os.getpid()),
+            # else a dead store is lamented in dozens of lines by every rank
+            "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
+        }
+        with _environment(**environment), _silent_launcher():
+            _launch(config, job, failure)
+
+
+@contextmanager
+def _memory_file(name: str) -> Iterator[Path]:
+    """A file without a place on disk, which ends with this process; only our user can open the path."""
+    descriptor = os.memfd_create(f"dni_async {name}", os.MFD_CLOEXEC)
+    try:
+        os.fchmod(descriptor, 0o600)
+        yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
+
+
+class _NoLogs(LogsSpecs):
+    """Ranks write to the launcher's own stdout and stderr, and leave no error files."""
+
+    def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
+        """No file for any rank."""
+        empty = dict.fromkeys(envs, "")
+        return LogsDest(empty, dict(empty), dict(empty), dict(empty), dict.fromkeys(envs, os.devnull))
+
+    @property
+    def root_log_dir(self) -> str:
+        """None."""
+        return os.devnull
 
 
 def check_port(port: int) -> None:
@@ -53,33 +90,37 @@ def check_port(port: int) -> None:
             raise UserError(f"port {port} cannot be used ({error.strerror}); choose another --port") from None
 
 
-def _launch(config: TrainConfig, job: Path, told: Path) -> None:
+def _launch(config: TrainConfig, job: Path, failure: Path) -> None:
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=max(1, config.stages),
-        run_id=job.parent.name,
+        run_id=secrets.token_hex(8),
         rdzv_backend=loopback.register(),
         rdzv_endpoint=f"{loopback.HOST}:{config.port}",
         max_restarts=config.max_restarts,
         monitor_interval=0.1,
-        shutdown_timeout=PATIENCE,
-        logs_specs=DefaultLogsSpecs(log_dir=str(job.parent / "logs")),
+        shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+        logs_specs=_NoLogs(),
     )
     try:
         elastic_launch(launch, sys.executable)("-m", "launch.local.rank_main", str(job))
     except ChildFailedError as error:
-        rank, failure = min(error.failures.items(), key=lambda item: item[1].timestamp)
-        line, _ = read_failure(told)
+        rank, first = min(error.failures.items(), key=lambda item: item[1].timestamp)
+        line, _ = read_failure(failure)
         statuses = [f.exitcode for f in error.failures.values()]
         if line or StdoutClosed.status in statuses:
-            telling = (status for status in (UserError.status, StdoutClosed.status) if status in statuses)
-            raise AlreadyReported(line, next(telling, 1)) from None
-        how = failure.signal_name() if failure.exitcode < 0 else f"exit status {failure.exitcode}"
+            special = (status for status in (UserError.status, StdoutClosed.status) if status in statuses)
+            raise AlreadyReported(line, next(special, 1)) from None
+        how = first.signal_name() if first.exitcode < 0 else f"exit status {first.exitcode}"
         raise StageError(f"rank {rank} ended before the first step ({how})") from None
     except SignalException as stop:
-        number = int(stop.sigval)
-        raise AlreadyReported(read_failure(told)[0], 128 + number) from None
+        status = 128 + int(stop.sigval)
+        line, reported = read_failure(failure)
+        if not reported:  # no rank had come so far
+            line = f"stopped by {signal.Signals(stop.sigval).name}"
+            report_failure(line, status)
+        raise AlreadyReported(line, status) from None
 
 
 @contextmanager
@@ -99,15 +140,19 @@ def _environment(**variables: str) -> Iterator[None]:
 
 @contextmanager
 def _silent_launcher() -> Iterator[None]:
-    """The launcher's own log lines say in twenty what our ranks say in one; and keep our signals."""
-    logger = logging.getLogger("torch.distributed.elastic")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    """Drop the log lines of torch's launcher (twenty where a rank prints one); restore our signal handlers.
+
+    Each of torch's modules sets a level of its own, so the level of their common logger does not matter.
+    """
+    logger, silence = logging.getLogger("torch.distributed.elastic"), logging.NullHandler()
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(silence)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logger.propagate = propagate
+        logger.removeHandler(silence)
         for number, handler in handlers.items():
             try:
                 signal.signal(number, handler)

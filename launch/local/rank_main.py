@@ -1,8 +1,9 @@
 """One rank of a job of the local launcher: `python -m launch.local.rank_main JOB`, JOB a pickled job.
 
-Before torch is imported, which takes seconds, a rank that is started anew looks whether that makes sense:
+Before torch is imported, which takes seconds, a rank asks to end with its launcher, and a restarted rank
+checks whether the job would only fail again:
 
-    start ─ bad input: status 2, told ─ restart: still bad, status 2 ─ restart: ...    without torch
+    start ─ bad input: status 2, reported ─ restart: still bad, status 2 ─ restart: ...    without torch
     start ─ killed ─ restart: goes on
 """
 
@@ -12,38 +13,34 @@ import os
 import pickle
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from workers.failure.failure_file import FAILURE_FILE, STDOUT_CLOSED, read_failure
-
-if TYPE_CHECKING:
-    from workers.failure.rank_runner import RankRunner
+from workers.failure.signals import exit_process, exit_with_launcher
 
 
-def work(runner: RankRunner) -> None:
-    """Read the job from our own launcher's file and be one of its ranks."""
-    from launch.job.rank_job import start_rank
+def final_status() -> int:
+    """The exit status that this restarted job had before and would have again; 0 if it may go well now.
 
-    config, task = pickle.loads(Path(sys.argv[1]).read_bytes())
-    start_rank(runner, config, task)
-
-
-def in_vain() -> int:
-    """The exit status of a job that has ended before as it would again: by what the user must mend, or as
-    nobody reads what it prints. Any other end is forgotten (0)."""
+    Bad input stays bad, and a closed stdout closed. Any other failure is removed from the failure file.
+    """
     file = Path(os.environ[FAILURE_FILE])
     _, status = read_failure(file)
     if status in (2, STDOUT_CLOSED):
         return status
     if os.environ["LOCAL_RANK"] == "0":
-        file.unlink(missing_ok=True)
+        file.write_text("")
     return 0
 
 
 if __name__ == "__main__":
-    if status := in_vain():
+    exit_with_launcher()
+    if status := final_status():
         sys.exit(status)
+    from launch.job.rank_job import start_rank
     from workers.failure.rank_runner import RankRunner
-    from workers.failure.signals import exit_process
 
-    exit_process(RankRunner().run(work))
+    def _work(runner: RankRunner) -> None:
+        config, task = pickle.loads(Path(sys.argv[1]).read_bytes())  # written by our own launcher
+        start_rank(runner, config, task)
+
+    exit_process(RankRunner().run(_work))

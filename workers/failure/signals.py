@@ -16,6 +16,9 @@ import signal
 import sys
 from types import FrameType
 
+LAUNCHER = "DNI_ASYNC_LAUNCHER"
+"""Environment variable with the process id of the local launcher."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -36,7 +39,24 @@ def install_signal_handlers() -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    exit_with_parent(signal.SIGTERM)
+    exit_with_launcher()
+
+
+def exit_with_launcher() -> None:
+    """Send SIGTERM to this process when its launcher dies, or now if the local launcher has died already."""
+    launcher = os.environ.get(LAUNCHER)
+    exit_with_parent(signal.SIGTERM, int(launcher) if launcher else None)
+
+
+def stop_quietly() -> None:
+    """Let SIGINT end this process with one line, instead of a traceback out of some import, until
+    `install_signal_handlers` is called. A rank ends without a line: its launcher prints one."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        os.write(2, b"dni-async: stopped by SIGINT\n")
+        os._exit(128 + signum)
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL if "RANK" in os.environ else stop)
 
 
 def ignore_signals() -> None:

@@ -16,8 +16,10 @@ from launch.config.train import TrainConfig
 from launch.local import launcher as local
 from launch.local.launcher import check_port, run_local
 from tests.support.tiny_task import Tiny
+from workers.coordination.signing import JOB_SECRET
 from workers.failure.errors import AlreadyReported
 from workers.failure.failure_file import FAILURE_FILE, report_failure
+from workers.failure.signals import LAUNCHER
 
 
 def test_an_occupied_port_is_refused():
@@ -62,10 +64,9 @@ class Launcher:
 
     def start(self, *arguments):
         self.module, job = arguments[1], Path(arguments[2])
-        self.folder = job.parent
         self.config, self.task = pickle.loads(job.read_bytes())
         self.failure_file = Path(os.environ[FAILURE_FILE])
-        self.level = logging.getLogger("torch.distributed.elastic").level
+        self.propagate = logging.getLogger("torch.distributed.elastic").propagate
         self.end()
 
 
@@ -104,22 +105,22 @@ def test_without_stages_there_is_one_rank(monkeypatch):
 def test_the_launcher_restarts_ranks_as_often_as_configured(monkeypatch):
     launcher = launched(monkeypatch, Launcher(), stages=2, max_restarts=3, out="somewhere")
     assert launcher.launch.max_restarts == 3
-    assert launcher.launch.shutdown_timeout == local.PATIENCE < 15
+    assert launcher.launch.shutdown_timeout == local.SHUTDOWN_TIMEOUT_S < 15
 
 
-def test_the_launcher_restores_signals_and_logging_and_removes_its_folder(monkeypatch):
+def test_the_launcher_restores_signals_and_logging_and_leaves_no_file(monkeypatch):
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     logger = logging.getLogger("torch.distributed.elastic")
-    level = logger.level
+    before = logger.propagate, list(logger.handlers)
 
     def end():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
     launcher = launched(monkeypatch, Launcher(end))
-    assert launcher.level > logging.CRITICAL
-    assert launcher.failure_file.parent == launcher.folder and not launcher.folder.exists()
+    assert launcher.propagate is False
+    assert not launcher.failure_file.exists()
     assert FAILURE_FILE not in os.environ
-    assert logger.level == level
+    assert (logger.propagate, logger.handlers) == before
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
@@ -143,13 +144,52 @@ def test_a_rank_that_ends_silently_is_named(code, how, monkeypatch):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_to_the_launcher_becomes_its_exit_status(number, status, monkeypatch):
+def test_a_signal_to_the_launcher_becomes_its_exit_status_and_a_line(number, status, capsys, monkeypatch):
     def end():
         raise SignalException("stopped", number)
 
     with pytest.raises(AlreadyReported) as failure:
         launched(monkeypatch, Launcher(end), stages=2)
     assert failure.value.status == status
+    assert capsys.readouterr().err == f"dni-async: stopped by {signal.Signals(number).name}\n"
+
+
+def test_a_signal_that_a_rank_has_reported_is_not_reported_again(capsys, monkeypatch):
+    def end():
+        report_failure("stage 0 (rank 0), at step 3: stopped by SIGINT", 130)
+        raise SignalException("stopped", signal.SIGINT)
+
+    with pytest.raises(AlreadyReported):
+        launched(monkeypatch, Launcher(end), stages=2)
+    assert capsys.readouterr().err == "dni-async: stage 0 (rank 0), at step 3: stopped by SIGINT\n"
+
+
+def test_a_host_without_loopback_interface_ends_in_one_line_at_once(monkeypatch):
+    def unreachable(*arguments, **options):
+        raise OSError(101, "Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    launcher = Launcher()
+    with pytest.raises(UserError, match=r"loopback interface does not work \(Network is unreachable\)"):
+        launched(monkeypatch, launcher)
+    assert not hasattr(launcher, "launch")
+
+
+def test_log_lines_of_torchs_launcher_are_not_printed(capfd, monkeypatch):
+    def end():
+        logging.getLogger("torch.distributed.elastic.agent.server.api").warning("Received 2 death signal")
+
+    launched(monkeypatch, Launcher(end))
+    assert capfd.readouterr().err == ""
+
+
+def test_ranks_get_a_secret_of_their_own_and_the_launchers_process_id(monkeypatch):
+    seen = []
+    for _ in range(2):
+        launched(monkeypatch, Launcher(lambda: seen.append(dict(os.environ))))
+    assert len(seen[0][JOB_SECRET]) == 64 and seen[0][JOB_SECRET] != seen[1][JOB_SECRET]
+    assert seen[0][LAUNCHER] == str(os.getpid())
+    assert JOB_SECRET not in os.environ
 
 
 def test_a_taken_port_starts_nothing(monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.local.rank_main import in_vain
+from launch.local.rank_main import final_status
 from tests.support.jobs import ROOT
 from workers.failure.failure_file import FAILURE_FILE, report_failure
 
@@ -22,10 +22,10 @@ def test_bad_input_is_remembered_across_restarts_and_other_failures_are_not(
 ) -> None:
     monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
     monkeypatch.setenv("LOCAL_RANK", str(rank))
-    assert not in_vain()
+    assert not final_status()
     report_failure("it ended", status)
-    assert in_vain() == ends
-    assert (tmp_path / "told").exists() is stays
+    assert final_status() == ends
+    assert bool((tmp_path / "told").read_text()) is stays
 
 
 def test_rank_main_imports_no_torch_before_it_starts_a_rank() -> None:

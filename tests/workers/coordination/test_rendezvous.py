@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ import torch.distributed as dist
 
 from dni_async.errors import Late, StageError, UserError
 from tests.support.channels import PATIENCE, Child
+from tests.support.jobs import ROOT
 from workers.coordination.rendezvous import Rendezvous, host_identity
 from workers.failure.rank_runner import RankRunner
 
@@ -303,3 +305,46 @@ def meet_and_tell(runner: RankRunner, mouth: Connection) -> None:
             "first": me.claim("first"),
         }
     )
+
+
+def test_without_a_loopback_interface_the_user_is_told_at_once() -> None:
+    script = """
+from dni_async.errors import UserError
+from workers.coordination.rendezvous import check_loopback
+try:
+    check_loopback()
+except UserError as error:
+    print(error)
+"""
+    unshare = ["unshare", "--map-root-user", "--net"]
+    if subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        pytest.skip("this system makes no network namespaces")
+    run = [*unshare, sys.executable, "-c", script]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT)
+    assert done.stdout.startswith("the loopback interface does not work (Network is unreachable)"), (
+        done.stderr
+    )
+
+
+def test_a_signal_is_heard_while_a_rank_waits_for_a_store_that_is_not_there(
+    environment: pytest.MonkeyPatch, port: int
+) -> None:
+    class Heard(Exception):
+        pass
+
+    def hear(signum: int, frame: FrameType | None) -> None:
+        raise Heard
+
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        environment.setenv("MASTER_PORT", str(other.getsockname()[1]))
+        environment.setenv("RANK", "1")
+        before = signal.signal(signal.SIGUSR1, hear)
+        asks = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGUSR1])
+        try:
+            asks.start()
+            with pytest.raises(Heard):
+                Rendezvous.from_env(PATIENCE)
+        finally:
+            asks.join()
+            signal.signal(signal.SIGUSR1, before)
