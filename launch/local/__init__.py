@@ -1,1 +1,6 @@
-"""Jobs whose ranks are started on this machine, without torchrun."""
+"""Starts the ranks of a job on this machine, without torchrun.
+
+launcher     starts one process per stage with torch's elastic launcher, and reports their failure
+rank_main    what each process runs
+rendezvous   the store in which they meet, on the loopback interface only
+"""

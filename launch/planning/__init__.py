@@ -1,1 +1,4 @@
-"""What `launch.plan` is made of: costs are measured, engines predicted, predictions shown and checked."""
+"""Predicts how fast every engine would be with more stages, for `launch.plan`.
+
+measure ─► profile ─► predict (footprint: bytes) ─► simulator ─► check: real runs beside the prediction
+"""

@@ -1,7 +1,8 @@
-"""How fast an engine would be: discrete-event simulations of stages whose costs are known.
+"""Discrete-event simulations of engines whose costs are known.
 
-Pure arithmetic on numbers of seconds: no network runs, no clock is read, and the same costs always give
-the same forecast.
+base   costs of a stage and of a message, and the forecast      decoupled, pipelined, whole   the engines
+
+Pure arithmetic on seconds: no network runs, no clock is read, and equal costs give equal forecasts.
 """
 
 from launch.planning.simulator.base import Forecast as Forecast
