@@ -12,9 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dni_async.errors import StageError, UserError
-from dni_async.rules.registry import rule_label
 from launch.config.command_line import parse
 from launch.config.compare import CompareConfig
+from launch.config.engines import contestant_label
 from launch.job.task_checks import check_until
 from launch.local.launcher import run_local
 from launch.report.comparison_rows import Row, Run, make_rows
@@ -42,7 +42,7 @@ def work(runner: RankRunner) -> None:
                 continue  # its row is decided
             runner.describe_position = lambda engine=engine: f"while {engine} ran"  # type: ignore[misc]
             so_far.append(run_engine(config, task, engine, out, repeat))
-    runs = {rule_label(engine): many for engine, many in runs.items()}
+    runs = {contestant_label(engine): many for engine, many in runs.items()}
     check_somebody_finished(runs)
     rows = make_rows(runs)
     heading = title(task, runs)
@@ -57,7 +57,7 @@ def work(runner: RankRunner) -> None:
 
 def run_engine(config: CompareConfig, task: Task, engine: str, out: Path, repeat: int) -> Run:
     """One run of one contestant. A failure becomes its row: it may be bad input for this engine only."""
-    name = rule_label(engine)
+    name = contestant_label(engine)
     folder = out / (name if config.repeats == 1 else f"{name}-{repeat + 1}")
     job = config.job(engine, folder, repeat)
     if not config.quiet:

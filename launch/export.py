@@ -19,7 +19,7 @@ from torch import Tensor
 from dni_async.errors import UserError
 from dni_async.state.checkpoint import uncut
 from launch.config.command_line import parse
-from launch.engines.registry import ENGINES
+from launch.engines.registry import find_engine
 from launch.report.weights import load_all
 from workers.checkpoint.atomic_file import write_whole
 from workers.checkpoint.store import CheckpointStore
@@ -87,7 +87,7 @@ def _finished(run: Path) -> dict[str, Tensor]:
     summary = run / "summary.json"
     try:
         told = json.loads(summary.read_text(encoding="utf-8"))
-        stages = len(told["stages"]) if ENGINES[told["settings"]["engine"]].cut else 1
+        stages = len(told["stages"]) if find_engine(told["settings"]["engine"]).cut else 1
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"nothing to export here ({run} has no checkpoint and no summary.json); give the --out of a run"

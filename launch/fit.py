@@ -13,7 +13,7 @@ from torch import nn
 
 from dni_async.errors import StageError, UserError
 from launch.config.train import TrainConfig
-from launch.engines.registry import ENGINES
+from launch.engines.registry import find_engine
 from launch.local.launcher import run_local
 from launch.report.weights import load_all
 from tasks.base import Task
@@ -62,5 +62,5 @@ def fit(
         summary = json.loads((Path(out) / "summary.json").read_text())
         task.metadata = summary["facts"]
         model = nn.Sequential(*task.layers())
-        model.load_state_dict(load_all(Path(out), stages if ENGINES[config.engine].cut else 1))
+        model.load_state_dict(load_all(Path(out), stages if find_engine(config.engine).cut else 1))
     return Fit(summary, model.eval())

@@ -11,7 +11,7 @@ from tests.support.source_tree import PACKAGES, ROOT
 FILE_LINES = 250
 FUNCTION_LINES = 60
 LONGER_FILES = {
-    "launch/config/train.py": 331,
+    "launch/config/train.py": 316,
     "launch/planning/predict.py": 286,
     "launch/report/bench_sections.py": 270,
     "launch/report/recorder.py": 293,

@@ -8,8 +8,9 @@ from typing import Any
 
 from dni_async.errors import UserError
 from dni_async.rules.registry import RULES
-from launch.config.train import JobConfig, TrainConfig, check_engines
-from launch.engines.registry import BASELINES, ENGINES
+from launch.config.engines import check_engines
+from launch.config.train import JobConfig, TrainConfig
+from launch.engines.registry import BASELINES, ENGINES, find_engine, is_engine_path
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,11 +40,11 @@ class CompareConfig(JobConfig):
         """The configuration of one contestant in its run number `repeat`, counted from 0."""
         shared = {name: getattr(self, name) for name in JobConfig.__dataclass_fields__}
         shared["seed"] += repeat if self.vary_seed else 0
-        if engine not in ENGINES:
+        if engine not in ENGINES and not is_engine_path(engine):
             return TrainConfig(**shared | {"rule": engine, "out": str(out)})
         own: dict[str, Any] = {"engine": engine, "out": str(out)}
-        if ENGINES[engine].processes == 1:
+        if find_engine(engine).processes == 1:
             own |= {"stages": 1, "threads": self.threads or 1}  # one device's worth
-        if not ENGINES[engine].cut:
+        if not find_engine(engine).cut:
             own |= {"cut": ""}
         return TrainConfig(**shared | own)

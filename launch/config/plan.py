@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dni_async.errors import UserError
-from launch.config.train import JobConfig, check_engines
+from launch.config.engines import check_engines
+from launch.config.train import JobConfig
 from launch.planning.predict import ENGINES as PLANNED
 
 

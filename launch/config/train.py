@@ -15,10 +15,9 @@ from dni_async.errors import UserError
 from dni_async.networks.factory import LocalConfig, SGConfig
 from dni_async.nonfinite import POLICIES
 from dni_async.optim import SCHEDULES, optimizer_factory
-from dni_async.plugins import is_path
 from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.rules.registry import find_rule, rule_label, rules_with
-from launch.engines.registry import BASELINES, ENGINES
+from launch.engines.registry import BASELINES, ENGINES, engine_label, find_engine
 from workers.runtime.execution import PRECISIONS
 
 TRANSPORTS = ("auto", "shm", "dist", "rpc")
@@ -135,18 +134,18 @@ class JobConfig:
             raise UserError(f"seed is {self.seed}; it must be 0 to {2**32 - 1}")
         if not 0 <= self.port < 65536:
             raise UserError(f"port is {self.port}; it must be 0 to 65535")
-        _one_of("schedule", self.schedule, SCHEDULES)
+        one_of("schedule", self.schedule, SCHEDULES)
         if not all(0 < share < 1 for share in self.milestones):
             given = " ".join(map(str, self.milestones))
             raise UserError(f"milestones are {given}; each must be a share of the run, between 0 and 1")
-        _one_of("device", self.device, ("cpu", "cuda"))
-        _one_of("precision", self.precision, PRECISIONS)
+        one_of("device", self.device, ("cpu", "cuda"))
+        one_of("precision", self.precision, PRECISIONS)
         if self.emulate_gflops and self.device != "cpu":
             raise UserError(f"device {self.device} cannot emulate others; use --device cpu")
         if self.emulate_gflops and self.compile:
             raise UserError("an emulated device is no faster with --compile; leave it out")
         for transport in self.transport.split(","):
-            _one_of("transport", transport, TRANSPORTS)
+            one_of("transport", transport, TRANSPORTS)
         self.cut_layers()
         _check_optimizer(self.optimizer, self.lr, self.optimizer_settings())
         optimizer_factory(self.sg.optimizer, 1.0)
@@ -188,7 +187,8 @@ class TrainConfig(JobConfig):
     engine: str = "decoupled"
     """decoupled (stages by --rule); in one process backprop, backprop-all (all cores), dni-local or
     cdni-local (every layer decoupled by the library's wrapper); ddp (data parallel); gpipe, 1f1b (torch's
-    pipelines); copies (a control: as many sequential trainings at once as there are stages)."""
+    pipelines); copies (a control: as many sequential trainings at once as there are stages);
+    or your own module as my_pkg.my_engine."""
     minutes: float | None = None
     """End training after so many, wherever the epoch stands; baselines end at the next evaluation."""
     on_nonfinite: str = "stop"
@@ -210,18 +210,17 @@ class TrainConfig(JobConfig):
     def __post_init__(self) -> None:
         JobConfig.__post_init__(self)
         find_rule(self.rule)
-        _one_of("engine", self.engine, tuple(ENGINES))
+        engine = find_engine(self.engine)
         if self.minutes is not None and not 0 < self.minutes < math.inf:
             raise UserError(f"minutes is {self.minutes}; it must be positive and finite")
-        _one_of("on-nonfinite", self.on_nonfinite, POLICIES)
+        one_of("on-nonfinite", self.on_nonfinite, POLICIES)
         if self.on_nonfinite == "skip" and not self.capabilities.skips_nonfinite:
             raise UserError(
                 f"on-nonfinite skip is for stages that learn, not for {self.engine_name}; leave it out"
             )
-        decoupled = self.engine == "decoupled"
-        compiles = self.capabilities.compiles if decoupled else ENGINES[self.engine].compiles
+        compiles = self.capabilities.compiles if engine.uses_rule else engine.compiles
         if self.compile and not compiles:
-            able = [name for name, engine in ENGINES.items() if engine.compiles and name in BASELINES]
+            able = [name for name in BASELINES if ENGINES[name].compiles]
             raise UserError(
                 f"{self.engine_name} cannot be compiled; leave --compile out, or use "
                 f"{', '.join([*rules_with('compiles'), *able])}"
@@ -270,12 +269,14 @@ class TrainConfig(JobConfig):
     @property
     def engine_name(self) -> str:
         """What tables call it: the rule of a decoupled run, else the engine."""
-        return rule_label(self.rule) if self.engine == "decoupled" else self.engine
+        uses_rule = find_engine(self.engine).uses_rule
+        return rule_label(self.rule) if uses_rule else engine_label(self.engine)
 
     @property
     def capabilities(self) -> RuleCapabilities:
         """Of the rule of a decoupled run; of another engine, none."""
-        return find_rule(self.rule).capabilities if self.engine == "decoupled" else RuleCapabilities()
+        uses_rule = find_engine(self.engine).uses_rule
+        return find_rule(self.rule).capabilities if uses_rule else RuleCapabilities()
 
 
 def key_values(option: str, pairs: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -309,23 +310,7 @@ def _check_optimizer(name: str, lr: float, settings: dict[str, Any]) -> None:
         raise UserError(f"optimizer {name} refuses its settings ({cause}); change --optimizer-args") from None
 
 
-def _one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+def one_of(what: str, value: str, known: tuple[str, ...]) -> None:
+    """Raises UserError unless `value` is one of those that are `known`."""
     if value not in known:
         raise UserError(f"unknown {what} ({value}); use one of {', '.join(known)}")
-
-
-def check_engines(engines: tuple[str, ...], known: tuple[str, ...], paths: bool = False) -> None:
-    """Raises UserError unless there are some, each of them known and named once.
-
-    paths: whether a rule may also be given as a dotted path.
-    """
-    if not engines:
-        raise UserError("no engines given; name some, such as --engines backprop cdni")
-    labels = [rule_label(engine) for engine in engines]
-    for engine, label in zip(engines, labels, strict=True):
-        if paths and is_path(engine):
-            find_rule(engine)
-        else:
-            _one_of("engine", engine, known)
-        if labels.count(label) > 1:
-            raise UserError(f"engine {label} is given twice; name it once")

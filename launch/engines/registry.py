@@ -1,4 +1,4 @@
-"""Every engine: how many processes it takes, what each of them needs, and where its code is.
+"""All engines by name: one entry each, with what a job must know of an engine before it runs.
 
 engine        processes   network in a process   batches read in     code
 decoupled     stages      its layers             process 0           launch.engines.decoupled
@@ -13,22 +13,37 @@ cdni-local    1           whole                  process 0           launch.engi
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
+=======
+from dataclasses import dataclass, replace
+
+from dni_async.errors import UserError
+from dni_async.plugins import load_module
+>>>>>>> 3d53490 (Engines plug in: the registry is data and imports no context; --engine takes the module of your own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
-    """What a job has to know of an engine before it runs."""
+    """What an engine can do, and where its code is."""
 
+<<<<<<< HEAD
     module: str
     """Has `run(context, recorder)`, which trains and returns the layers that this rank saves (None: none). It
     is imported when it runs: what one engine needs, the others need not wait for."""
+=======
+    module: str = ""
+    """Has `run(context)`, which trains and returns the layers that this rank shall save (None: none). It is
+    imported when the job runs, so that one engine need not wait for what another one imports."""
+>>>>>>> 3d53490 (Engines plug in: the registry is data and imports no context; --engine takes the module of your own)
     processes: int | None = None
-    """None: as many as there are stages."""
+    """How many it takes; None for as many as there are stages."""
     together: bool = False
     """Whether it makes no sense in one process."""
+    uses_rule: bool = False
+    """Whether stages get their gradients by `--rule`, whose capabilities then count."""
     cut: bool = False
     """Whether each process holds a stage of the network, not all of it."""
     everybody_reads: bool = False
@@ -41,33 +56,67 @@ class Engine:
     """Whether its layers are one module that torch.compile may have."""
     all_cores: bool = False
     """Whether `threads` is overruled: one thread per core that the job may use."""
+    plot_style: tuple[str, str] | None = None
+    """Colour and marker (of matplotlib) in pictures; None takes any that are free."""
 
+<<<<<<< HEAD
     def run(self, context: Any, recorder: Any) -> Any:
         """Train as this rank of the job; see `run` of the engine's module."""
         return import_module(self.module).run(context, recorder)
+=======
+>>>>>>> 3d53490 (Engines plug in: the registry is data and imports no context; --engine takes the module of your own)
 
+_WHOLE = Engine(processes=1, carries=True, compiles=True)
+_TORCH_PIPELINE = Engine(module="launch.engines.pipelining", together=True, cut=True, everybody_reads=True)
+_REPLICAS = Engine(together=True, everybody_reads=True, compiles=True)
 
 ENGINES = {
-    "decoupled": Engine(module="launch.engines.decoupled", cut=True, carries=True, compiles=True),
-    "backprop": Engine(module="launch.engines.backprop", processes=1, carries=True, compiles=True),
-    "backprop-all": Engine(
-        module="launch.engines.backprop", processes=1, carries=True, compiles=True, all_cores=True
+    "decoupled": Engine(
+        module="launch.engines.decoupled", uses_rule=True, cut=True, carries=True, compiles=True
     ),
-    "ddp": Engine(
-        module="launch.engines.ddp",
-        together=True,
-        everybody_reads=True,
-        shares_batches=True,
-        compiles=True,
+    "backprop": replace(_WHOLE, module="launch.engines.backprop", plot_style=("#4d5866", "o")),
+    "backprop-all": replace(
+        _WHOLE, module="launch.engines.backprop", all_cores=True, plot_style=("#a3adb8", "s")
     ),
-    "gpipe": Engine(module="launch.engines.pipelining", together=True, cut=True, everybody_reads=True),
-    "1f1b": Engine(module="launch.engines.pipelining", together=True, cut=True, everybody_reads=True),
-    "copies": Engine(
-        module="launch.engines.independent", together=True, everybody_reads=True, carries=True, compiles=True
-    ),
+    "ddp": replace(_REPLICAS, module="launch.engines.ddp", shares_batches=True, plot_style=("#e69f00", "^")),
+    "gpipe": replace(_TORCH_PIPELINE, plot_style=("#009e73", "v")),
+    "1f1b": replace(_TORCH_PIPELINE, plot_style=("#56b4e9", "D")),
+    "copies": replace(_REPLICAS, module="launch.engines.independent", carries=True),
     "dni-local": Engine(module="launch.engines.wrapper", processes=1),
     "cdni-local": Engine(module="launch.engines.wrapper", processes=1),
 }
 
-BASELINES = tuple(name for name in ENGINES if name != "decoupled")
+BASELINES = tuple(name for name, engine in ENGINES.items() if not engine.uses_rule)
 """Engines that are no rule of decoupled stages."""
+
+
+def find_engine(name: str) -> Engine:
+    """The engine of this name, or of the module at a dotted path such as my_pkg.my_engine.
+
+    That module has `run(context)`, and may declare `engine = Engine(...)`; without, it runs in one process.
+
+    Raises:
+        UserError: there is no such engine.
+    """
+    if name in ENGINES:
+        return ENGINES[name]
+    if not is_engine_path(name):
+        known = ", ".join(ENGINES)
+        raise UserError(f"unknown engine ({name}); use one of {known}, or your own as my_pkg.my_engine")
+    module = load_module(name, "engine")
+    if not callable(getattr(module, "run", None)):
+        raise UserError(f"engine module has no run(context) ({name}): define it there")
+    engine = getattr(module, "engine", Engine(processes=1))
+    if not isinstance(engine, Engine):
+        raise UserError(f"engine is of type {type(engine).__name__} ({name}): make it an Engine(...)")
+    return replace(engine, module=name)
+
+
+def is_engine_path(name: str) -> bool:
+    """Whether this is the dotted path of a module, not of a rule's class."""
+    return "." in name and ":" not in name
+
+
+def engine_label(name: str) -> str:
+    """What tables and files call an engine: its name, or the last part of a dotted path."""
+    return name.rpartition(".")[2] if is_engine_path(name) else name

@@ -21,7 +21,7 @@ from dni_async.recurrent.stateful_rnn import start_anew_after
 from dni_async.rules import Rule, RuleContext
 from dni_async.rules.registry import find_rule
 from launch.config.train import JobConfig, TrainConfig
-from launch.engines.registry import ENGINES
+from launch.engines.registry import find_engine
 from launch.job.data import Data, size
 from launch.job.task_checks import (
     check_evaluations,
@@ -91,7 +91,7 @@ def broadcast_plan(
         bounds, shapes = ([tuple(pair) for pair in told[key]] for key in ("bounds", "shapes"))
         task.metadata = told["metadata"]
         return PartitionPlan(**told | {"bounds": bounds, "shapes": shapes})
-    stages = rendezvous.world if ENGINES[config.engine].cut else 1
+    stages = rendezvous.world if find_engine(config.engine).cut else 1
     plan = replace(make_plan(config, task, data, stages, device), start=start)
     rendezvous.publish(KEY, asdict(plan))
     return plan

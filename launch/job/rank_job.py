@@ -7,13 +7,14 @@ rendezvous ─ checks ─ placement ─ rank 0: data, start, plan ─┬─ engi
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
 from dni_async.errors import UserError
 from launch.config.train import TrainConfig
-from launch.engines.registry import ENGINES, Engine
+from launch.engines.registry import Engine, find_engine
 from launch.job.context import RankContext
 from launch.job.data import Data, read
 from launch.job.partition_plan import PartitionPlan, broadcast_error, broadcast_plan
@@ -52,7 +53,7 @@ def run_rank(
     Raises:
         UserError, StageError: in one line each.
     """
-    engine = ENGINES[config.engine]
+    engine = find_engine(config.engine)
     rendezvous = runner.join(config.timeout)
     runner.folder = prepare_out(config.out) if config.out else None
     config = with_checkpoints(config, rendezvous)
@@ -61,11 +62,30 @@ def run_rank(
     check_state(task, config.engine, config.on_nonfinite, config.supervise, config.compile)
     threads = physical_cores() if engine.all_cores else config.threads
     placement = place(config.device, threads, rendezvous.local_rank, rendezvous.local_world)
+<<<<<<< HEAD
     session = RecoverySession(storage, config.timeout) if storage else None
     data, start, plan = _prepare(config, engine, task, rendezvous, placement.device, session)
     context = RankContext(runner, config, task, plan, rendezvous, placement, data, start, session)
     recorder = Recorder(context) if rendezvous.rank == 0 else None
     layers = engine.run(context, recorder)
+=======
+    session = RecoverySession(stable, config.timeout) if stable else None
+    data, plan, start = _prepare(config, engine, task, rendezvous, placement, session)
+    context = RankContext(
+        runner,
+        config,
+        task,
+        plan,
+        rendezvous,
+        placement,
+        data,
+        start.notes,
+        start.record,
+        start.progress_file,
+        session,
+    )
+    layers = import_module(engine.module).run(context)
+>>>>>>> 3d53490 (Engines plug in: the registry is data and imports no context; --engine takes the module of your own)
     if config.out and layers is not None:
         first = plan.bounds[context.index][0] if engine.cut else 0
         save_part(Path(config.out), context.index, first, layers)

@@ -17,8 +17,13 @@ from typing import Any
 from dni_async.errors import StageError, UserError
 from dni_async.stage.stage import Stage
 from launch.config.train import TrainConfig
+<<<<<<< HEAD
 from launch.engines.registry import ENGINES
 from launch.job.message_stream import StreamPosition
+=======
+from launch.engines.registry import find_engine
+from launch.job.message_stream import Position
+>>>>>>> 3d53490 (Engines plug in: the registry is data and imports no context; --engine takes the module of your own)
 from launch.report.files import jsonable
 from workers.failure.rank_runner import RankRunner
 from workers.recovery.journal import Journal
@@ -35,7 +40,7 @@ def supervise(runner: RankRunner, config: TrainConfig, work: Work) -> None:
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         raise UserError("supervise needs a job of two stages or more; give --stages, or start it by torchrun")
-    for module in (ENGINES[config.engine].module, "torch._dynamo"):  # optimizers import the latter
+    for module in (find_engine(config.engine).module, "torch._dynamo"):  # optimizers import the latter
         import_module(module)  # once, for all processes that are forked off
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     storage = StableStorage.create(rank, world, config.in_flight)

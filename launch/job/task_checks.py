@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from dni_async.errors import UserError
-from launch.engines.registry import ENGINES
+from launch.engines.registry import ENGINES, find_engine
 from launch.job.data import Data, size
 from tasks.base import Task
 from workers.runtime.execution import sequential
@@ -108,7 +108,7 @@ def check_state(
     """Layers that carry state need whole batches in their order, and all of them."""
     if not task.carries_state:
         return
-    if not ENGINES[engine].carries:
+    if not find_engine(engine).carries:
         able = ", ".join(name for name, kind in ENGINES.items() if kind.carries)
         raise UserError(
             f"engine {engine} splits batches or layers, and those of {task.name} carry state from batch to "

@@ -9,18 +9,15 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from dni_async.rules.registry import RULES, capabilities_of
+from launch.engines.registry import ENGINES
 from launch.report.comparison_table import Row, speedup
 from launch.report.plots import DPI, FAINT, INK, SECONDS, PathLike, curve, seconds_and_metric, two_panels
 from launch.report.tables import number, percent
 from launch.report.validation import split_of
 
-STYLES = {
-    "backprop": ("#4d5866", "o"),
-    "backprop-all": ("#a3adb8", "s"),
-    "ddp": ("#e69f00", "^"),
-    "gpipe": ("#009e73", "v"),
-    "1f1b": ("#56b4e9", "D"),
-} | {name: style for name in RULES if (style := capabilities_of(name).plot_style)}
+STYLES = {name: style for name, engine in ENGINES.items() if (style := engine.plot_style)} | {
+    name: style for name in RULES if (style := capabilities_of(name).plot_style)
+}
 """Colour and marker of each engine, the same in every picture. The colours are those of Okabe and Ito, which
 colour-blind people tell apart, the yellow darker; the markers tell engines apart without any colour."""
 _OTHERS = (("#7b5ea7", "h"), ("#5b7f2b", "d"), ("#39556e", ">"), (INK, "H"))
@@ -71,7 +68,8 @@ def _speedup_bars(axes: Axes, rows: Sequence[Row], colours: Sequence[str]) -> No
 
 
 def _label(row: Row) -> str:
-    count, parts = row.get("stages") or 1, "replicas" if row["engine"] in ("ddp", "copies") else "stages"
+    engine, count = ENGINES.get(row["engine"]), row.get("stages") or 1
+    parts = "replicas" if engine and not engine.cut else "stages"
     return str(row["engine"]) + (f"\n{count} {parts}" if count > 1 else "")
 
 

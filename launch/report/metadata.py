@@ -14,6 +14,7 @@ import psutil
 import torch
 
 from launch.config.train import JobConfig
+from launch.engines.registry import find_engine
 from launch.job.context import RankContext
 from launch.job.data import size
 
@@ -39,7 +40,7 @@ def unfilled(context: RankContext) -> dict[str, Any]:
     dataset = {"train": plan.train_samples, "test": plan.test_samples}
     if context.data is not None and context.data.validation is not None:
         dataset["validation"] = size(context.data.validation)
-    return header(task.name, config.rule if config.engine == "decoupled" else None, config) | {
+    return header(task.name, config.rule if find_engine(config.engine).uses_rule else None, config) | {
         "engine": config.engine_name,
         "dataset": dataset,
         "facts": dict(task.metadata),

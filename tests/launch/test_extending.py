@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.documents import write_shown
+from tests.support.jobs import TINY
 from tests.support.source_tree import ROOT
 
 PAGE = "docs/EXTENDING.md"
@@ -28,9 +29,8 @@ def run_module(folder: Path, module: str, *arguments: str) -> subprocess.Complet
 
 def train(folder: Path, *arguments: str) -> dict[str, Any]:
     """Train the digits in two stages, and return the summary."""
-    tiny = ("--task", "digits-fcn", "--task-args", "depth=3", "width=32", "--batch-size", "64")
     done = run_module(
-        folder, "launch.train", *tiny, "--stages", "2", "--epochs", "4", "--out", "run", "--quiet", *arguments
+        folder, "launch.train", *TINY, "--stages", "2", "--epochs", "4", "--out", "run", "--quiet", *arguments
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     return dict(json.loads((folder / "run" / "summary.json").read_text()))
@@ -43,3 +43,20 @@ def test_the_rule_of_the_page_trains_in_two_processes(tmp_path: Path) -> None:
     first = summary["stages"][0]
     assert first["version"] == first["targets_received"] == 96
     assert summary["final"]["test_accuracy"] > 0.9
+
+
+def test_the_engine_and_the_rule_of_the_page_are_compared_with_backprop(tmp_path: Path) -> None:
+    (tmp_path / "my_pkg").mkdir()
+    write_shown(PAGE, "my_engine.py", tmp_path / "my_pkg")
+    write_shown(PAGE, "my_rule.py", tmp_path)
+    engines = ("--engines", "backprop", "my_pkg.my_engine", "my_rule:ClassMean")
+    done = run_module(tmp_path, "launch.compare", *TINY, "--epochs", "2", *engines, "--out", "run", "--quiet")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = json.loads((tmp_path / "run" / "compare.json").read_text())["rows"]
+    assert [(row["engine"], row["stages"]) for row in rows] == [
+        ("backprop", 1),
+        ("my_engine", 1),
+        ("ClassMean", 2),
+    ]
+    assert all(row["test_accuracy"] > 0.7 for row in rows)
+    assert (tmp_path / "run" / "my_engine" / "summary.json").exists()
