@@ -13,31 +13,19 @@ cdni-local    1           whole                  process 0           launch.engi
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-from dataclasses import dataclass
-from importlib import import_module
-from typing import Any
-=======
 from dataclasses import dataclass, replace
 
 from dni_async.errors import UserError
 from dni_async.plugins import load_module
->>>>>>> 3d53490 (Engines plug in: the registry is data and imports no context; --engine takes the module of your own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engine:
     """What an engine can do, and where its code is."""
 
-<<<<<<< HEAD
-    module: str
-    """Has `run(context, recorder)`, which trains and returns the layers that this rank saves (None: none). It
-    is imported when it runs: what one engine needs, the others need not wait for."""
-=======
     module: str = ""
-    """Has `run(context)`, which trains and returns the layers that this rank shall save (None: none). It is
-    imported when the job runs, so that one engine need not wait for what another one imports."""
->>>>>>> 3d53490 (Engines plug in: the registry is data and imports no context; --engine takes the module of your own)
+    """Has `run(context, recorder)`, which trains and returns the layers that this rank saves (None: none). It
+    is imported when the job runs, so that one engine need not wait for what another one imports."""
     processes: int | None = None
     """How many it takes; None for as many as there are stages."""
     together: bool = False
@@ -59,12 +47,6 @@ class Engine:
     plot_style: tuple[str, str] | None = None
     """Colour and marker (of matplotlib) in pictures; None takes any that are free."""
 
-<<<<<<< HEAD
-    def run(self, context: Any, recorder: Any) -> Any:
-        """Train as this rank of the job; see `run` of the engine's module."""
-        return import_module(self.module).run(context, recorder)
-=======
->>>>>>> 3d53490 (Engines plug in: the registry is data and imports no context; --engine takes the module of your own)
 
 _WHOLE = Engine(processes=1, carries=True, compiles=True)
 _TORCH_PIPELINE = Engine(module="launch.engines.pipelining", together=True, cut=True, everybody_reads=True)
@@ -93,7 +75,8 @@ BASELINES = tuple(name for name, engine in ENGINES.items() if not engine.uses_ru
 def find_engine(name: str) -> Engine:
     """The engine of this name, or of the module at a dotted path such as my_pkg.my_engine.
 
-    That module has `run(context)`, and may declare `engine = Engine(...)`; without, it runs in one process.
+    That module has `run(context, recorder)`, and may declare `engine = Engine(...)`; without, the engine runs
+    in one process.
 
     Raises:
         UserError: there is no such engine.
@@ -105,7 +88,7 @@ def find_engine(name: str) -> Engine:
         raise UserError(f"unknown engine ({name}); use one of {known}, or your own as my_pkg.my_engine")
     module = load_module(name, "engine")
     if not callable(getattr(module, "run", None)):
-        raise UserError(f"engine module has no run(context) ({name}): define it there")
+        raise UserError(f"engine module has no run(context, recorder) ({name}): define it there")
     engine = getattr(module, "engine", Engine(processes=1))
     if not isinstance(engine, Engine):
         raise UserError(f"engine is of type {type(engine).__name__} ({name}): make it an Engine(...)")

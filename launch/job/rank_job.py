@@ -62,30 +62,11 @@ def run_rank(
     check_state(task, config.engine, config.on_nonfinite, config.supervise, config.compile)
     threads = physical_cores() if engine.all_cores else config.threads
     placement = place(config.device, threads, rendezvous.local_rank, rendezvous.local_world)
-<<<<<<< HEAD
     session = RecoverySession(storage, config.timeout) if storage else None
     data, start, plan = _prepare(config, engine, task, rendezvous, placement.device, session)
     context = RankContext(runner, config, task, plan, rendezvous, placement, data, start, session)
     recorder = Recorder(context) if rendezvous.rank == 0 else None
-    layers = engine.run(context, recorder)
-=======
-    session = RecoverySession(stable, config.timeout) if stable else None
-    data, plan, start = _prepare(config, engine, task, rendezvous, placement, session)
-    context = RankContext(
-        runner,
-        config,
-        task,
-        plan,
-        rendezvous,
-        placement,
-        data,
-        start.notes,
-        start.record,
-        start.progress_file,
-        session,
-    )
-    layers = import_module(engine.module).run(context)
->>>>>>> 3d53490 (Engines plug in: the registry is data and imports no context; --engine takes the module of your own)
+    layers = import_module(engine.module).run(context, recorder)
     if config.out and layers is not None:
         first = plan.bounds[context.index][0] if engine.cut else 0
         save_part(Path(config.out), context.index, first, layers)

@@ -17,13 +17,8 @@ from typing import Any
 from dni_async.errors import StageError, UserError
 from dni_async.stage.stage import Stage
 from launch.config.train import TrainConfig
-<<<<<<< HEAD
-from launch.engines.registry import ENGINES
-from launch.job.message_stream import StreamPosition
-=======
 from launch.engines.registry import find_engine
-from launch.job.message_stream import Position
->>>>>>> 3d53490 (Engines plug in: the registry is data and imports no context; --engine takes the module of your own)
+from launch.job.message_stream import StreamPosition
 from launch.report.files import jsonable
 from workers.failure.rank_runner import RankRunner
 from workers.recovery.journal import Journal

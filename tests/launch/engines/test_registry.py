@@ -10,6 +10,8 @@ from dni_async.errors import UserError
 from launch.config.compare import CompareConfig
 from launch.engines.registry import BASELINES, ENGINES, Engine, engine_label, find_engine
 
+RUN = "def run(context, recorder): ..."
+
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_every_engine_can_be_run(name):
@@ -52,22 +54,26 @@ def engine_module(folder: Path, package: str, source: str) -> str:
 
 
 def test_a_dotted_path_is_an_engine_called_by_its_last_part(modules: Path) -> None:
-    source = "from launch.engines.registry import Engine\nengine = Engine(cut=True)\ndef run(context): ..."
+    source = f"from launch.engines.registry import Engine\nengine = Engine(cut=True)\n{RUN}"
     path = engine_module(modules, "declared_engines", source)
     assert find_engine(path) == Engine(module=path, cut=True)
     assert (engine_label(path), engine_label("gpipe")) == ("mine", "gpipe")
 
 
 def test_an_engine_that_declares_nothing_runs_in_one_process(modules: Path) -> None:
-    path = engine_module(modules, "silent_engines", "def run(context): ...")
+    path = engine_module(modules, "silent_engines", RUN)
     assert find_engine(path) == Engine(module=path, processes=1)
 
 
 @pytest.mark.parametrize(
     ("package", "source", "words"),
     [
-        ("idle_engines", "", "engine module has no run(context) (idle_engines.mine)"),
-        ("odd_engines", "engine = 3\ndef run(context): ...", "engine is of type int (odd_engines.mine)"),
+        ("idle_engines", "", "engine module has no run(context, recorder) (idle_engines.mine)"),
+        (
+            "odd_engines",
+            f"engine = 3\n{RUN}",
+            "engine is of type int (odd_engines.mine)",
+        ),
         ("broken_engines", "1 / 0", "engine module cannot be imported (broken_engines.mine): mend Zero"),
     ],
 )
