@@ -39,7 +39,7 @@ def install_signal_handlers() -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    exit_with_launcher()
+    exit_with_parent(signal.SIGTERM)
 
 
 def exit_with_launcher() -> None:
