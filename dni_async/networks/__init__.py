@@ -12,6 +12,8 @@ from dni_async.networks.classic import LinearBatchNormDNI as LinearBatchNormDNI
 from dni_async.networks.classic import LinearDNI as LinearDNI
 from dni_async.networks.classic import LinearSigmoidDNI as LinearSigmoidDNI
 from dni_async.networks.conv import ConvSG as ConvSG
+from dni_async.networks.head import ClassifierSG as ClassifierSG
+from dni_async.networks.head import FeatureHeadSG as FeatureHeadSG
 from dni_async.networks.head import HeadSG as HeadSG
 from dni_async.networks.least_squares import LeastSquaresSG as LeastSquaresSG
 from dni_async.networks.linear import LinearSG as LinearSG

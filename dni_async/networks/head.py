@@ -1,4 +1,4 @@
-"""The structured SG network for convolutional stages: the gradient of a small classifier's loss."""
+"""Structured SG networks: the gradient of a small classifier's loss."""
 
 from __future__ import annotations
 
@@ -10,26 +10,25 @@ from dni_async.networks.base import DNINetwork, leave_gradient, required
 from dni_async.networks.norm import BatchNorm
 
 
-class HeadSG(DNINetwork):
-    """g = exp(s) * B * d(cross-entropy of a small head on h, y)/dh, with s a learned scalar.
-
-        h (B, C, H, W) -> conv 3x3 (C -> 2C, stride 2 where H >= 8) -> BN -> ReLU
-                       -> 2x2 average pool -> Linear(8C -> classes) -> cross-entropy with y
+class ClassifierSG(DNINetwork):
+    """g = exp(s) * B * d(cross-entropy of a small classifier on h, y)/dh, with s a learned scalar.
 
     It learns twice per batch: one cross-entropy step with the backward that predicts, and when the
     target t arrives one step on mean((g - t)^2) / rms(t)^2 by double backward, which also trains s.
     A gradient that stems from a classifier is right in kind from the first steps on, where free
     regression networks are not (CIFAR-10, three stages: 52.6 % against 45.9 %; RECIPES.md).
+
+    head: maps h (B, ...) to logits (B, classes), or (B, ..., classes) with one prediction per position.
+    Positions without labels of their own share the label of their sample: their logits are averaged.
     """
 
     learns_when_predicting = True
     rms_decay = 0.99
 
-    def __init__(self, channels: int, classes: int, height: int, hidden_size: int = 0) -> None:
-        hidden_size = hidden_size or 2 * channels
-        super().__init__(channels, hidden_size, channels)
+    def __init__(self, head: nn.Sequential, size: int, hidden_size: int, classes: int) -> None:
+        super().__init__(size, hidden_size, size)
         self.classes = classes
-        self.head = classifier(channels, hidden_size, classes, height)
+        self.head = head
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.target_square: Tensor
         self.target_count: Tensor
@@ -69,11 +68,43 @@ class HeadSG(DNINetwork):
         return prediction.detach()
 
     def _cross_entropy(self, h: Tensor, labels: Tensor | None) -> Tensor:
-        return F.cross_entropy(self.head(h), required(labels, self.classes))
+        labels = required(labels, self.classes)
+        logits: Tensor = self.head(h)
+        if logits.ndim > labels.ndim:
+            logits = logits.flatten(1, -2).mean(1)
+        return F.cross_entropy(logits.flatten(0, -2), labels.flatten(0, -2))
+
+
+class HeadSG(ClassifierSG):
+    """The structured SG network for convolutional stages, by the head of `classifier`."""
+
+    def __init__(self, channels: int, classes: int, height: int, hidden_size: int = 0) -> None:
+        hidden_size = hidden_size or 2 * channels
+        super().__init__(classifier(channels, hidden_size, classes, height), channels, hidden_size, classes)
+
+
+class FeatureHeadSG(ClassifierSG):
+    """The structured SG network for activations (B, D), and (B, T, D) with a label per sample or per step.
+
+        h (B, ..., D) -> LayerNorm(D) -> Linear(D -> classes) -> cross-entropy with y
+
+    hidden_size: units of a hidden layer (Linear, ReLU) before the output layer, 0 for none.
+    The layer norm is what makes it work on a raw residual stream, whose scale is anything (a residual
+    network on MNIST, two stages: 96.6 % against 92.7 % with the linear network; docs/LOG.md).
+    """
+
+    def __init__(self, width: int, classes: int, hidden_size: int = 0) -> None:
+        hidden = [nn.Linear(width, hidden_size), nn.ReLU()] if hidden_size else []
+        head = nn.Sequential(nn.LayerNorm(width), *hidden, nn.Linear(hidden_size or width, classes))
+        super().__init__(head, width, hidden_size, classes)
 
 
 def classifier(channels: int, hidden_size: int, classes: int, height: int) -> nn.Sequential:
-    """The small classifier of `HeadSG`: (B, C, H, W) -> (B, classes)."""
+    """A small convolutional classifier.
+
+    h (B, C, H, W) -> conv 3x3 (C -> hidden_size, stride 2 where H >= 8) -> BN -> ReLU
+                   -> 2x2 average pool -> Linear(4 * hidden_size -> classes)
+    """
     return nn.Sequential(
         nn.Conv2d(channels, hidden_size, 3, stride=2 if height >= 8 else 1, padding=1, bias=False),
         BatchNorm(hidden_size),

@@ -15,6 +15,7 @@ from dni_async.networks import (
     Conv2dDNI,
     ConvSG,
     DNINetwork,
+    FeatureHeadSG,
     HeadSG,
     LeastSquaresSG,
     LinearBatchNormDNI,
@@ -62,6 +63,7 @@ ALL_NETWORKS = OLD_NETWORKS | {
     "recipe mlp": (lambda label_size, **_: MlpSG(4, 5, 4, label_size), (4,)),
     "recipe conv": (lambda label_size, **_: ConvSG(4, 3, 4, label_size), (4, 3, 2)),
     "recipe head": (lambda label_size, **_: HeadSG(4, label_size, 3), (4, 3, 2)),
+    "recipe feature head": (lambda label_size, **_: FeatureHeadSG(4, label_size), (4,)),
     "recipe linear for images": (lambda label_size, **_: Flattened(LinearSG(24, 24, label_size)), (4, 3, 2)),
 }
 """With those of the recipes, which have arguments of their own."""

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dni_async.networks import ConvSG, DNINetwork, HeadSG, LinearSG, MlpSG
+from dni_async.networks import ConvSG, DNINetwork, FeatureHeadSG, HeadSG, LinearSG, MlpSG
 from dni_async.networks.base import along, leave_gradient, zero_output
 
 
@@ -134,6 +134,7 @@ NETWORKS = {
     "conv": (ConvSG(4, 6, 4, 3), (4, 5, 5)),
     "head": (HeadSG(4, 3, 5), (4, 5, 5)),
     "head with stride": (HeadSG(4, 3, 9), (4, 9, 9)),
+    "feature head": (FeatureHeadSG(6, 3, 5), (6,)),
 }
 
 
