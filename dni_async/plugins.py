@@ -34,7 +34,7 @@ def load_class(path: str, kind: str, base: type[Plugin]) -> type[Plugin]:
     if found is None:
         raise UserError(f"{kind} class not found ({name}): define it in {module}, or mend its name")
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise UserError(f"not a {kind} ({path}): derive the class from {base.__module__}.{base.__qualname__}")
+        raise UserError(f"no {kind} ({path}): derive the class from {base.__module__}.{base.__qualname__}")
     lacking = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
     if lacking:
         raise UserError(f"{kind} is not complete ({path}): define {lacking}")

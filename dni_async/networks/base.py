@@ -4,13 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Self
 
 from dni_async.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkSettings:
+    """What the command line says of the size of an SG network."""
+
+    hidden: int
+    """Hidden units or channels."""
+    layers: int
+    """Hidden layers."""
+    rank: int
+    """Rank of a linear network, 0 for full."""
+    memory: int | None
+    """Rows over which the targets of least squares fade; None for twice the features."""
 
 
 class DNINetwork(nn.Module):
@@ -33,7 +49,13 @@ class DNINetwork(nn.Module):
     learns_when_predicting = False
     """Whether `synthesize` leaves gradients in the parameters, to be stepped at once."""
     feature_dim = -1
-    """The dimension of h that `input_size` and `output_size` count."""
+    """The dimension of h that the sizes count: -1 for (B, ..., D), 1 for (B, C, H, W)."""
+    needs_classes: ClassVar[bool] = False
+    """Whether the labels must be one-hot classes."""
+    replays: ClassVar[bool] = True
+    """Whether from three stages on it learns better with replayed tuples (by default 2 per target)."""
+    default_lr: ClassVar[float] = 1e-3
+    default_layers: ClassVar[int] = 1
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int) -> None:
         super().__init__()
@@ -43,6 +65,24 @@ class DNINetwork(nn.Module):
         # no part of the state_dict; not called `hidden`, which a subclass may well call a layer
         self._carried: Any = None
         self._carried_fits: Any = None
+
+    @classmethod
+    def default_hidden(cls, shape: tuple[int, ...]) -> int:
+        """Hidden units for activations of `shape` (without the batch): as many as features or channels."""
+        return shape[0] if cls.feature_dim == 1 else shape[-1]
+
+    @classmethod
+    def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:
+        """The network for activations of `shape`, (D,), (T, D) or (C, H, W).
+
+        Args:
+            shape: without the batch.
+            label_size: columns that it is conditioned on; 0 for none.
+            settings: of which a network takes what it has.
+        """
+        size = shape[0] if cls.feature_dim == 1 else shape[-1]
+        labels: dict[str, Any] = {"label_size": label_size} if label_size else {}
+        return cls(input_size=size, hidden_size=settings.hidden, output_size=size, **labels)
 
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
         """(gradient, hidden): input (B, ...), labels (B, C) floats or None, gradient like input."""

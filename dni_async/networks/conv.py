@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Self, override
 
 from dni_async.errors import UserError
-from dni_async.networks.base import DNINetwork, at_least, required, zero_output
+from dni_async.networks.base import DNINetwork, NetworkSettings, at_least, required, zero_output
 from dni_async.networks.norm import BatchNorm
 
 Size = int | tuple[int, int]
@@ -30,6 +31,8 @@ class ConvSG(DNINetwork):
     """
 
     feature_dim = 1
+
+    default_layers = 2
 
     def __init__(
         self,
@@ -68,6 +71,11 @@ class ConvSG(DNINetwork):
         self.body = nn.Sequential(*blocks)
         self.output = convolution(channels, output_size, bias)
         zero_output(self.output)
+
+    @classmethod
+    @override
+    def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:
+        return cls(shape[0], settings.hidden, shape[0], label_size, settings.layers)
 
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
         """(gradient like `input`, None)."""

@@ -2,143 +2,95 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from dni_async.errors import UserError
-from dni_async.networks import AuxiliaryHead, ConvSG, DNINetwork, HeadSG, LeastSquaresSG, LinearSG, MlpSG
+from dni_async.networks.auxiliary import AuxiliaryHead
+from dni_async.networks.base import DNINetwork, NetworkSettings
+from dni_async.networks.head import HeadSG
+from dni_async.networks.registry import AUTO, automatic_kind, find_network
+from dni_async.networks.settings import LocalConfig, SGConfig
 from dni_async.optim import optimizer_factory
 from dni_async.synthesis.pending import PendingPredictions
-from dni_async.synthesis.scale import UNITS, GradientScale
+from dni_async.synthesis.scale import GradientScale
 from dni_async.synthesis.synthesizer import Condition, Synthesizer
 
-KINDS = ("auto", "linear", "least-squares", "mlp", "conv", "head")
 WIDE = 128
 """Above this width the linear SG network is of low rank: a full one would cost a layer and more."""
-MAX_HEAD = 32
-"""Channels of the head: with twice 64 it would cost a 5x5 convolution of 64 filters and more."""
-
-
-@dataclass(kw_only=True, slots=True)
-class SGConfig:
-    """The SG network of every cut. None means: chosen by the kind of layer and the number of stages."""
-
-    kind: str = "auto"
-    """auto, linear, least-squares (in closed form), mlp, conv or head. Auto: for (B, C, H, W) head
-    (conv when unconditional), else linear; through time least-squares for states up to 256."""
-    rank: int | None = None
-    """Rank of the linear network, 0 for full. By default full up to width 128, 64 above."""
-    hidden: int | None = None
-    """Hidden units (mlp: width of h) or channels (conv: those of h, head: twice those, at most 32)."""
-    layers: int | None = None
-    """Hidden layers of mlp (1) or conv (2)."""
-    memory: int | None = None
-    """Rows over which the targets of least-squares fade; by default twice its features."""
-    optimizer: str = "adam"
-    """Any optimizer of torch.optim."""
-    lr: float | None = None
-    """Learning rate: 1e-3, and 3e-3 for the head."""
-    replay: int | None = None
-    """Extra SG steps per target, on replayed tuples: 2 for linear and mlp from 3 stages on, else 0."""
-    replay_window: int = 16
-    """How many (h, y, target) tuples are kept for replay."""
-    units: str = "sample"
-    """Gradient units the network works in: sample (times the batch size), rms (by running RMS) or none."""
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise UserError(f"unknown SG network ({self.kind}); use one of {', '.join(KINDS)}")
-        if self.units not in UNITS:
-            raise UserError(f"unknown gradient units ({self.units}); use one of {', '.join(UNITS)}")
-        for name, value, low in (
-            ("rank", self.rank, 0),
-            ("hidden", self.hidden, 1),
-            ("layers", self.layers, 1),
-            ("replay", self.replay, 0),
-            ("replay-window", self.replay_window, 1),
-            ("memory", self.memory, 1),
-        ):
-            if value is not None and value < low:
-                raise UserError(f"sg.{name} is {value}; it must be at least {low}")
-        if self.lr is not None and self.lr <= 0:
-            raise UserError(f"sg.lr is {self.lr}; it must be positive")
-
-
-@dataclass(kw_only=True, slots=True)
-class LocalConfig:
-    """The auxiliary head of every stage but the last, under rule local."""
-
-    hidden: int | None = None
-    """Hidden units (128), or channels for (B, C, H, W) (twice those of h, at most 32)."""
-    optimizer: str = "adam"
-    """Any optimizer of torch.optim."""
-    lr: float = 3e-3
-    """Learning rate."""
-
-    def __post_init__(self) -> None:
-        if self.hidden is not None and self.hidden < 1:
-            raise UserError(f"local.hidden is {self.hidden}; it must be at least 1")
-        if not 0 < self.lr < math.inf:
-            raise UserError(f"local.lr is {self.lr}; it must be positive and finite")
 
 
 def resolve(
     config: SGConfig, shape: tuple[int, ...], stages: int, conditional: bool, classes: bool
 ) -> SGConfig:
-    """The same settings with every None decided for an interface of `shape` (without the batch).
+    """The same settings with every None decided.
 
-    Raises UserError when the kind that was asked for does not fit the shape.
+    Args:
+        config: as the user gave it.
+        shape: of the activation, without the batch.
+        stages: of the whole network.
+        conditional: whether the network sees the labels.
+        classes: whether the labels are classes.
+
+    Raises:
+        UserError: the kind that was asked for does not fit.
     """
+    kind = automatic_kind(shape, conditional, classes) if config.kind == AUTO else config.kind
+    network = find_network(kind)
     image = len(shape) == 3
-    kind = config.kind
-    if kind == "auto":
-        kind = "linear" if not image else "head" if conditional and classes else "conv"
-    if kind in ("conv", "head") and not image:
+    if network.feature_dim == 1 and not image:
         raise UserError(f"SG network {kind} needs activations (B, C, H, W), not {('B', *shape)}; use linear")
-    if kind == "head" and not (conditional and classes):
-        raise UserError("SG network head needs class labels (rule cdni); use conv or linear")
-    flat = int(torch.Size(shape).numel()) if image else shape[-1]
-    tracks_alone = image or kind == "least-squares"
+    if network.needs_classes and not (conditional and classes):
+        raise UserError(f"SG network {kind} needs class labels (rule cdni); use conv or linear")
+    flat = math.prod(shape) if image else shape[-1]
+    replay = 2 if stages >= 3 and network.replays and not image else 0
     return replace(
         config,
         kind=kind,
         rank=config.rank if config.rank is not None else (64 if flat > WIDE else 0),
-        hidden=config.hidden
-        or (head_channels(shape) if kind == "head" else shape[0] if kind == "conv" else flat),
-        layers=config.layers or (2 if kind == "conv" else 1),
-        lr=config.lr or (3e-3 if kind == "head" else 1e-3),
-        replay=config.replay if config.replay is not None else (2 if stages >= 3 and not tracks_alone else 0),
+        hidden=config.hidden or network.default_hidden(_inner_shape(network, shape)),
+        layers=config.layers or network.default_layers,
+        lr=config.lr or network.default_lr,
+        replay=replay if config.replay is None else config.replay,
     )
-
-
-def head_channels(shape: tuple[int, ...]) -> int:
-    """Channels that a head has on activations of `shape` (C, H, W) unless said otherwise."""
-    return min(2 * shape[0], MAX_HEAD)
 
 
 def build_network(config: SGConfig, shape: tuple[int, ...], label_size: int) -> DNINetwork:
-    """The SG network for a resolved `config` at an interface of `shape` (without the batch)."""
+    """The SG network of a resolved `config` for activations of `shape` (without the batch).
+
+    Raises:
+        UserError: a class of the user's cannot be built so.
+    """
     assert config.rank is not None and config.hidden is not None and config.layers is not None, (
         "resolve first"
     )
-    if config.kind == "head":
-        return HeadSG(shape[0], label_size, shape[1], config.hidden)
-    if config.kind == "conv":
-        return ConvSG(shape[0], config.hidden, shape[0], label_size, config.layers)
-    width = int(torch.Size(shape).numel()) if len(shape) == 3 else shape[-1]
-    if config.kind == "mlp":
-        network: DNINetwork = MlpSG(width, config.hidden, width, label_size, config.layers)
-    elif config.kind == "least-squares":
-        network = LeastSquaresSG(width, width, label_size, config.memory)
-    else:
-        network = LinearSG(width, width, label_size, config.rank)
-    return Flattened(network) if len(shape) == 3 else network
+    cls = find_network(config.kind)
+    inner = _inner_shape(cls, shape)
+    settings = NetworkSettings(
+        hidden=config.hidden, layers=config.layers, rank=config.rank, memory=config.memory
+    )
+    if label_size and "labels" not in inspect.signature(cls.forward).parameters:
+        raise UserError(f"SG network {config.kind} has no labels in its forward; use rule dni")
+    try:
+        network = cls.build(inner, label_size, settings)
+    except TypeError as error:
+        raise UserError(
+            f"SG network {config.kind} cannot be built ({error}); its constructor takes input_size, "
+            "hidden_size, output_size and, if it sees labels, label_size"
+        ) from error
+    return network if inner == shape else Flattened(network)
+
+
+def _inner_shape(network: type[DNINetwork], shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that a network works on: images are flattened for one that has no use for their shape."""
+    return (math.prod(shape),) if len(shape) == 3 and network.feature_dim != 1 else shape
 
 
 def build_synthesizer(
@@ -178,7 +130,7 @@ def build_auxiliary(
     seed: int = 0,
 ) -> tuple[AuxiliaryHead, Optimizer]:
     """The head from an interface of `shape` to `output_shape` (both without the batch), and its optimizer."""
-    hidden = config.hidden or (head_channels(shape) if len(shape) == 3 else 128)
+    hidden = config.hidden or (HeadSG.default_hidden(shape) if len(shape) == 3 else 128)
     with _seeded(seed):
         head = AuxiliaryHead(shape, output_shape, hidden)
     head = head.to(device)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Self, override
 
-from dni_async.networks.base import DNINetwork, leave_gradient, required
+from dni_async.networks.base import DNINetwork, NetworkSettings, leave_gradient, required
 from dni_async.networks.norm import BatchNorm
+
+MAX_HIDDEN = 32
+"""Channels of the head by default: with twice 64 it would cost a 5x5 convolution of 64 filters and more."""
 
 
 class ClassifierSG(DNINetwork):
@@ -23,6 +27,8 @@ class ClassifierSG(DNINetwork):
     """
 
     learns_when_predicting = True
+    needs_classes = True
+    default_lr = 3e-3
     rms_decay = 0.99
 
     def __init__(self, head: nn.Sequential, size: int, hidden_size: int, classes: int) -> None:
@@ -77,6 +83,18 @@ class ClassifierSG(DNINetwork):
 
 class HeadSG(ClassifierSG):
     """The structured SG network for convolutional stages, by the head of `classifier`."""
+
+    feature_dim = 1
+
+    @classmethod
+    def default_hidden(cls, shape: tuple[int, ...]) -> int:
+        """Twice the channels of h, at most `MAX_HIDDEN`."""
+        return min(2 * shape[0], MAX_HIDDEN)
+
+    @classmethod
+    @override
+    def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:
+        return cls(shape[0], label_size, shape[1], settings.hidden)
 
     def __init__(self, channels: int, classes: int, height: int, hidden_size: int = 0) -> None:
         hidden_size = hidden_size or 2 * channels

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Self, override
 
-from dni_async.networks.base import DNINetwork, along, at_least, required, zero_output
+from dni_async.networks.base import DNINetwork, NetworkSettings, along, at_least, required, zero_output
 
 RIDGE = 1.0
 """Added to the diagonal of the sum of f f': as if each feature had been seen once, with a target of zero."""
@@ -34,6 +35,8 @@ class LeastSquaresSG(DNINetwork):
     time about 10 D^3 multiplications.
     """
 
+    replays = False
+
     def __init__(
         self, input_size: int, output_size: int, label_size: int = 0, memory: int | None = None
     ) -> None:
@@ -49,6 +52,11 @@ class LeastSquaresSG(DNINetwork):
         self.register_buffer("squares", torch.zeros(features, features))
         self.register_buffer("products", torch.zeros(features, output_size))
         self._seen = 0
+
+    @classmethod
+    @override
+    def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:
+        return cls(shape[-1], shape[-1], label_size, settings.memory)
 
     def forward(
         self, input: Tensor, hidden: Tensor | None = None, labels: Tensor | None = None

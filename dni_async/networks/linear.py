@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self, override
 
-from dni_async.networks.base import DNINetwork, along, required, zero_output
+from dni_async.networks.base import DNINetwork, NetworkSettings, along, required, zero_output
 
 
 class LinearSG(DNINetwork):
@@ -21,6 +22,11 @@ class LinearSG(DNINetwork):
         self.squeeze = nn.Linear(input_size, rank, bias=False) if rank else None
         self.output = nn.Linear((rank or input_size) + label_size, output_size)
         zero_output(self.output)
+
+    @classmethod
+    @override
+    def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:
+        return cls(shape[-1], shape[-1], label_size, settings.rank)
 
     def forward(
         self, input: Tensor, hidden: Tensor | None = None, labels: Tensor | None = None

@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self, override
 
-from dni_async.networks.base import DNINetwork, along, at_least, required, zero_output
+from dni_async.networks.base import DNINetwork, NetworkSettings, along, at_least, required, zero_output
 from dni_async.networks.norm import FeatureBatchNorm
 
 Norm = Literal["layer", "batch", "none"]
@@ -47,6 +48,11 @@ class MlpSG(DNINetwork):
         self.body = nn.Sequential(*blocks)
         self.output = nn.Linear(width, output_size, bias)
         zero_output(self.output)
+
+    @classmethod
+    @override
+    def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:
+        return cls(shape[-1], settings.hidden, shape[-1], label_size, settings.layers)
 
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
         """(gradient like `input`, None)."""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from dni_async.messages import TargetGradient
-from dni_async.networks.factory import SGConfig, build_synthesizer, resolve
+from dni_async.networks.factory import build_synthesizer, resolve
+from dni_async.networks.settings import SGConfig
 from dni_async.recurrent.calibration import CalibratedPredictor
 from dni_async.recurrent.through_time import MakePredictor
 from dni_async.rules.dni import StagePredictor

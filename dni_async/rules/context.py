@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from dni_async.networks.factory import LocalConfig, SGConfig
+from dni_async.networks.settings import LocalConfig, SGConfig
 from dni_async.optim import Updater
 
 

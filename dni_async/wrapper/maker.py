@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from dni_async.errors import UserError
 from dni_async.networks.base import DNINetwork, along
-from dni_async.networks.factory import SGConfig, build_network, resolve
+from dni_async.networks.factory import build_network, resolve
+from dni_async.networks.settings import SGConfig
 from dni_async.optim import optimizer_factory
 from dni_async.synthesis.pending import PendingPredictions
 from dni_async.synthesis.scale import GradientScale

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dni_async.errors import UserError
-from dni_async.networks.factory import LocalConfig, SGConfig
+from dni_async.networks.settings import LocalConfig, SGConfig
 from dni_async.nonfinite import POLICIES
 from dni_async.optim import SCHEDULES, optimizer_factory
 from dni_async.rules.capabilities import RuleCapabilities

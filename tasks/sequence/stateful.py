@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from dni_async.errors import UserError
-from dni_async.networks.factory import SGConfig
+from dni_async.networks.settings import SGConfig
 from dni_async.recurrent.bootstrap import dni_through_time, permuted
 from dni_async.recurrent.stateful_rnn import StatefulRNN
 

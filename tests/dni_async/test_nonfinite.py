@@ -12,7 +12,8 @@ from torch.nn import functional as F
 
 from dni_async.errors import UserError
 from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient
-from dni_async.networks.factory import LocalConfig, build_auxiliary
+from dni_async.networks.factory import build_auxiliary
+from dni_async.networks.settings import LocalConfig
 from dni_async.nonfinite import NonFinite, all_finite, check_finite, check_loss
 from dni_async.rules import DelayedRule, DniRule, FrozenRule
 from dni_async.rules.base import Rule

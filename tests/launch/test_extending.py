@@ -45,6 +45,15 @@ def test_the_rule_of_the_page_trains_in_two_processes(tmp_path: Path) -> None:
     assert summary["final"]["test_accuracy"] > 0.9
 
 
+def test_the_sg_network_of_the_page_trains_in_two_processes(tmp_path: Path) -> None:
+    write_shown(PAGE, "my_sg.py", tmp_path)
+    summary = train(tmp_path, "--rule", "cdni", "--sg.kind", "my_sg:Tanh")
+    assert summary["settings"]["sg"]["kind"] == "my_sg:Tanh"
+    assert summary["stages"][0]["sg_updates"] == 96
+    assert summary["stages"][0]["sg_cosine"] > 0.3
+    assert summary["final"]["test_accuracy"] > 0.8
+
+
 def test_the_engine_and_the_rule_of_the_page_are_compared_with_backprop(tmp_path: Path) -> None:
     (tmp_path / "my_pkg").mkdir()
     write_shown(PAGE, "my_engine.py", tmp_path / "my_pkg")

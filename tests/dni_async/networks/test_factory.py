@@ -13,8 +13,6 @@ from dni_async.messages import TargetGradient
 from dni_async.networks import ConvSG, HeadSG, LeastSquaresSG, LinearSG, MlpSG
 from dni_async.networks.factory import (
     Flattened,
-    LocalConfig,
-    SGConfig,
     build_auxiliary,
     build_network,
     build_synthesizer,
@@ -22,6 +20,7 @@ from dni_async.networks.factory import (
     parameters_of,
     resolve,
 )
+from dni_async.networks.settings import LocalConfig, SGConfig
 from dni_async.synthesis.synthesizer import Synthesizer
 from tests.support.stages import CLASSES, clone_state, one_hot
 
@@ -97,7 +96,8 @@ def test_real_valued_labels_get_no_head() -> None:
     [
         (
             {"kind": "rnn"},
-            "unknown SG network (rnn); use one of auto, linear, least-squares, mlp, conv, head",
+            "unknown SG network (rnn); use one of auto, linear, least-squares, mlp, conv, head, or your own "
+            "as my_pkg.my_sg:MySG",
         ),
         ({"units": "metres"}, "unknown gradient units (metres); use one of sample, rms, none"),
         ({"rank": -1}, "sg.rank is -1; it must be at least 0"),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dni_async.networks import LeastSquaresSG, LinearSG
-from dni_async.networks.factory import SGConfig
+from dni_async.networks.settings import SGConfig
 from dni_async.recurrent.bootstrap import LARGE, dni_through_time, permuted
 from dni_async.recurrent.calibration import CalibratedPredictor
 from tests.support.learning import lesson

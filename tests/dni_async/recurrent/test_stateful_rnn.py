@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dni_async.networks.factory import SGConfig
+from dni_async.networks.settings import SGConfig
 from dni_async.recurrent.bootstrap import dni_through_time, permuted
 from dni_async.recurrent.core import RecurrentCore
 from dni_async.recurrent.stateful_rnn import StatefulRNN, start_anew_after

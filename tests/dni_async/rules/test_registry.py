@@ -15,9 +15,9 @@ from tests.support.source_tree import ROOT, source_modules
 REGISTRY = "dni_async/rules/registry.py"
 OTHER_MEANINGS = {
     ("launch/config/recurrent.py", "dni"): "how a window of truncated BPTT ends",
-    ("tasks/sequence/base.py", "dni"): "how a window of truncated BPTT ends",
+    ("tasks/sequence/stateful.py", "dni"): "how a window of truncated BPTT ends",
     ("launch/planning/profile.py", "local"): "the group of settings of auxiliary heads",
-    ("launch/job/resume.py", "local"): "the group of settings of auxiliary heads",
+    ("launch/job/checkpoints.py", "local"): "the group of settings of auxiliary heads",
 }
 """Literals that equal a rule's name and mean something else."""
 
@@ -100,8 +100,8 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
         (None, "absent_rules:Mine", "rule module not found (absent_rules): run where Python can import it"),
         ("", "empty_rules:Mine", "rule class not found (Mine): define it in empty_rules, or mend its name"),
-        ("class Mine: ...", "plain_rules:Mine", "not a rule (plain_rules:Mine): derive the class from"),
-        ("Mine = 3", "number_rules:Mine", "not a rule (number_rules:Mine): derive the class from"),
+        ("class Mine: ...", "plain_rules:Mine", "no rule (plain_rules:Mine): derive the class from"),
+        ("Mine = 3", "number_rules:Mine", "no rule (number_rules:Mine): derive the class from"),
         (
             "from dni_async.rules import Rule\nclass Mine(Rule): ...",
             "abstract_rules:Mine",

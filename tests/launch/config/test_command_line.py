@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from dni_async.errors import UserError
-from dni_async.networks.factory import LocalConfig, SGConfig
+from dni_async.networks.settings import LocalConfig, SGConfig
 from launch.config.command_line import parse, task_name
 from launch.config.compare import CompareConfig
 from launch.config.train import TrainConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dni_async.errors import UserError
-from dni_async.networks.factory import SGConfig
+from dni_async.networks.settings import SGConfig
 from launch.config.compare import CompareConfig
 from launch.config.train import JobConfig
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dni_async.errors import UserError
-from dni_async.networks.factory import LocalConfig, SGConfig
+from dni_async.networks.settings import LocalConfig, SGConfig
 from launch.config.train import JobConfig, TrainConfig
 
 REFUSED = [

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from dni_async import CDNI, DNI
 from dni_async.errors import UserError
 from dni_async.messages import MarkerKind
-from dni_async.networks.factory import SGConfig
+from dni_async.networks.settings import SGConfig
 from launch.config.train import TrainConfig
 from launch.engines.backprop import Backprop
 from launch.engines.wrapper import DniLocal, inner_layers

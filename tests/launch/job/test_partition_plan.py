@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from dni_async.errors import StageError, UserError
-from dni_async.networks.factory import SGConfig
+from dni_async.networks.settings import SGConfig
 from dni_async.recurrent.stateful_rnn import StatefulRNN
 from launch.config.train import TrainConfig
 from launch.job import partition_plan as module

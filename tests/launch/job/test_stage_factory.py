@@ -6,7 +6,7 @@ from torch import nn
 
 from dni_async.messages import Activation, TargetGradient
 from dni_async.networks import LinearSG
-from dni_async.networks.factory import LocalConfig, SGConfig
+from dni_async.networks.settings import LocalConfig, SGConfig
 from dni_async.rules import CdniRule, DelayedRule, DniRule, FrozenRule, LocalRule, LossRule, OracleRule
 from dni_async.stage.simulation import downstream_first, upstream_first
 from dni_async.synthesis.oracle import Oracle

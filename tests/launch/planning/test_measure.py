@@ -4,7 +4,7 @@ import pytest
 import torch
 from pytest import approx
 
-from dni_async.networks.factory import SGConfig
+from dni_async.networks.settings import SGConfig
 from launch.config.plan import PlanConfig
 from launch.planning import measure as module
 from launch.planning.measure import gflop_per_batch, measure

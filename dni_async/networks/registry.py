@@ -1,0 +1,43 @@
+"""All SG networks that a stage may have, by name: one line each. The classes declare which cuts they fit."""
+
+from __future__ import annotations
+
+from dni_async.errors import UserError
+from dni_async.networks.base import DNINetwork
+from dni_async.plugins import is_path, load_class
+
+AUTO = "auto"
+"""Chosen by the shape of the activation and by what the labels are."""
+NETWORKS = {
+    "linear": "dni_async.networks.linear:LinearSG",
+    "least-squares": "dni_async.networks.least_squares:LeastSquaresSG",
+    "mlp": "dni_async.networks.mlp:MlpSG",
+    "conv": "dni_async.networks.conv:ConvSG",
+    "head": "dni_async.networks.head:HeadSG",
+}
+"""Name on the command line -> class."""
+
+
+def find_network(kind: str) -> type[DNINetwork]:
+    """The class of an SG network, by its name or as a dotted path such as my_pkg.my_sg:MySG.
+
+    Raises:
+        UserError: there is no such network.
+    """
+    path = NETWORKS.get(kind, kind)
+    if not is_path(path):
+        known = ", ".join([AUTO, *NETWORKS])
+        raise UserError(f"unknown SG network ({kind}); use one of {known}, or your own as my_pkg.my_sg:MySG")
+    return load_class(path, "SG network", DNINetwork)
+
+
+def automatic_kind(shape: tuple[int, ...], conditional: bool, classes: bool) -> str:
+    """The kind that was measured to be best for activations of `shape` (without the batch).
+
+    Args:
+        conditional: whether the network sees the labels.
+        classes: whether the labels are classes.
+    """
+    if len(shape) != 3:
+        return "linear"
+    return "head" if conditional and classes else "conv"

@@ -1,0 +1,74 @@
+"""Settings of SG networks and auxiliary heads, as a user gives them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from dni_async.errors import UserError
+from dni_async.networks.registry import AUTO, find_network
+from dni_async.synthesis.scale import UNITS
+
+
+@dataclass(kw_only=True, slots=True)
+class SGConfig:
+    """The SG network of every cut. None: chosen by the kind of network and the number of stages."""
+
+    kind: str = "auto"
+    """auto, linear, least-squares (in closed form), mlp, conv, head, or your own as my_pkg.my_sg:MySG. Auto:
+    for (B, C, H, W) head (conv when unconditional), else linear; through time least-squares up to width
+    256."""
+    rank: int | None = None
+    """Rank of the linear network, 0 for full. By default full up to width 128, 64 above."""
+    hidden: int | None = None
+    """Hidden units (mlp: width of h) or channels (conv: those of h, head: twice those, at most 32)."""
+    layers: int | None = None
+    """Hidden layers of mlp (1) or conv (2)."""
+    memory: int | None = None
+    """Rows over which the targets of least-squares fade; by default twice its features."""
+    optimizer: str = "adam"
+    """Any optimizer of torch.optim."""
+    lr: float | None = None
+    """Learning rate: 1e-3, and 3e-3 for the head."""
+    replay: int | None = None
+    """Extra SG steps per target, on replayed tuples: 2 for linear and mlp from 3 stages on, else 0."""
+    replay_window: int = 16
+    """How many (h, y, target) tuples are kept for replay."""
+    units: str = "sample"
+    """Gradient units the network works in: sample (times the batch size), rms (by running RMS) or none."""
+
+    def __post_init__(self) -> None:
+        if self.kind != AUTO:
+            find_network(self.kind)
+        if self.units not in UNITS:
+            raise UserError(f"unknown gradient units ({self.units}); use one of {', '.join(UNITS)}")
+        for name, value, low in (
+            ("rank", self.rank, 0),
+            ("hidden", self.hidden, 1),
+            ("layers", self.layers, 1),
+            ("replay", self.replay, 0),
+            ("replay-window", self.replay_window, 1),
+            ("memory", self.memory, 1),
+        ):
+            if value is not None and value < low:
+                raise UserError(f"sg.{name} is {value}; it must be at least {low}")
+        if self.lr is not None and self.lr <= 0:
+            raise UserError(f"sg.lr is {self.lr}; it must be positive")
+
+
+@dataclass(kw_only=True, slots=True)
+class LocalConfig:
+    """The auxiliary head of every stage but the last, under rule local."""
+
+    hidden: int | None = None
+    """Hidden units (128), or channels for (B, C, H, W) (twice those of h, at most 32)."""
+    optimizer: str = "adam"
+    """Any optimizer of torch.optim."""
+    lr: float = 3e-3
+    """Learning rate."""
+
+    def __post_init__(self) -> None:
+        if self.hidden is not None and self.hidden < 1:
+            raise UserError(f"local.hidden is {self.hidden}; it must be at least 1")
+        if not 0 < self.lr < math.inf:
+            raise UserError(f"local.lr is {self.lr}; it must be positive and finite")
