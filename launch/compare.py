@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from launch.config.compare import CompareConfig
 from launch.config.engines import contestant_label
 from launch.job.task_checks import check_until
 from launch.local.launcher import run_local
+from launch.local.wan import FarHosts, Wire, far_hosts
 from launch.report.comparison_rows import Row, Run, make_rows
 from launch.report.comparison_table import compare_grid, memory_grid
 from launch.report.files import prepare_out, write_json
@@ -35,17 +37,11 @@ def work(runner: RankRunner) -> None:
     task = create(config.task, config.task_args)
     check_until(task, config.until)
     out = prepare_out(config.out or tempfile.mkdtemp(prefix="dni_async-compare-"))
-    runs: dict[str, list[Run]] = {engine: [] for engine in config.engines}
-    for repeat in range(config.repeats):
-        for engine, so_far in runs.items():
-            if any("error" in run for run in so_far):
-                continue  # its row is decided
-            runner.describe_position = lambda engine=engine: f"while {engine} ran"  # type: ignore[misc]
-            so_far.append(run_engine(config, task, engine, out, repeat))
-    runs = {contestant_label(engine): many for engine, many in runs.items()}
+    with far_hosts(config.stages, Wire.parse(config.wan)) if config.wan else nullcontext() as hosts:
+        runs = run_engines(config, task, out, runner, hosts)
     check_somebody_finished(runs)
     rows = make_rows(runs)
-    heading = title(task, runs)
+    heading = title(task, runs, config.wan)
     grids = [compare_grid(rows, task.metric_name, heading), memory_grid(rows, f"{heading}: memory")]
     write(config, rows, grids, task, out)
     if not config.quiet:
@@ -55,7 +51,23 @@ def work(runner: RankRunner) -> None:
         print(f"written to {out}")
 
 
-def run_engine(config: CompareConfig, task: Task, engine: str, out: Path, repeat: int) -> Run:
+def run_engines(
+    config: CompareConfig, task: Task, out: Path, runner: RankRunner, hosts: FarHosts | None
+) -> dict[str, list[Run]]:
+    """All runs in turn, by the contestants' labels."""
+    runs: dict[str, list[Run]] = {engine: [] for engine in config.engines}
+    for repeat in range(config.repeats):
+        for engine, so_far in runs.items():
+            if any("error" in run for run in so_far):
+                continue  # its row is decided
+            runner.describe_position = lambda engine=engine: f"while {engine} ran"  # type: ignore[misc]
+            so_far.append(run_engine(config, task, engine, out, repeat, hosts))
+    return {contestant_label(engine): many for engine, many in runs.items()}
+
+
+def run_engine(
+    config: CompareConfig, task: Task, engine: str, out: Path, repeat: int, hosts: FarHosts | None = None
+) -> Run:
     """One run of one contestant. A failure becomes its row: it may be bad input for this engine only."""
     name = contestant_label(engine)
     folder = out / (name if config.repeats == 1 else f"{name}-{repeat + 1}")
@@ -65,7 +77,7 @@ def run_engine(config: CompareConfig, task: Task, engine: str, out: Path, repeat
         print(f"--- {name}, {stages}" + (f", run {repeat + 1}" if config.repeats > 1 else ""), flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        run_local(job, task)
+        run_local(job, task, hosts)
     except AlreadyReported as failure:
         if failure.status > 2:
             raise
@@ -88,11 +100,12 @@ def check_somebody_finished(runs: dict[str, list[Run]]) -> None:
     raise (UserError if bad_input else StageError)(one)
 
 
-def title(task: Task, runs: dict[str, list[Run]]) -> str:
-    """What was compared, on which data, and whether on devices that are only emulated."""
+def title(task: Task, runs: dict[str, list[Run]], wan: str = "") -> str:
+    """What was compared, on which data, and whether on devices or hosts that are only emulated."""
     done = [run for many in runs.values() for run in many if "error" not in run]
     parts = [task.name, f"{done[0]['dataset']['train']:,} training samples" if done else ""]
     parts += sorted({conditions(run) for run in done})
+    parts += [str(Wire.parse(wan))] if wan else []
     return ", ".join(part for part in parts if part)
 
 

@@ -11,6 +11,7 @@ from dni_async.rules.registry import RULES
 from launch.config.engines import check_engines
 from launch.config.train import JobConfig, TrainConfig
 from launch.engines.registry import BASELINES, ENGINES, find_engine, is_engine_path
+from launch.local.wan import Wire
 
 
 @dataclass(kw_only=True, slots=True)
@@ -26,8 +27,14 @@ class CompareConfig(JobConfig):
     vary_seed: bool = False
     """Give each repeat the next seed, from `seed` on, instead of the same."""
 
+    wan: str = ""
+    """Emulate a host for each stage, joined by a wire of LATENCY_MS,MBIT, such as 25,1000: the latency is one
+    way, the rate that of each host. Needs root."""
+
     def __post_init__(self) -> None:
         JobConfig.__post_init__(self)
+        if self.wan:
+            Wire.parse(self.wan)
         if not self.stages:
             self.stages = 2
         check_engines(self.engines, (*BASELINES, *RULES), paths=True)

@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import cloudpickle
@@ -19,7 +19,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from dni_async.errors import StageError, UserError
 from launch.config.train import TrainConfig
-from launch.local import rendezvous as loopback
+from launch.local.rendezvous import HOST, register
+from launch.local.wan import FarHosts
 from tasks.base import Task
 from workers.coordination.rendezvous import check_loopback
 from workers.coordination.signing import JOB_SECRET
@@ -31,8 +32,8 @@ SHUTDOWN_TIMEOUT_S = 5
 """How long ranks have to end when one has failed; then they are killed."""
 
 
-def run_local(config: TrainConfig, task: Task) -> None:
-    """Run the job in `config.stages` processes and wait for its end.
+def run_local(config: TrainConfig, task: Task, hosts: FarHosts | None = None) -> None:
+    """Run the job in `config.stages` processes, each on its own host if there are hosts; wait for its end.
 
     The job and the failure file are in memory that ranks open by way of this process, so that a killed
     launcher leaves nothing behind.
@@ -51,8 +52,10 @@ def run_local(config: TrainConfig, task: Task) -> None:
             # else a dead store is lamented in dozens of lines by every rank
             "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
         }
-        with _environment(**environment), _silent_launcher():
-            _launch(config, job, failure)
+        if hosts:
+            environment |= hosts.environment()
+        with _environment(**environment), _silent_launcher(), hosts.visit(0) if hosts else nullcontext():
+            _launch(config, job, failure, hosts.address(0) if hosts else HOST)
 
 
 @contextmanager
@@ -90,14 +93,14 @@ def check_port(port: int) -> None:
             raise UserError(f"port {port} cannot be used ({error.strerror}); choose another --port") from None
 
 
-def _launch(config: TrainConfig, job: Path, failure: Path) -> None:
+def _launch(config: TrainConfig, job: Path, failure: Path, host: str) -> None:
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=max(1, config.stages),
         run_id=secrets.token_hex(8),
-        rdzv_backend=loopback.register(),
-        rdzv_endpoint=f"{loopback.HOST}:{config.port}",
+        rdzv_backend=register(),
+        rdzv_endpoint=f"{host}:{config.port}",
         max_restarts=config.max_restarts,
         monitor_interval=0.1,
         shutdown_timeout=SHUTDOWN_TIMEOUT_S,

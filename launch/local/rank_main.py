@@ -14,6 +14,7 @@ import pickle
 import sys
 from pathlib import Path
 
+from launch.local.wan import enter_own_host
 from workers.failure.failure_file import FAILURE_FILE, STDOUT_CLOSED, read_failure
 from workers.failure.signals import exit_process, exit_with_launcher
 
@@ -34,6 +35,7 @@ def final_status() -> int:
 
 if __name__ == "__main__":
     exit_with_launcher()
+    enter_own_host()
     if status := final_status():
         sys.exit(status)
     from launch.job.rank_job import start_rank

@@ -22,14 +22,17 @@ HOST = "127.0.0.1"
 
 
 class LoopbackRendezvous(RendezvousHandler):
-    """One node, whose ranks use the agent's own store, on the loopback interface; port 0 finds a free one."""
+    """One node, whose ranks use the agent's own store, on the loopback interface; port 0 finds a free one.
 
-    def __init__(self, run_id: str, port: int = 0) -> None:
-        listening = socket.create_server((HOST, port))
-        self.port = int(listening.getsockname()[1])
+    host: another address of this machine, where it emulates several hosts.
+    """
+
+    def __init__(self, run_id: str, port: int = 0, host: str = HOST) -> None:
+        listening = socket.create_server((host, port))
+        self.host, self.port = host, int(listening.getsockname()[1])
         self._run_id = run_id
         self._store = dist.TCPStore(
-            HOST,
+            host,
             self.port,
             is_master=True,
             wait_for_workers=False,
@@ -48,7 +51,7 @@ class LoopbackRendezvous(RendezvousHandler):
     def next_rendezvous(self) -> RendezvousInfo:
         """The only node is there."""
         store = dist.PrefixStore(self._run_id, self._store)
-        return RendezvousInfo(store, 0, 1, RendezvousStoreInfo(HOST, self.port))
+        return RendezvousInfo(store, 0, 1, RendezvousStoreInfo(self.host, self.port))
 
     def is_closed(self) -> bool:
         """Never: ranks may be started anew."""
@@ -77,4 +80,5 @@ def register() -> str:
 
 
 def _make(parameters: RendezvousParameters) -> RendezvousHandler:
-    return LoopbackRendezvous(parameters.run_id, int(parameters.endpoint.rpartition(":")[2]))
+    host, _, port = parameters.endpoint.rpartition(":")
+    return LoopbackRendezvous(parameters.run_id, int(port), host)

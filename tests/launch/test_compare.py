@@ -13,6 +13,7 @@ import pytest
 from dni_async.errors import StageError, UserError
 from launch import compare
 from launch.config.train import TrainConfig
+from launch.local.wan import Wire, far_hosts
 from launch.report.files import prepare_out, write_json
 from tasks.base import Task
 from tests.support import summaries as samples
@@ -80,7 +81,7 @@ def contest(
     monkeypatch: pytest.MonkeyPatch, run_local: Callable[[TrainConfig, Task], None], *arguments: str
 ) -> None:
     """A comparison whose jobs are `run_local`."""
-    monkeypatch.setattr(compare, "run_local", run_local)
+    monkeypatch.setattr(compare, "run_local", lambda job, task, hosts: run_local(job, task))
     monkeypatch.setattr("sys.argv", ["launch.compare", *TINY, *arguments])
     compare.work(RankRunner())
 
@@ -172,6 +173,23 @@ def test_every_title_of_an_emulated_run_says_so(
         assert text.count(title) == 2
 
 
+@pytest.mark.slow
+def test_engines_run_on_emulated_hosts(tmp_path: Path) -> None:
+    """Each stage on a host of its own: links are not shared memory, and every title says how far they are."""
+    try:
+        with far_hosts(2, Wire(0.0, 1e9)):
+            pass
+    except UserError as error:
+        pytest.skip(str(error))
+    options = ("--engines", "cdni", "ddp", "backprop", "--stages", "2", "--epochs", "1", "--wan", "5,1000")
+    done = run("launch.compare", *TINY, *options, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    compared = json.loads((tmp_path / "compare.json").read_text())
+    assert [row["engine"] for row in compared["rows"] if "error" not in row] == ["cdni", "ddp", "backprop"]
+    assert "emulated hosts 10 ms apart (round trip) at 1000 Mbit/s" in compared["title"]
+    assert "shm" not in json.loads((tmp_path / "cdni" / "summary.json").read_text())["transports"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -179,6 +197,7 @@ def test_every_title_of_an_emulated_run_says_so(
         (("--task", "nope"), "unknown task (nope)"),
         (("--repeats", "0"), "repeats is 0"),
         (("--until", "1.5"), "until is 1.5"),
+        (("--wan", "25"), "wan is 25; write LATENCY_MS,MBIT"),
         (("--seed", str(2**32 - 2), "--repeats", "3", "--vary-seed"), "seed is 4294967294; the last of 3"),
     ],
 )
