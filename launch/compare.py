@@ -21,9 +21,9 @@ from launch.local.launcher import run_local
 from launch.local.wan import FarHosts, Wire, far_hosts
 from launch.report.comparison_rows import Row, Run, make_rows
 from launch.report.comparison_table import compare_grid, memory_grid
-from launch.report.files import prepare_out, write_json
-from launch.report.tables import Grid, markdown, show
-from launch.report.timeline import conditions
+from launch.report.files import prepare_out, write_results
+from launch.report.grid import Grid, show
+from launch.report.text import conditions
 from tasks.base import Task
 from tasks.registry import create
 from workers.failure.errors import AlreadyReported
@@ -112,8 +112,7 @@ def title(task: Task, runs: dict[str, list[Run]], wan: str = "") -> str:
 def write(config: CompareConfig, rows: list[Row], grids: list[Grid], task: Task, out: Path) -> None:
     """compare.json, compare.md and compare.png."""
     about = {"title": grids[0].title, "task": task.name, "metric_name": task.metric_name}
-    write_json(out / "compare.json", about | {"settings": asdict(config), "rows": rows})
-    (out / "compare.md").write_text("\n".join(map(markdown, grids)))
+    write_results(out, "compare", about | {"settings": asdict(config), "rows": rows}, grids)
     from launch.report.comparison_plot import (
         plot_compare,  # matplotlib: a second that --help and errors do not need
     )

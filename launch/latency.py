@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 
 from dni_async.errors import UserError
 from launch.config.command_line import parse
-from launch.report.files import prepare_out, write_json
-from launch.report.tables import Column, Grid, markdown, number, show
+from launch.report.files import prepare_out, write_results
+from launch.report.grid import Column, Grid, column, show
+from launch.report.text import number
 from workers.failure.rank_runner import RankRunner
 from workers.failure.signals import exit_process
 from workers.transport.link_benchmark import Ping, ping
@@ -60,18 +61,17 @@ def work(runner: RankRunner) -> None:
     grid = latency_grid(found, config.transports)
     if config.out:
         out = prepare_out(config.out)
-        write_json(out / "latency.json", {"sizes": SIZES} | asdict(found))
-        (out / "latency.md").write_text(markdown(grid))
+        write_results(out, "latency", {"sizes": SIZES} | asdict(found), [grid])
     if not config.quiet:
         show(grid)
 
 
 def latency_grid(found: Ping, transports: tuple[str, ...]) -> Grid:
     """One row per transport: milliseconds from `send` until the receiver can read."""
-    columns = [Column(head="transport", cells=list(transports), left=True)]
+    columns: list[Column] = [column("transport", transports, str, left=True)]
     for i, size in enumerate(SIZES):
-        cells = [number(1e3 * found.arrival[name][i], 3) for name in transports]
-        columns.append(Column(head=f"{size >> 10:,} KiB\nms", cells=cells))
+        milliseconds = [1e3 * found.arrival[name][i] for name in transports]
+        columns.append(column(f"{size >> 10:,} KiB\nms", milliseconds, lambda ms: number(ms, 3)))
     return Grid(title="from send until the receiver can read, median", columns=columns)
 
 

@@ -16,12 +16,13 @@ from typing import Any
 from dni_async.errors import UserError
 from launch.config.command_line import parse
 from launch.config.plan import PlanConfig
-from launch.planning.check import Check, check_grid, run_checks
-from launch.planning.predict import Planner, Prediction
+from launch.planning.check import run_checks
+from launch.planning.predict import Planner
+from launch.planning.prediction import Check, Prediction
 from launch.planning.profile import Profile, load_profile
-from launch.report.files import prepare_out, write_json
-from launch.report.plan_table import plan_grid
-from launch.report.tables import markdown, show
+from launch.report.files import prepare_out, write_results
+from launch.report.grid import show
+from launch.report.plan_table import check_grid, plan_grid
 from tasks.base import Task
 from tasks.registry import create
 from workers.failure.rank_runner import RankRunner
@@ -86,17 +87,16 @@ def predict(config: PlanConfig, profile: Profile) -> list[Prediction]:
 def write(predictions: list[Prediction], checks: list[Check], profile: Profile, out: Path) -> None:
     """plan.json, plan.md and plan.png."""
     grids = [plan_grid(predictions, profile)] + ([check_grid(checks)] if checks else [])
-    (out / "plan.md").write_text("\n".join(markdown(grid) for grid in grids))
-    told: dict[str, Any] = {
+    data: dict[str, Any] = {
         "settings": profile.settings,
         "hardware": profile.hardware,
         "layers": len(profile.layers),
         "repeated": profile.repeated,
         "emulated": profile.emulated,
         "predictions": [asdict(prediction) for prediction in predictions],
-        "checks": [asdict(check) | {"error_share": check.off} for check in checks],
+        "checks": [asdict(check) | {"error_share": check.error} for check in checks],
     }
-    write_json(out / "plan.json", told)
+    write_results(out, "plan", data, grids)
     from launch.report.plan_plot import plot_plan  # matplotlib: a second that --help and errors do not need
 
     plot_plan(predictions, out / "plan.png", profile)

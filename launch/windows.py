@@ -13,8 +13,8 @@ from dni_async.errors import UserError
 from launch.config.command_line import parse
 from launch.config.recurrent import SequenceConfig
 from launch.recurrent.train import run_sequences
-from launch.report.files import prepare_out, write_json
-from launch.report.tables import markdown, show
+from launch.report.files import prepare_out, write_results
+from launch.report.grid import show
 from launch.report.window_tables import Result, grids, result_of
 from workers.failure.rank_runner import RankRunner
 from workers.failure.signals import exit_process
@@ -77,8 +77,8 @@ def work(runner: RankRunner) -> None:
 
 def write(config: WindowsConfig, results: list[Result], out: Path) -> None:
     """windows.json and windows.md."""
-    write_json(out / "windows.json", {"settings": asdict(config), "runs": [asdict(run) for run in results]})
-    (out / "windows.md").write_text("\n".join(map(markdown, grids(results))))
+    data = {"settings": asdict(config), "runs": [asdict(run) for run in results]}
+    write_results(out, "windows", data, grids(results))
 
 
 def main() -> None:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import os
-import sys
-import traceback
-import types
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from dni_async.errors import UserError
+from dni_async.plugins import describe, is_path, load_class
 from tasks.base import Task
 from tasks.sequence.base import SequenceTask
 from tasks.settings import settings_from
@@ -67,48 +62,18 @@ def create_any(name: str, args: Sequence[str] = ()) -> Task | SequenceTask:
     except UserError:
         raise
     except ValueError as error:
-        raise UserError(f"task refuses its settings ({name} {' '.join(args)}): {_line(error)}") from error
+        raise UserError(f"task refuses its settings ({name} {' '.join(args)}): {describe(error)}") from error
 
 
 def find(name: str) -> type[Task] | type[SequenceTask]:
     """Return the class behind a task's name. Raises `UserError` when there is none, or it is no task."""
-    module_name, colon, class_name = BUILT_IN.get(name, name).partition(":")
-    if not (module_name and colon and class_name):
+    path = BUILT_IN.get(name, name)
+    if not is_path(path):
         known = ", ".join(BUILT_IN)
         raise UserError(
             f"unknown task ({name}): give one of {known}, or your own as my_package.my_module:MyTask"
         )
-    found = getattr(_import(module_name), class_name, None)
-    if found is None:
-        raise UserError(f"task class not found ({class_name}): define it in {module_name}, or mend its name")
-    if not (isinstance(found, type) and issubclass(found, (Task, SequenceTask))):
+    found = load_class(path, "task", object)
+    if not issubclass(found, (Task, SequenceTask)):
         raise UserError(f"not a task ({name}): derive the class from tasks.base.Task")
-    if inspect.isabstract(found):
-        lacking = ", ".join(sorted(found.__abstractmethods__))
-        raise UserError(f"task is not complete ({name}): define {lacking}")
     return found
-
-
-def _import(name: str) -> types.ModuleType:
-    """Import the module `name`, the working folder included, as `python -m` does."""
-    here = os.getcwd()
-    if here not in sys.path and "" not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and f"{name}.".startswith(f"{error.name}."):
-            raise UserError(f"task module not found ({name}): run where Python can import it") from error
-        raise _broken(name, error) from error
-    except Exception as error:  # whatever the user's module does wrong
-        raise _broken(name, error) from error
-
-
-def _broken(name: str, error: Exception) -> UserError:
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{os.path.basename(last.filename)}:{last.lineno}"
-    return UserError(f"task module cannot be imported ({name}): mend {_line(error)} (raised at {where})")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -12,9 +12,7 @@ FILE_LINES = 250
 FUNCTION_LINES = 60
 LONGER_FILES = {
     "launch/config/train.py": 316,
-    "launch/planning/predict.py": 286,
     "launch/report/bench_sections.py": 270,
-    "launch/report/recorder.py": 293,
     "tests/support/channels.py": 270,
     "tests/support/conformance.py": 365,
     "workers/runtime/loop.py": 277,

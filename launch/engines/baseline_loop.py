@@ -24,9 +24,9 @@ from dni_async.networks.factory import parameters_of
 from dni_async.rules import LossRule
 from dni_async.state.module_state import collect_stats, reset_epoch_stats
 from launch.job.context import RankContext
+from launch.job.early_stopping import patience_of
 from launch.job.stage_factory import build_updater
 from launch.report.recorder import Recorder
-from launch.report.validation import patience_of
 from workers.coordination.collectives import Peers, process_group
 from workers.runtime.emulation import make_probe
 from workers.runtime.execution import in_precision, sequential
@@ -222,7 +222,7 @@ def run_loop(
             peers.broadcast(None)  # all are set up: the clock may start
         if recorder:
             recorder.start(about=loop.about)
-            loop.train(recorder.on_marker, lambda: recorder.enough)
+            loop.train(recorder.on_marker, lambda: recorder.should_stop)
         else:
             loop.train(lambda marker: None)
     return loop.module

@@ -107,7 +107,7 @@ def _channels(context: RankContext, recorder: Recorder | None, links: Links) -> 
     upstream."""
     upstream, downstream = links.upstream, links.downstream
     if recorder is not None:
-        messages = context.messages(time.perf_counter, lambda: recorder.enough)
+        messages = context.messages(time.perf_counter, lambda: recorder.should_stop)
         source = JournaledSource(messages, context.session.journal) if context.session else Source(messages)
         channels = StageChannels(source, Sink(partial(_report, context, recorder)))
     else:

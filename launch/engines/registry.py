@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from dni_async.errors import UserError
 from dni_async.plugins import load_module
+from dni_async.rules.registry import RULES, capabilities_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,8 @@ class Engine:
     all_cores: bool = False
     """Whether `threads` is overruled: one thread per core that the job may use."""
     plot_style: tuple[str, str] | None = None
-    """Colour and marker (of matplotlib) in pictures; None takes any that are free."""
+    """Colour and marker (of matplotlib) in pictures; None takes any that are free. The colours are those
+    of Okabe and Ito, which colour-blind people can distinguish, the yellow darker."""
 
 
 _WHOLE = Engine(processes=1, carries=True, compiles=True)
@@ -103,3 +105,10 @@ def is_engine_path(name: str) -> bool:
 def engine_label(name: str) -> str:
     """What tables and files call an engine: its name, or the last part of a dotted path."""
     return name.rpartition(".")[2] if is_engine_path(name) else name
+
+
+def plot_styles() -> dict[str, tuple[str, str]]:
+    """Return (colour, marker) of the engines and rules that have one of their own."""
+    engines = {name: engine.plot_style for name, engine in ENGINES.items()}
+    rules = {name: capabilities_of(name).plot_style for name in RULES}
+    return {name: style for name, style in (engines | rules).items() if style}

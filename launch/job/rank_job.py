@@ -24,8 +24,9 @@ from launch.job.restart import decide_start, with_checkpoints
 from launch.job.start import Start
 from launch.job.task_checks import check_state, check_until
 from launch.report.files import prepare_out
+from launch.report.grid import show
 from launch.report.recorder import Recorder
-from launch.report.tables import run_grid, show
+from launch.report.run_table import run_grid
 from launch.report.weights import save_part
 from tasks.base import Task
 from workers.coordination.rendezvous import Rendezvous
@@ -73,7 +74,7 @@ def run_rank(
     if recorder:
         recorder.write_files()
         if not config.quiet:  # its notes were shown at the start
-            show(run_grid(recorder.summary | {"notes": recorder.warnings}))
+            show(run_grid(recorder.summary | {"notes": recorder.record.warnings}))
 
 
 def _check_world(config: TrainConfig, engine: Engine, world: int) -> None:

@@ -12,8 +12,8 @@ from dni_async.rules import LossRule, Rule
 from dni_async.rules.registry import find_rule
 from dni_async.stage.stage import Stage
 from launch.config.train import JobConfig, TrainConfig
+from launch.job.early_stopping import patience_of
 from launch.job.partition_plan import PartitionPlan, build_layers, rule_context
-from launch.report.validation import patience_of
 from tasks.base import Task
 from workers.runtime.execution import in_precision, sequential
 

@@ -1,9 +1,9 @@
-"""Is the plan right? Real jobs with 2 stages, emulated ones with 4 and 8, beside what was predicted."""
+"""Checks of a plan: real jobs with 2 stages and emulated ones with 4 and 8, to set beside the predictions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from dni_async.errors import UserError
@@ -11,10 +11,10 @@ from launch.compare import run_engine
 from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
 from launch.config.train import JobConfig
-from launch.planning.predict import Planner, Prediction
+from launch.planning.predict import Planner
+from launch.planning.prediction import Check, Prediction
 from launch.planning.profile import Profile
 from launch.report.files import prepare_out
-from launch.report.tables import NOTHING, Column, Grid, number
 from tasks.base import Task
 from workers.failure.rank_runner import RankRunner
 
@@ -22,24 +22,6 @@ REAL, EMULATED = (2,), (4, 8)
 """Numbers of stages."""
 SLOWDOWN = 16
 """An emulated device is so many times slower than a core here, so that eight of them fit on two cores."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Check:
-    """One engine, predicted and measured, in samples/s."""
-
-    engine: str
-    stages: int
-    emulated: bool
-    predicted: float | None
-    measured: float | None
-    reason: str = ""
-    """Why a number is missing."""
-
-    @property
-    def off(self) -> float | None:
-        """Error of the prediction, as a share of what was measured."""
-        return self.predicted / self.measured - 1 if self.predicted and self.measured else None
 
 
 def run_checks(
@@ -63,7 +45,7 @@ def run_checks(
 
 
 def _emulated(config: PlanConfig, task: Task, profile: Profile) -> tuple[PlanConfig, Profile]:
-    """The same on devices so slow that this machine keeps up with eight of them."""
+    """Return settings and profile of devices so slow that this machine keeps up with eight of them."""
     from launch.planning.measure import gflop_per_batch, measure
 
     speed = gflop_per_batch(config, task) / Planner(profile, config).backprop().period
@@ -99,32 +81,14 @@ def _check(config: PlanConfig, task: Task, predicted: Prediction, emulated: bool
         return check
     try:
         run = run_engine(_job(config, predicted), task, predicted.engine, prepare_out(out), 0)
-    except UserError as error:  # an engine that this version plans and cannot run
+    except UserError as error:  # an engine that can be planned and not run
         run = {"error": str(error)}
     check.measured, check.reason = run.get("samples_per_s"), run.get("error", "")
     return check
 
 
 def _job(config: PlanConfig, predicted: Prediction) -> CompareConfig:
-    """A comparison of one engine, with the plan's cut."""
+    """Return the settings of a comparison of one engine, with the plan's cut."""
     shared = {name: getattr(config, name) for name in JobConfig.__dataclass_fields__}
     own = {"stages": max(2, predicted.stages), "cut": ",".join(map(str, predicted.cut)), "out": ""}
     return CompareConfig(**shared | own, engines=(predicted.engine,))
-
-
-def check_grid(checks: Sequence[Check]) -> Grid:
-    """One row per run."""
-
-    def column(head: str, values: list[float | None], text: str = ",.0f") -> Column:
-        return Column(head=head, cells=[NOTHING if v is None else format(v, text) for v in values])
-
-    columns = [
-        Column(head="stages", cells=[number(c.stages) for c in checks]),
-        Column(head="engine", cells=[c.engine for c in checks], left=True),
-        Column(head="devices", cells=["emulated" if c.emulated else "real" for c in checks], left=True),
-        column("predicted\nsamples/s", [c.predicted for c in checks]),
-        column("measured\nsamples/s", [c.measured for c in checks]),
-        column("error %", [None if c.off is None else 100 * c.off for c in checks], "+.1f"),
-    ]
-    notes = [f"{c.engine}, {c.stages} stages: {c.reason}" for c in checks if c.reason]
-    return Grid(title="Predicted and measured", columns=columns, notes=notes)

@@ -1,4 +1,4 @@
-"""Bytes that a network and its optimizer hold."""
+"""Bytes of a network and its optimizer."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch.optim import Optimizer
 
 
 def saved_bytes(layers: list[nn.Module], x: Tensor) -> tuple[list[int], list[int]]:
-    """Bytes that autograd keeps of each layer for the backward of the batch x (B, ...), and of its output.
+    """Return the bytes that autograd keeps of each layer for the backward of x (B, ...), and of its output.
 
-    What two layers keep both (the output of one, the input of the next) counts for the first; parameters,
+    A tensor that two layers keep (the output of one, the input of the next) counts for the first; parameters,
     buffers and the batch itself do not count.
     """
     layers = copy.deepcopy(layers)
@@ -40,18 +40,18 @@ def _address(tensor: Tensor) -> int:
 
 
 def optimized_bytes(optimizer: Optimizer) -> int:
-    """Bytes of the parameters, their gradients, and what the optimizer keeps for them."""
+    """Return the bytes of the parameters, their gradients, and the optimizer's state."""
     parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
     return 2 * total_bytes(parameters) + state_bytes(optimizer)
 
 
 def state_bytes(optimizer: Optimizer) -> int:
-    """Bytes that the optimizer keeps so far."""
+    """Return the bytes of the optimizer's state."""
     return total_bytes(
         v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)
     )
 
 
 def total_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes of all of them together."""
+    """Return the bytes of all tensors together."""
     return sum(tensor.nbytes for tensor in tensors)

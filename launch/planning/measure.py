@@ -41,28 +41,32 @@ from workers.runtime.emulation import flop_clock
 from workers.transport.link_benchmark import Ping, ping
 
 PARTS = 8
-"""A batch is measured whole, and a part of it: one of so many."""
+"""A batch is measured whole, and the first of so many parts of it."""
 ROUNDS, SECONDS = 100, 15.0
-"""At most, and that they may take together."""
+"""Limits of rounds, and of their seconds together."""
 
 
 def measure(config: JobConfig, task: Task, messages: Callable[[JobConfig], Ping] | None = None) -> Profile:
-    """Measure everything, in this process, and messages between two others.
+    """Return a profile, measured in this process; messages are measured between two others.
 
-    messages: measures those, for tests. Raises UserError for a task that does not fit.
+    Args:
+        messages: replaces the measurement of messages, for tests.
+
+    Raises:
+        UserError: the task does not fit.
     """
     measurement = _Measurement(config, task)
-    told = (messages or _ping)(config)
+    links = (messages or _ping)(config)
     before = torch.get_num_threads()
     torch.set_num_threads(config.threads or before)
     try:
-        return measurement.profile(told)
+        return measurement.profile(links)
     finally:
         torch.set_num_threads(before)
 
 
 def gflop_per_batch(config: JobConfig, task: Task) -> float:
-    """Floating-point operations of one batch of backprop, in 1e9."""
+    """Return the floating-point operations of one batch of backprop, in 1e9."""
     measurement = _Measurement(config, task)
     runs = measurement.layer_runs(measurement.layers, len(measurement.y))
     with flop_clock(1.0) as clock:
@@ -74,12 +78,12 @@ def _ping(config: JobConfig) -> Ping:
 
 
 def _transport(config: JobConfig) -> str:
-    """Of all links, on one host."""
+    """Return the transport of all links on one host."""
     return "shm" if config.transport == "auto" else config.transport
 
 
 class _Scale(nn.Module):
-    """Next to nothing to do, and one weight to update."""
+    """A layer with almost no work and one weight to update."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +94,7 @@ class _Scale(nn.Module):
 
 
 class _Measurement:
-    """Everything about one network."""
+    """The measurements of one network."""
 
     def __init__(self, config: JobConfig, task: Task) -> None:
         self.config, self.task = config, task
@@ -107,7 +111,7 @@ class _Measurement:
         self.refused: dict[str, str] = {}
 
     def profile(self, messages: Ping) -> Profile:
-        """All of it."""
+        """Return the whole profile."""
         part_size = min(len(self.y), max(2, len(self.y) // PARTS))  # batch norm needs two samples
         whole, part = (self.layer_runs(self.layers, size) for size in (len(self.y), part_size))
         trivial = self._trivial_runs()
@@ -136,19 +140,19 @@ class _Measurement:
         )
 
     def layer_runs(self, layers: list[nn.Module], samples: int) -> list[LayerRun]:
-        """Copies of the layers with the first `samples` samples of the batch."""
+        """Return runs of copies of the layers, with the first `samples` samples of the batch."""
         x, y = self.x[:samples], self.y[:samples]
         return layer_runs(copy.deepcopy(layers), x, y, self.task.loss, self.optimizer)
 
     def _trivial_runs(self) -> list[LayerRun]:
-        """Three layers of one number; the second costs what any layer costs that does nothing."""
+        """Return runs of three layers of one number; the second has the fixed cost of any layer."""
         x = torch.ones(1, 1, device=self.device)
         layers = [_Scale().to(self.device), _Scale().to(self.device), nn.Identity()]
         loss: Loss = lambda output, y: output.sum()  # noqa: E731
         return layer_runs(layers, x, x, loss, self.optimizer)
 
     def _rule_runs(self, layers: list[LayerRun]) -> dict[str, list[RuleRun]]:
-        """After each layer but the last, by rule and number of stages."""
+        """Return the runs of a rule after each layer but the last, by rule and number of stages."""
         found = {}
         for name, stages in itertools.product(rules_with("has_network"), DEPTHS):
             try:
@@ -168,7 +172,7 @@ class _Measurement:
         )
 
     def _seconds(self, runs: Iterable[Run]) -> Seconds:
-        """Of every section; on an emulated device it lasts as long as there, or as here if that is longer."""
+        """Return the seconds of every section; on an emulated device at least those that it takes here."""
         runs = list(runs)
         here = measure_rounds(runs, device_clock(self.device), ROUNDS, SECONDS)
         if not self.config.emulate_gflops:
@@ -193,7 +197,7 @@ class _Measurement:
         ]
 
     def _optimizer_bytes(self, layer: nn.Module) -> int:
-        """What the optimizer keeps for a layer once it has made a step."""
+        """Return the bytes that the optimizer keeps for a layer after its first step."""
         parameters = [p for p in copy.deepcopy(layer).parameters() if p.requires_grad]
         if not parameters:
             return 0
@@ -204,7 +208,7 @@ class _Measurement:
         return state_bytes(optimizer)
 
     def _interface(self, run: RuleRun, cost: InterfaceCost) -> InterfaceProfile:
-        """Bytes are those after the rule has run."""
+        """Return the profile of an interface; its bytes are those after the rule has run."""
         optimizer = run.rule.optimizer
         state = optimized_bytes(optimizer) if optimizer else 0
         return InterfaceProfile(cost, state, run.rule.replay_bytes(run.h, self.y))

@@ -1,4 +1,4 @@
-"""What a network costs on this machine, measured once: from this `launch.plan` predicts everything.
+"""What a network costs on this machine, measured once; `launch.plan` predicts everything from it.
 
     layers        seconds of forward, backward, update, of a whole batch and of a part of it; bytes
     interfaces    seconds of an SG network or auxiliary head after each layer, by rule
@@ -61,7 +61,7 @@ class InterfaceProfile:
 
 @dataclass(slots=True)
 class Profile:
-    """All that was measured, JSON-able."""
+    """All measurements, JSON-able."""
 
     settings: dict[str, Any]
     hardware: dict[str, Any]
@@ -71,7 +71,7 @@ class Profile:
     label_bytes: int
     condition_bytes: int
     fixed: LayerCost
-    """Of a layer with next to nothing to do: paid once per stage, and in every layer's own cost."""
+    """Cost of a layer with almost no work: paid once per stage, and included in every layer's cost."""
     layers: list[LayerProfile]
     interfaces: dict[str, list[InterfaceProfile]]
     """After each layer but the last, by rule and number of stages: "cdni 2", "cdni 3" (three and more)."""
@@ -88,17 +88,17 @@ class Profile:
 
     @property
     def emulated(self) -> bool:
-        """Whether compute is that of an emulated device."""
+        """Whether the costs of compute are those of an emulated device."""
         return self.settings.get("emulate_gflops") is not None
 
     def interfaces_of(self, rule: str, stages: int) -> list[InterfaceProfile]:
-        """Of a rule in so many stages; nothing for rules without a network."""
+        """Return the networks of a rule in so many stages; they cost nothing for rules without a network."""
         key = f"{rule} {min(stages, DEPTHS[-1])}"
         none = InterfaceProfile(InterfaceCost(), 0, 0)
         return self.interfaces.get(key) or [none] * (len(self.layers) - 1)
 
     def repeat(self, layers: int) -> Profile:
-        """The same network with its middle layers (all but first and last) repeated until it has so many."""
+        """Return the network with its middle layers, all but first and last, repeated up to so many."""
         middle = len(self.layers) - 2
         if middle < 1:
             raise UserError(f"a network of {len(self.layers)} layers has none in the middle to repeat")
@@ -119,19 +119,19 @@ class Profile:
 
 
 def load_profile(path: Path, config: JobConfig) -> Profile:
-    """A saved profile. Raises UserError when it is none, or is one of other settings than `config`."""
+    """Return a saved profile. Raises UserError when it is damaged, or was measured with other settings."""
     try:
-        told = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except OSError as error:
         raise UserError(
             f"cannot read profile {path} ({error.strerror}); measure one without --profile"
         ) from None
     except ValueError:  # no JSON, or not even text
-        told = None
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
+        content = None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is no profile of launch.plan; measure one without --profile") from None
     try:
-        found = _from_json(told)
+        found = _from_json(content)
     except (KeyError, TypeError) as error:
         raise UserError(f"profile {path} is damaged ({error}); measure one without --profile") from None
     for key, wanted in settings_of(config).items():
@@ -144,12 +144,12 @@ def load_profile(path: Path, config: JobConfig) -> Profile:
 
 
 def settings_of(config: JobConfig) -> dict[str, Any]:
-    """Those settings that a profile depends on, as JSON has them."""
+    """Return the settings that a profile depends on, as JSON has them."""
     known = asdict(config)
     return {key: jsonable(known[key]) for key in SETTINGS}
 
 
-def _from_json(told: dict[str, Any]) -> Profile:
+def _from_json(content: dict[str, Any]) -> Profile:
     def line(values: dict[str, float]) -> Line:
         return Line(**values)
 
@@ -158,18 +158,18 @@ def _from_json(told: dict[str, Any]) -> Profile:
 
     layers = [
         LayerProfile(**v | {"batch": LayerCost(**v["batch"]), "part": LayerCost(**v["part"])})
-        for v in told["layers"]
+        for v in content["layers"]
     ]
     interfaces = {
         key: [InterfaceProfile(**v | {"cost": InterfaceCost(**v["cost"])}) for v in values]
-        for key, values in told["interfaces"].items()
+        for key, values in content["interfaces"].items()
     }
     read = {
         "layers": layers,
         "interfaces": interfaces,
-        "fixed": LayerCost(**told["fixed"]),
-        "link": link(told["link"]),
-        "gloo": link(told["gloo"]),
-        "all_reduce": line(told["all_reduce"]),
+        "fixed": LayerCost(**content["fixed"]),
+        "link": link(content["link"]),
+        "gloo": link(content["gloo"]),
+        "all_reduce": line(content["all_reduce"]),
     }
-    return Profile(**told | read)
+    return Profile(**content | read)

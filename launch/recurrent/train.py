@@ -24,7 +24,7 @@ from launch.config.recurrent import SequenceConfig
 from launch.job.stage_factory import build_updater
 from launch.recurrent.weights import save
 from launch.report.files import JsonLines, prepare_out, write_json
-from launch.report.metadata import header
+from launch.report.metadata import run_metadata
 from tasks.base import seed_everything
 from tasks.registry import create_any
 from tasks.sequence.base import Sequences, SequenceTask, Window
@@ -43,7 +43,7 @@ def run_sequences(runner: RankRunner, config: SequenceConfig) -> dict[str, Any]:
     trainer = Trainer(config, task, sequences, placement.device)
     runner.describe_position = trainer.describe_position
     lines = JsonLines(out / "metrics.jsonl", append=False) if out else None
-    summary = header(task.name, config.rule, config) | {
+    summary = run_metadata(task.name, config.rule, config) | {
         "bptt": config.bptt,
         "parameters": parameters_of(trainer.model),
         "symbols": len(sequences.symbols),

@@ -8,23 +8,18 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from dni_async.rules.registry import RULES, capabilities_of
-from launch.engines.registry import ENGINES
-from launch.report.comparison_table import Row, speedup
-from launch.report.plots import DPI, FAINT, INK, SECONDS, PathLike, curve, seconds_and_metric, two_panels
-from launch.report.tables import number, percent
-from launch.report.validation import split_of
+from launch.engines.registry import ENGINES, plot_styles
+from launch.report.comparison_table import Row
+from launch.report.evaluation import metric_key, split_of
+from launch.report.figure import DPI, FAINT, INK, SECONDS, PathLike, curve, seconds_and_metric, two_panels
+from launch.report.text import number, percent, times
 
-STYLES = {name: style for name, engine in ENGINES.items() if (style := engine.plot_style)} | {
-    name: style for name in RULES if (style := capabilities_of(name).plot_style)
-}
-"""Colour and marker of each engine, the same in every picture. The colours are those of Okabe and Ito, which
-colour-blind people tell apart, the yellow darker; the markers tell engines apart without any colour."""
 _OTHERS = (("#7b5ea7", "h"), ("#5b7f2b", "d"), ("#39556e", ">"), (INK, "H"))
+"""Styles of engines without one of their own, and of a second row of the same engine."""
 
 
 def plot_compare(rows: Sequence[Row], path: PathLike, title: str = "", metric_name: str = "accuracy") -> None:
-    """Left the speed-up of each engine with its spread, right its metric against seconds.
+    """Draw the speed-up of each engine with its spread at the left, its metric against seconds at the right.
 
     An engine with several runs shows the curve of the one with the median throughput.
     """
@@ -34,8 +29,9 @@ def plot_compare(rows: Sequence[Row], path: PathLike, title: str = "", metric_na
     _speedup_bars(left, rows, [colour for colour, _ in styles])
     curves = [(_median_run(row) or {}).get("evaluations", ()) for row in rows]
     split = split_of([record for records in curves for record in records])
+    key = metric_key(split, metric_name)
     for row, records, (colour, marker) in zip(rows, curves, styles, strict=True):
-        curve(right, records, "seconds", f"{split}_accuracy", colour, str(row["engine"]), marker)
+        curve(right, records, "seconds", key, colour, str(row["engine"]), marker)
     right.set(title=f"{split} {metric_name}", xlabel=SECONDS)
     seconds_and_metric(right, metric_name)
     if metric_name == "accuracy":
@@ -47,7 +43,7 @@ def plot_compare(rows: Sequence[Row], path: PathLike, title: str = "", metric_na
 
 
 def _speedup_bars(axes: Axes, rows: Sequence[Row], colours: Sequence[str]) -> None:
-    """Horizontal bars, first row on top; an engine that failed gets the word instead of a bar."""
+    """Draw horizontal bars, first row on top; an engine that failed has the word instead of a bar."""
     values = [None if row.get("error") else row.get("speedup") for row in rows]
     spreads = [None if row.get("error") else row.get("speedup_spread") for row in rows]
     axes.barh(range(len(rows)), [value or 0.0 for value in values], color=colours, height=0.62, zorder=2)
@@ -56,14 +52,14 @@ def _speedup_bars(axes: Axes, rows: Sequence[Row], colours: Sequence[str]) -> No
         low, high = spread or (value or 0.0, value or 0.0)
         if low < high:
             axes.plot([low, high], [position, position], color=INK, linewidth=1.4, zorder=4, marker="|")
-        told = "failed" if row.get("error") else f"{speedup(value)}   {number(row.get('samples_per_s'))}/s"
-        note = axes.annotate(told, (high, position), xytext=(8, 0), textcoords="offset points")
+        label = "failed" if row.get("error") else f"{times(value)}   {number(row.get('samples_per_s'))}/s"
+        note = axes.annotate(label, (high, position), xytext=(8, 0), textcoords="offset points")
         note.set(color=INK, fontsize=10, va="center", zorder=5, backgroundcolor="white")
     axes.set_yticks(range(len(rows)), [_label(row) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, 1.5 * max([1.0, *(spread[1] for spread in spreads if spread)]))
-    spread_told = "; line: all runs" if any(spread and spread[0] < spread[1] for spread in spreads) else ""
-    axes.set(title="speed-up", xlabel=f"speed-up in samples/s (dashed: 1 x{spread_told})")
+    spread_label = "; line: all runs" if any(spread and spread[0] < spread[1] for spread in spreads) else ""
+    axes.set(title="speed-up", xlabel=f"speed-up in samples/s (dashed: 1 x{spread_label})")
     axes.grid(False, axis="y")
 
 
@@ -74,24 +70,24 @@ def _label(row: Row) -> str:
 
 
 def _styles(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
-    """An engine has the same style in every picture; a second run of it takes another one."""
+    """Yield the style of each row: the engine's own, and another one for a second row of the same engine."""
     used: set[tuple[str, str]] = set()
+    known = plot_styles()
     for row in rows:
-        own = STYLES.get(row["engine"])
+        own = known.get(row["engine"])
         style = own if own and own not in used else next((o for o in _OTHERS if o not in used), _OTHERS[-1])
         used.add(style)
         yield style
 
 
 def _median_run(row: Row) -> Mapping[str, Any] | None:
-    """Of an even number of runs the slower one of the middle."""
+    """Return the run with the median throughput, of an even number the slower one of the middle."""
     runs = sorted(row.get("runs", ()), key=lambda run: run["samples_per_s"] or 0.0)
     return runs[(len(runs) - 1) // 2] if runs else None
 
 
 def _zoom(axes: Axes, rows: Sequence[Row]) -> None:
-    """Show the accuracies from somewhat below the worst final one to above the best of all: that is what
-    differs."""
+    """Show the accuracies from somewhat below the worst final one to above the best of all."""
     final = [row["test_accuracy"] for row in rows if row.get("test_accuracy") is not None]
     if final:
         below = max(0.03, 1.2 * (max(final) - min(final)))
@@ -100,12 +96,12 @@ def _zoom(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _draw_until(axes: Axes, rows: Sequence[Row]) -> None:
-    """The accuracy that --until asked for."""
+    """Draw the accuracy that --until asked for."""
     until = next((row["until"] for row in rows if row.get("until")), None)
     if until:
         axes.axhline(until["accuracy"], color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, until["accuracy"] - 0.01), max(high, until["accuracy"] + 0.01))
-        told, place = f"until {percent(until['accuracy'], 1)}", (0, until["accuracy"])
-        note = axes.annotate(told, place, xytext=(4, 3), textcoords="offset points")
+        label, place = f"until {percent(until['accuracy'], 1)}", (0, until["accuracy"])
+        note = axes.annotate(label, place, xytext=(4, 3), textcoords="offset points")
         note.set(color=FAINT, fontsize=9.5)

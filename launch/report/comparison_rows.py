@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from launch.report.validation import split_of
+from launch.report.evaluation import metric_key, split_of
 
 Run = dict[str, Any]
 """A summary, or {"error": reason, "status": exit status, "stages": how many}."""
@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 
 def make_rows(runs: Mapping[str, Sequence[Run]]) -> list[Row]:
-    """One row per engine, in their order; speed-up is over the median of `backprop`."""
+    """Return one row per engine, in their order; speed-up is over the median of `backprop`."""
     rows = [make_row(engine, many) for engine, many in runs.items()]
     base = next((row.get("samples_per_s") for row in rows if row["engine"] == "backprop"), None)
     for row in rows:
@@ -31,39 +31,42 @@ def make_rows(runs: Mapping[str, Sequence[Run]]) -> list[Row]:
 
 
 def make_row(engine: str, runs: Sequence[Run]) -> Row:
-    """Medians over the runs of one engine, or the reason why one failed."""
+    """Return the medians over the runs of one engine, or the reason why one failed."""
     failed = next((run for run in runs if "error" in run), None)
     if failed:
         return {"engine": engine, "stages": failed["stages"], "error": failed["error"]}
-    told = [_told(run) for run in runs]
+    kept = [_kept(run) for run in runs]
     stages = range(len(runs[0]["stages"]))
+    test_metric = metric_key("test", runs[0].get("metric_name", "accuracy"))
 
     def per_stage(key: str) -> list[list[Any]]:
-        return [[run["stages"][i][key] for run in told] for i in stages]
+        return [[run["stages"][i][key] for run in kept] for i in stages]
 
     return {
         "engine": engine,
         "stages": len(stages),
-        "micro_batches": sorted({run["micro_batches"] for run in told if run["micro_batches"]}),
+        "micro_batches": sorted({run["micro_batches"] for run in kept if run["micro_batches"]}),
         "utilisation": [median(values) for values in per_stage("utilisation")],
-        **_medians(told, "samples_per_s", "test_accuracy", "best_epoch", "train_s"),
-        "until": _until([run["until"] for run in told]),
+        **_medians(kept, "samples_per_s", test_metric, "best_epoch", "train_s"),
+        "until": _until([run["until"] for run in kept]),
         "peak_rss_bytes": [_most(values) for values in per_stage("peak_rss_bytes")],
         "held_bytes": [_most(values) for values in per_stage("held_bytes")],
         "notes": list(dict.fromkeys(note for run in runs for note in run["notes"])),
-        "runs": told,
+        "runs": kept,
     }
 
 
-def _told(run: Run) -> dict[str, Any]:
-    """What the comparison keeps of one run."""
+def _kept(run: Run) -> dict[str, Any]:
+    """Return what the comparison keeps of one run."""
     split, stopping = split_of(run["evaluations"]), run.get("early_stopping") or {}
-    curve = ("epoch", "step", "seconds", f"{split}_accuracy", f"{split}_loss")
+    name = run.get("metric_name", "accuracy")
+    curve = ("epoch", "step", "seconds", metric_key(split, name), f"{split}_loss")
+    test_metric = metric_key("test", name)
     return {
         "seed": run["seed"],
         "samples_per_s": run["samples_per_s"],
         "train_s": run["train_s"],
-        "test_accuracy": run["final"]["test_accuracy"],
+        test_metric: run["final"][test_metric],
         "test_loss": run["final"]["test_loss"],
         "best_epoch": (stopping.get("best") or {}).get("epoch"),
         "until": run["until"],
@@ -81,23 +84,23 @@ def _told(run: Run) -> dict[str, Any]:
 
 
 def held_bytes(stage: Mapping[str, Any]) -> int | None:
-    """The most bytes that a stage held for other batches: in slots of its transport, and in its pending,
-    replay window or stash. None where the engine does not say."""
+    """Return the most bytes that a stage held for other batches: slots of its transport, pending predictions,
+    replay window or stash. None where the engine does not report it."""
     known = [stage[key] for key in ("slots_bytes", "held_bytes") if stage.get(key) is not None]
     return sum(known) if known else None
 
 
 def median(values: Sequence[float | None]) -> float | None:
-    """Of the values that are known."""
+    """Return the median of the values that are known."""
     known = [value for value in values if value is not None]
     return statistics.median(known) if known else None
 
 
-def _medians(told: Sequence[Mapping[str, Any]], *keys: str) -> dict[str, Any]:
-    """Median and [min, max] of each key."""
+def _medians(runs: Sequence[Mapping[str, Any]], *keys: str) -> dict[str, Any]:
+    """Return the median and [min, max] of each key."""
     found: dict[str, Any] = {}
     for key in keys:
-        known = [run[key] for run in told if run[key] is not None]
+        known = [run[key] for run in runs if run[key] is not None]
         found |= {key: median(known), f"{key}_spread": [min(known), max(known)] if known else None}
     return found
 
@@ -107,7 +110,7 @@ def _most(values: Sequence[int | None]) -> int | None:
 
 
 def _until(runs: Sequence[Mapping[str, Any] | None]) -> dict[str, Any] | None:
-    """Median seconds and epochs to the accuracy; a run that did not reach it counts as longer than any."""
+    """Return median seconds and epochs to the accuracy; a run that did not reach it counts as infinite."""
     asked = [run for run in runs if run is not None]
     if not asked:
         return None

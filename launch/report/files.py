@@ -1,4 +1,4 @@
-"""What a run leaves on disk: a folder that can be written, whole JSON files, one JSON object per line."""
+"""The output folder, and the files in it: strict JSON, JSON lines, and tables as Markdown."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dni_async.errors import UserError
+from launch.report.grid import Grid, markdown
 from workers.checkpoint.atomic_file import write_whole
 
 
 def prepare_out(path: str | os.PathLike[str]) -> Path:
-    """The output folder, made if need be; UserError when it is a file or cannot be written to."""
+    """Return the output folder, made if need be. Raises UserError when it cannot be written to."""
     out = Path(path)
     if out.exists() and not out.is_dir():
         raise UserError(f"output folder is a file ({out}): choose another folder")
@@ -30,7 +31,7 @@ def prepare_out(path: str | os.PathLike[str]) -> Path:
 
 
 def jsonable(obj: Any) -> Any:
-    """The same value in strict JSON: NaN and infinities become None, tuples lists, paths strings."""
+    """Return the value as strict JSON: NaN and infinities become None, tuples lists, paths strings."""
     if isinstance(obj, float):
         return obj if math.isfinite(obj) else None
     if isinstance(obj, Mapping):
@@ -41,13 +42,13 @@ def jsonable(obj: Any) -> Any:
 
 
 def write_json(path: str | os.PathLike[str], obj: Any, indent: int | None = 2) -> None:
-    """Write strict JSON, all or nothing: a reader sees the old file or the new one, never a part."""
+    """Write strict JSON atomically: a reader sees the old file or the new one, never a part."""
     text = json.dumps(jsonable(obj), indent=indent, allow_nan=False, ensure_ascii=False)
     write_whole(Path(path), f"{text}\n".encode())
 
 
 def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
-    """Leave only those objects of a file of JSON lines; a line that a killed process left half goes, too."""
+    """Keep only the wanted objects of a file of JSON lines; a line that is cut off or damaged is dropped."""
     if path.exists():
         lines = path.read_text(encoding="utf-8").split("\n")
         kept = (line for line in lines if (record := _object(line)) is not None and wanted(record))
@@ -60,6 +61,12 @@ def _object(line: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def write_results(out: Path, name: str, data: Any, grids: Sequence[Grid]) -> None:
+    """Write a command's results: `name`.json with the data and `name`.md with the tables."""
+    write_json(out / f"{name}.json", data)
+    write_whole(out / f"{name}.md", "\n".join(map(markdown, grids)).encode())
 
 
 class JsonLines:

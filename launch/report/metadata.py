@@ -1,4 +1,4 @@
-"""What a summary says before anything has run: what shall run, on what, and what is yet to be filled in."""
+"""Run metadata: what a summary says before anything has run, and on which machine it runs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ UNTIL = ("accuracy", "reached", "seconds", "seconds_without_evaluations", "epoch
 """What the summary says of --until: None where the accuracy was not reached."""
 
 
-def header(task: str, rule: str | None, config: JobConfig) -> dict[str, Any]:
-    """What every summary begins with. task: its name; rule: None where an engine follows none."""
+def run_metadata(task: str, rule: str | None, config: JobConfig) -> dict[str, Any]:
+    """Return the beginning of every summary; `task` is a name, `rule` None for an engine that has no rule."""
     return {
         "task": task,
         "rule": rule,
@@ -34,13 +34,13 @@ def header(task: str, rule: str | None, config: JobConfig) -> dict[str, Any]:
     }
 
 
-def unfilled(context: RankContext) -> dict[str, Any]:
-    """Return the summary of a layered task's run at its start."""
+def initial_summary(context: RankContext) -> dict[str, Any]:
+    """Return the summary of a layered task's run at its start; what is not known yet is None or empty."""
     config, task, plan, start = context.config, context.task, context.plan, context.start
     dataset = {"train": plan.train_samples, "test": plan.test_samples}
     if context.data is not None and context.data.validation is not None:
         dataset["validation"] = size(context.data.validation)
-    return header(task.name, config.rule if find_engine(config.engine).uses_rule else None, config) | {
+    return run_metadata(task.name, config.rule if find_engine(config.engine).uses_rule else None, config) | {
         "engine": config.engine_name,
         "dataset": dataset,
         "facts": dict(task.metadata),
@@ -54,6 +54,7 @@ def unfilled(context: RankContext) -> dict[str, Any]:
         "evaluations": [],
         "early_stopping": None,
         "until": None if config.until is None else dict.fromkeys(UNTIL) | {"accuracy": config.until},
+        "losses": [],
         "final": {},
         "transports": [],
         "stages": [],
@@ -63,7 +64,7 @@ def unfilled(context: RankContext) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """What the run ran on."""
+    """Return the versions of the software."""
     return {
         "dni_async": importlib.metadata.version("dni-async"),
         "torch": torch.__version__,
@@ -73,7 +74,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """The machine of rank 0."""
+    """Return a description of this machine."""
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "cpu": _cpu_name(),

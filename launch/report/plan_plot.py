@@ -5,31 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from launch.planning.predict import Prediction
+from launch.engines.registry import plot_styles
+from launch.planning.prediction import Prediction
 from launch.planning.profile import Profile
-from launch.report.comparison_plot import STYLES
+from launch.report.figure import DPI, INK, new_figure, style_axes
 from launch.report.plan_table import plan_title
-from launch.report.plots import DPI, GRID, INK
 
 SIZE = 900, 640
 """Pixels."""
 
 
 def plot_plan(predictions: Sequence[Prediction], path: Path, profile: Profile) -> None:
-    """Speed-up over backprop by stages, both axes logarithmic, an engine a line, dashed the ideal one."""
-    figure = Figure(figsize=(SIZE[0] / DPI, SIZE[1] / DPI), dpi=DPI, facecolor="white", layout="constrained")
-    axes = figure.subplots()
+    """Draw the speed-up over backprop by stages on logarithmic axes, a line per engine and the ideal one."""
+    figure = new_figure(*SIZE, plan_title(profile))
+    axes, styles = figure.subplots(), plot_styles()
+    style_axes(axes)
     counts = sorted({p.stages for p in predictions if p.stages > 1})
     axes.plot(counts, counts, color=INK, linewidth=1, linestyle=(0, (4, 3)), label="ideal")
     for engine in dict.fromkeys(p.engine for p in predictions if p.stages > 1):
         points = [(p.stages, p.speedup) for p in predictions if p.engine == engine and p.speedup]
         if points:
-            colour, marker = STYLES[engine]
+            colour, marker = styles[engine]
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=engine)
-    axes.axhline(1.0, color=STYLES["backprop"][0], linewidth=1, label="backprop")
+    axes.axhline(1.0, color=styles["backprop"][0], linewidth=1, label="backprop")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
     for axis in (axes.xaxis, axes.yaxis):
@@ -37,8 +37,5 @@ def plot_plan(predictions: Sequence[Prediction], path: Path, profile: Profile) -
         axis.set_minor_formatter(NullFormatter())
     axes.set_xticks(counts)
     axes.set(xlabel="stages", ylabel="speed-up over backprop on one device")
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right center", frameon=False)
-    figure.suptitle(plan_title(profile), fontsize=12, fontweight="bold", color=INK)
     figure.savefig(path, dpi=DPI)

@@ -13,20 +13,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from launch.report.tables import epochs, make_console, metric, number, percent
-from launch.report.validation import split_of
+from launch.report.evaluation import metric_key, split_of
+from launch.report.grid import make_console, plain_table
+from launch.report.text import epochs, metric, number, percent
 
 
 class Progress:
-    """Shows a run as it goes on. It draws only when told something: no thread, no clock.
+    """Shows a run while it trains. It draws only when it is called: no thread, no clock.
 
-    tag: a word in front of every line, such as "emulated".
+    `tag` is a word in front of every line, such as "emulated".
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class Progress:
         self._stages: list[Mapping[str, Any]] = []
 
     def start(self, total_epochs: int, stages: int, epoch: int = 1) -> None:
-        """Training begins, with `epoch` as its first (later than 1 in a resumed run)."""
+        """Begin to draw, at `epoch` (later than 1 in a resumed run)."""
         self._epochs, self._epoch = total_epochs, epoch
         self._stages = [{} for _ in range(stages)]
         if self._console.is_interactive and not self._quiet:
@@ -58,15 +57,16 @@ class Progress:
     def update(
         self, step: int, total_steps: int, samples_per_s: float | None, stages: Sequence[Mapping[str, Any]]
     ) -> None:
-        """A report came back: `step` of `total_steps` in this epoch, one mapping per stage.
+        """Show `step` of `total_steps` in this epoch, and a row per stage.
 
-        Stages tell `step`, `utilisation` (0..1), `staleness` and, where known, `loss`.
+        Args:
+            stages: each with `step`, `utilisation` (0..1), `staleness` and, where known, `loss`.
         """
         self._samples_per_s, self._stages = samples_per_s, list(stages)
         self._draw(f"step {number(step)}/{number(total_steps)}")
 
     def epoch(self, record: Mapping[str, Any]) -> None:
-        """There was an evaluation: print a line. `record` as in the summary, `samples_per_s` optional."""
+        """Print the line of an evaluation; `record` is that of the summary."""
         line = epoch_line(record, self._epochs, self._samples_per_s, self._metric_name)
         self._epoch = int(record["epoch"]) + 1
         if not self._quiet:
@@ -75,7 +75,7 @@ class Progress:
             self._draw("")
 
     def close(self) -> None:
-        """Take the live table away; a second time does nothing."""
+        """Remove the live table; a second call does nothing."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -100,9 +100,9 @@ def epoch_line(
     samples_per_s: float | None = None,
     metric_name: str = "accuracy",
 ) -> str:
-    """`epoch 1/5  loss 0.2501  test accuracy 97.12 %  12,345 samples/s  5.2 s`, what is known of it."""
+    """Return `epoch 1/5  loss 0.2501  test accuracy 97.12 %  12,345 samples/s  5.2 s`, as far as known."""
     split = split_of([record])
-    score, speed = record.get(f"{split}_accuracy"), record.get("samples_per_s", samples_per_s)
+    score, speed = record.get(metric_key(split, metric_name)), record.get("samples_per_s", samples_per_s)
     parts = [f"epoch {epochs(record['epoch'])}/{total_epochs}"]
     if record.get("loss") is not None:
         parts.append(f"loss {number(record['loss'], 4)}")
@@ -116,7 +116,7 @@ def epoch_line(
 
 
 def _picture(headline: str, stages: Sequence[Mapping[str, Any]]) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table = plain_table()
     table.add_column("stage")
     for head, least in (("step", 7), ("utilisation", 11), ("staleness", 9), ("loss", 7)):
         table.add_column(head, justify="right", min_width=least)

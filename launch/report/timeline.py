@@ -1,4 +1,4 @@
-"""What each stage did when: the Chrome trace, the window worth looking at, and how much overlapped.
+"""What each stage did when: the steady part of a run, and how much the stages overlapped.
 
 A timeline is a list with one row per stage, times in microseconds since one common t0:
 
@@ -24,8 +24,6 @@ Interval = tuple[float, float]
 COMPUTE = ("forward", "backward", "update", "sg", "head")
 """The kinds of event in which a stage computes for training."""
 
-_CATEGORY = {"send": "transport", "wait": "idle", "evaluate": "evaluation", "checkpoint": "storage"}
-
 
 class Span(NamedTuple):
     """One event of one stage, in microseconds."""
@@ -37,81 +35,17 @@ class Span(NamedTuple):
 
     @property
     def end(self) -> float:
-        """When it was over."""
+        """End of the event."""
         return self.start + self.duration
 
 
 def spans(row: Mapping[str, Any]) -> list[Span]:
-    """The events of one row of a timeline."""
+    """Return the events of one row of a timeline."""
     return [Span(str(name), float(start), float(us), int(step)) for name, start, us, step in row["events"]]
 
 
-def chrome_trace(timeline: Timeline, summary: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The timeline as Chrome trace events: open the file at https://ui.perfetto.dev or chrome://tracing.
-
-    One row per stage, named after the layers it holds when the `summary` of the run is given.
-    """
-    about = summary or {}
-    events = [_metadata("process_name", 0, name=f"dni_async {run_name(about)}".strip())]
-    for row in timeline:
-        tid = int(row["stage"])
-        events.append(_metadata("thread_name", tid, name=_row_name(tid, about)))
-        events.append(_metadata("thread_sort_index", tid, sort_index=tid))
-    for row in timeline:
-        events.extend(_complete(int(row["stage"]), span) for span in spans(row))
-    keys = ("task", "engine", "rule", "seed", "versions", "emulated_gflops")
-    other = {key: about[key] for key in keys if key in about}
-    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": other}
-
-
-def _metadata(kind: str, tid: int, **args: Any) -> dict[str, Any]:
-    return {"name": kind, "ph": "M", "pid": 0, "tid": tid, "args": args}
-
-
-def _complete(tid: int, span: Span) -> dict[str, Any]:
-    return {
-        "name": span.name,
-        "cat": _CATEGORY.get(span.name, "compute"),
-        "ph": "X",
-        "ts": span.start,
-        "dur": span.duration,
-        "pid": 0,
-        "tid": tid,
-        "args": {"step": span.step},
-    }
-
-
-def _row_name(index: int, summary: Mapping[str, Any]) -> str:
-    for stage in summary.get("stages", ()):
-        if stage["index"] == index and stage.get("layers"):
-            return f"stage {index} ({layer_range(stage['layers'])})"
-    return f"stage {index}"
-
-
-def run_name(summary: Mapping[str, Any]) -> str:
-    """`mnist-fcn, cdni`; on emulated devices `mnist-fcn, cdni, emulated (5 GFLOP/s per stage)`."""
-    parts = [*(summary.get(key) for key in ("task", "engine")), conditions(summary)]
-    return ", ".join(str(part) for part in parts if part)
-
-
-def conditions(summary: Mapping[str, Any]) -> str:
-    """`bf16, emulated (5 GFLOP/s per stage)`; nothing for a run in fp32 on real devices."""
-    precision, speed = summary.get("precision", "fp32"), summary.get("emulated_gflops")
-    parts = [
-        precision if precision != "fp32" else "",
-        f"emulated ({speed:g} GFLOP/s per stage)" if speed else "",
-    ]
-    return ", ".join(part for part in parts if part)
-
-
-def layer_range(layers: Sequence[str]) -> str:
-    """`["0 Linear", "1 ReLU", "2 Linear"]` becomes `layers 0-2`."""
-    first, last = layers[0].split()[0], layers[-1].split()[0]
-    return f"layer {first}" if len(layers) == 1 else f"layers {first}-{last}"
-
-
 def steady_window(timeline: Timeline, steps: int = 8) -> Interval:
-    """(start, end) in us of about `steps` steps in the middle of the last stretch of training.
+    """Return (start, end) in us of about `steps` steps in the middle of the last stretch of training.
 
     No evaluation falls into it and all stages are at work. A stretch too short for `steps` steps is
     taken only when there is no longer one. Without a single event it is (0, 0).
@@ -124,13 +58,13 @@ def steady_window(timeline: Timeline, steps: int = 8) -> Interval:
     if not shared:
         return min(row[0].start for row in rows), max(span.end for row in rows for span in row)
     starts = [_step_starts(rows[0], interval) for interval in shared]
-    enough = min(steps, max(len(found) for found in starts))
-    last = max(i for i, found in enumerate(starts) if len(found) >= enough)
+    wanted = min(steps, max(len(found) for found in starts))
+    last = max(i for i, found in enumerate(starts) if len(found) >= wanted)
     return _middle(starts[last], shared[last], steps)
 
 
 def _between_evaluations(timeline: Timeline) -> Iterator[Interval]:
-    """The times in which no stage evaluates."""
+    """Yield the times in which no stage evaluates."""
     evaluations = ((s.start, s.end) for row in timeline for s in spans(row) if s.name == "evaluate")
     free_from = float("-inf")
     for start, end in _merged(evaluations):
@@ -140,7 +74,7 @@ def _between_evaluations(timeline: Timeline) -> Iterator[Interval]:
 
 
 def _all_at_work(rows: Sequence[Sequence[Span]], gap: Interval) -> Interval | None:
-    """The part of `gap` from when the last stage has started until the first one stops."""
+    """Return the part of `gap` from when the last stage has started until the first one stops."""
     start, end = gap
     for row in rows:
         inside = _within(row, gap)
@@ -151,13 +85,13 @@ def _all_at_work(rows: Sequence[Sequence[Span]], gap: Interval) -> Interval | No
 
 
 def _within(row: Sequence[Span], interval: Interval) -> Sequence[Span]:
-    """The events of a time-ordered row that start in the interval."""
+    """Return the events of a time-ordered row that start in the interval."""
     first, last = (bisect_left(row, at, key=lambda span: span.start) for at in interval)
     return row[first:last]
 
 
 def _step_starts(row: Sequence[Span], interval: Interval) -> list[float]:
-    """When each step begins on this stage."""
+    """Return the times at which each step begins on this stage."""
     inside = _within(row, interval)
     forwards = [span for span in inside if span.name == "forward"] or inside
     first: dict[int, float] = {}
@@ -167,7 +101,7 @@ def _step_starts(row: Sequence[Span], interval: Interval) -> list[float]:
 
 
 def _middle(starts: Sequence[float], interval: Interval, steps: int) -> Interval:
-    """`steps` steps around the median one; the interval itself when it has no more than that."""
+    """Return `steps` steps around the median one; the interval itself when it has no more than that."""
     if len(starts) <= steps:
         return interval
     first = max(0, min(len(starts) // 2 - steps // 2, len(starts) - 1 - steps))
@@ -175,7 +109,7 @@ def _middle(starts: Sequence[float], interval: Interval, steps: int) -> Interval
 
 
 def overlap(timeline: Timeline, window: Interval | None = None) -> float:
-    """Share (0..1) of the window (the steady one) in which at least two stages compute at once."""
+    """Return the share (0..1) of the window (the steady one) in which two or more stages compute."""
     window = window or steady_window(timeline)
     if window[1] <= window[0]:
         return 0.0
@@ -192,14 +126,14 @@ def overlap(timeline: Timeline, window: Interval | None = None) -> float:
 
 
 def compute_intervals(row: Mapping[str, Any], window: Interval) -> list[Interval]:
-    """When this stage computes inside the window: disjoint and in order."""
+    """Return the intervals in which this stage computes inside the window, disjoint and in order."""
     low, high = window
     clipped = ((max(s.start, low), min(s.end, high)) for s in spans(row) if s.name in COMPUTE)
     return list(_merged((start, end) for start, end in clipped if start < end))
 
 
 def _merged(intervals: Iterable[Interval]) -> Iterator[Interval]:
-    """The union of the intervals, disjoint and in order."""
+    """Yield the union of the intervals, disjoint and in order."""
     current: Interval | None = None
     for start, end in sorted(intervals):
         if current and start <= current[1]:

@@ -1,4 +1,4 @@
-"""What runs of a task over time under several rules and windows say, side by side.
+"""The tables of runs of a task over time with several rules and windows.
 
         bptt        dni               one row per window, one column per rule, one number per seed
 T = 2   3 / 2 / 3   5 / 5 / 5
@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from launch.report.tables import NOTHING, Column, Grid, number
+from launch.report.grid import Column, Grid, column
+from launch.report.text import NOTHING, number
 
 LENGTH = "longest_solved_length"
 
 
 @dataclass(kw_only=True, slots=True)
 class Result:
-    """What is kept of a run."""
+    """The result of one run."""
 
     task: str
     rule: str
@@ -30,24 +31,24 @@ class Result:
     seconds: float
     final: dict[str, Any]
     state_max: float
-    """The largest |state| that was carried from window to window in the whole run."""
+    """Largest |state| that was carried from window to window in the whole run."""
     last_state_max: float
     """The same in the last epoch."""
 
     @property
     def score_name(self) -> str:
-        """What the run is judged by."""
+        """Key of the score in `final`."""
         return LENGTH if LENGTH in self.final else next(iter(self.final))
 
     def line(self) -> str:
-        """`copy, dni, T = 4, seed 0: longest_solved_length 7, 10,000 updates, 20.1 s`."""
+        """Return `copy, dni, T = 4, seed 0: longest_solved_length 7, 10,000 updates, 20.1 s`."""
         score = f"{self.score_name} {_score(self)}"
         where = f"{self.task}, {self.rule}, T = {self.bptt}, seed {self.seed}"
         return f"{where}: {score}, {number(self.updates)} updates, {self.seconds:.1f} s"
 
 
 def result_of(summary: Mapping[str, Any]) -> Result:
-    """Of a run's summary."""
+    """Return the result in a run's summary."""
     largest = [epoch["state_max"] for epoch in summary["epochs"] if epoch["state_max"] is not None]
     return Result(
         **{name: summary[name] for name in ("task", "rule", "bptt", "seed", "updates", "final")},
@@ -58,7 +59,7 @@ def result_of(summary: Mapping[str, Any]) -> Result:
 
 
 def grids(results: Sequence[Result]) -> list[Grid]:
-    """The score; for a growing task how soon it was reached, else the largest state that was carried."""
+    """Return the tables of the scores, and of the updates to a common length or of the largest states."""
     first = results[0]
     seeds = sorted({result.seed for result in results})
     title = f"{first.task}: {first.score_name.replace('_', ' ')}, seeds {' / '.join(map(str, seeds))}"
@@ -73,21 +74,23 @@ def grids(results: Sequence[Result]) -> list[Grid]:
 def _grid(
     title: str, results: Sequence[Result], cell: Callable[[list[Result], list[list[Result]]], str]
 ) -> Grid:
-    """cell: of the runs of a window and rule, given also those of each rule with that window."""
+    """Return a table with a row per window and a column per rule.
+
+    Args:
+        cell: from the runs of a window and rule, and the runs of each rule with that window, to the text.
+    """
     windows = sorted({result.bptt for result in results})
     rules = list(dict.fromkeys(result.rule for result in results))
 
     def runs(steps: int, rule: str) -> list[Result]:
         return [result for result in results if (result.bptt, result.rule) == (steps, rule)]
 
-    columns = [Column(head="T", cells=[str(steps) for steps in windows])]
-    for rule in rules:
-        cells = []
-        for steps in windows:
-            others = [found for other in rules if (found := runs(steps, other))]
-            mine = runs(steps, rule)
-            cells.append(cell(mine, others) if mine else NOTHING)
-        columns.append(Column(head=rule, cells=cells))
+    def text(steps: int, rule: str) -> str:
+        others = [found for other in rules if (found := runs(steps, other))]
+        return cell(mine, others) if (mine := runs(steps, rule)) else NOTHING
+
+    columns = [column("T", windows, str)]
+    columns += [Column(head=rule, cells=[text(steps, rule) for steps in windows]) for rule in rules]
     return Grid(title=title, columns=columns)
 
 
@@ -101,7 +104,7 @@ def _score(run: Result) -> str:
 
 
 def _updates(runs: list[Result], others: list[list[Result]]) -> str:
-    """`1,234 to 3`: the median of the seeds; one that does not get there counts as never."""
+    """Return `1,234 to 3`, the median of the seeds; a seed that never gets there counts as infinite."""
     reached = [[length for length in _lengths(run) if _median(run, length) < math.inf] for run in others]
     common = set(reached[0]).intersection(*reached[1:])
     if not common:

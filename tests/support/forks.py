@@ -20,7 +20,7 @@ import torch.distributed as dist
 import launch.engines.backprop
 import launch.engines.decoupled
 import launch.job.rank_job
-import launch.report.plots
+import launch.report.timeline_plot
 import workers.transport.rpc  # noqa: F401
 from launch.config.train import TrainConfig
 from tasks.base import Task

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from launch.report.tables import Grid, show
+from launch.report.grid import Grid, show
 
 
 def printed(grid: Grid, width: int, terminal: bool = True) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a forecast is made from, and what it says."""
+"""The costs that a simulation starts from, and the steady state that it ends with."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class StageCost:
 
 
 @dataclass(slots=True, kw_only=True)
-class Forecast:
+class SteadyState:
     """The steady state of an engine."""
 
     period: float

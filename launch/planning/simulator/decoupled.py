@@ -1,4 +1,4 @@
-"""Stages that run free, event by event: the loop of every stage as it really decides.
+"""Decoupled stages, event by event, with the same decisions as the loop of a real stage.
 
 A stage looks for a message, targets first, handles it, and looks again when it is done (or, when there was
 nothing to do, when something arrives). What it sends leaves in the middle of its work:
@@ -12,8 +12,8 @@ nothing to do, when something arrives). What it sends leaves in the middle of it
              take, load | forward | send --> | credit -->
              take target | backward | send target --> | update | credit -->
 
-So an event is a stage that looks, and all that follows from its decision is known at once: a thousand stages
-take a few events per stage and batch.
+An event is a stage that looks for a message. All that follows from its decision is known at once, so a
+thousand stages take a few events per stage and batch.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-from launch.planning.simulator.base import Forecast, MessageCost, StageCost
+from launch.planning.simulator.base import MessageCost, StageCost, SteadyState
 
 
-def forecast_decoupled(
+def simulate_decoupled(
     stages: Sequence[StageCost],
     *,
     in_flight: int,
@@ -35,18 +35,19 @@ def forecast_decoupled(
     keeps_graphs: bool = False,
     stash: Sequence[int] | None = None,
     batches: int = 128,
-) -> Forecast:
-    """Run `batches` batches through the stages; the steady state is taken from the middle of the run.
+) -> SteadyState:
+    """Run `batches` batches through the stages, and return the steady state in the middle of the run.
 
-    in_flight: messages of each kind that may lie between two neighbours. needs_targets, keeps_graphs: of the
-    rule (see `RuleCapabilities`). stash: batches whose graph each stage may keep; then it takes no further
-    one.
+    Args:
+        in_flight: messages of each kind that may lie between two neighbours.
+        needs_targets, keeps_graphs: of the rule (see `RuleCapabilities`).
+        stash: batches whose graph each stage may keep; a stage that keeps so many takes no further one.
     """
     return _Pipeline(stages, needs_targets, keeps_graphs, in_flight, stash, batches).run()
 
 
 def steady_period(ends: Sequence[float]) -> float:
-    """Mean seconds from one to the next of `ends` (at least two): over whole turns where they recur.
+    """Return the mean seconds between two of `ends` (at least two), over whole turns where they recur.
 
     0 1 3 4 6 7 9     turns of two steps, 1 and 2: 1.5 on average, wherever the ends begin and end
     """
@@ -59,31 +60,31 @@ def steady_period(ends: Sequence[float]) -> float:
 
 
 class _Channel:
-    """One way between two neighbours, bounded by credits."""
+    """One direction between two neighbours, bounded by credits."""
 
-    __slots__ = ("capacity", "cost", "credits", "most", "out", "sequence_check")
+    __slots__ = ("arrivals", "capacity", "cost", "credits", "most", "out")
 
     def __init__(self, cost: MessageCost, capacity: int) -> None:
         self.cost, self.capacity = cost, capacity
-        self.sequence_check: deque[float] = deque()
+        self.arrivals: deque[float] = deque()
         self.credits: deque[float] = deque()
         self.out = self.most = 0
 
     def send(self, now: float) -> float:
-        """Put a message in, begun at `now`; the time at which the sender is done with it."""
+        """Put a message in, begun at `now`; return the time at which the sender is done with it."""
         done = now + self.cost.send
-        self.sequence_check.append(done + self.cost.latency)
+        self.arrivals.append(done + self.cost.latency)
         self.out += 1
         self.most = max(self.most, self.out)
         return done
 
     def take(self, now: float) -> float:
-        """Take the oldest message; the time at which the receiver has it."""
-        self.sequence_check.popleft()
+        """Take the oldest message; return the time at which the receiver has it."""
+        self.arrivals.popleft()
         return now + self.cost.receive
 
     def release(self, now: float) -> float:
-        """Give a message back; the time at which the sender has its credit."""
+        """Give a message back; return the time at which the sender has its credit."""
         self.credits.append(now + self.cost.credit)
         return self.credits[-1]
 
@@ -94,11 +95,11 @@ class _Channel:
         return self.out < self.capacity
 
     def ready(self, now: float) -> bool:
-        return bool(self.sequence_check) and self.sequence_check[0] <= now
+        return bool(self.arrivals) and self.arrivals[0] <= now
 
 
 class _Stage:
-    """One stage and what it remembers. A way that does not exist is None."""
+    """One stage and its state. A channel that does not exist is None."""
 
     __slots__ = (
         "activations_in", "activations_out", "busy", "cost", "free", "handled", "held", "index",
@@ -112,19 +113,19 @@ class _Stage:
         self.targets_in: _Channel | None = None
         self.targets_out: _Channel | None = None
         self.free = 0.0
-        """When it is done with what it handles."""
+        """When it is done with its present message."""
         self.wake = math.inf
-        """When it will look next."""
+        """When it will look for a message next."""
         self.version = self.most_held = 0
         self.held: deque[int] = deque()
-        """Versions at which the batches that wait for their target were predicted for."""
+        """Versions of the weights at the forward of the batches that wait for their target."""
         self.busy = [0.0, 0.0]
         self.handled = [0, 0]
         """Activations, targets."""
         self.staleness = 0
 
     def per_batch(self) -> float:
-        """Seconds of work per batch."""
+        """Return the seconds of work per batch."""
         return sum(b / h for b, h in zip(self.busy, self.handled, strict=True) if h)
 
     def done(self, queue: int, begun: float, ended: float) -> None:
@@ -157,15 +158,15 @@ class _Pipeline:
         self.finished: list[float] = []
         """When the last stage was done with each batch."""
 
-    def run(self) -> Forecast:
+    def run(self) -> SteadyState:
         self._wake(self.stages[0], 0.0)
         while self.heap and len(self.finished) < self.batches:
             now, index = heapq.heappop(self.heap)
             stage = self.stages[index]
-            if now == stage.wake:  # else it was woken earlier than this
+            if now == stage.wake:  # else an earlier event has replaced this one
                 self._look(stage, now)
         assert len(self.finished) == self.batches, "the stages wait for each other"
-        return Forecast(
+        return SteadyState(
             period=steady_period(self.finished[2 * self.batches // 5 : 4 * self.batches // 5 + 1]),
             busy=[stage.per_batch() for stage in self.stages],
             staleness=[stage.staleness / max(1, stage.handled[1]) for stage in self.stages],
@@ -174,7 +175,7 @@ class _Pipeline:
         )
 
     def _wake(self, stage: _Stage, time: float) -> None:
-        """Let it look at `time`, or when it is free."""
+        """Let the stage look at `time`, or when it is free."""
         time = max(time, stage.free)
         if time < stage.wake:
             stage.wake = time
@@ -202,10 +203,10 @@ class _Pipeline:
         return len(stage.held) < stage.stash and (out is None or out.has_room(now))
 
     def _sleep(self, stage: _Stage, now: float) -> None:
-        """Look again at the next thing that is known to happen; whoever sends more wakes it."""
-        sequence_check = [c.sequence_check for c in (stage.activations_in, stage.targets_in) if c]
+        """Look again when the next known message or credit arrives; a later sender wakes the stage."""
+        arrivals = [c.arrivals for c in (stage.activations_in, stage.targets_in) if c]
         credits = [c.credits for c in (stage.activations_out, stage.targets_out) if c]
-        coming = [queue[0] for queue in sequence_check + credits if queue and queue[0] > now]
+        coming = [queue[0] for queue in arrivals + credits if queue and queue[0] > now]
         if coming:
             self._wake(stage, min(coming))
 
@@ -236,7 +237,7 @@ class _Pipeline:
         stage.done(1, begun, now)
 
     def _learn(self, stage: _Stage, now: float) -> float:
-        """Backward, the target for the neighbour, update; the time at which that is done."""
+        """Run backward, target for the neighbour and update; return the time at which that is done."""
         now += stage.cost.backward
         if stage.targets_out:
             now = self._send(stage.targets_out, self.stages[stage.index - 1], now)
@@ -245,5 +246,5 @@ class _Pipeline:
 
     def _send(self, channel: _Channel, to: _Stage, now: float) -> float:
         done = channel.send(now)
-        self._wake(to, channel.sequence_check[-1])
+        self._wake(to, channel.arrivals[-1])
         return done

@@ -16,19 +16,19 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
-from launch.planning.simulator.base import Forecast, StageCost
+from launch.planning.simulator.base import StageCost, SteadyState
 
 Op = tuple[str, int]
 """("forward" or "backward", micro-batch)."""
 
 
 def gpipe_order(stage: int, stages: int, micro_batches: int) -> list[Op]:
-    """All forwards, then all backwards."""
+    """Return all forwards, then all backwards."""
     return [(kind, m) for kind in ("forward", "backward") for m in range(micro_batches)]
 
 
 def one_f_one_b_order(stage: int, stages: int, micro_batches: int) -> list[Op]:
-    """As many forwards as there are stages from here on, then one backward, one forward in turn."""
+    """Return as many forwards as there are stages from here on, then one backward, one forward in turn."""
     ahead = min(micro_batches, stages - stage)
     order: list[Op] = [("forward", m) for m in range(ahead)]
     for m in range(micro_batches):
@@ -43,17 +43,18 @@ SCHEDULES: Mapping[str, Callable[[int, int, int], list[Op]]] = MappingProxyType(
 )
 
 
-def forecast_pipelined(
+def simulate_pipelined(
     stages: Sequence[StageCost], schedule: str, micro_batches: int, batches: int = 3
-) -> Forecast:
+) -> SteadyState:
     """Run `batches` batches, each of so many micro-batches, one after the other through the stages.
 
-    stages: forward, backward and messages of one micro-batch; load and update once per batch.
+    Args:
+        stages: forward, backward and messages of one micro-batch; load and update once per batch.
     """
     order = SCHEDULES[schedule]
     orders = [order(k, len(stages), micro_batches) for k in range(len(stages))]
     ends = _Grid(stages, orders, micro_batches, batches).run()
-    return Forecast(
+    return SteadyState(
         period=(ends[-1] - ends[0]) / (len(ends) - 1),
         busy=[_busy(stages, k, micro_batches) for k in range(len(stages))],
         staleness=[0.0] * len(stages),
@@ -68,7 +69,7 @@ def _busy(stages: Sequence[StageCost], k: int, micro_batches: int) -> float:
 
 
 def _forward(stages: Sequence[StageCost], k: int) -> float:
-    """Seconds in which stage k is busy with one forward and its messages."""
+    """Return the seconds in which stage k is busy with one forward and its messages."""
     receive = stages[k - 1].activation.receive if k else 0.0
     send = stages[k].activation.send if k + 1 < len(stages) else 0.0
     return receive + stages[k].forward + send
@@ -101,9 +102,9 @@ class _Grid:
         self.position = [0] * len(stages)
         self.free = [0.0] * len(stages)
         self.ready: list[dict[Op, float]] = [{} for _ in stages]
-        """When what an operation needs of a neighbour is there; micro-batches count through all batches."""
+        """When the input of an operation arrives; micro-batches are numbered over all batches."""
         self.ends: list[float] = []
-        """When stage 0 was done with each batch: the next one begins then."""
+        """When stage 0 was done with each batch, and begins the next one."""
 
     def run(self) -> list[float]:
         waiting = deque(range(len(self.stages)))
@@ -115,7 +116,7 @@ class _Grid:
         return self.ends
 
     def _advance(self, k: int) -> list[int]:
-        """Do what stage k can do now; the neighbours that got something by it."""
+        """Do what stage k can do now; return the neighbours that received something."""
         fed: set[int] = set()
         length = len(self.orders[k])
         while self.position[k] < length * self.batches:
@@ -138,7 +139,7 @@ class _Grid:
         return k > 0 if kind == "forward" else k + 1 < len(self.stages)
 
     def _end(self, k: int, op: Op, start: float) -> list[int]:
-        """Note when it ends, and when its output is with the neighbour that needs it (if any)."""
+        """Note when an operation ends and its output arrives; return the neighbour that needs it, if any."""
         forward = op[0] == "forward"
         self.free[k] = start + (self.forwards[k] if forward else self.backwards[k])
         to = k + 1 if forward else k - 1

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from launch.planning.simulator.base import Forecast, StageCost
+from launch.planning.simulator.base import StageCost, SteadyState
 
 
-def forecast_backprop(cost: StageCost) -> Forecast:
-    """One process does everything, one thing after the other."""
+def simulate_backprop(cost: StageCost) -> SteadyState:
+    """Return the steady state of one process that does everything in turn."""
     period = cost.load + cost.forward + cost.backward + cost.update
-    return Forecast(period=period, busy=[period], staleness=[0.0], in_flight=[0], held=[1])
+    return SteadyState(period=period, busy=[period], staleness=[0.0], in_flight=[0], held=[1])
 
 
-def forecast_ddp(share: StageCost, replicas: int, all_reduce: float) -> Forecast:
-    """Every replica does its share of the batch, then all sum their gradients, then each updates.
+def simulate_ddp(share: StageCost, replicas: int, all_reduce: float) -> SteadyState:
+    """Return the steady state of replicas that each train on a share of the batch and average gradients.
 
-    share: what the largest share of a batch costs. all_reduce: seconds of one; see `ring_all_reduce`.
-    Nothing of it is hidden behind the backward: a network below 25 MiB is one bucket of torch's DDP.
+    Nothing of the all-reduce is hidden behind the backward: torch's DDP has one bucket below 25 MiB.
+
+    Args:
+        share: cost of the largest share of a batch.
+        all_reduce: seconds of one; see `ring_all_reduce`.
     """
     work = share.load + share.forward + share.backward + share.update
-    return Forecast(
+    return SteadyState(
         period=work + all_reduce,
         busy=[work] * replicas,
         staleness=[0.0] * replicas,
@@ -28,5 +31,5 @@ def forecast_ddp(share: StageCost, replicas: int, all_reduce: float) -> Forecast
 
 
 def ring_all_reduce(replicas: int, size: int, start: float, per_byte: float) -> float:
-    """Seconds to sum `size` bytes over a ring: 2 (K - 1) messages, each of a K-th of them."""
+    """Return the seconds to sum `size` bytes over a ring: 2 (K - 1) messages of size / K bytes."""
     return 2 * (replicas - 1) * (start + per_byte * size / replicas) if replicas > 1 else 0.0

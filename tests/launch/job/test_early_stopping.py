@@ -78,7 +78,7 @@ def test_with_exact_gradients_two_stages_stop_as_sequential_backprop_does_to_the
     context = context_of(task(), TrainConfig(engine="backprop", quiet=True, **SETTINGS))
     textbook, recorder = Backprop(context, Peers(context.rendezvous)), Recorder(context)
     recorder.start()
-    textbook.train(recorder.on_marker, lambda: recorder.enough)
+    textbook.train(recorder.on_marker, lambda: recorder.should_stop)
     assert equal(stages, textbook.module.state_dict())
     for key in ("early_stopping", "final"):
         assert recorder.summary[key] == summary[key]

@@ -10,36 +10,12 @@ from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
 from launch.planning import check as planning_check
 from launch.planning import measure as module
-from launch.planning.check import Check, check_grid, run_checks
+from launch.planning.check import run_checks
 from launch.planning.predict import Planner
 from launch.planning.profile import Profile, settings_of
 from tests.support.plans import BATCH, profile
 from tests.support.tiny_task import Tiny
 from workers.failure.rank_runner import RankRunner
-
-
-def check(**changes: Any) -> Check:
-    known = {"engine": "cdni", "stages": 2, "emulated": False, "predicted": 110.0, "measured": 100.0}
-    return Check(**known | changes)
-
-
-def test_the_error_is_a_share_of_what_was_measured() -> None:
-    assert check().off == pytest.approx(0.1)
-    assert check(predicted=80.0).off == pytest.approx(-0.2)
-    assert check(measured=None).off is None
-
-
-def test_the_table_shows_the_error_in_per_cent_and_why_a_number_is_missing() -> None:
-    grid = check_grid([check(), check(measured=None, reason="stage 1 is gone", emulated=True, stages=4)])
-    assert [column.cells for column in grid.columns] == [
-        ["2", "4"],
-        ["cdni", "cdni"],
-        ["real", "emulated"],
-        ["110", "110"],
-        ["100", "-"],
-        ["+10.0", "-"],
-    ]
-    assert grid.notes == ["cdni, 4 stages: stage 1 is gone"]
 
 
 def test_every_engine_runs_with_the_cut_that_was_predicted_for_it(

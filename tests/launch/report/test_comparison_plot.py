@@ -7,10 +7,13 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from launch.report.comparison_plot import STYLES, _zoom, plot_compare
+from launch.engines.registry import plot_styles
+from launch.report.comparison_plot import _zoom, plot_compare
 from launch.report.comparison_rows import make_rows
 from tests.support.pixels import pixels, share
 from tests.support.summaries import compared, summary, validated
+
+STYLES = plot_styles()
 
 
 def colour(engine):
@@ -79,7 +82,7 @@ def test_a_dot_above_the_last_one_is_not_cut_off():
 
 
 def test_the_title_is_shown(tmp_path):
-    rows = [compared("cdni", 2, 1.5, test_accuracy=-0.5)]
+    rows = [compared("cdni", 2, 1.5, test_score=-0.5)]
     plain = drawn(rows, tmp_path, metric_name="score")
     titled = drawn(rows, tmp_path, title="emulated (5 GFLOP/s per stage)", metric_name="score")
     assert (plain[:50] != titled[:50]).any()

@@ -3,7 +3,7 @@
 import pytest
 
 from launch.report.comparison_table import compare_grid, memory_grid
-from launch.report.tables import markdown
+from launch.report.grid import markdown
 from tests.support.printing import printed
 from tests.support.summaries import compared
 
@@ -100,7 +100,7 @@ def test_notes_of_the_runs_stand_below_once():
 
 
 def test_a_metric_that_is_not_accuracy_has_no_per_cent():
-    grid = compare_grid([compared("cdni", 2, 1.0, test_accuracy=-0.0123456)], metric_name="score")
+    grid = compare_grid([compared("cdni", 2, 1.0, test_score=-0.0123456)], metric_name="score")
     column = next(column for column in grid.columns if column.head == "test\nscore")
     assert column.cells == ["-0.01235"]
 

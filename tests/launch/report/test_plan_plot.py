@@ -6,7 +6,8 @@ import pytest
 from matplotlib.image import imread
 
 from launch.config.plan import PlanConfig
-from launch.planning.predict import Planner, Prediction
+from launch.planning.predict import Planner
+from launch.planning.prediction import Prediction
 from launch.report.plan_plot import SIZE, plot_plan
 from tests.support.plans import profile
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
-from launch.planning.predict import Prediction
+import pytest
+
+from launch.planning.prediction import Check, Prediction
 from launch.planning.profile import Profile
-from launch.report.plan_table import plan_grid, plan_title
-from launch.report.tables import markdown
+from launch.report.grid import markdown
+from launch.report.plan_table import check_grid, plan_grid, plan_title
 from tests.support.plans import profile
 
 DONE = Prediction(
@@ -53,3 +56,27 @@ def emulated() -> Profile:
     found = profile()
     found.settings["emulate_gflops"] = 1.5
     return found
+
+
+def check(**changes: Any) -> Check:
+    known = {"engine": "cdni", "stages": 2, "emulated": False, "predicted": 110.0, "measured": 100.0}
+    return Check(**known | changes)
+
+
+def test_the_table_shows_the_error_in_per_cent_and_why_a_number_is_missing() -> None:
+    grid = check_grid([check(), check(measured=None, reason="stage 1 is gone", emulated=True, stages=4)])
+    assert [column.cells for column in grid.columns] == [
+        ["2", "4"],
+        ["cdni", "cdni"],
+        ["real", "emulated"],
+        ["110", "110"],
+        ["100", "-"],
+        ["+10.0", "-"],
+    ]
+    assert grid.notes == ["cdni, 4 stages: stage 1 is gone"]
+
+
+def test_the_error_is_a_share_of_what_was_measured() -> None:
+    assert check().error == pytest.approx(0.1)
+    assert check(predicted=80.0).error == pytest.approx(-0.2)
+    assert check(measured=None).error is None

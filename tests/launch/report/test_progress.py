@@ -88,7 +88,7 @@ def test_a_tag_stands_in_front_of_every_line():
 
 def test_an_epoch_line_shows_the_known_values():
     assert epoch_line({"epoch": 3, "loss": None, "test_accuracy": None}, 5) == "epoch 3/5"
-    record = {"epoch": 3, "loss": 1.5, "test_accuracy": -0.12345}
+    record = {"epoch": 3, "loss": 1.5, "test_score": -0.12345}
     assert epoch_line(record, 5, metric_name="score") == "epoch 3/5  loss 1.5000  test score -0.1235"
 
 

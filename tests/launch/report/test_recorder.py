@@ -130,7 +130,7 @@ def test_the_summary_says_what_ran_and_how_it_went():
         *("task", "engine", "rule", "seed", "dataset", "notes", "versions", "hardware", "settings"),
         *("samples_per_s", "train_s", "total_s", "metric_name", "epochs", "final", "transports"),
         *("stages", "overlap", "evaluations", "until", "precision", "emulated_gflops", "checkpoints"),
-        *("restarts", "facts", "early_stopping"),
+        *("restarts", "facts", "early_stopping", "losses"),
     }
 
 
@@ -158,15 +158,15 @@ def test_an_emulation_slower_than_its_devices_is_reported_at_the_end(monkeypatch
     )
     record = feed(recorder(emulate_gflops=2.5))
     assert record.summary["emulated_gflops"] == 2.5
-    assert [line.split(":")[0] for line in record.warnings] == [
+    assert [line.split(":")[0] for line in record.record.warnings] == [
         "this machine does not keep up with the devices that it emulates"
     ]
-    assert record.summary["notes"] == ["made-up data", *record.warnings]
+    assert record.summary["notes"] == ["made-up data", *record.record.warnings]
 
 
 def test_without_emulation_no_overrun_is_reported():
     record = feed(recorder())
-    assert (record.summary["emulated_gflops"], record.warnings) == (None, [])
+    assert (record.summary["emulated_gflops"], record.record.warnings) == (None, [])
 
 
 def test_epochs_come_with_their_means_and_the_time_since_the_start():
@@ -207,20 +207,20 @@ def test_evaluations_within_an_epoch_are_recorded_apart():
 def test_an_evaluation_that_reaches_the_accuracy_ends_training():
     record = recorder(until=0.5)
     record.on_marker(mark(MarkerKind.EVALUATION, 10, 1, result(0.9, 0.49)))
-    assert not record.reached
+    assert not record.record.reached
     record.on_marker(mark(MarkerKind.EPOCH, 20, 1, result(0.9, 0.5)))
-    assert record.reached and record.enough
+    assert record.record.reached and record.should_stop
 
 
 def test_without_a_target_accuracy_no_evaluation_ends_training():
     record = recorder()
     record.on_marker(mark(MarkerKind.EPOCH, 20, 1, result(0.0, 1.0)))
-    assert not record.reached and not record.enough
+    assert not record.record.reached and not record.should_stop
 
 
 @pytest.mark.parametrize(("minutes", "enough"), [(1e-9, True), (60.0, False)])
 def test_training_ends_when_its_minutes_are_over(minutes, enough):
-    assert recorder(minutes=minutes).enough is enough
+    assert recorder(minutes=minutes).should_stop is enough
 
 
 def test_the_first_evaluation_that_reaches_the_accuracy_counts():
@@ -267,7 +267,7 @@ def test_local_losses_are_of_the_last_whole_epoch_too():
 
 def test_the_timeline_starts_at_zero_and_overlaps():
     record = feed(recorder())
-    assert record.timeline == samples.pipeline()
+    assert record.record.timeline == samples.pipeline()
     assert 0.5 < record.summary["overlap"] <= 1.0
 
 
@@ -276,7 +276,7 @@ def test_a_run_without_events_has_an_empty_timeline():
     record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
     empty = [{"stage": 0, "events": []}, {"stage": 1, "events": []}]
     record.on_marker(mark(MarkerKind.STOP, STEPS, 1, result(None), timeline=empty))
-    assert record.timeline == empty and record.summary["overlap"] == 0.0
+    assert record.record.timeline == empty and record.summary["overlap"] == 0.0
 
 
 def test_progress_counts_the_steps_of_the_epoch_and_the_loss_of_the_last_stage():
@@ -369,7 +369,7 @@ def test_an_accuracy_that_was_reached_before_the_checkpoint_stays_reached():
     record = recorder(until=0.5)
     record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
     again = recorder(start=STEPS, record=record.resume_state(), until=0.5)
-    assert again.reached and again.summary["until"]["steps"] == STEPS
+    assert again.record.reached and again.summary["until"]["steps"] == STEPS
 
 
 def test_a_finished_run_that_is_resumed_has_its_results():
@@ -391,7 +391,7 @@ def test_checkpoints_are_counted_and_the_first_failure_is_reported(capsys):
         f"checkpoint of step {STEPS} could not be written (stage-1.safetensors: No space left on device); "
         "the one before is kept"
     )
-    assert record.warnings == [line]
+    assert record.record.warnings == [line]
     assert capsys.readouterr().err == f"dni-async: {line}\n"
 
 
@@ -411,14 +411,14 @@ def test_a_record_continues_in_another_process_from_any_message(tmp_path):
     assert (again._start, again._end) == (record._start, record._end)
     assert again.summary == json.loads(json.dumps(record.summary))
     again.on_marker(mark(MarkerKind.EPOCH, 2 * STEPS, 2, result(0.7, 0.75)))
-    assert again.reached
+    assert again.record.reached
     again.on_marker(mark(MarkerKind.STOP, 2 * STEPS, 2, result(None), timeline=samples.pipeline()))
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["kind"], line["step"]) for line in lines] == [("epoch", STEPS), ("epoch", 2 * STEPS)]
     assert [epoch["test_accuracy"] for epoch in again.summary["epochs"]] == [0.5, 0.75]
     assert any("no space" in note for note in again.summary["notes"])
     finished = json.loads(json.dumps(jsonable(again.state_dict())))
-    assert finished["timeline"] == json.loads(json.dumps(again.timeline))
+    assert finished["timeline"] == json.loads(json.dumps(again.record.timeline))
     assert finished["summary"]["final"]["test_accuracy"] == 0.75
 
 
@@ -437,7 +437,7 @@ def validating(losses, patience=1, epochs=9, end=0, **settings):
     record = recorder(patience=patience, epochs=epochs, **settings)
     for epoch, loss in enumerate(losses, 1):
         record.on_marker(mark(MarkerKind.EPOCH, epoch * STEPS, epoch, result(loss - 0.1, 0.9 - loss)))
-    over, step = record.enough, len(losses) * STEPS + end
+    over, step = record.should_stop, len(losses) * STEPS + end
     stop = mark(MarkerKind.STOP, step, 9, result(0.05, 0.625), timeline=samples.pipeline())
     for i in range(2):
         stop.body[str(i)]["steps"] = step
@@ -481,9 +481,9 @@ def test_a_resumed_record_keeps_its_count_of_patience():
         record.on_marker(mark(MarkerKind.EPOCH, epoch * STEPS, epoch, result(loss - 0.1, 0.5)))
     resumed = json.loads(json.dumps(record.resume_state()))
     again = recorder(start=2 * STEPS, record=resumed, patience=2, epochs=9)
-    assert not again.enough
+    assert not again.should_stop
     again.on_marker(mark(MarkerKind.EPOCH, 3 * STEPS, 3, result(0.3, 0.5)))
-    assert again.enough
+    assert again.should_stop
 
 
 def test_a_restore_marker_is_not_recorded():

@@ -1,78 +1,9 @@
-"""The Chrome trace, the steady window and the overlap, on timelines whose answer is known."""
-
-import json
+"""The steady window and the overlap, on timelines whose answer is known."""
 
 import pytest
 
-from launch.report.timeline import chrome_trace, layer_range, overlap, run_name, steady_window
-from tests.support.summaries import pipeline, summary
-
-SMALL = [
-    {"stage": 0, "events": [["forward", 0.0, 10.0, 0], ["send", 10.0, 2.0, 0], ["wait", 12.0, 3.0, 0]]},
-    {"stage": 1, "events": [["evaluate", 5.0, 4.0, 0], ["sg", 12.0, 6.0, 0]]},
-]
-
-
-def test_the_trace_has_one_named_row_per_stage():
-    trace = chrome_trace(SMALL, summary())
-    assert trace["traceEvents"] == [
-        {
-            "name": "process_name",
-            "ph": "M",
-            "pid": 0,
-            "tid": 0,
-            "args": {"name": "dni_async mnist-fcn, cdni"},
-        },
-        {"name": "thread_name", "ph": "M", "pid": 0, "tid": 0, "args": {"name": "stage 0 (layers 0-1)"}},
-        {"name": "thread_sort_index", "ph": "M", "pid": 0, "tid": 0, "args": {"sort_index": 0}},
-        {"name": "thread_name", "ph": "M", "pid": 0, "tid": 1, "args": {"name": "stage 1 (layers 2-3)"}},
-        {"name": "thread_sort_index", "ph": "M", "pid": 0, "tid": 1, "args": {"sort_index": 1}},
-        _event("forward", "compute", 0.0, 10.0, 0),
-        _event("send", "transport", 10.0, 2.0, 0),
-        _event("wait", "idle", 12.0, 3.0, 0),
-        _event("evaluate", "evaluation", 5.0, 4.0, 1),
-        _event("sg", "compute", 12.0, 6.0, 1),
-    ]
-    assert trace["displayTimeUnit"] == "ms"
-    assert trace["otherData"]["engine"] == "cdni"
-    json.dumps(trace, allow_nan=False)
-
-
-def _event(name, category, start, duration, stage):
-    event = {"name": name, "cat": category, "ph": "X", "ts": start, "dur": duration}
-    return {**event, "pid": 0, "tid": stage, "args": {"step": 0}}
-
-
-def test_the_trace_needs_no_summary():
-    names = [e["args"]["name"] for e in chrome_trace(SMALL)["traceEvents"] if e["name"].endswith("_name")]
-    assert names == ["dni_async", "stage 0", "stage 1"]
-    assert chrome_trace([])["traceEvents"][0]["args"] == {"name": "dni_async"}
-
-
-@pytest.mark.parametrize(
-    ("layers", "name"),
-    [
-        (["3 Linear"], "layer 3"),
-        (["0 Linear", "1 ReLU"], "layers 0-1"),
-        (["8 A", "9 B", "10 C"], "layers 8-10"),
-    ],
-)
-def test_layers_of_a_stage_are_shown_as_a_range(layers, name):
-    assert layer_range(layers) == name
-
-
-def test_a_run_on_emulated_devices_is_called_so_wherever_it_is_shown():
-    emulated = summary(emulated_gflops=2.5)
-    assert run_name(emulated) == "mnist-fcn, cdni, emulated (2.5 GFLOP/s per stage)"
-    assert run_name(summary(emulated_gflops=None, precision="fp32")) == "mnist-fcn, cdni"
-    both = summary(emulated_gflops=2.5, precision="bf16")
-    assert run_name(both) == "mnist-fcn, cdni, bf16, emulated (2.5 GFLOP/s per stage)"
-    trace = chrome_trace(SMALL, emulated)
-    assert (
-        trace["traceEvents"][0]["args"]["name"]
-        == "dni_async mnist-fcn, cdni, emulated (2.5 GFLOP/s per stage)"
-    )
-    assert trace["otherData"]["emulated_gflops"] == 2.5
+from launch.report.timeline import overlap, steady_window
+from tests.support.summaries import pipeline
 
 
 def test_the_window_is_in_the_middle_of_the_last_stretch():

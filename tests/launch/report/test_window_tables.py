@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from launch.report.tables import Grid
+from launch.report.grid import Grid
 from launch.report.window_tables import Result, grids, result_of
 
 

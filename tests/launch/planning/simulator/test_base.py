@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from launch.planning.simulator import Forecast
+from launch.planning.simulator import SteadyState
 
 
 @pytest.mark.parametrize(
@@ -12,8 +12,8 @@ from launch.planning.simulator import Forecast
 def test_the_bubble_is_the_share_of_time_in_which_the_average_stage_waits(
     period: float, busy: list[float], bubble: float
 ) -> None:
-    assert Forecast(period=period, busy=busy).bubble == pytest.approx(bubble)
+    assert SteadyState(period=period, busy=busy).bubble == pytest.approx(bubble)
 
 
 def test_rounding_makes_no_negative_bubble() -> None:
-    assert Forecast(period=0.3, busy=[0.1 + 0.2]).bubble == 0.0
+    assert SteadyState(period=0.3, busy=[0.1 + 0.2]).bubble == 0.0

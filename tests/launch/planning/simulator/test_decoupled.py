@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dni_async.rules.registry import capabilities_of
-from launch.planning.simulator import Forecast, MessageCost, StageCost, forecast_decoupled
+from launch.planning.simulator import MessageCost, StageCost, SteadyState, simulate_decoupled
 from launch.planning.simulator.decoupled import steady_period
 
 KINDS = ("dni", "local", "delayed")
 ONE = StageCost(forward=1, backward=2)
 
 
-def run(stages: list[StageCost], kind: str = "dni", **options: Any) -> Forecast:
+def run(stages: list[StageCost], kind: str = "dni", **options: Any) -> SteadyState:
     """kind: a rule whose stages behave so."""
     able = capabilities_of(kind)
     behaviour = {"needs_targets": able.needs_targets, "keeps_graphs": able.keeps_graphs}
-    return forecast_decoupled(stages, **behaviour | {"in_flight": 4} | options)
+    return simulate_decoupled(stages, **behaviour | {"in_flight": 4} | options)
 
 
 @pytest.mark.parametrize("kind", KINDS)

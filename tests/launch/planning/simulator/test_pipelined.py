@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from launch.planning.simulator import MessageCost, StageCost, forecast_pipelined
+from launch.planning.simulator import MessageCost, StageCost, simulate_pipelined
 from launch.planning.simulator.pipelined import Op, gpipe_order, one_f_one_b_order
 
 BOTH = pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
@@ -30,7 +30,7 @@ def test_balanced_stages_have_the_bubble_of_the_textbook_formula(
 ) -> None:
     """(K - 1) / (M + K - 1), Huang et al. 2019."""
     costs = [StageCost(forward=forward, backward=backward)] * stages
-    forecast = forecast_pipelined(costs, schedule, micro)
+    forecast = simulate_pipelined(costs, schedule, micro)
     assert forecast.period == (micro + stages - 1) * (forward + backward)
     assert forecast.bubble == pytest.approx((stages - 1) / (micro + stages - 1))
 
@@ -39,7 +39,7 @@ def test_balanced_stages_have_the_bubble_of_the_textbook_formula(
 def test_unbalanced_stages_wait_for_the_slowest(schedule: str) -> None:
     """Two stages, M micro-batches: once through the other, the rest at the slowest one's pace."""
     costs = [StageCost(forward=1, backward=1), StageCost(forward=3, backward=3)]
-    assert forecast_pipelined(costs, schedule, 10).period == 1 + 10 * 6 + 1
+    assert simulate_pipelined(costs, schedule, 10).period == 1 + 10 * 6 + 1
 
 
 @BOTH
@@ -47,8 +47,8 @@ def test_update_and_load_are_paid_once_per_batch(schedule: str) -> None:
     one = StageCost(forward=1, backward=1)
     first = StageCost(forward=1, backward=1, load=5, update=7)
     costs = [first, one]
-    assert forecast_pipelined(costs, schedule, 4).period == 5 + 2 * 5 + 7
-    assert forecast_pipelined(costs, schedule, 4).busy == [5 + 8 + 7, 8]
+    assert simulate_pipelined(costs, schedule, 4).period == 5 + 2 * 5 + 7
+    assert simulate_pipelined(costs, schedule, 4).busy == [5 + 8 + 7, 8]
 
 
 @BOTH
@@ -60,19 +60,19 @@ def test_a_message_costs_its_sender_its_receiver_and_time_under_way(schedule: st
         StageCost(forward=10, backward=10, activation=down),
         StageCost(forward=10, backward=10, target=up),
     ]
-    forecast = forecast_pipelined(costs, schedule, 1)
+    forecast = simulate_pipelined(costs, schedule, 1)
     assert forecast.period == 40 + (0.5 + 2 + 0.25) + (0.125 + 4 + 1)
     assert forecast.busy == [20 + 0.5 + 1, 20 + 0.25 + 0.125]
 
 
 def test_1f1b_holds_fewer_micro_batches_than_gpipe() -> None:
     costs = [StageCost(forward=1, backward=2)] * 4
-    assert forecast_pipelined(costs, "gpipe", 16).held == [16] * 4
-    assert forecast_pipelined(costs, "1f1b", 16).held == [4, 3, 2, 1]
+    assert simulate_pipelined(costs, "gpipe", 16).held == [16] * 4
+    assert simulate_pipelined(costs, "1f1b", 16).held == [4, 3, 2, 1]
 
 
 @BOTH
 def test_every_batch_takes_as_long_as_the_first(schedule: str) -> None:
     costs = [StageCost(forward=1 + k % 3, backward=2, update=0.5) for k in range(6)]
-    periods = {forecast_pipelined(costs, schedule, 8, batches).period for batches in (2, 3, 6)}
+    periods = {simulate_pipelined(costs, schedule, 8, batches).period for batches in (2, 3, 6)}
     assert len(periods) == 1

@@ -2,17 +2,17 @@ from __future__ import annotations
 
 import pytest
 
-from launch.planning.simulator import StageCost, forecast_backprop, forecast_ddp
+from launch.planning.simulator import StageCost, simulate_backprop, simulate_ddp
 from launch.planning.simulator.whole import ring_all_reduce
 
 
 def test_backprop_does_one_thing_after_the_other_and_is_never_idle() -> None:
-    forecast = forecast_backprop(StageCost(forward=1, backward=2, update=0.5, load=0.25))
+    forecast = simulate_backprop(StageCost(forward=1, backward=2, update=0.5, load=0.25))
     assert (forecast.period, forecast.bubble) == (3.75, 0.0)
 
 
 def test_a_replica_waits_while_gradients_are_summed() -> None:
-    forecast = forecast_ddp(StageCost(forward=1, backward=2, update=0.5, load=0.5), 3, all_reduce=1.0)
+    forecast = simulate_ddp(StageCost(forward=1, backward=2, update=0.5, load=0.5), 3, all_reduce=1.0)
     assert forecast.period == 5.0
     assert forecast.busy == [4.0, 4.0, 4.0]
     assert forecast.bubble == pytest.approx(0.2)

@@ -1,33 +1,15 @@
-"""What the tables say, to the letter, in Markdown and on terminals of several widths."""
+"""The table of one run, to the letter, in Markdown and on terminals of several widths."""
 
 import pytest
 
-from launch.report.tables import (
-    make_console,
-    markdown,
-    metric,
-    number,
-    percent,
-    result_line,
-    run_grid,
-    show,
-)
+from launch.report.grid import markdown
+from launch.report.run_table import result_line, run_grid
 from tests.support.printing import printed
 from tests.support.summaries import summary, validated
 
 
-def test_numbers_and_shares_are_shown_as_text():
-    assert [number(12345.6), number(0.128, 2), number(None)] == ["12,346", "0.13", "-"]
-    assert [percent(0.984), percent(0.9841, 1), percent(None)] == ["98 %", "98.4 %", "-"]
-    assert [metric(0.98412, digits=2), metric(None), metric(-0.123456, "score")] == [
-        "98.41 %",
-        "-",
-        "-0.1235",
-    ]
-
-
 def test_another_metric_than_accuracy_has_no_per_cent():
-    final = {"test_loss": 0.5, "test_accuracy": -0.0123456}
+    final = {"test_loss": 0.5, "test_score": -0.0123456}
     told = run_grid(summary(metric_name="score", final=final)).notes[0]
     assert told == "test score -0.01235, test loss 0.5000, 15,000 samples/s, 20.0 s"
 
@@ -108,20 +90,6 @@ def test_no_number_is_ever_cut(stages, width):
     assert "…" not in text
     for column in grid.columns:
         assert column.spare or all(cell in text for cell in column.cells)
-
-
-def test_square_brackets_are_not_markup():
-    assert printed(run_grid(summary(notes=["[bold]x[/] [0, 1]"])), 100)[-1] == "[bold]x[/] [0, 1]"
-
-
-def test_a_table_written_to_a_pipe_is_wide_and_its_notes_are_not_broken(capsys):
-    console = make_console()
-    assert (console.is_terminal, console.width >= 100) == (False, True)
-    long = "word " * 60 + "end"
-    show(run_grid(summary(notes=[long])))
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == long
-    assert lines[2].split()[-1] == "MB"
 
 
 def test_local_losses_have_columns_of_their_own():

@@ -1,11 +1,11 @@
-"""The pictures are PNG files of the promised size with something on them."""
+"""The picture of the timeline is a PNG file of the promised size with something on it."""
 
 import numpy as np
 import pytest
 
-from launch.report.plots import plot_curves, plot_timeline
+from launch.report.timeline_plot import plot_timeline
 from tests.support.pixels import pixels, share
-from tests.support.summaries import pipeline, summary, validated
+from tests.support.summaries import pipeline, summary
 
 FORWARD, BACKWARD = (0x3F, 0x78, 0xC9), (0xE8, 0x83, 0x3A)
 
@@ -35,27 +35,3 @@ def test_stage_0_is_on_top(tmp_path):
 def test_a_timeline_without_events_is_drawn(timeline, tmp_path):
     plot_timeline(timeline, tmp_path / "timeline.png")
     assert pixels(tmp_path / "timeline.png").shape[1] == 1200
-
-
-def test_curves_show_losses_and_accuracy(tmp_path):
-    plot_curves(summary(), tmp_path / "curves.png")
-    image = pixels(tmp_path / "curves.png")
-    assert image.shape == (480, 1200, 3)
-    assert share(image[:, :600], BACKWARD) > 0.0005  # test loss, left
-    assert share(image[:, 600:], FORWARD) > 0.0005  # accuracy, right
-
-
-@pytest.mark.parametrize(
-    "epochs", [[], [{"epoch": 1, "loss": 0.5, "test_loss": None, "test_accuracy": None, "seconds": 1.0}]]
-)
-def test_curves_of_a_single_evaluation_are_drawn(epochs, tmp_path):
-    plot_curves(summary(epochs=epochs, metric_name="negative error"), tmp_path / "curves.png")
-    assert pixels(tmp_path / "curves.png").shape == (480, 1200, 3)
-
-
-def test_a_run_with_validation_has_curves(tmp_path):
-    run = validated()
-    plot_curves(run, tmp_path / "curves.png")
-    image = pixels(tmp_path / "curves.png")
-    assert share(image[:, :600], BACKWARD) > 0.0005  # validation loss, left
-    assert share(image[:, 600:], FORWARD) > 0.0005  # accuracy, right

@@ -1,0 +1,127 @@
+"""What a stage costs and holds, from the profile of its layers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dni_async.partition.costs import Costs
+from dni_async.partition.cut import best_cut
+from dni_async.rules.registry import capabilities_of
+from launch.config.train import JobConfig
+from launch.planning.profile import InterfaceProfile, LayerProfile, Profile
+from launch.planning.simulator import MessageCost, StageCost, SteadyState
+from workers.transport.link_benchmark import LinkCost
+
+
+class StageCosts:
+    """Seconds and bytes of the stages of a profiled network, with batches in flight as in `config`."""
+
+    def __init__(self, profile: Profile, config: JobConfig) -> None:
+        self.profile, self.config = profile, config
+        self.layers = profile.layers
+
+    def interfaces(self, rule: str, stages: int) -> list[InterfaceProfile]:
+        """Return the network of the rule after each layer but the last; its training costs per batch."""
+        every = self.config.target_every
+        return [
+            replace(interface, cost=interface.cost.per_target(every))
+            for interface in self.profile.interfaces_of(rule, stages)
+        ]
+
+    def best_cut(self, rule: str, stages: int) -> list[int]:
+        """Return the first layer of each stage but the first."""
+        interfaces = [interface.cost for interface in self.interfaces(rule, stages)]
+        return best_cut(Costs([layer.batch for layer in self.layers], interfaces), stages)
+
+    def cost(
+        self,
+        first: int,
+        end: int,
+        samples: int,
+        link: LinkCost | None = None,
+        rule: str = "",
+        interface: Sequence[InterfaceProfile] = (),
+    ) -> StageCost:
+        """Return the seconds of a stage of layers `first` to `end` on so many samples.
+
+        Args:
+            link: between the stage and its neighbours.
+            interface: the network at its output, none on the last stage.
+        """
+        layers, share = self.layers[first:end], samples / self.profile.batch_size
+        update = self._section("update", [layer for layer in layers if layer.parameter_bytes], samples)
+        activation = target = MessageCost()
+        if link is not None and end < len(self.layers):
+            activation = _message(link, share * (layers[-1].output_bytes + self.profile.label_bytes))
+        if link is not None and first > 0:
+            target = _message(link, share * self.input_bytes(first))
+        if rule and capabilities_of(rule).keeps_graphs and end < len(self.layers):
+            # copies the weights that stashed batches went through
+            update += self.profile.link.send.per_byte * sum(layer.parameter_bytes for layer in layers)
+        return StageCost(
+            forward=self._section("forward", layers, samples),
+            backward=self._section("backward", layers, samples),
+            update=update,
+            load=self.profile.load * share if first == 0 else 0.0,
+            predict=interface[0].cost.predict if interface else 0.0,
+            train=interface[0].cost.train if interface else 0.0,
+            activation=activation,
+            target=target,
+        )
+
+    def _section(self, kind: str, layers: list[LayerProfile], samples: int) -> float:
+        """Return the seconds of one section; what a stage pays once is in every layer's own cost."""
+        each = [self._at(getattr(layer.batch, kind), getattr(layer.part, kind), samples) for layer in layers]
+        fixed = getattr(self.profile.fixed, kind)
+        return max([0.0, *each, sum(each) - (len(each) - 1) * fixed])
+
+    def _at(self, batch: float, part: float, samples: int) -> float:
+        """Return the seconds on so many samples, by the line through the whole batch and the part."""
+        whole, some = self.profile.batch_size, self.profile.part_size
+        if samples == whole or whole == some:
+            return batch * samples / whole
+        per_sample = max(0.0, (batch - part) / (whole - some))
+        return max(0.0, batch - per_sample * (whole - samples))
+
+    def input_bytes(self, first: int) -> int:
+        """Return the bytes of one batch as it arrives at the stage that begins with layer `first`."""
+        return self.layers[first - 1].output_bytes if first else 0
+
+    def state_bytes(self, first: int = 0, end: int | None = None) -> int:
+        """Return the bytes of weights, their gradients, and the optimizer."""
+        return sum(2 * layer.parameter_bytes + layer.optimizer_bytes for layer in self.layers[first:end])
+
+    def saved_bytes(self, first: int = 0, end: int | None = None) -> int:
+        """Return the bytes that autograd keeps of one batch."""
+        return sum(layer.saved_bytes for layer in self.layers[first:end])
+
+    def decoupled_bytes(
+        self,
+        rule: str,
+        steady: SteadyState,
+        stage: int,
+        bounds: tuple[int, int],
+        interface: Sequence[InterfaceProfile],
+    ) -> int:
+        """Return the most bytes that a stage of a decoupled run holds."""
+        (first, end), able = bounds, capabilities_of(rule)
+        h = self.layers[end - 1].output_bytes if end < len(self.layers) else 0
+        slots = steady.in_flight[stage] * (h + self.profile.label_bytes)
+        if able.needs_targets:
+            slots += self.config.in_flight * self.input_bytes(first)
+        own = self.state_bytes(first, end) + sum(one.state_bytes + one.replay_bytes for one in interface)
+        held, saved = steady.held[stage], self.saved_bytes(first, end)
+        if able.keeps_graphs:
+            weights = sum(layer.parameter_bytes for layer in self.layers[first:end])
+            copies = min(max(0, held - 1), math.ceil(steady.staleness[stage])) * weights
+            return own + slots + copies + max(1, held) * (saved + self.input_bytes(first))
+        labels = self.profile.condition_bytes if able.conditional else 0
+        return own + slots + saved + held * (h + labels)
+
+
+def _message(link: LinkCost, size: float) -> MessageCost:
+    return MessageCost(
+        send=link.send(size), latency=link.latency(size), receive=link.receive(size), credit=link.credit(0)
+    )
