@@ -1,0 +1,100 @@
+"""Fewer bytes on a link: activations and target gradients as bf16, or as int8 with a scale for each sample.
+
+    int8    (B, n) floats  ->  (B, n + 4) bytes: each sample's values in units of its largest / 127, then the
+                               unit as float32
+
+Both ends of a link agree on the format, and the receiver knows shape and dtype from the plan. A sample that
+is not finite does not become finite, so nobody takes it for a good one. Labels, markers and integers stay as
+they are.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from dni_async.messages import Activation, Message, TargetGradient
+from workers.transport.base import Receiver, Sender
+from workers.transport.forwarding import ForwardingReceiver, ForwardingSender
+from workers.transport.wire import payload_bytes
+
+WireFormat = Literal["fp32", "bf16", "int8"]
+
+_LARGEST = 127
+_SCALE_BYTES = 4
+
+
+def compress(tensor: Tensor, wire: WireFormat) -> Tensor:
+    """A (B, ...) tensor in the format of the wire; itself, if it is not of floats or has no rows."""
+    if wire == "fp32" or not tensor.is_floating_point() or not tensor.numel():
+        return tensor
+    if wire == "bf16":
+        return tensor.to(torch.bfloat16)
+    rows = tensor.detach().reshape(len(tensor), -1).float()
+    scale = rows.abs().amax(dim=1, keepdim=True) / _LARGEST
+    values = (rows / scale.clamp(min=torch.finfo(torch.float32).tiny)).round_()
+    return torch.cat([values.to(torch.int8), scale.float().view(torch.int8)], dim=1)
+
+
+def decompress(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """What was compressed, up to rounding.
+
+    Args:
+        tensor: As `compress` returned it.
+        shape: Of a sample, without the batch.
+        dtype: Of the tensor before.
+    """
+    if tensor.dtype == dtype or not dtype.is_floating_point:
+        return tensor
+    if tensor.dtype is not torch.int8:
+        return tensor.to(dtype)
+    values, scale = tensor[:, :-_SCALE_BYTES], tensor[:, -_SCALE_BYTES:].contiguous().view(torch.float32)
+    return (values * scale).to(dtype).reshape(len(tensor), *shape)
+
+
+class CompressingSender(ForwardingSender):
+    """Compresses what it sends, and counts the bytes."""
+
+    def __init__(self, sender: Sender, wire: WireFormat) -> None:
+        super().__init__(sender)
+        self._wire = wire
+        self.bytes_sent = 0
+        """Payloads of training batches."""
+        self.batches_sent = 0
+
+    @override
+    def send(self, message: Message, timeout: float) -> None:
+        if isinstance(message, Activation):
+            h = compress(message.h, self._wire)
+            message = Activation(message.step, message.version, h, message.y, message.train)
+        elif isinstance(message, TargetGradient):
+            message = TargetGradient(message.step, message.version, compress(message.grad, self._wire))
+        if isinstance(message, TargetGradient) or (isinstance(message, Activation) and message.train):
+            self.bytes_sent += payload_bytes(message)
+            self.batches_sent += 1
+        super().send(message, timeout)
+
+
+class DecompressingReceiver(ForwardingReceiver):
+    """Restores what a `CompressingSender` has sent.
+
+    Args:
+        shape: Of a sample at this link, without the batch.
+        dtype: Of activations and gradients at this link.
+    """
+
+    def __init__(self, receiver: Receiver, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        super().__init__(receiver)
+        self._shape, self._dtype = shape, dtype
+
+    @override
+    def recv(self, timeout: float) -> Message:
+        message = super().recv(timeout)
+        if isinstance(message, Activation):
+            message.h = decompress(message.h, self._shape, self._dtype)
+        elif isinstance(message, TargetGradient):
+            message.grad = decompress(message.grad, self._shape, self._dtype)
+        return message
