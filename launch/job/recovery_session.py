@@ -90,7 +90,7 @@ class RecoverySession:
                 "record": self._record,
             }
 
-        self.journal.tell = state_dict
+        self.journal.state_dict = state_dict
         self.journal.commit()
 
     def save_record(self, state: dict[str, Any]) -> None:

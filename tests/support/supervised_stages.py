@@ -19,20 +19,20 @@ class Upper:
 
     def __init__(self, stable: StableStorage, address: str) -> None:
         self.stable, self.address = stable, address
-        self.live()
+        self.start()
 
-    def live(self) -> None:
+    def start(self) -> None:
         """A new process."""
         self.journal = Journal(self.stable.journal, 5.0)
-        self.send_log = self.stable.outboxes[1]
-        self.send_log.open(pin=False)
+        self.send_log = self.stable.send_logs[1]
+        self.send_log.recover(pin=False)
         self.sender = ReconnectingSender(1, self.address, self.send_log, self.journal, 5.0)
 
     def die(self) -> None:
         self.sender.close()
 
     def handled(self) -> int:
-        return self.journal.taken("source")[0]
+        return self.journal.delivered("source")[0]
 
     def send(self, message: Message, until: Callable[[], None] = lambda: None) -> None:
         """Handle one message of the stream; `until` may raise before the journal says so."""
@@ -48,9 +48,9 @@ class Lower:
     def __init__(self, stable: StableStorage) -> None:
         self.stable = stable
         self.taken: list[str] = []
-        self.live()
+        self.start()
 
-    def live(self) -> None:
+    def start(self) -> None:
         """A new process."""
         self.journal = Journal(self.stable.journal, 5.0)
         self.receiver = ReconnectingReceiver(self.stable.listeners[0], self.journal, "from 0")

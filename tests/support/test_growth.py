@@ -68,7 +68,7 @@ def test_a_sample_counts_slots_descriptors_and_memory() -> None:
     assert after["slot_bytes"] - before["slot_bytes"] == 3 * mmap.PAGESIZE
     assert after["descriptors"] - before["descriptors"] > 5  # the slot has some, too
     assert after["rss_bytes"] > 1e7 and after["threads"] >= 1
-    slot.drop()
+    slot.close()
     for file in files:
         os.close(file)
 

@@ -1,12 +1,12 @@
-"""How far a stage has come, written after every message: what the next process of the stage goes on from.
+"""Which messages a stage has handled, written after each: where the next process of the stage starts.
 
-    recv 8        stamp = 8: what is sent now comes of message 8
+    recv 8        stamp = 8: what is sent from now on was caused by message 8
     send, send
-    release       commit: 8 was handled; the sender is told after that
+    release       commit: 8 was handled; only then is the sender told
 
-Stamps are the numbers, from 1, of the messages of stage 0's stream. A channel brings each kind of message in
-the order of stamps, so the last stamp of each kind tells which messages were taken. (Upstream, markers and
-targets are in order each, and not together.)
+Stamps number the messages of stage 0's stream, from 1. A channel delivers each kind of message in the order
+of stamps, so the last stamp of each kind tells which messages were delivered. (Upstream, markers and targets
+are in order each, but not together.)
 """
 
 from __future__ import annotations
@@ -23,39 +23,44 @@ _KINDS = 4
 
 
 class Journal:
-    """The writer's side. What a process before this one wrote last is in `before`; None for the first.
+    """The journal as the stage's process writes it.
 
-    timeout: seconds for copies from a GPU that a commit waits for.
+    Attributes:
+        before: the last entry of the process before this one; None in the first process.
+        stamp: stamp of the message that is being handled.
+        senders: sending ends of the stage, which are flushed before a commit.
+        state_dict: returns what an entry holds beside the stamps, JSON-able.
+
+    Args:
+        timeout: seconds that a commit may wait for copies from a GPU.
     """
 
-    def __init__(self, cell: AtomicBuffer, timeout: float) -> None:
-        self.before = last_entry(cell)
+    def __init__(self, buffer: AtomicBuffer, timeout: float) -> None:
+        self.before = last_entry(buffer)
         self.stamp = 0
-        """Of the message that is being handled."""
         self.senders: list[Sender] = []
-        """The ways out; what they have sent must have left when the journal says that it has."""
-        self.tell: Callable[[], dict[str, Any]] = dict
-        """What an entry holds beside the stamps, JSON-able."""
-        self._cell = cell
-        self._version = cell.newest()[0]
+        self.state_dict: Callable[[], dict[str, Any]] = dict
+        self._buffer = buffer
+        self._version = buffer.newest()[0]
         self._timeout = timeout
-        self._taken: dict[str, list[int]] = self.before["taken"] if self.before else {}
+        self._delivered: dict[str, list[int]] = self.before["delivered"] if self.before else {}
 
-    def taken(self, channel: str) -> list[int]:
-        """By kind, the last stamp that was taken out of this channel; to be kept up by its receiver."""
-        return self._taken.setdefault(channel, [0] * _KINDS)
+    def delivered(self, channel: str) -> list[int]:
+        """By kind, the stamp of the last message that `channel` delivered; its receiver updates the list."""
+        return self._delivered.setdefault(channel, [0] * _KINDS)
 
     def commit(self) -> None:
-        """All that was taken is handled, and all that came of it is sent."""
+        """Write that every delivered message was handled, after what it caused was sent."""
         deadline = Deadline(self._timeout)
         for sender in self.senders:
             sender.flush(deadline.left())
         self._version += 1
-        self._cell.write(self._version, json.dumps(self.tell() | {"taken": self._taken}).encode())
+        entry = self.state_dict() | {"delivered": self._delivered}
+        self._buffer.write(self._version, json.dumps(entry).encode())
 
 
-def last_entry(cell: AtomicBuffer) -> dict[str, Any] | None:
-    """What was committed last."""
-    version, data = cell.newest()
+def last_entry(buffer: AtomicBuffer) -> dict[str, Any] | None:
+    """The entry that was committed last; None if there is none."""
+    version, data = buffer.newest()
     entry: dict[str, Any] | None = json.loads(data) if version else None
     return entry

@@ -1,8 +1,10 @@
-"""Stage 0's way in, for a stage that keeps a journal."""
+"""Stage 0's input, for a stage that keeps a journal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+
+from typing_extensions import override
 
 from dni_async.messages import Message
 from workers.recovery.journal import Journal
@@ -10,23 +12,24 @@ from workers.runtime.endpoints import Source
 
 
 class JournaledSource(Source):
-    """Numbers the messages of the stream, and commits when one was handled.
+    """Numbers the messages of the stream, and commits each when it was handled.
 
-    messages: the rest of the stream, behind what the journal says was handled.
+    Args:
+        messages: the rest of the stream, after what the journal says was handled.
     """
 
     def __init__(self, messages: Iterator[Message], journal: Journal) -> None:
         super().__init__(messages)
         self._journal = journal
-        self._taken = journal.taken("source")
+        self._delivered = journal.delivered("source")
 
+    @override
     def recv(self, timeout: float) -> Message:
-        """The next batch or marker."""
         message = super().recv(timeout)
-        self._taken[0] += 1
-        self._journal.stamp = self._taken[0]
+        self._delivered[0] += 1
+        self._journal.stamp = self._delivered[0]
         return message
 
+    @override
     def release(self) -> None:
-        """It was handled."""
         self._journal.commit()

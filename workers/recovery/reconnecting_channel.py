@@ -1,97 +1,100 @@
-"""Channel ends that outlast their connection, because a process of either stage may be started again.
+"""Channels that outlast their connection, because the process of either stage may be restarted.
 
     ReconnectingSender                                        ReconnectingReceiver
-    connects, sends again what was not released  ----->  drops what it has taken
-                                       end of file       away: waits for the next one at its listener
+    connects, sends again what was not released  ----->  drops what was delivered before
+                                       end of file       waits for the next connection at its listener
     connects again ...
 
-The listener belongs to the receiver's supervisor, so one can connect while its stage is away: packets wait in
-the connection. When nobody listens any more, the supervisor is gone; only then the sender raises PeerGone.
-A receiver cannot tell, so `peer_gone` of the sender to the same stage must be asked.
+The listener belongs to the receiver's supervisor, so a sender can connect while the receiving stage is down:
+packets wait in the connection. If nobody listens, the supervisor is gone; only then the sender raises
+PeerGone. A receiver cannot tell whether its peer is gone; the sender to the same stage can.
 """
 
 from __future__ import annotations
 
 import contextlib
+import time
+
+from typing_extensions import override
 
 from dni_async.messages import Message
 from workers.recovery.journal import Journal
 from workers.recovery.send_log import SendLog
 from workers.transport.base import Deadline, PeerGone, Receiver, Sender, TransportTimeout, wait_any
-from workers.transport.packets import SPIN
+from workers.transport.packets import SPIN_S
 from workers.transport.shm import ShmListener, connect_pool
 from workers.transport.shm_receiver import Arrival, ShmReceiver
 from workers.transport.shm_sender import ShmSender
 
-_PATIENCE = 0.5
-"""Seconds for one who connects to say who it is."""
-
 
 class ReconnectingSender(Sender):
-    """Sends to whoever listens at `address`; connects when it is first used.
+    """Sends to the stage that listens at `address`; connects when it is first used.
 
-    timeout: seconds that connecting may take.
+    Args:
+        timeout: seconds that connecting may take, and that the listener may refuse every connection.
     """
 
-    spin = SPIN
+    spin_s = SPIN_S
 
     def __init__(self, peer: int, address: str, send_log: SendLog, journal: Journal, timeout: float) -> None:
         self.peer = peer
         self._address = address
-        self._outbox = send_log
+        self._send_log = send_log
         self._journal = journal
         self._timeout = timeout
         self._sender: ShmSender | None = None
+        self._refused_since: float | None = None
         journal.senders.append(self)
 
+    @override
     def fileno(self) -> int:
-        """The connection's."""
         return self._connected().fileno()
 
+    @override
     def peer_gone(self) -> bool:
-        """Whether the receiver's supervisor is."""
+        """Whether the receiver's supervisor is gone."""
         try:
-            if self._sender is None or self._sender.peer_gone():
-                self._hang_up()
-                self.ready()
+            self.ready()
             return False
         except PeerGone:
             return True
 
+    @override
     def ready(self) -> bool:
-        """Whether a slot is free, after connecting again if need be."""
-        while True:
+        while True:  # `_connected` has a deadline
             sender = self._connected()
             try:
                 return sender.ready()
             except PeerGone:
-                self._hang_up()
+                self._disconnect()
 
+    @override
     def send(self, message: Message, timeout: float) -> None:
-        """Send it, stamped as what is being handled."""
-        before, deadline = self._outbox.committed, Deadline(timeout)
-        while self._outbox.committed == before:
+        """Send the message, stamped with the number of the message that is being handled."""
+        before, deadline = self._send_log.committed, Deadline(timeout)
+        while self._send_log.committed == before:
             sender = self._connected()
             sender.stamp = self._journal.stamp
             try:
                 sender.send(message, deadline.left())
             except PeerGone:
-                self._hang_up()
+                self._disconnect()
         if self._sender is None:
-            self.ready()  # it flies already: the next connection brings it
+            self.ready()  # the message is in flight already: the next connection sends it
         self.sent += 1
 
+    @override
     def flush(self, timeout: float) -> None:
-        """Wait for copies under way; what is whole is logged, whether or not somebody is there."""
+        """Wait for copies under way; a copied message is logged, whether or not a receiver is there."""
         deadline = Deadline(timeout)
-        while self._sender or not all(message.logged for message in self._outbox.in_flight):
+        while self._sender or not all(message.logged for message in self._send_log.in_flight):
             try:
                 return self._connected().flush(deadline.left())
             except PeerGone:
-                self._hang_up()
+                self._disconnect()
 
     def drain(self, timeout: float) -> None:
-        """Wait until all is released, or nobody listens any more: the receiver has ended then.
+        """Wait until every message is released, or the receiver has ended (nobody listens any more).
 
         Raises TransportTimeout.
         """
@@ -99,64 +102,77 @@ class ReconnectingSender(Sender):
         with contextlib.suppress(PeerGone):
             while True:
                 self.ready()
-                if not self._outbox.in_flight:
+                if not self._send_log.in_flight:
                     return
-                if not wait_any([self], deadline.left()):
+                if not (deadline.left() and wait_any([self], deadline.left())):
                     raise TransportTimeout(f"stage {self.peer} released no message in {timeout:g} s")
 
+    @override
     def held_bytes(self) -> int:
-        """Bytes of all slots."""
-        return self._outbox.held_bytes()
+        return self._send_log.held_bytes()
 
+    @override
     def close(self) -> None:
-        """Close the connection."""
-        self._hang_up()
+        self._disconnect()
 
     def _connected(self) -> ShmSender:
+        """The connection, made again if needed. Raises TransportTimeout if the receiver keeps refusing it."""
         if self._sender is None:
-            self._outbox.renew()
-            self._sender = connect_pool(self._address, self.peer, self._outbox, self._timeout)
+            if self._refused_since is not None and time.monotonic() - self._refused_since > self._timeout:
+                raise TransportTimeout(f"stage {self.peer} refused every connection for {self._timeout:g} s")
+            self._send_log.on_connect()
+            self._sender = connect_pool(self._address, self.peer, self._send_log, self._timeout)
         return self._sender
 
-    def _hang_up(self) -> None:
-        if self._sender is not None:
-            self._sender.hang_up()
+    def _disconnect(self) -> None:
+        if self._sender is None:
+            return
+        if self._sender.accepted:
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = time.monotonic()
+        self._sender.disconnect()
         self._sender = None
 
 
 class ReconnectingReceiver(Receiver):
-    """Receives from whoever comes to `listener`; every message is given once.
+    """Receives from the sender that connects to `listener`; delivers every message once.
 
-    channel: its name in the journal. Receiving a message, handling it and releasing it is one step of the
-    journal: only one message may be out at a time, of all channels of the stage.
+    Receiving, handling and releasing a message is one step of the journal: of all channels of the stage, only
+    one message may be unreleased at a time.
+
+    Args:
+        channel: name of this channel in the journal.
     """
 
-    spin = SPIN
+    spin_s = SPIN_S
 
     def __init__(self, listener: ShmListener, journal: Journal, channel: str) -> None:
         self.peer = listener.peer
         self._listener = listener
         self._journal = journal
-        self._taken = journal.taken(channel)
+        self._delivered = journal.delivered(channel)
         self._receiver: ShmReceiver | None = None
         self._next: Arrival | None = None
 
+    @override
     def fileno(self) -> int:
-        """The connection's, or the listener's while there is none. Not to sleep on when `poll` is True."""
+        """Of the connection, or of the listener while there is none. Not to sleep on when `poll` is True."""
         return (self._receiver or self._listener).fileno()
 
+    @override
     def peer_gone(self) -> bool:
-        """Never: it may come again."""
+        """Never: the peer may be restarted."""
         return False
 
+    @override
     def poll(self) -> bool:
-        """Whether a message waits that was not taken before."""
+        """Whether a message waits that was not delivered before."""
         while self._next is None:
             if self._receiver is None:
-                if not wait_any([self._listener], 0.0):
+                self._receiver = self._listener.admit(0.0)
+                if self._receiver is None:
                     return False
-                self._receiver = self._listener.admit(_PATIENCE)
-                continue
             try:
                 if not self._receiver.poll():
                     return False
@@ -165,31 +181,32 @@ class ReconnectingReceiver(Receiver):
                 self._receiver.close()
                 self._receiver = None
                 continue
-            if arrival.stamp > self._taken[arrival.header.kind]:
+            if arrival.stamp > self._delivered[arrival.header.kind]:
                 self._next = arrival
             else:
                 self._receiver.release()
         return True
 
+    @override
     def recv(self, timeout: float) -> Message:
-        """The next message."""
         deadline = Deadline(timeout)
         while not self.poll():
-            if not wait_any([self], deadline.left()):
+            if not (deadline.left() and wait_any([self], deadline.left())):
                 raise TransportTimeout(f"stage {self.peer} sent no message in {timeout:g} s")
         assert self._next is not None
         arrival, self._next = self._next, None
-        self._journal.stamp = self._taken[arrival.header.kind] = arrival.stamp
+        self._journal.stamp = self._delivered[arrival.header.kind] = arrival.stamp
         return arrival.message()
 
+    @override
     def release(self) -> None:
-        """The message was handled: commit, then give its slot back."""
         self._journal.commit()
         if self._receiver is not None:
             self._receiver.release()
 
+    @override
     def close(self) -> None:
-        """Close the connection; the listener goes with the supervisor."""
+        """Close the connection; the supervisor closes the listener."""
         if self._receiver is not None:
             self._receiver.close()
         self._receiver = None

@@ -1,12 +1,12 @@
-"""A channel's slots, and what flies in them, in memory that outlives the sender's process.
+"""The slots of a channel and a log of the messages in them, in memory that outlives the sender's process.
 
-    supervisor                    sender's process          the next one, after a kill
-    SendLog(capacity), fork  --->  open(); fit, fly
-                                  leaves(message): logged
-                                  killed                    open(): what was logged flies again
+    supervisor                    sender's process             the next one, after a kill
+    SendLog(capacity), fork  ---> recover(); reserve, commit
+                                  on_send(message): logged
+                                  killed                       recover(): logged messages are in flight again
 
-A message is logged when its tensors are in the slot, before the receiver is told. The log of a slot stands
-until the next message in it, so it may be of one that was released: the receiver, who has taken it, drops it.
+A message is logged when its tensors are in the slot, before it is sent. Its record stands until the slot
+takes the next message, so it may be of a released message: the receiver recognises and drops that.
 """
 
 from __future__ import annotations
@@ -16,68 +16,71 @@ import mmap
 import os
 import struct
 
+from typing_extensions import override
+
 from workers.runtime.cuda_copies import DONE
 from workers.transport.packets import PACKET_BYTES, PLACE
 from workers.transport.pool import InFlight, SlotPool
 from workers.transport.slots import Slot
 
 _NUMBER = struct.Struct("<Q")
-"""Of a message in the order of sending, from 1; 0 where none is logged."""
-_RECORD = -(-(_NUMBER.size + PACKET_BYTES) // 8) * 8
-"""Bytes by slot in the log; numbers are aligned, so that each is written in one piece."""
+"""Number of the message in the order of sending, from 1; 0 for an empty record."""
+_RECORD_BYTES = -(-(_NUMBER.size + PACKET_BYTES) // 8) * 8
+"""Size of a slot's record; records are aligned, so that a number is written in one piece."""
 
 
 class SendLog(SlotPool):
-    """A `SlotPool` whose messages survive. Made by the supervisor, opened in the sender's process."""
+    """A `SlotPool` whose messages survive. Created by the supervisor, recovered in the sender's process."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
         self._files = [Slot.reserve() for _ in range(capacity)]
-        self._log = mmap.mmap(-1, capacity * _RECORD)
-        """Anonymous and shared: the processes that are forked off see the same."""
+        self._log = mmap.mmap(-1, capacity * _RECORD_BYTES)  # anonymous and shared with forked processes
         self._logged = 0
 
-    def open(self, pin: bool) -> None:
-        """Take up what a process before this one has logged."""
-        self.drop()
+    def recover(self, pin: bool) -> None:
+        """Put the messages in flight that an earlier process has logged."""
+        super().close()
         super().__init__(self.capacity, pin)
         records = sorted((number, index) for index in range(self.capacity) if (number := self._number(index)))
         for number, index in records:
-            at = index * _RECORD + _NUMBER.size
-            packet = self._log[at : at + PACKET_BYTES]
+            start = index * _RECORD_BYTES + _NUMBER.size
+            packet = self._log[start : start + PACKET_BYTES]
             self._slots[index] = self._make(index, 1)
             self._generations[index] = PLACE.unpack_from(packet)[1]
             self.in_flight.append(InFlight(index, packet, DONE, logged=True))
             self._free.remove(index)
             self._logged = number
 
+    @override
     def on_send(self, message: InFlight) -> None:
-        """Log it, unless it was."""
         if message.logged:
             return
         self._logged += 1
-        at = message.index * _RECORD
-        self._log[at : at + _NUMBER.size] = _NUMBER.pack(0)
-        self._log[at + _NUMBER.size : at + _NUMBER.size + PACKET_BYTES] = message.packet
-        self._log[at : at + _NUMBER.size] = _NUMBER.pack(self._logged)
+        start = message.index * _RECORD_BYTES
+        end = start + _NUMBER.size
+        self._log[start:end] = _NUMBER.pack(0)
+        self._log[end : end + PACKET_BYTES] = message.packet
+        self._log[start:end] = _NUMBER.pack(self._logged)
         message.logged = True
 
-    def renew(self) -> None:
-        """The next connection: its receiver knows no slot yet."""
+    def on_connect(self) -> None:
+        """Pass every slot again: the receiver of a new connection knows none."""
         for index, slot in enumerate(self._slots):
             if slot and slot.descriptor < 0:
                 slot.descriptor = _duplicate(self._files[index])
 
-    def close(self) -> None:
-        """Give files and log back; the supervisor's, at the end. May be called twice."""
-        self.drop()
+    def destroy(self) -> None:
+        """Free files and log; called by the supervisor, at the end. May be called twice."""
+        self.close()
         while self._files:
             os.close(self._files.pop())
         self._log.close()
 
     def _number(self, index: int) -> int:
-        return int(_NUMBER.unpack_from(self._log, index * _RECORD)[0])
+        return int(_NUMBER.unpack_from(self._log, index * _RECORD_BYTES)[0])
 
+    @override
     def _make(self, index: int, size: int) -> Slot:
         return Slot.within(_duplicate(self._files[index]), size, self._pin)
 

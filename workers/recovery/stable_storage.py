@@ -1,11 +1,12 @@
-"""What outlives the process of a stage: made by its supervisor, inherited by every process that it forks."""
+"""What outlives the process of a stage: created by its supervisor, inherited by the processes it forks."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from workers.recovery.atomic_buffer import AtomicBuffer
 from workers.recovery.send_log import SendLog
+from workers.transport.base import check_capacity
 from workers.transport.shm import ShmListener
 
 
@@ -13,34 +14,30 @@ from workers.transport.shm import ShmListener
 class StableStorage:
     """Memory and sockets of one stage."""
 
-    journal: AtomicBuffer
-    record: AtomicBuffer
-    """What rank 0 knows of the run; the journal says which version counts."""
-    words: AtomicBuffer
-    """The last words of a process that ended by an error of its own."""
     listeners: dict[int, ShmListener]
     """By neighbour."""
-    outboxes: dict[int, SendLog]
+    send_logs: dict[int, SendLog]
     """By neighbour."""
+    journal: AtomicBuffer = field(default_factory=AtomicBuffer)
+    record: AtomicBuffer = field(default_factory=AtomicBuffer)
+    """State of rank 0's recorder; the journal says which version counts."""
+    last_error: AtomicBuffer = field(default_factory=AtomicBuffer)
+    """The line of an error by which a process of the stage ended."""
     restarts: int = 0
-    """How often the stage was started again."""
-
-    def close(self) -> None:
-        """The stage has ended: nobody listens any more. May be called twice."""
-        for cell in (self.journal, self.record, self.words):
-            cell.close()
-        for neighbour, listener in self.listeners.items():
-            listener.close()
-            self.outboxes[neighbour].close()
+    """How often the stage was restarted."""
 
     @classmethod
     def create(cls, rank: int, world: int, capacity: int) -> StableStorage:
-        """For stage `rank` of so many, whose channels hold `capacity` messages."""
+        """Storage for stage `rank` of `world`, whose channels hold `capacity` messages. Raises ValueError."""
+        check_capacity(capacity)
         neighbours = [n for n in (rank - 1, rank + 1) if 0 <= n < world]
-        return cls(
-            AtomicBuffer(),
-            AtomicBuffer(),
-            AtomicBuffer(),
-            {n: ShmListener(n) for n in neighbours},
-            {n: SendLog(capacity) for n in neighbours},
-        )
+        return cls({n: ShmListener(n) for n in neighbours}, {n: SendLog(capacity) for n in neighbours})
+
+    def close(self) -> None:
+        """Free everything: a neighbour that connects from now on learns that the stage is gone."""
+        for buffer in (self.journal, self.record, self.last_error):
+            buffer.close()
+        for listener in self.listeners.values():
+            listener.close()
+        for send_log in self.send_logs.values():
+            send_log.destroy()

@@ -1,13 +1,13 @@
-"""The supervisor: runs a stage in a process of its own, and again when that has died.
+"""The supervisor runs a stage in a process of its own, and restarts it when that process has died.
 
     rank (started by a launcher): torch imported, no thread started, no connection
      │ fork ──────► stage: rendezvous, device, channels, training
-     │ waitpid       killed, or an error of its own
+     │ waitpid       killed, or ended by an error of its own
      │ fork ──────► stage: the same, from StableStorage and the last checkpoint  (no import: half a second)
-     │ waitpid       ends: status 0, or it has told the user why not
+     │ waitpid       ended: status 0, or it has reported its failure
      end, with the same status
 
-A signal to the supervisor goes to the stage; the stage is killed when the supervisor is.
+A signal to the supervisor is passed on to the stage; the stage is killed when the supervisor is.
 """
 
 from __future__ import annotations
@@ -31,102 +31,109 @@ from workers.recovery.stable_storage import StableStorage
 Work = Callable[[RankRunner, StableStorage], None]
 """What a stage's process does."""
 CRASHED = 75
-"""Exit status of a stage that has left last words instead of telling the user (EX_TEMPFAIL)."""
-_ASKED = (signal.SIGINT, signal.SIGTERM)
-"""Signals that ask to end."""
-_PATIENCE = 5.0
-"""Seconds that a stage has to end when it was asked to."""
+"""Exit status of a stage that has written `StableStorage.last_error` instead of reporting it
+(EX_TEMPFAIL)."""
+STOP_TIMEOUT_S = 5.0
+"""How long a stage may take to end after a signal; then it is killed."""
+_WAIT_INTERVAL_S = 0.5
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-def keep_running(stable: StableStorage, limit: int, name: str, work: Work) -> None:
-    """Return when `work` has ended well in a process of its own, the last of at most `limit` + 1.
+def keep_running(storage: StableStorage, limit: int, name: str, work: Work) -> None:
+    """Run `work` in a process of its own, restarted at most `limit` times, until it has ended well.
 
-    name: of the stage, for the user. Raises AlreadyReported when it has ended with a line for the user, and
-    StageError when it has died too often.
+    Args:
+        name: of the stage, for the user.
+
+    Raises:
+        AlreadyReported: the stage has ended with a line for the user.
+        StageError: the stage has died too often.
     """
-    while (cause := _died(_one_life(work, stable), stable)) is not None:
-        entry = last_entry(stable.journal)
+    while (death := _describe_death(_run_once(work, storage), storage)) is not None:
+        entry = last_entry(storage.journal)
         done = f"{entry['stage']['counts']['steps']} steps done" if entry else "before the first step"
-        what = f"{name} {cause}, {done}"
-        if stable.restarts >= limit:
+        what = f"{name} {death}, {done}"
+        if storage.restarts >= limit:
             raise StageError(f"{what}; it was started again {limit} times, as often as --stage-restarts says")
-        stable.restarts += 1
-        print(f"dni-async: {what}; restart {stable.restarts} of {limit}", file=sys.stderr, flush=True)
+        storage.restarts += 1
+        print(f"dni-async: {what}; restart {storage.restarts} of {limit}", file=sys.stderr, flush=True)
 
 
-def own_fault(error: BaseException) -> bool:
-    """Whether a new process of the stage may get on where this error came up."""
+def is_recoverable(error: BaseException) -> bool:
+    """Whether a new process of the stage might not meet this error again."""
     return isinstance(error, StageCrash) or not isinstance(
         error, UserError | StageError | AlreadyReported | Stopped
     )
 
 
-def _died(status: int, stable: StableStorage) -> str | None:
-    """How the process died; None if it ended well. Raises AlreadyReported if it failed in good order."""
+def _describe_death(status: int, storage: StableStorage) -> str | None:
+    """How a process with this status died; None if it ended well. Raises AlreadyReported if it said why."""
     if status == 0:
         return None
     if status < 0:
         return f"was killed by {signal.Signals(-status).name}"
     if status == CRASHED:
-        return f"failed ({stable.words.newest()[1].decode()})"
-    raise AlreadyReported("its own process has told", status)
+        return f"failed ({storage.last_error.newest()[1].decode()})"
+    raise AlreadyReported("the stage's process has reported its failure", status)
 
 
-def _one_life(work: Work, stable: StableStorage) -> int:
-    """Exit status of a new process that does `work`; below 0: a signal."""
+def _run_once(work: Work, storage: StableStorage) -> int:
+    """Run `work` in a new process; returns its exit status, or minus the signal that killed it."""
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
-    # Stopped, raised in what Python calls after a fork, would be ignored
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ASKED)
+    # an exception raised in what Python calls after a fork would be ignored: no signal may come now
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     with warnings.catch_warnings():
         # OpenBLAS has threads as soon as it is imported; it stops them before a fork
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
     if pid == 0:
-        exit_process(_live(work, stable, parent))
+        exit_process(_run_in_child(work, storage, parent))
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKED)
-        return _end_of(pid)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+        return _wait_for_exit(pid)
     except Stopped as stop:
-        _stop(pid, stop.signum)
+        _terminate(pid, stop.signum)
         raise AlreadyReported(str(stop), 128 + stop.signum) from None
 
 
-def _live(work: Work, stable: StableStorage, parent: int) -> int:
-    """The exit status of the stage's process."""
+def _run_in_child(work: Work, storage: StableStorage, parent: int) -> int:
+    """Do the work of the stage's process; returns its exit status."""
 
-    def crashed(error: BaseException) -> int | None:
-        if not own_fault(error):
+    def save_error(error: BaseException) -> int | None:
+        if not is_recoverable(error):
             return None
-        stable.words.write(stable.words.newest()[0] + 1, format_error(error).encode())
+        storage.last_error.write(storage.last_error.newest()[0] + 1, format_error(error).encode())
         return CRASHED
 
-    def mortal(runner: RankRunner) -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKED)
+    def unblock_and_work(runner: RankRunner) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
         exit_with_parent(signal.SIGKILL, parent)
-        work(runner, stable)
+        work(runner, storage)
 
-    return RankRunner(crashed).run(mortal)
+    return RankRunner(save_error).run(unblock_and_work)
 
 
-def _end_of(pid: int) -> int:
-    """Its exit status, when it has ended. Looks up twice a second: a signal that comes right before a call
-    that waits does not interrupt it."""
+def _wait_for_exit(pid: int) -> int:
+    """The exit status of the process, once it has ended.
+
+    It wakes up regularly: a signal that comes right before a call that waits does not interrupt it.
+    """
     handle = os.pidfd_open(pid)
     try:
         poller = select.poll()
         poller.register(handle, select.POLLIN)
-        while not poller.poll(500):
+        while not poller.poll(_WAIT_INTERVAL_S * 1e3):
             pass
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     finally:
         os.close(handle)
 
 
-def _stop(pid: int, signum: int) -> None:
-    """Pass the signal on and wait for the end."""
-    end = time.monotonic() + _PATIENCE
+def _terminate(pid: int, signum: int) -> None:
+    """Pass the signal on and wait for the end of the process."""
+    end = time.monotonic() + STOP_TIMEOUT_S
     with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it has ended just before
         os.kill(pid, signum)
         while os.waitpid(pid, os.WNOHANG)[0] == 0:

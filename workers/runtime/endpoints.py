@@ -86,7 +86,7 @@ class Drained(ForwardingReceiver):
 
     def __init__(self, receiver: Receiver, first: Iterable[Message] = ()) -> None:
         super().__init__(receiver)
-        self.spin = 0.0  # a stage that waits for its turn leaves the core to those whose turn it is
+        self.spin_s = 0.0  # a stage that waits for its turn leaves the core to the others
         self._kept: deque[Message] = deque(first)
 
     def poll(self) -> bool:

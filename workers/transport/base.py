@@ -9,14 +9,14 @@ behind a gradient. A channel has a `Sender` at one end and a `Receiver` at the o
 
 - bounded: the sender holds at most `capacity` messages that were not released; then `ready()` is False;
 - ordered: messages arrive once, in the order sent, whatever their sizes and dtypes;
-- lent: a received tensor may lie in the transport's memory and is valid until `release()`;
+- borrowed: a received tensor may lie in the transport's memory. The receiver must not write to it after
+  `release()`; a tensor that somebody still refers to then keeps its content;
 - owned: after `send()` the caller no longer writes to the message's tensors;
 - dead peers: `poll`, `recv`, `ready` and `send` raise `PeerGone` once the peer is gone and all it had
-  sent is consumed; a peer that closed its end counts as gone. `release` never does: a credit for
-  somebody who left is no news;
+  sent is consumed; a peer that closed its end counts as gone. `release` never does;
 - deadlines: every wait has a timeout in seconds and raises `TransportTimeout`;
 - sleeping: a receiver's descriptor is readable while a message or the peer's end waits, a sender's from
-  a credit (or the peer's end) until the next `ready` or `send`. So a loop looks first and sleeps then:
+  a credit (or the peer's end) until the next `ready` or `send`. So a loop polls before it sleeps:
 
       while not receiver.poll():  # raises PeerGone when nothing can come any more
           wait_any([receiver], 1.0)
@@ -53,7 +53,7 @@ class PeerGone(TransportError):
 
 
 def timed_out(error: Exception) -> bool:
-    """Whether torch says by this error that an operation has reached its deadline: it has no class for it."""
+    """Whether an error of torch means that a deadline was reached; torch has no class for it."""
     text = str(error).lower()
     return "timed out" in text or "timeout" in text
 
@@ -70,9 +70,10 @@ class Channel(ABC):
 
     peer: int
     """The stage at the other end."""
-    spin = 0.0
-    """Seconds to ask for news before sleeping, which see `wait_any`: for channels that the kernel brings
-    news to sooner than it wakes a sleeper. Where a thread of this process brings them, asking hinders it."""
+    spin_s = 0.0
+    """How long `wait_any` may poll before it sleeps. Above 0 for channels of the kernel, whose latency is
+    shorter than that of a wake-up; polling would hinder a channel that is served by a thread of this
+    process."""
 
     @abstractmethod
     def fileno(self) -> int:
@@ -80,11 +81,11 @@ class Channel(ABC):
 
     @abstractmethod
     def peer_gone(self) -> bool:
-        """Whether the peer is known to be gone, even if messages of its are still unread."""
+        """Whether the peer is known to be gone, even if messages from it are still unread."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give back all resources. What was sent before still arrives. May be called twice."""
+        """Free all resources. What was sent before still arrives. May be called twice."""
 
     def __enter__(self: C) -> C:
         return self
@@ -101,20 +102,20 @@ class Sender(Channel):
 
     @abstractmethod
     def ready(self) -> bool:
-        """Whether `send` would go through without waiting for a credit."""
+        """Whether `send` would not wait for a credit."""
 
     @abstractmethod
     def send(self, message: Message, timeout: float) -> None:
-        """Hand a message over, waiting up to `timeout` seconds for a credit."""
+        """Send a message, with tensors on any device, waiting up to `timeout` seconds for a credit."""
 
     def flush(self, timeout: float) -> None:
-        """See off what waits for its copy from a GPU, which else leaves at the next `ready` or `send`; for
-        who is about to sleep."""
+        """Send what waits for its copy from a GPU; called before sleeping, since else the next `ready` or
+        `send` would send it."""
         return
 
     @abstractmethod
     def held_bytes(self) -> int:
-        """Bytes that this end holds for messages on their way."""
+        """Bytes that this end holds for messages that were not released."""
 
 
 class Receiver(Channel):
@@ -130,28 +131,28 @@ class Receiver(Channel):
 
     @abstractmethod
     def release(self) -> None:
-        """Give back the oldest received message that was not released; its tensors end here."""
+        """Release the oldest received message that was not released yet: the sender may send one more."""
 
 
 class Doorbell:
     """Lets a thread wake an event loop that sleeps on file descriptors."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # a late ring must not hit a number that close() gave back
+        self._lock = threading.Lock()  # a late ring must not hit a descriptor that close() has freed
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def fileno(self) -> int:
-        """Readable after `ring` until `hush`."""
+        """Readable after `ring` until `acknowledge`."""
         return self._event
 
     def ring(self) -> None:
-        """Wake whoever sleeps on this. Ringing twice is ringing once; after `close` it is nothing."""
+        """Wake a loop that sleeps on this. Does nothing after `close`."""
         with self._lock:
             if self._event >= 0:
                 os.eventfd_write(self._event, 1)
 
-    def hush(self) -> None:
-        """Stop ringing. Look for news after this, not before."""
+    def acknowledge(self) -> None:
+        """Stop ringing. To be called before looking for news, not after."""
         with self._lock:
             try:
                 if self._event >= 0:
@@ -160,7 +161,7 @@ class Doorbell:
                 pass  # it did not ring
 
     def close(self) -> None:
-        """Give back the descriptor. May be called twice."""
+        """Free the descriptor. May be called twice."""
         with self._lock:
             if self._event >= 0:
                 os.close(self._event)
@@ -168,20 +169,34 @@ class Doorbell:
 
 
 def wait_any(channels: Sequence[Waitable], timeout: float, eager: bool = False) -> bool:
-    """Sleep until one of the channels has news; False when `timeout` seconds passed first.
+    """Sleep until one of the channels has news; False if `timeout` seconds passed first.
 
-    eager: ask again and again for a while before sleeping, where the channels are `Channel.spin`; for
-    who has a core of its own, as asking takes all of it.
+    Args:
+        eager: poll for `Channel.spin_s` before sleeping; for a process with a core of its own, as polling
+            takes
+            all of it.
     """
     poller = select.poll()
     for channel in channels:
         poller.register(channel.fileno(), select.POLLIN)
-    if eager and (spin := min([getattr(channel, "spin", 0.0) for channel in channels], default=0.0)):
+    if eager and (spin := min([getattr(channel, "spin_s", 0.0) for channel in channels], default=0.0)):
         end = time.perf_counter() + min(spin, timeout)
         while time.perf_counter() < end:
             if poller.poll(0):
                 return True
     return bool(poller.poll(max(0.0, timeout) * 1e3))
+
+
+MAX_CAPACITY = 128
+"""Largest capacity of any channel: so many credits surely fit into a socket's buffer, and `release` never
+waits."""
+
+
+def check_capacity(capacity: int) -> int:
+    """`capacity`, if a channel can have it. Raises ValueError if not."""
+    if not 1 <= capacity <= MAX_CAPACITY:
+        raise ValueError(f"channel capacity is {capacity}; use 1 to {MAX_CAPACITY}")
+    return capacity
 
 
 class Deadline:

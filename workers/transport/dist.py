@@ -45,12 +45,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dni_async.messages import Message
-from workers.transport.base import PeerGone, TransportError, TransportTimeout, timed_out
-from workers.transport.queues import Credits, Inbox, QueueReceiver, QueueSender, check_capacity
+from workers.transport.base import PeerGone, TransportError, TransportTimeout, check_capacity, timed_out
+from workers.transport.queues import Credits, Inbox, QueueReceiver, QueueSender
 from workers.transport.wire import (
     HEADER_BYTES,
     TensorSpec,
     WireError,
+    add_checksum,
     assemble,
     decode,
     encode,
@@ -126,7 +127,7 @@ class DistSender(QueueSender):
         header, tensors, _ = encode(message)
         self._credits.take(timeout)
         self._sending = payload_bytes(message)
-        self._outbox.put(_Parcel(header, [tensor.contiguous() for tensor in tensors]))
+        self._outbox.put(_Parcel(add_checksum(header), [tensor.contiguous() for tensor in tensors]))
         self.sent += 1
 
     def held_bytes(self) -> int:
@@ -192,7 +193,7 @@ class DistReceiver(QueueReceiver):
             self._groups.ends.remove(self)
         self._inbox.close()
 
-    def _give_back(self) -> None:
+    def _return_credit(self) -> None:
         self._room.release()
 
     def _run(self) -> None:

@@ -10,7 +10,7 @@ class ForwardingSender(Sender):
     """Sends by another sender; by itself it changes nothing."""
 
     def __init__(self, sender: Sender) -> None:
-        self.peer, self.spin = sender.peer, sender.spin
+        self.peer, self.spin_s = sender.peer, sender.spin_s
         self._sender = sender
 
     def fileno(self) -> int:
@@ -47,7 +47,7 @@ class ForwardingReceiver(Receiver):
     """Receives by another receiver; by itself it changes nothing."""
 
     def __init__(self, receiver: Receiver) -> None:
-        self.peer, self.spin = receiver.peer, receiver.spin
+        self.peer, self.spin_s = receiver.peer, receiver.spin_s
         self._receiver = receiver
 
     def fileno(self) -> int:

@@ -9,8 +9,8 @@ take a credit    <------------  release: give the credit back
 from __future__ import annotations
 
 from dni_async.messages import Message
-from workers.transport.base import PeerGone
-from workers.transport.queues import Credits, Inbox, QueueReceiver, QueueSender, check_capacity
+from workers.transport.base import PeerGone, check_capacity
+from workers.transport.queues import Credits, Inbox, QueueReceiver, QueueSender
 from workers.transport.wire import payload_bytes
 
 
@@ -57,5 +57,5 @@ class MemoryReceiver(QueueReceiver):
         self._credits.fail(PeerGone("the peer closed the channel"))
         self._inbox.close()
 
-    def _give_back(self) -> None:
+    def _return_credit(self) -> None:
         self._credits.give()

@@ -1,11 +1,12 @@
-"""The slots of one channel, as its sender sees them: free ones, and those in which a message flies.
+"""The slots of one channel, as its sender sees them: free, or holding a message that is in flight.
 
-    fit(bytes)      the next free slot, made or replaced if it is too small
-    fly(message)    it is taken
-    land(2)         the two oldest messages were released: their slots are free
+    reserve(bytes)    returns the next free slot, created or replaced if it is too small
+    commit(message)   the slot holds this message now
+    on_send(message)  the message is about to be sent
+    release(2)        the receiver has released the two oldest messages: their slots are free
 
-A slot's memory is page-rounded and never shrinks; free slots are used last in, first out, so that a channel
-holds no more slots (and touches no more cache) than it had messages in flight.
+A slot's memory is rounded up to pages and never shrinks. The slot freed last is used first, so that a channel
+holds no more slots (and touches no more cache) than it ever had messages in flight.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ _GROWTH = 1.25
 
 @dataclass(slots=True)
 class InFlight:
-    """A message that was sent and is not released yet."""
+    """A message in a slot that the receiver has not released yet."""
 
     index: int
-    """Of its slot."""
+    """Index of the slot."""
     packet: bytes
-    """What the receiver is told."""
+    """What is sent to the receiver."""
     copied: Event
-    """When its tensors are in the slot, and it may be told."""
+    """Done when the tensors are in the slot, so that the packet may be sent."""
     logged: bool = False
-    """Whether it survives its sender (see `workers.recovery.send_log`)."""
+    """Whether the message survives its sender (see `workers.recovery.send_log`)."""
 
 
 class SlotPool:
@@ -41,7 +42,7 @@ class SlotPool:
         self.in_flight: deque[InFlight] = deque()
         """Oldest first."""
         self.committed = 0
-        """Messages so far."""
+        """Number of messages so far."""
         self._pin = pin
         self._slots: list[Slot | None] = [None] * capacity
         self._generations = [0] * capacity
@@ -52,46 +53,46 @@ class SlotPool:
         return bool(self._free)
 
     def reserve(self, need: int) -> tuple[int, int, Slot]:
-        """The next free slot, of `need` bytes at least: its index, its generation, and itself."""
+        """Index, generation and slot of the next free slot, which has at least `need` bytes."""
         index = self._free[-1]
         slot = self._slots[index]
         if slot is None or slot.size < need:
             fresh = self._make(index, max(need, int(slot.size * _GROWTH)) if slot else need)
             if slot:
-                slot.drop()
+                slot.close()
             slot = self._slots[index] = fresh
             self._generations[index] += 1
         return index, self._generations[index], slot
 
     def commit(self, message: InFlight) -> None:
-        """A message has taken the slot that `fit` gave."""
+        """Put a message in flight, in the slot that `reserve` returned last."""
         self.committed += 1
         self.in_flight.append(message)
         self._free.pop()
 
     def release(self, count: int) -> None:
-        """So many messages were released."""
+        """Free the slots of the `count` oldest messages."""
         for _ in range(count):
             self._free.append(self.in_flight.popleft().index)
 
     def on_send(self, message: InFlight) -> None:
-        """Its tensors are in the slot, and the receiver is about to be told."""
+        """Called when the tensors are in the slot, before the packet is sent."""
         return
 
     def slot(self, index: int) -> Slot:
-        """One that holds a message."""
+        """The slot of a message in flight."""
         slot = self._slots[index]
         assert slot is not None, index
         return slot
 
     def held_bytes(self) -> int:
-        """Bytes of all slots."""
+        """Size of all slots, in bytes."""
         return sum(slot.size for slot in self._slots if slot)
 
-    def drop(self) -> None:
-        """Give all slots back. May be called twice."""
+    def close(self) -> None:
+        """Free all slots. May be called twice."""
         for slot in filter(None, self._slots):
-            slot.drop()
+            slot.close()
         self._slots.clear()
 
     def _make(self, index: int, size: int) -> Slot:

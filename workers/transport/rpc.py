@@ -29,9 +29,9 @@ import torch.distributed.rpc.constants as constants
 from torch import Tensor
 
 from dni_async.messages import Message
-from workers.transport.base import Deadline, PeerGone, TransportError
-from workers.transport.queues import Credits, Inbox, QueueReceiver, QueueSender, check_capacity
-from workers.transport.wire import WireError, assemble, decode, encode
+from workers.transport.base import Deadline, PeerGone, TransportError, check_capacity
+from workers.transport.queues import Credits, Inbox, QueueReceiver, QueueSender
+from workers.transport.wire import WireError, add_checksum, assemble, decode, encode
 
 PING = 1.0
 """Seconds between two pings."""
@@ -81,7 +81,8 @@ class RpcSender(QueueSender):
         """Call the receiver, without waiting for the answer. Tensors are copied to the CPU."""
         header, tensors, _ = encode(message)
         self._credits.take(timeout)
-        self._line.call(_deliver, self._key, self.sent, header, [tensor.cpu() for tensor in tensors])
+        packet = add_checksum(header)
+        self._line.call(_deliver, self._key, self.sent, packet, [tensor.cpu() for tensor in tensors])
         self.sent += 1
 
     def held_bytes(self) -> int:
@@ -112,7 +113,7 @@ class RpcReceiver(QueueReceiver):
             self._line.close()
         self._inbox.close()
 
-    def _give_back(self) -> None:
+    def _return_credit(self) -> None:
         self._line.call(_credit, self._key)
 
 

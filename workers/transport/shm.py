@@ -1,6 +1,8 @@
 """Channels between processes of one host: payloads in shared memory, everything else over a Unix socket.
 
     sender                               socket                             receiver
+    connect, token, capacity         ----------->                           accept, check user and token
+                                     <-----------  0 messages released      accepted
     take a free slot (make it, or a
     larger one, when needed)
     copy the tensors into the slot
@@ -14,27 +16,40 @@ socket's end of file. The address is a string to publish: a random name and a ra
 check that the other runs under the same user, and the receiver checks the token. Linux only; both
 processes must share a network namespace.
 
-Here both ends meet; `shm_sender` and `shm_receiver` are the ends, `pool` has the slots, `packets` the format.
+This file connects both ends; `shm_sender` and `shm_receiver` are the ends, `pool` has the slots, `packets`
+the format.
 """
 
 from __future__ import annotations
 
 import secrets
 import socket
+import time
 
-from workers.transport.base import Deadline, PeerGone, TransportError, TransportTimeout, wait_any
+from workers.transport.base import (
+    MAX_CAPACITY,
+    Deadline,
+    PeerGone,
+    TransportError,
+    TransportTimeout,
+    check_capacity,
+    wait_any,
+)
 from workers.transport.packets import HELLO, QUIET, same_user
 from workers.transport.pool import SlotPool
-from workers.transport.queues import check_capacity
 from workers.transport.shm_receiver import ShmReceiver
 from workers.transport.shm_sender import ShmSender
 
-MAX_CAPACITY = 128
-"""As many credits surely fit into a socket's buffer, so that `release` never waits."""
+HELLO_TIMEOUT_S = 0.5
+"""How long somebody who has connected may take to send the token."""
+_FLOOD_TIMEOUT_S = 2.0
+"""How much longer than its timeout `admit` turns strangers away who keep connecting."""
+_FULL_INTERVAL_S = 0.01
+"""Time between two attempts to connect while the listener's queue is full."""
 
 
 class ShmListener:
-    """Waits at `address` for the sender of one channel. `pin` registers the slots with CUDA."""
+    """Listens at `address` for the sender of one channel. `pin` registers the slots with CUDA."""
 
     def __init__(self, peer: int, pin: bool = False) -> None:
         self.peer = peer
@@ -46,44 +61,44 @@ class ShmListener:
 
     @property
     def address(self) -> str:
-        """To be handed to `connect`, and to nobody else: it holds the channel's token."""
+        """For `connect`, and for nobody else: it contains the channel's token."""
         return f"{self._name}/{self._token}"
 
     def fileno(self) -> int:
-        """Readable when somebody comes."""
+        """Readable when somebody has connected."""
         return self._socket.fileno()
 
     def accept(self, timeout: float) -> ShmReceiver:
-        """The receiver of the one who knows the token; strangers are turned away. Closes the listener.
+        """The receiver for the sender that knows the token; strangers are turned away. Closes the listener.
 
-        Raises TransportTimeout when nobody came in `timeout` seconds; then it may be called again.
+        Raises TransportTimeout if no sender came within `timeout` seconds; then it may be called again.
         """
-        deadline = Deadline(timeout)
-        while wait_any([self], deadline.left()):
-            if receiver := self.admit(min(1.0, deadline.left())):
-                self.close()
-                return receiver
-        raise TransportTimeout(f"stage {self.peer} did not connect in {timeout:g} s")
+        receiver = self.admit(timeout)
+        if receiver is None:
+            raise TransportTimeout(f"stage {self.peer} did not connect in {timeout:g} s")
+        self.close()
+        return receiver
 
-    def admit(self, patience: float) -> ShmReceiver | None:
-        """The receiver of the one who has come, None for a stranger. Goes on listening.
+    def admit(self, timeout: float) -> ShmReceiver | None:
+        """As `accept`, but goes on listening, and returns None if no sender came within `timeout` seconds.
 
-        patience: seconds to wait for who comes to say who it is.
+        Whoever waits in the queue is looked at, also with a timeout of 0: strangers may not hide the sender.
         """
-        connection, _ = self._socket.accept()
-        capacity = self._check(connection, patience)
-        if capacity:
-            return ShmReceiver(self.peer, connection, capacity, self.pin)
-        connection.close()
+        deadline, limit = Deadline(timeout), Deadline(timeout + _FLOOD_TIMEOUT_S)
+        while limit.left() and wait_any([self], deadline.left()):
+            connection, _ = self._socket.accept()
+            if capacity := self._check(connection):
+                return ShmReceiver(self.peer, connection, capacity, self.pin)
+            connection.close()
         return None
 
     def close(self) -> None:
         """Stop listening. May be called twice."""
         self._socket.close()
 
-    def _check(self, connection: socket.socket, patience: float) -> int:
-        """The channel's capacity; 0 for somebody else."""
-        if not same_user(connection) or not wait_any([connection], patience):
+    def _check(self, connection: socket.socket) -> int:
+        """The channel's capacity; 0 for a stranger."""
+        if not same_user(connection) or not wait_any([connection], HELLO_TIMEOUT_S):
             return 0
         try:
             hello = connection.recv(HELLO.size + 1, QUIET)
@@ -97,31 +112,38 @@ class ShmListener:
 
 
 def connect(address: str, peer: int, capacity: int, timeout: float, pin: bool = False) -> ShmSender:
-    """The sender for a listener's `address`; returns without waiting for its `accept`.
+    """The sender for a listener's `address`; does not wait for its `accept`.
 
-    Raises PeerGone when nobody listens there, ValueError for a capacity out of 1..MAX_CAPACITY.
+    Raises:
+        PeerGone: nobody listens there.
+        TransportTimeout: the listener's queue was full for `timeout` seconds.
+        ValueError: the capacity is not in 1..MAX_CAPACITY.
     """
-    check_capacity(capacity, MAX_CAPACITY)
-    return connect_pool(address, peer, SlotPool(capacity, pin), timeout)
+    return connect_pool(address, peer, SlotPool(check_capacity(capacity), pin), timeout)
 
 
 def connect_pool(address: str, peer: int, pool: SlotPool, timeout: float) -> ShmSender:
-    """As `connect`, with slots that are there already."""
+    """As `connect`, with the slots of `pool`."""
     name, _, token = address.partition("/")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.setblocking(False)
+    deadline = Deadline(timeout)
     try:
-        connection.settimeout(timeout)
-        connection.connect(f"\0{name}")
+        while True:
+            try:
+                connection.connect(f"\0{name}")
+                break
+            except BlockingIOError:  # the listener is there, and its queue is full
+                if not deadline.left():
+                    raise TransportTimeout(f"stage {peer} took no connection in {timeout:g} s") from None
+                time.sleep(_FULL_INTERVAL_S)
         if not same_user(connection):
             raise TransportError(f"address {name!r} belongs to another user")
         connection.send(HELLO.pack(token.encode(), pool.capacity))
-    except TimeoutError:
-        connection.close()
-        raise TransportTimeout(f"stage {peer} took no connection in {timeout:g} s") from None
-    except OSError as error:
-        connection.close()
-        raise PeerGone(f"stage {peer} does not listen at {name!r} ({error})") from None
     except TransportError:
         connection.close()
         raise
+    except OSError as error:
+        connection.close()
+        raise PeerGone(f"stage {peer} does not listen at {name!r} ({error})") from None
     return ShmSender(peer, connection, pool)

@@ -1,30 +1,27 @@
-"""The end of a shared-memory channel that messages come out of; `workers.transport.shm` has the protocol."""
+"""The receiving end of a shared-memory channel; `workers.transport.shm` has the protocol."""
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
+from collections import deque
 from dataclasses import dataclass
 
+from typing_extensions import override
+
 from dni_async.messages import Message
-from workers.transport.base import (
-    Deadline,
-    PeerGone,
-    Receiver,
-    TransportError,
-    TransportTimeout,
-    wait_any,
-)
+from workers.transport.base import Deadline, PeerGone, Receiver, TransportError, TransportTimeout, wait_any
 from workers.transport.packets import (
     CREDIT,
     PACKET_BYTES,
     PEEK,
+    PLACE,
     QUIET,
-    SPIN,
+    SPIN_S,
     check_open,
-    hung_up,
-    opened,
-    poller,
+    is_hung_up,
+    make_poller,
     receive,
 )
 from workers.transport.slots import Slot
@@ -33,10 +30,10 @@ from workers.transport.wire import Header, WireError, assemble, decode
 
 @dataclass(slots=True)
 class Arrival:
-    """A message that was received and not looked at yet."""
+    """A received message that was not assembled yet."""
 
     stamp: int
-    """What its sender stamped it with."""
+    """`ShmSender.stamp` when it was sent."""
     header: Header
     slot: Slot
 
@@ -48,72 +45,80 @@ class Arrival:
 class ShmReceiver(Receiver):
     """Made by `ShmListener.accept`."""
 
-    spin = SPIN
+    spin_s = SPIN_S
 
     def __init__(self, peer: int, connection: socket.socket, capacity: int, pin: bool) -> None:
         self.peer = peer
         self._socket = connection
         connection.setblocking(False)
-        self._poller = poller(connection)
+        self._poller = make_poller(connection)
         self._pin = pin
         self._slots: list[tuple[int, Slot] | None] = [None] * capacity
+        self._unreleased: deque[Slot] = deque()
         self._received = 0
-        self._released = 0
+        self._send_credit()  # accepts the sender
 
+    @override
     def fileno(self) -> int:
-        """The socket: messages and the peer's end arrive there."""
         return self._socket.fileno()
 
+    @override
     def peer_gone(self) -> bool:
-        """Whether the sender's socket is closed."""
-        return hung_up(self._socket)
+        return is_hung_up(self._socket)
 
+    @override
     def poll(self) -> bool:
-        """Whether a packet waits."""
         check_open(self._socket)
         if not (news := self._poller.poll(0)):
             return False
         if news[0][1] == select.POLLIN:
             return True
-        packet = receive(self._socket, 1, PEEK)  # the end, perhaps behind packets
+        packet = receive(self._socket, 1, PEEK)  # the peer has left, perhaps after packets that are unread
         if packet and not packet[0]:
             raise self._gone()
         return bool(packet)
 
+    @override
     def recv(self, timeout: float) -> Message:
-        """The next message; its tensors lie in the sender's slot until `release`.
-
-        Raises WireError or TransportError for a packet that makes no sense; the channel is useless then.
-        """
         return self.arrive(timeout).message()
 
     def arrive(self, timeout: float) -> Arrival:
-        """As `recv`, for who wants to look at the stamp first."""
+        """As `recv`, for a caller that needs the stamp before it takes the message.
+
+        Raises:
+            WireError, TransportError: the packet makes no sense; the channel is useless then.
+        """
         check_open(self._socket)
         packet = receive(self._socket, PACKET_BYTES + 1, descriptors=1)
         data, descriptor = packet or self._await_packet(timeout)
         if not data:
             raise self._gone()
-        arrival = self._open(data, descriptor)
+        arrival = self._unpack(data, descriptor)
         self._received += 1
+        self._unreleased.append(arrival.slot)
         return arrival
 
+    @override
     def release(self) -> None:
-        """Give the oldest slot back. A peer that is gone does not mind."""
-        if self._released == self._received:
+        if not self._unreleased:
             raise TransportError("nothing to release (every received message was released already)")
-        self._released += 1
-        try:
-            self._socket.send(CREDIT.pack(self._released), QUIET)
-        except ConnectionError:
-            pass
+        slot = self._unreleased.popleft()
+        if slot.is_referenced():
+            slot.leave_to_holders()
+        self._send_credit()
 
+    @override
     def close(self) -> None:
-        """Close the socket, forget the slots; tensors that view one stay valid memory."""
+        """Close the socket and forget the slots; tensors that view a slot stay valid."""
         self._socket.close()
         for entry in filter(None, self._slots):
-            entry[1].drop()
+            entry[1].close()
         self._slots.clear()
+        self._unreleased.clear()
+
+    def _send_credit(self) -> None:
+        with contextlib.suppress(ConnectionError):  # the peer has left
+            self._socket.send(CREDIT.pack(self._received - len(self._unreleased)), QUIET)
 
     def _await_packet(self, timeout: float) -> tuple[bytes, int]:
         deadline = Deadline(timeout)
@@ -125,25 +130,25 @@ class ShmReceiver(Receiver):
     def _gone(self) -> PeerGone:
         return PeerGone(f"stage {self.peer} closed its end (after {self._received} messages from it)")
 
-    def _open(self, data: bytes, descriptor: int) -> Arrival:
-        """Check everything."""
-        fresh = Slot.attach(descriptor, self._pin) if descriptor >= 0 else None
-        (index, generation, stamp), packed = opened(data)
-        header = decode(packed)
-        slot = self._slot(index, generation, fresh)
+    def _unpack(self, packet: bytes, descriptor: int) -> Arrival:
+        """Check everything before anything is used."""
+        new = Slot.attach(descriptor, self._pin) if descriptor >= 0 else None
+        header = decode(packet, PLACE.size)
+        index, generation, stamp = PLACE.unpack_from(packet)
+        slot = self._slot(index, generation, new)
         if header.payload_bytes > slot.size:
             raise WireError(f"payload of {header.payload_bytes} bytes in a slot of {slot.size}")
         return Arrival(stamp, header, slot)
 
-    def _slot(self, index: int, generation: int, fresh: Slot | None) -> Slot:
+    def _slot(self, index: int, generation: int, new: Slot | None) -> Slot:
         if index >= len(self._slots):
             raise WireError(f"slot {index} of a channel with capacity {len(self._slots)}")
         known = self._slots[index]
-        if fresh:
+        if new:
             if known:
-                known[1].drop()
-            self._slots[index] = (generation, fresh)
-            return fresh
+                known[1].close()
+            self._slots[index] = (generation, new)
+            return new
         if known is None or known[0] != generation:
             raise WireError(f"slot {index} in generation {generation} was never passed")
         return known[1]

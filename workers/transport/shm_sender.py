@@ -1,10 +1,12 @@
-"""The end of a shared-memory channel that messages go into; `workers.transport.shm` has the protocol."""
+"""The sending end of a shared-memory channel; `workers.transport.shm` has the protocol."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 from collections import deque
+
+from typing_extensions import override
 
 from dni_async.messages import Message
 from workers.runtime.cuda_copies import copy_out, wait_for
@@ -14,92 +16,94 @@ from workers.transport.packets import (
     DESCRIPTOR,
     PLACE,
     QUIET,
-    SPIN,
+    SPIN_S,
     check_open,
-    hung_up,
-    poller,
+    is_hung_up,
+    is_writable,
+    make_poller,
     receive,
-    sealed,
-    writable,
 )
 from workers.transport.pool import InFlight, SlotPool
-from workers.transport.wire import encode
+from workers.transport.wire import add_checksum, encode
 
-_PATIENCE = 1.0
-"""Seconds that `close` waits for the receiver to take what waits for its copy."""
+_CLOSE_TIMEOUT_S = 1.0
+"""How long `close` waits for the receiver to take messages whose copy was under way."""
 
 
 class ShmSender(Sender):
-    """Made by `shm.connect`. Messages that fly in the pool already are sent again, before all others."""
+    """Made by `shm.connect`. Messages that are in flight in the pool already are sent again, first of all."""
 
-    spin = SPIN
+    spin_s = SPIN_S
     copy_out = staticmethod(copy_out)
     stamp = 0
-    """A number that the next messages carry, for whoever has to know them again."""
+    """A number that the next messages carry, by which a receiver can recognise them."""
+    accepted = False
+    """Whether the receiver has accepted this connection, as far as credits were read."""
 
     def __init__(self, peer: int, connection: socket.socket, pool: SlotPool) -> None:
         self.peer = peer
         self._socket = connection
         connection.setblocking(False)
-        self._poller = poller(connection)
+        self._poller = make_poller(connection)
         self._pool = pool
-        self._leaving: deque[InFlight] = deque(pool.in_flight)
-        """Those that wait for the copy into their slot, which a GPU makes in its own time."""
+        self._unsent: deque[InFlight] = deque(pool.in_flight)
+        """Messages that wait for the copy into their slot, which a GPU makes in its own time."""
         self.sent = len(pool.in_flight)
 
+    @override
     def fileno(self) -> int:
-        """The socket: credits and the peer's end arrive there."""
         return self._socket.fileno()
 
+    @override
     def peer_gone(self) -> bool:
-        """Whether the receiver's socket is closed."""
-        return hung_up(self._socket)
+        return is_hung_up(self._socket)
 
+    @override
     def ready(self) -> bool:
-        """Whether a slot is free. Takes credits in, so that few slots are used."""
         check_open(self._socket)
-        if self._leaving:
-            self._see_off(0.0)
+        if self._unsent:
+            self._send_copied(0.0)
         while self._poller.poll(0) and (packet := receive(self._socket, CREDIT.size + 1)):
             self._take_credit(packet[0])
         return self._pool.has_room()
 
+    @override
     def send(self, message: Message, timeout: float) -> None:
-        """Copy the tensors (on any device) into a slot and tell the receiver."""
-        if not (self._pool.has_room() or self.ready()):  # who asked a moment ago shall not pay twice
+        if not (self._pool.has_room() or self.ready()):  # the caller has mostly called `ready` just before
             self._await_slot(timeout)
         header, tensors, specs = encode(message)
         index, generation, slot = self._pool.reserve(specs[-1].offset + specs[-1].nbytes)
         copied = self.copy_out(slot.places(specs), tensors)
-        in_flight = InFlight(index, sealed(PLACE.pack(index, generation, self.stamp), header), copied)
+        packet = add_checksum(PLACE.pack(index, generation, self.stamp) + header)
+        in_flight = InFlight(index, packet, copied)
         self._pool.commit(in_flight)
-        self._leaving.append(in_flight)
+        self._unsent.append(in_flight)
         self.sent += 1
-        self._see_off(timeout)
+        self._send_copied(timeout)
 
+    @override
     def flush(self, timeout: float) -> None:
-        """Wait for the copies under way, and tell the receiver."""
         deadline = Deadline(timeout)
-        for in_flight in self._leaving:
+        for in_flight in self._unsent:
             wait_for(in_flight.copied, deadline.left())
-        self._see_off(deadline.left())
+        self._send_copied(deadline.left())
 
+    @override
     def held_bytes(self) -> int:
-        """Bytes of all slots."""
         return self._pool.held_bytes()
 
-    def hang_up(self) -> None:
-        """Close the socket; slots and what flies in them stay in the pool."""
-        self._leaving.clear()
+    def disconnect(self) -> None:
+        """Close the socket; slots and messages in flight stay in the pool."""
+        self._unsent.clear()
         self._socket.close()
 
+    @override
     def close(self) -> None:
-        """Close the socket, forget the slots; packets and slots under way live on."""
         if self._socket.fileno() >= 0:
-            with contextlib.suppress(TransportError):  # who left, or hangs, gets nothing more
-                self.flush(_PATIENCE)
-        self.hang_up()
-        self._pool.drop()
+            with contextlib.suppress(TransportError):  # a peer that left or hangs gets nothing more
+                self.flush(_CLOSE_TIMEOUT_S)
+        self.disconnect()
+        self._pool.close()
 
     def _await_slot(self, timeout: float) -> None:
         deadline = Deadline(timeout)
@@ -111,31 +115,32 @@ class ShmSender(Sender):
     def _take_credit(self, packet: bytes) -> None:
         if not packet:
             raise PeerGone(f"stage {self.peer} closed its end (after {self.sent} messages to it)")
-        count, in_flight = 0, len(self._pool.in_flight)
+        count, in_flight = -1, len(self._pool.in_flight)
         if len(packet) == CREDIT.size:
             count = CREDIT.unpack(packet)[0] - (self.sent - in_flight)
-        if not 0 < count <= in_flight:
+        if not int(self.accepted) <= count <= in_flight:  # only the first credit may release nothing
             raise TransportError(f"stage {self.peer} sent a credit that makes no sense ({packet!r})")
+        self.accepted = True
         self._pool.release(count)
 
-    def _see_off(self, timeout: float) -> None:
-        """Tell the receiver of the messages whose copies are done, in order."""
-        while self._leaving and self._leaving[0].copied.query():
-            self._pool.on_send(self._leaving[0])
-            self._tell(self._leaving[0], timeout)
-            self._leaving.popleft()
+    def _send_copied(self, timeout: float) -> None:
+        """Send the packets of the messages whose copies are done, in order."""
+        while self._unsent and self._unsent[0].copied.query():
+            self._pool.on_send(self._unsent[0])
+            self._send_packet(self._unsent[0], timeout)
+            self._unsent.popleft()
 
-    def _tell(self, in_flight: InFlight, timeout: float) -> None:
-        slot, passed = self._pool.slot(in_flight.index), []
+    def _send_packet(self, in_flight: InFlight, timeout: float) -> None:
+        slot, ancillary = self._pool.slot(in_flight.index), []
         if slot.descriptor >= 0:
-            passed = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, DESCRIPTOR.pack(slot.descriptor))]
+            ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, DESCRIPTOR.pack(slot.descriptor))]
         while True:
             try:
-                self._socket.sendmsg([in_flight.packet], passed, QUIET)
+                self._socket.sendmsg([in_flight.packet], ancillary, QUIET)
                 slot.forget_descriptor()
                 return
             except BlockingIOError:
-                if not writable(self._socket, timeout):
+                if not is_writable(self._socket, timeout):
                     raise TransportTimeout(f"stage {self.peer} reads nothing") from None
             except ConnectionError as error:
                 raise PeerGone(f"stage {self.peer} closed its end ({error})") from None

@@ -4,12 +4,20 @@
     Slot.create(size)   --descriptor (once)-->  Slot.attach(descriptor)
     slot.view(spec).copy_(tensor)               slot.view(spec)
 
-The kernel frees it when the last mapping goes, also after a crash. A tensor keeps its mapping alive, so
-a slot that was replaced by a larger one can still be read by those who hold a view of it.
+The kernel frees it with the last mapping, also after a crash. A tensor keeps its mapping alive, so a slot
+that was replaced by a larger one can still be read through tensors that view it.
+
+A receiver's module may hold on to its input (a cache, a hook, a list of activations). Then, before the sender
+writes to the slot again, `leave_to_holders` puts a private copy of the memory at the same address:
+
+    tensor ──► address ──► shared memory               tensor ──► address ──► private copy
+                                          release ──►
+    next message ──► (the same)                        next message ──► new address ──► shared memory
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import mmap
 import os
@@ -22,7 +30,8 @@ from workers.transport.wire import Specs, TensorSpec
 
 PAGE = mmap.PAGESIZE
 _SEAL = fcntl.F_SEAL_SHRINK
-"""A mapping of a file that shrinks ends the process (SIGBUS); a sealed file cannot."""
+"""A process that reads a mapping of a file that shrank is killed (SIGBUS); a sealed file cannot shrink."""
+_MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 
 
 class Slot:
@@ -31,30 +40,32 @@ class Slot:
     def __init__(self, descriptor: int, size: int, pin: bool = False) -> None:
         self.size = size
         self.descriptor = descriptor
-        """The memfd until it was passed on (`forget_descriptor`), then -1; the mapping stays."""
-        self._map = mmap.mmap(descriptor, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        """The memfd; -1 once the sender has passed it on (`forget_descriptor`). The mapping stays."""
+        self._map = self._mapped()
         self._specs: Specs = ()
         self._places: list[Tensor] = []
+        self._storages: list[tuple[int, int]] = []
+        """Of each place: its storage, and the number of references to it as long as nobody else holds it."""
         self._pinned = pin and torch.cuda.is_available() and self._register()
 
     @classmethod
     def create(cls, size: int, pin: bool = False) -> Slot:
-        """New memory of at least `size` bytes. Raises TransportError when there is none."""
+        """New memory of at least `size` bytes. Raises TransportError if there is none."""
         return cls.within(cls.reserve(), size, pin)
 
     @staticmethod
     def reserve() -> int:
         """A descriptor for `within`, of memory without a size yet."""
         descriptor = os.memfd_create("dni_async slot", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.fchmod(descriptor, 0o600)  # a memfd is made for everybody who can get hold of it
+        os.fchmod(descriptor, 0o600)  # by default, any user who gets hold of a memfd may open it
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEAL)
         return descriptor
 
     @classmethod
     def within(cls, descriptor: int, size: int, pin: bool = False) -> Slot:
-        """Memory of at least `size` bytes, which grows if it is smaller; takes the descriptor over.
+        """Memory of at least `size` bytes in `descriptor`, which grows if needed; takes the descriptor over.
 
-        Raises TransportError when there is none.
+        Raises TransportError if there is no such memory.
         """
         try:
             size = max(-(-max(size, 1) // PAGE) * PAGE, os.fstat(descriptor).st_size)
@@ -70,13 +81,13 @@ class Slot:
         try:
             if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEAL != _SEAL:
                 raise TransportError("the peer passed a memory file that is not sealed")
-            slot = cls(descriptor, os.fstat(descriptor).st_size, pin)
+            return cls(descriptor, os.fstat(descriptor).st_size, pin)
         except (OSError, ValueError) as error:
-            raise TransportError(f"the peer passed a file that is not a slot ({error})") from None
-        finally:
             os.close(descriptor)
-        slot.descriptor = -1
-        return slot
+            raise TransportError(f"the peer passed a file that is not a slot ({error})") from None
+        except TransportError:
+            os.close(descriptor)
+            raise
 
     def view(self, spec: TensorSpec) -> Tensor:
         """A tensor of shape `spec.shape` in the slot, not copied. The spec must fit into it."""
@@ -90,17 +101,32 @@ class Slot:
         """The first `nbytes` bytes, to read or to write."""
         return memoryview(self._map)[:nbytes]
 
-    def lend(self, specs: Specs) -> list[Tensor]:
-        """The views of one message, for a receiver who may do with them what he likes."""
-        return [place.detach() for place in self.places(specs)]
-
     def places(self, specs: Specs) -> list[Tensor]:
-        """The views of one message, kept for the next message with the same specs (making one takes as long
-        as a system call); for the sender, and whoever hands out none of them."""
+        """The views of one message, for the sender. They are cached: making one takes as long as a system
+        call."""
         if specs != self._specs:
             with torch.inference_mode(False):  # or the views could not be written to outside of it
                 self._specs, self._places = specs, [self.view(spec) for spec in specs]
+            addresses = [place.untyped_storage()._cdata for place in self._places]
+            self._storages = [(address, torch._C._storage_Use_Count(address)) for address in addresses]
         return self._places
+
+    def lend(self, specs: Specs) -> list[Tensor]:
+        """The views of one message, for a receiver that may do with the tensor objects what it likes."""
+        return [place.detach() for place in self.places(specs)]
+
+    def is_referenced(self) -> bool:
+        """Whether a lent tensor, or a view of one, still exists."""
+        return any([torch._C._storage_Use_Count(storage) > count for storage, count in self._storages])
+
+    def leave_to_holders(self) -> None:
+        """Give the tensors that view this slot a private copy of its memory, at the same address."""
+        if self._pinned:
+            self._unregister()
+        _make_private(_address(self._map), self.size)
+        self._specs, self._places, self._storages = (), [], []
+        self._map = self._mapped()
+        self._pinned = self._pinned and self._register()
 
     def forget_descriptor(self) -> None:
         """Close the memfd: the peer has it, and the mapping does not need it."""
@@ -108,16 +134,39 @@ class Slot:
             os.close(self.descriptor)
         self.descriptor = -1
 
-    def drop(self) -> None:
-        """Give the slot back, as soon as no tensor views it. May be called twice."""
+    def close(self) -> None:
+        """Free the slot as soon as no tensor views it. May be called twice."""
         self.forget_descriptor()
-        self._specs, self._places = (), []
+        self._specs, self._places, self._storages = (), [], []
         if self._pinned:
-            torch.cuda.cudart().cudaHostUnregister(self._address())
+            self._unregister()
             self._pinned = False
 
-    def _register(self) -> bool:
-        return int(torch.cuda.cudart().cudaHostRegister(self._address(), self.size, 0)) == 0
+    def _mapped(self) -> mmap.mmap:
+        return mmap.mmap(self.descriptor, self.size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
 
-    def _address(self) -> int:
-        return torch.frombuffer(self._map, dtype=torch.uint8, count=1).data_ptr()
+    def _register(self) -> bool:
+        return int(torch.cuda.cudart().cudaHostRegister(_address(self._map), self.size, 0)) == 0
+
+    def _unregister(self) -> None:
+        torch.cuda.cudart().cudaHostUnregister(_address(self._map))
+
+
+def _address(mapping: mmap.mmap) -> int:
+    return torch.frombuffer(mapping, dtype=torch.uint8, count=1).data_ptr()
+
+
+def _make_private(address: int, size: int) -> None:
+    """Replace the shared mapping at `address` by a private copy of it, in one step."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    pointer, length = ctypes.c_void_p, ctypes.c_size_t
+    libc.mmap.argtypes = [pointer, length, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+    libc.mremap.argtypes = [pointer, length, length, ctypes.c_int, pointer]
+    libc.mmap.restype = libc.mremap.restype = pointer
+    protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    copy = libc.mmap(None, size, protection, flags, -1, 0)
+    if copy not in (None, pointer(-1).value):
+        ctypes.memmove(copy, address, size)
+        if libc.mremap(copy, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, address) == address:
+            return
+    raise TransportError(f"a slot could not be copied ({os.strerror(ctypes.get_errno())})")

@@ -29,7 +29,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from workers.transport.base import Deadline, PeerGone, TransportError, TransportTimeout
+from workers.transport.base import Deadline, PeerGone, TransportError, TransportTimeout, check_capacity
 from workers.transport.handshake import (
     ANSWER_BYTES,
     CHALLENGE_BYTES,
@@ -38,7 +38,6 @@ from workers.transport.handshake import (
     check_answer,
     make_hello,
 )
-from workers.transport.queues import check_capacity
 from workers.transport.tcp_sender import TcpSender
 from workers.transport.tcp_socket import cause, configure, receive_into, widen
 

@@ -4,41 +4,41 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Sequence
+
+from typing_extensions import override
 
 from workers.coordination.rendezvous import Rendezvous
 from workers.transport.addresses import connecting_host, listening_host
 from workers.transport.handshake import new_secret
+from workers.transport.links import Link, LinkRequest, Transport
 from workers.transport.tcp import connect
 from workers.transport.tcp_listener import TcpListener
-from workers.transport.tcp_receiver import TcpReceiver
-from workers.transport.tcp_sender import TcpSender
 
 
-def open_tcp_links(
-    rendezvous: Rendezvous, neighbours: Sequence[int], capacity: int, timeout: float, pin: bool
-) -> dict[int, tuple[TcpSender, TcpReceiver]]:
-    """Both channels to each neighbour, by its rank; the neighbours call this too.
+class TcpTransport(Transport):
+    """Streams over TCP (`workers.transport.tcp`).
 
     A channel's secret is derived from the job's, which every rank has in its environment. A job without one
     (torchrun's) gets a random secret for each channel, published in the store beside the address: whoever
     can read the store can then join a channel.
-
-    Raises what `listening_host`, `connect` and `TcpListener` do, and Late when a neighbour does not come.
     """
-    rank, host = rendezvous.rank, listening_host() if neighbours else ""
-    listeners = {}
-    for n in neighbours:
-        secret = b"" if rendezvous.secret else new_secret()
-        listeners[n] = TcpListener(n, host, secret or _derive(rendezvous, n, rank), timeout, pin)
-        rendezvous.publish(f"tcp/{n}-{rank}", [*listeners[n].address, secret.hex()])
-    links = {}
-    for n, listener in listeners.items():
-        where, port, published = rendezvous.read(f"tcp/{rank}-{n}", timeout)
-        secret = bytes.fromhex(published) or _derive(rendezvous, rank, n)
-        sender = connect((connecting_host(where), port), secret, n, capacity, timeout, pin=pin)
-        links[n] = sender, listener.accept(timeout)
-    return links
+
+    @override
+    def open(self, request: LinkRequest) -> dict[int, Link]:
+        rendezvous, timeout, pin = request.rendezvous, request.timeout, request.device.type == "cuda"
+        rank, host = rendezvous.rank, listening_host() if request.neighbours else ""
+        listeners = {}
+        for n in request.neighbours:
+            secret = b"" if rendezvous.secret else new_secret()
+            listeners[n] = TcpListener(n, host, secret or _derive(rendezvous, n, rank), timeout, pin)
+            rendezvous.publish(f"tcp/{n}-{rank}", [*listeners[n].address, secret.hex()])
+        links = {}
+        for n, listener in listeners.items():
+            where, port, published = rendezvous.read(f"tcp/{rank}-{n}", timeout)
+            secret = bytes.fromhex(published) or _derive(rendezvous, rank, n)
+            sender = connect((connecting_host(where), port), secret, n, request.capacity, timeout, pin=pin)
+            links[n] = request.link(sender, listener.accept(timeout))
+        return links
 
 
 def _derive(rendezvous: Rendezvous, source: int, destination: int) -> bytes:

@@ -55,12 +55,17 @@ class TcpReceiver(QueueReceiver):
             connection.close()
         self._inbox.close()
         for slot in [*self._free, *self._in_use]:
-            slot.drop()
+            slot.close()
         self._free.clear()
         self._in_use.clear()
 
-    def _give_back(self) -> None:
-        self._free.append(self._in_use.popleft())
+    def _return_credit(self) -> None:
+        slot = self._in_use.popleft()
+        if slot.is_referenced():  # a module keeps its input: the memory is left to it
+            slot.close()
+            self._unmade += 1
+        else:
+            self._free.append(slot)
         self._owed += CREDIT
         with contextlib.suppress(BlockingIOError, OSError):  # no room (later, then), or nobody to tell
             self._owed = self._owed[self._connections[0].send(self._owed, NO_WAIT) :]
@@ -116,5 +121,5 @@ class TcpReceiver(QueueReceiver):
         larger = Slot.create(max(size, int(slot.size * _GROWTH) if slot else 0), self._pin)
         larger.forget_descriptor()
         if slot is not None:
-            slot.drop()
+            slot.close()
         return larger

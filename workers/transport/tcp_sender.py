@@ -23,7 +23,7 @@ from workers.transport.tcp_socket import (
     send_all,
     shut_down,
 )
-from workers.transport.wire import encode
+from workers.transport.wire import add_checksum, encode
 
 CREDIT = b"\1"
 """One released message. Credits are the only bytes that a receiver sends, so they need no framing."""
@@ -83,7 +83,7 @@ class TcpSender(Sender):
         header, tensors, specs = encode(message)
         size = specs[-1].offset + specs[-1].nbytes
         index, _, slot = self._pool.reserve(size)
-        in_flight = InFlight(index, header, self.copy_out(slot.places(specs), tensors))
+        in_flight = InFlight(index, add_checksum(header), self.copy_out(slot.places(specs), tensors))
         self._pool.commit(in_flight)
         self._outboxes[self.sent % len(self._outboxes)].put((in_flight, size))
         self.sent += 1
@@ -106,7 +106,7 @@ class TcpSender(Sender):
         shut_down(self._connections)  # wakes a thread that is still writing
         for connection in self._connections:
             connection.close()
-        self._pool.drop()
+        self._pool.close()
 
     def _await_end(self, deadline: Deadline) -> None:
         """Read until the receiver has seen our end: a socket that is closed with credits unread would reset

@@ -4,8 +4,8 @@
     | magic | kind | flags | marker  | tensors  | step   | version | epoch | 2 tensor specs | crc32 |
 
 A tensor spec is dtype, ndim and up to 8 dims. The receiver learns every shape from the header before
-it touches the payload, so sizes may change from message to message. A header that is not ours, or was
-damaged, raises `WireError`; nothing is guessed.
+it touches the payload, so sizes may change from message to message. The checksum also covers what a transport
+puts in front of the header. A header that is foreign or damaged raises `WireError`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ ALIGN = 64
 _FIXED = struct.Struct("<4s4B2qi")
 _SPEC = struct.Struct(f"<2B{MAX_DIMS}q")
 _CRC = struct.Struct("<I")
-_SIGNED = _FIXED.size + MAX_TENSORS * _SPEC.size
-HEADER_BYTES = _SIGNED + _CRC.size
+HEADER_BYTES = _FIXED.size + MAX_TENSORS * _SPEC.size + _CRC.size
 
 _ACTIVATION, _TARGET, _MARK = 1, 2, 3
 _TENSORS = {_ACTIVATION: 2, _TARGET: 1, _MARK: 1}
@@ -63,12 +62,12 @@ class TensorSpec:
 
 
 Specs = tuple[TensorSpec, ...]
-"""Those of a message."""
+"""Where the tensors of one message lie."""
 
 
 @dataclass(slots=True)
 class Header:
-    """A decoded header: enough to make room for the payload and then to build the message."""
+    """A decoded header: enough to allocate the payload and then to assemble the message."""
 
     kind: int
     flags: int
@@ -85,10 +84,10 @@ class Header:
 
 
 def encode(message: Message) -> tuple[bytes, list[Tensor], Specs]:
-    """The header of `message`, its tensors in payload order, detached, of any strides and device, and where
-    they lie in the payload.
+    """The header without its checksum, the tensors in payload order, and where they lie in the payload.
 
-    Raises WireError for a tensor or a marker body that has no place on the wire.
+    The tensors are detached, and of any strides and device. Raises WireError for a tensor or a marker body
+    that cannot be sent.
     """
     flags = marker = epoch = version = 0
     if isinstance(message, Activation):
@@ -103,21 +102,27 @@ def encode(message: Message) -> tuple[bytes, list[Tensor], Specs]:
     tensors = [tensor.detach() if tensor.requires_grad else tensor for tensor in tensors]
     packed, specs = _pack_specs(tuple([(tensor.dtype, tensor.shape) for tensor in tensors]))
     fixed = _FIXED.pack(MAGIC, kind, flags, marker, len(tensors), message.step, version, epoch)
-    return fixed + packed + _CRC.pack(zlib.crc32(packed, zlib.crc32(fixed))), tensors, specs
+    return fixed + packed, tensors, specs
 
 
-def decode(header: bytes) -> Header:
-    """Check and unpack a header. Raises WireError when it is not one of ours."""
-    if len(header) != HEADER_BYTES:
-        raise WireError(f"header of {len(header)} bytes where {HEADER_BYTES} were expected")
-    magic, kind, flags, marker, count, step, version, epoch = _FIXED.unpack_from(header)
+def add_checksum(data: bytes) -> bytes:
+    """What goes on the wire: a header without its checksum, or a transport's prefix and one."""
+    return data + _CRC.pack(zlib.crc32(data))
+
+
+def decode(packet: bytes, prefix: int = 0) -> Header:
+    """Check and unpack the header behind `prefix` bytes. Raises WireError for a foreign or damaged packet."""
+    if len(packet) != prefix + HEADER_BYTES:
+        raise WireError(f"header of {len(packet) - prefix} bytes where {HEADER_BYTES} were expected")
+    magic, kind, flags, marker, count, step, version, epoch = _FIXED.unpack_from(packet, prefix)
     if magic != MAGIC:
         raise WireError(f"header starts with {magic!r} instead of {MAGIC!r}")
-    if zlib.crc32(header[:_SIGNED]) != _CRC.unpack_from(header, _SIGNED)[0]:
+    data, crc = packet[: -_CRC.size], packet[-_CRC.size :]
+    if _CRC.pack(zlib.crc32(data)) != crc:
         raise WireError("header is damaged (checksum differs)")
     if count != _TENSORS.get(kind):
         raise WireError(f"message kind {kind} with {count} tensors is unknown")
-    specs = _unpack_specs(header[_FIXED.size : _SIGNED], count)
+    specs = _unpack_specs(data[prefix + _FIXED.size :], count)
     return Header(kind, flags, marker, step, version, epoch, specs)
 
 
@@ -129,7 +134,7 @@ def payload_bytes(message: Message) -> int:
 
 
 def assemble(header: Header, tensors: list[Tensor]) -> Message:
-    """The message that a header and its tensors (on any device) make."""
+    """The message of a header and its tensors, on any device. Raises WireError for an unreadable marker."""
     if header.kind == _ACTIVATION:
         h, y = tensors
         return Activation(header.step, header.version, h, y, bool(header.flags & _TRAIN))
@@ -151,7 +156,7 @@ def _body(marker: Marker) -> Tensor:
     return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
 
-# Shapes repeat from step to step, so the three functions below remember a few.
+# Shapes repeat from step to step, so the three functions below cache their results.
 
 
 @functools.lru_cache(maxsize=256)

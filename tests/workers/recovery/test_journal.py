@@ -20,28 +20,28 @@ def cell() -> Iterator[AtomicBuffer]:
 def test_the_first_process_finds_nothing(cell: AtomicBuffer) -> None:
     journal = Journal(cell, 1.0)
     assert journal.before is None
-    assert journal.taken("from 1") == [0, 0, 0, 0]
+    assert journal.delivered("from 1") == [0, 0, 0, 0]
     assert last_entry(cell) is None
 
 
 def test_only_what_was_committed_is_found(cell: AtomicBuffer) -> None:
     journal = Journal(cell, 1.0)
-    journal.tell = lambda: {"steps": journal.stamp}
-    taken = journal.taken("from 1")
+    journal.state_dict = lambda: {"steps": journal.stamp}
+    taken = journal.delivered("from 1")
     for stamp in (1, 2):
         journal.stamp = taken[1] = stamp
         journal.commit()
     journal.stamp = taken[1] = 3
     again = Journal(cell, 1.0)
-    assert again.before == last_entry(cell) == {"steps": 2, "taken": {"from 1": [0, 2, 0, 0]}}
-    assert again.taken("from 1") == [0, 2, 0, 0]
+    assert again.before == last_entry(cell) == {"steps": 2, "delivered": {"from 1": [0, 2, 0, 0]}}
+    assert again.delivered("from 1") == [0, 2, 0, 0]
 
 
 def test_the_next_process_goes_on_noting(cell: AtomicBuffer) -> None:
     for life in range(5):
         journal = Journal(cell, 1.0)
-        assert journal.taken("source")[0] == life
-        journal.taken("source")[0] += 1
+        assert journal.delivered("source")[0] == life
+        journal.delivered("source")[0] += 1
         journal.commit()
 
 
@@ -56,4 +56,4 @@ def test_senders_are_flushed_first(cell: AtomicBuffer) -> None:
     journal.senders.append(AlreadyReported())  # type: ignore[arg-type]
     journal.commit()
     journal.commit()
-    assert entries == [None, {"taken": {}}]
+    assert entries == [None, {"delivered": {}}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from dni_async.messages import Activation, Marker, MarkerKind, TargetGradient
 from tests.support.channels import Copying, copy_late
 from tests.support.supervised_stages import CAPACITY, Lower, Upper
+from workers.recovery.journal import Journal
+from workers.recovery.reconnecting_channel import ReconnectingSender
 from workers.recovery.stable_storage import StableStorage
 from workers.transport.base import PeerGone, TransportTimeout, wait_any
 
@@ -67,7 +70,7 @@ class TestTheReceiverDies:
         with pytest.raises(Killed):
             lower.take(kill)
         lower.die()
-        lower.live()
+        lower.start()
         assert upper.sender.ready()  # the credit of the first arrived before the end of file
         assert [lower.take(), lower.take()] == ["A1", "A2"]
 
@@ -86,7 +89,7 @@ class TestTheReceiverDies:
         with pytest.raises(Killed):
             lower.take()
         lower.die()
-        lower.live()
+        lower.start()
         upper.send(batch(1))
         assert lower.take() == "A1"
 
@@ -99,7 +102,7 @@ class TestTheReceiverDies:
         assert not upper.sender.ready()
         with pytest.raises(TransportTimeout, match="stage 1 released no message"):
             upper.sender.send(batch(9), 0.01)
-        lower.live()
+        lower.start()
         assert [lower.take() for _ in range(CAPACITY)] == ["A0", "A1", "A2"]
         assert upper.sender.ready()
 
@@ -129,7 +132,7 @@ class TestTheSenderDies:
             upper.send(batch(step))
         upper.die()
         assert [lower.take(), lower.take()] == ["A0", "A1"]
-        upper.live()
+        upper.start()
         assert upper.handled() == 3
         upper.sender.ready()
         assert lower.take() == "A2"
@@ -144,7 +147,7 @@ class TestTheSenderDies:
         with pytest.raises(Killed):
             upper.send(batch(1), kill)
         upper.die()
-        upper.live()
+        upper.start()
         assert upper.handled() == 1
         upper.send(batch(1))
         assert [lower.take(), lower.take()] == ["A0", "A1"]
@@ -161,7 +164,7 @@ class TestTheSenderDies:
         slot = upper.send_log.reserve(1)[2]
         slot._map[:8] = b"garbage!"
         upper.die()
-        upper.live()
+        upper.start()
         upper.send(batch(2))
         assert lower.take() == "A2"
 
@@ -182,7 +185,7 @@ class TestTheSenderDies:
         upper.die()
         assert not lower.receiver.poll()
         assert not wait_any([lower.receiver], 0.0)
-        upper.live()
+        upper.start()
         upper.send(batch(1))
         assert wait_any([lower.receiver], 5.0)
 
@@ -195,7 +198,7 @@ def test_both_die_and_nothing_is_lost(pair: Pair) -> None:
     for stage in pair:
         stage.die()
     for stage in pair:
-        stage.live()
+        stage.start()
     upper.sender.ready()
     assert [lower.take(), lower.take()] == ["A1", "A2"]
 
@@ -222,7 +225,7 @@ def test_whoever_dies_whenever_every_message_is_taken_once_and_in_order(moves: l
         for dying, stage in (("Su", upper), ("Td", lower)):
             if move in dying:
                 stage.die()
-                stage.live()
+                stage.start()
     for _ in range(2):  # what flies, and what a full send_log kept from being sent
         upper.sender.ready()
         while lower.receiver.poll():
@@ -244,7 +247,7 @@ def test_upstream_marks_and_targets_are_in_order_each_and_not_together(pair: Pai
         upper.sender.send(message, 0.0)
     assert lower.take() == "T5"
     upper.die()
-    upper.live()
+    upper.start()
     upper.sender.ready()
     assert lower.take() == "REPORT"
     assert not lower.receiver.poll()
@@ -267,7 +270,7 @@ class TestDraining:
         lower.die()
         with pytest.raises(TransportTimeout):
             upper.sender.drain(0.01)
-        lower.live()
+        lower.start()
         assert lower.take() == "A0"
         upper.sender.drain(5.0)
 
@@ -298,8 +301,48 @@ class TestAGpusCopy:
         with pytest.raises(Killed):
             upper.send(batch(0), kill)
         upper.die()
-        upper.live()
+        upper.start()
         upper.sender.ready()
         assert not lower.receiver.poll()
         upper.send(batch(0))
         assert lower.take() == "A0"
+
+
+class TestAReceiverThatRefusesEveryConnection:
+    """As one that accepts another capacity only, or whose token is another."""
+
+    @pytest.fixture
+    def sender(self) -> Iterator[ReconnectingSender]:
+        storage, other = StableStorage.create(0, 2, CAPACITY), StableStorage.create(1, 2, CAPACITY)
+        listener = other.listeners[0]
+        address = listener.address.partition("/")[0] + "/" + "0" * 32
+        storage.send_logs[1].recover(pin=False)
+        ended = threading.Event()
+
+        def refuse() -> None:
+            while not ended.is_set():
+                listener.admit(0.05)
+
+        thread = threading.Thread(target=refuse, daemon=True)
+        thread.start()
+        yield ReconnectingSender(1, address, storage.send_logs[1], Journal(storage.journal, 1.0), 0.3)
+        ended.set()
+        thread.join()
+        storage.close()
+        other.close()
+
+    def test_is_given_up_at_the_deadline_by_a_loop_that_waits(self, sender: ReconnectingSender) -> None:
+        with pytest.raises(TransportTimeout, match=r"stage 1 refused every connection for 0\.3 s"):
+            while True:
+                sender.ready()
+                wait_any([sender], 1.0)
+
+    def test_is_given_up_at_the_deadline_by_draining(self, sender: ReconnectingSender) -> None:
+        sender.send(batch(0), 1.0)
+        with pytest.raises(TransportTimeout):
+            sender.drain(5.0)
+
+
+def test_a_capacity_that_no_receiver_takes_is_refused_before_anything_connects() -> None:
+    with pytest.raises(ValueError, match="capacity is 129"):
+        StableStorage.create(0, 2, 129)

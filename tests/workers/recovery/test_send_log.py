@@ -16,13 +16,13 @@ def packet(index: int, generation: int, stamp: int) -> bytes:
     return PLACE.pack(index, generation, stamp).ljust(PACKET_BYTES, b".")
 
 
-def send(send_log: SendLog, stamp: int, need: int = 1, leaves: bool = True) -> int:
+def send(send_log: SendLog, stamp: int, need: int = 1, sent: bool = True) -> int:
     """Let a message fly, of bytes `stamp`; the index of its slot."""
     index, generation, slot = send_log.reserve(need)
     slot._map[:need] = bytes([stamp]) * need
     message = InFlight(index, packet(index, generation, stamp), DONE)
     send_log.commit(message)
-    if leaves:
+    if sent:
         send_log.on_send(message)
     return index
 
@@ -33,25 +33,25 @@ def stamps(send_log: SendLog) -> list[int]:
 
 def after_a_kill(send_log: SendLog) -> SendLog:
     """The send_log as the next process finds it."""
-    send_log.open(pin=False)
+    send_log.recover(pin=False)
     return send_log
 
 
-def opened(capacity: int = 3) -> SendLog:
+def recovered(capacity: int = 3) -> SendLog:
     send_log = SendLog(capacity)
-    send_log.open(pin=False)
+    send_log.recover(pin=False)
     return send_log
 
 
 def test_a_new_one_is_empty() -> None:
-    send_log = opened()
+    send_log = recovered()
     assert not send_log.in_flight
     assert send_log.has_room()
     assert send_log.held_bytes() == 0
 
 
 def test_what_left_flies_again_in_the_same_order_and_slots() -> None:
-    send_log = opened()
+    send_log = recovered()
     send(send_log, 1), send(send_log, 2)
     send_log.release(1)
     used = [send(send_log, 3), send(send_log, 4)]
@@ -65,16 +65,16 @@ def test_what_left_flies_again_in_the_same_order_and_slots() -> None:
 
 def test_what_never_left_does_not() -> None:
     """Its tensors may not be in the slot; who was handling its cause will handle it again."""
-    send_log = opened()
+    send_log = recovered()
     send(send_log, 1)
-    send(send_log, 2, leaves=False)
+    send(send_log, 2, sent=False)
     again = after_a_kill(send_log)
     assert stamps(again) == [1]
     assert again.has_room()
 
 
 def test_a_message_that_was_released_comes_again_until_its_slot_is_used() -> None:
-    send_log = opened(2)
+    send_log = recovered(2)
     send(send_log, 1), send(send_log, 2)
     send_log.release(2)
     send(send_log, 3)
@@ -82,7 +82,7 @@ def test_a_message_that_was_released_comes_again_until_its_slot_is_used() -> Non
 
 
 def test_after_many_kills_the_order_is_still_that_of_sending() -> None:
-    send_log, sent = opened(3), 0
+    send_log, sent = recovered(3), 0
     for _ in range(5):
         while send_log.has_room():
             send(send_log, sent := sent + 1)
@@ -93,7 +93,7 @@ def test_after_many_kills_the_order_is_still_that_of_sending() -> None:
 
 
 def test_a_message_that_is_sent_again_is_logged_once() -> None:
-    send_log = opened(2)
+    send_log = recovered(2)
     send(send_log, 1), send(send_log, 2)
     again = after_a_kill(send_log)
     again.on_send(again.in_flight[0])
@@ -101,14 +101,14 @@ def test_a_message_that_is_sent_again_is_logged_once() -> None:
 
 
 def test_a_log_that_was_being_written_counts_for_nothing() -> None:
-    send_log = opened(2)
+    send_log = recovered(2)
     send(send_log, 1), send(send_log, 2)
-    send_log._log[:8] = bytes(8)  # the first thing that `leaves` does
+    send_log._log[:8] = bytes(8)  # the first thing that `on_send` does
     assert stamps(after_a_kill(send_log)) == [2]
 
 
 def test_slots_grow_in_place_and_the_next_process_knows_their_generation() -> None:
-    send_log = opened(1)
+    send_log = recovered(1)
     for stamp, need in ((1, 1), (2, PAGE + 1)):
         send(send_log, stamp, need)
         send_log.release(1)
@@ -123,24 +123,24 @@ def test_slots_grow_in_place_and_the_next_process_knows_their_generation() -> No
 
 
 def test_the_next_connection_is_passed_every_slot() -> None:
-    send_log = opened(2)
+    send_log = recovered(2)
     send(send_log, 1)
     slot = send_log.slot(0)
     slot.forget_descriptor()
-    send_log.renew()
+    send_log.on_connect()
     assert slot.descriptor >= 0
     assert os.fstat(slot.descriptor).st_ino == os.fstat(send_log._files[0]).st_ino
-    slot.drop()
+    slot.close()
 
 
 def test_a_forked_process_that_is_killed_leaves_its_messages() -> None:
     send_log = SendLog(2)
     sender = os.fork()
     if sender == 0:
-        send_log.open(pin=False)
+        send_log.recover(pin=False)
         send(send_log, 7)
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(sender, 0)
-    send_log.open(pin=False)
+    send_log.recover(pin=False)
     assert stamps(send_log) == [7]
     assert send_log.slot(send_log.in_flight[0].index)._map[0] == 7

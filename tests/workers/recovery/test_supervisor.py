@@ -18,7 +18,7 @@ from workers.failure.rank_runner import RankRunner
 from workers.failure.signals import Stopped
 from workers.recovery.journal import Journal
 from workers.recovery.stable_storage import StableStorage
-from workers.recovery.supervisor import Work, keep_running, own_fault
+from workers.recovery.supervisor import Work, is_recoverable, keep_running
 
 KILLED = "dni-async: stage 0 (rank 0) was killed by SIGKILL"
 FAILED = "dni-async: stage 0 (rank 0) failed (RuntimeError: no memory)"
@@ -28,7 +28,7 @@ def begin(stable: StableStorage) -> int:
     """One more entry in the journal; how many there were."""
     journal = Journal(stable.journal, 1.0)
     lives = journal.before["stage"]["counts"]["steps"] if journal.before else 0
-    journal.tell = lambda: {"stage": {"counts": {"steps": lives + 1}}}
+    journal.state_dict = lambda: {"stage": {"counts": {"steps": lives + 1}}}
     journal.commit()
     return lives
 
@@ -207,4 +207,4 @@ def test_a_killed_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
     ],
 )
 def test_whose_fault_an_error_is(error: BaseException, own: bool) -> None:
-    assert own_fault(error) is own
+    assert is_recoverable(error) is own

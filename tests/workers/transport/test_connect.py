@@ -11,49 +11,17 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from dni_async.errors import StageError, UserError
+from dni_async.errors import StageError
 from dni_async.messages import Activation, Marker, MarkerKind, TargetGradient
 from tests.support.channels import PATIENCE, Child
 from workers.coordination import rendezvous as rendezvous_module
 from workers.coordination.rendezvous import Rendezvous
 from workers.failure.rank_runner import RankRunner
-from workers.transport.connect import Links, agree_on_transports, choose_transports, open_links
-from workers.transport.shm import ShmReceiver, ShmSender
+from workers.transport.connect import Links, agree_on_transports, open_links
+from workers.transport.shm_receiver import ShmReceiver
+from workers.transport.shm_sender import ShmSender
 
 CPU = torch.device("cpu")
-
-
-class TestChoice:
-    @pytest.mark.parametrize(
-        ("asked", "hosts", "chosen"),
-        [
-            ("auto", "a", []),
-            ("auto", "aa", ["shm"]),
-            ("auto", "ab", ["dist"]),
-            ("auto", "aabb", ["shm", "dist", "shm"]),
-            ("shm", "aaa", ["shm", "shm"]),
-            ("dist", "aab", ["dist", "dist"]),
-            ("rpc", "ab", ["rpc"]),
-            ("shm,dist,rpc", "aaab", ["shm", "dist", "rpc"]),
-            ("rpc,auto,auto", "aaab", ["rpc", "shm", "dist"]),
-        ],
-    )
-    def test_table(self, asked: str, hosts: str, chosen: list[str]) -> None:
-        assert choose_transports(asked, hosts) == chosen
-
-    @pytest.mark.parametrize(("asked", "hosts", "link"), [("shm", "ab", (0, 1)), ("shm,shm", "aab", (1, 2))])
-    def test_shm_between_hosts_is_the_users_to_mend(
-        self, asked: str, hosts: str, link: tuple[int, int]
-    ) -> None:
-        text = rf"transport shm needs stages {link[0]} and {link[1]} on one host; use auto or dist"
-        with pytest.raises(UserError, match=text):
-            choose_transports(asked, hosts)
-
-    @pytest.mark.parametrize(("asked", "named", "stages"), [("shm,dist", 2, 2), ("shm,dist", 2, 4)])
-    def test_a_wrong_number_of_names_too(self, asked: str, named: int, stages: int) -> None:
-        text = rf"transport {asked} names {named} links, but {stages} stages have {stages - 1}"
-        with pytest.raises(UserError, match=text):
-            choose_transports(asked, "a" * stages)
 
 
 def in_threads(world: int, rank_does: Callable[[Rendezvous], object]) -> list[object]:

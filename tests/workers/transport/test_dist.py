@@ -24,7 +24,7 @@ from tests.support.transport_processes import dist_links, run_in_processes
 from workers.transport import dist
 from workers.transport.base import TransportError, TransportTimeout
 from workers.transport.dist import DistReceiver, DistSender, Groups
-from workers.transport.wire import HEADER_BYTES, encode
+from workers.transport.wire import HEADER_BYTES, add_checksum, encode
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def a_full_receiver_ends_the_channel_at_the_timeout(side: Side) -> None:
 def a_damaged_header_ends_the_channel(side: Side) -> None:
     if side.rank == 1:
         assert isinstance(side.wide.tx, DistSender)
-        header = bytearray(encode(message(3))[0])
+        header = bytearray(add_checksum(encode(message(3))[0]))
         header[40] ^= 16
         side.wide.tx._frame(bytes(header))
     else:
@@ -113,7 +113,7 @@ def test_no_frame_but_ours_is_taken_for_a_message(monkeypatch: pytest.MonkeyPatc
     rng, frames = random.Random(0), []
     monkeypatch.setattr(dist.dist, "recv", lambda buffer, peer, group: buffer.copy_(frames[-1]))
     for i in range(60):
-        good = encode(message(i))[0]
+        good = add_checksum(encode(message(i))[0])
         damaged = bytearray(rng.randbytes(HEADER_BYTES) if i % 3 == 0 else good)
         damaged[rng.randrange(HEADER_BYTES)] ^= rng.randrange(1, 256)
         frames.append(torch.frombuffer(damaged, dtype=torch.uint8))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from workers.transport.base import TransportError
-from workers.transport.packets import check_open, hung_up, poller, receive, same_user, writable
+from workers.transport.packets import check_open, is_hung_up, is_writable, make_poller, receive, same_user
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -22,9 +22,9 @@ def pair() -> Iterator[Pair]:
 
 def test_nothing_a_packet_and_the_end_are_told_apart(pair: Pair) -> None:
     assert receive(pair[0], 9) is None
-    assert not poller(pair[0]).poll(0)
+    assert not make_poller(pair[0]).poll(0)
     pair[1].send(b"hello")
-    assert poller(pair[0]).poll(0)
+    assert make_poller(pair[0]).poll(0)
     assert receive(pair[0], 9) == (b"hello", -1)
     pair[1].close()
     assert receive(pair[0], 9) == (b"", -1)
@@ -32,19 +32,19 @@ def test_nothing_a_packet_and_the_end_are_told_apart(pair: Pair) -> None:
 
 def test_a_peer_that_hung_up_is_noticed_before_its_packets_are_read(pair: Pair) -> None:
     pair[1].send(b"hello")
-    assert not hung_up(pair[0])
+    assert not is_hung_up(pair[0])
     pair[1].close()
-    assert hung_up(pair[0])
+    assert is_hung_up(pair[0])
     assert receive(pair[0], 9) == (b"hello", -1)
 
 
 def test_a_full_socket_is_not_writable(pair: Pair) -> None:
     pair[0].setblocking(False)
-    assert writable(pair[0], 0.0)
+    assert is_writable(pair[0], 0.0)
     with pytest.raises(BlockingIOError):
         while True:
             pair[0].send(b"x" * 1000)
-    assert not writable(pair[0], 0.0)
+    assert not is_writable(pair[0], 0.0)
 
 
 def test_our_own_user_is_known(pair: Pair) -> None:
@@ -56,4 +56,4 @@ def test_a_closed_end_is_refused(pair: Pair) -> None:
     pair[0].close()
     with pytest.raises(TransportError, match="is closed"):
         check_open(pair[0])
-    assert not hung_up(pair[0])
+    assert not is_hung_up(pair[0])

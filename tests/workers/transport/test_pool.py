@@ -49,5 +49,5 @@ def test_dropped_slots_hold_nothing() -> None:
     pool = SlotPool(2)
     send(pool)
     for _ in range(2):
-        pool.drop()
+        pool.close()
         assert pool.held_bytes() == 0

@@ -3,12 +3,14 @@
 import os
 import socket
 import stat
+import threading
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from dni_async.messages import Marker, MarkerKind
+from dni_async.messages import Marker, MarkerKind, TargetGradient
 from tests.support.channels import shm_channel
 from tests.support.conformance import (
     CAPACITY,
@@ -23,9 +25,10 @@ from tests.support.conformance import (
 )
 from tests.support.gradients import ShmPair, gradient
 from tests.support.transport_processes import run_in_processes, shm_links
-from workers.transport import packets, shm
+from workers.transport import base, packets, shm
 from workers.transport.base import PeerGone, TransportError, TransportTimeout
 from workers.transport.shm import ShmListener, connect
+from workers.transport.shm_sender import ShmSender
 from workers.transport.slots import PAGE
 
 
@@ -174,18 +177,125 @@ def test_nobody_listens() -> None:
         connect(listener.address, 1, 1, 1.0)
 
 
-@pytest.mark.parametrize("capacity", [0, shm.MAX_CAPACITY + 1])
+@pytest.mark.parametrize("capacity", [0, base.MAX_CAPACITY + 1])
 def test_capacity_has_bounds(capacity: int) -> None:
     with pytest.raises(ValueError, match=f"capacity is {capacity}"):
         connect("nowhere/", 1, capacity, 1.0)
 
 
 def test_the_largest_capacity_fits_the_socket() -> None:
-    sender, receiver = shm_channel(shm.MAX_CAPACITY)
+    sender, receiver = shm_channel(base.MAX_CAPACITY)
     with sender, receiver:
-        for i in range(shm.MAX_CAPACITY):
+        for i in range(base.MAX_CAPACITY):
             sender.send(Marker(MarkerKind.REPORT, i, 0), 1.0)
-        for _ in range(shm.MAX_CAPACITY):
+        for _ in range(base.MAX_CAPACITY):
             receiver.recv(0.0)
             receiver.release()
         assert sender.ready()
+
+
+class TestATensorThatSomebodyKeeps:
+    """A module that logs its inputs, a cache, a hook: what it keeps does not change."""
+
+    @pytest.mark.parametrize("elements", [3, 5000])
+    def test_has_its_content_for_ever(self, ends: ShmPair, elements: int) -> None:
+        sender, receiver = ends
+        kept = []
+        for i in range(8):
+            assert sender.ready()
+            sender.send(TargetGradient(i, 0, torch.full((elements,), float(i))), 0.0)
+            message = receiver.recv(0.0)
+            kept.append(message.grad[1:] if i % 2 else message.grad)  # a view keeps it as well
+            del message
+            receiver.release()
+        assert all(torch.equal(tensor, torch.full_like(tensor, i)) for i, tensor in enumerate(kept))
+
+    def test_outlives_the_channel(self, ends: ShmPair) -> None:
+        sender, receiver = ends
+        for _ in range(2):
+            sender.send(gradient(10), 0.0)
+        first, second = receiver.recv(0.0).grad, receiver.recv(0.0).grad
+        receiver.release()
+        receiver.close()
+        sender.close()
+        assert torch.equal(first, gradient(10).grad) and torch.equal(second, gradient(10).grad)
+
+    def test_leaves_the_slot_in_use_at_another_address(self, ends: ShmPair) -> None:
+        sender, receiver = ends
+        sender.send(gradient(10), 0.0)
+        kept = receiver.recv(0.0).grad
+        receiver.release()
+        assert sender.ready()
+        sender.send(gradient(11), 0.0)
+        message = receiver.recv(0.0)
+        assert message.grad.data_ptr() != kept.data_ptr()
+        assert_same(message, gradient(11))
+        assert sender.held_bytes() == PAGE  # still one slot
+
+    def test_leaves_no_memory_behind(self, ends: ShmPair) -> None:
+        sender, receiver = ends
+
+        def mappings() -> int:
+            return len(Path("/proc/self/maps").read_text().splitlines())
+
+        before = None
+        for i in range(60):
+            assert sender.ready()
+            sender.send(gradient(5000), 0.0)
+            kept = receiver.recv(0.0)
+            receiver.release()
+            del kept
+            if i == 10:
+                before = mappings()
+        assert before is not None and mappings() <= before + 3
+
+
+def test_a_full_queue_is_not_taken_for_an_absent_listener() -> None:
+    """Strangers may fill it; who listens is there, and turns them away when it looks."""
+    listener = ShmListener(1)
+    name = listener.address.partition("/")[0]
+    strangers: list[socket.socket] = []
+    try:
+        while True:
+            stranger = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            strangers.append(stranger)
+            stranger.setblocking(False)
+            try:
+                stranger.connect(f"\0{name}")
+            except BlockingIOError:
+                break
+            stranger.send(b"let me in")
+        with pytest.raises(TransportTimeout, match=r"stage 1 took no connection in 0\.05 s"):
+            connect(listener.address, 1, 1, 0.05)
+        connected: list[ShmSender] = []
+        connecting = threading.Thread(target=lambda: connected.append(connect(listener.address, 1, 1, 20.0)))
+        connecting.start()
+        with listener.accept(20.0) as receiver:
+            connecting.join()
+            with connected[0] as sender:
+                sender.send(gradient(1), 0.0)
+                assert_same(receiver.recv(0.0), gradient(1))
+    finally:
+        for stranger in strangers:
+            stranger.close()
+        listener.close()
+
+
+def test_connections_of_another_user_are_dropped_without_waiting_for_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listener = ShmListener(1)
+    name = listener.address.partition("/")[0]
+    strangers = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(100)]
+    try:
+        for stranger in strangers:
+            stranger.connect(f"\0{name}")
+        monkeypatch.setattr(packets.os, "getuid", lambda: os.geteuid() + 1)
+        begin = time.monotonic()
+        assert listener.admit(0.0) is None
+        assert time.monotonic() - begin < shm.HELLO_TIMEOUT_S
+        assert all(stranger.recv(1) == b"" for stranger in strangers)
+    finally:
+        for stranger in strangers:
+            stranger.close()
+        listener.close()

@@ -13,9 +13,9 @@ from dni_async.messages import Activation
 from tests.support.conformance import assert_same
 from tests.support.gradients import ShmPair, gradient
 from workers.transport.base import TransportError
-from workers.transport.packets import PACKET_BYTES, PLACE, sealed
+from workers.transport.packets import PACKET_BYTES, PLACE
 from workers.transport.slots import PAGE
-from workers.transport.wire import WireError, encode
+from workers.transport.wire import WireError, add_checksum, encode
 
 GOOD = encode(Activation(0, 0, torch.zeros(4), torch.zeros(4)))[0]
 
@@ -25,9 +25,9 @@ GOOD = encode(Activation(0, 0, torch.zeros(4), torch.zeros(4)))[0]
     [
         b"short",
         b"\0" * PACKET_BYTES,
-        sealed(PLACE.pack(9, 1, 0), GOOD),
-        sealed(PLACE.pack(0, 1, 0), GOOD),
-        sealed(PLACE.pack(0, 1, 0), GOOD) + b"more",
+        add_checksum(PLACE.pack(9, 1, 0) + GOOD),
+        add_checksum(PLACE.pack(0, 1, 0) + GOOD),
+        add_checksum(PLACE.pack(0, 1, 0) + GOOD) + b"more",
         PLACE.pack(0, 1, 0) + GOOD + b"seal",
     ],
 )
@@ -39,12 +39,12 @@ def test_a_bad_packet_is_refused(ends: ShmPair, packet: bytes) -> None:
 
 
 def test_whatever_is_changed_in_a_packet_it_is_refused(ends: ShmPair) -> None:
-    """Slot, generation, stamp, header or seal: no other slot is read, nothing is guessed."""
+    """Slot, generation, stamp, header or checksum: no other slot is read, nothing is guessed."""
     sender, receiver = ends
     for elements in (3, 5):
         sender.send(gradient(elements), 0.0)
         receiver.recv(0.0)
-    good = sealed(PLACE.pack(0, 1, 0), encode(gradient(3))[0])
+    good = add_checksum(PLACE.pack(0, 1, 0) + encode(gradient(3))[0])
     rng = random.Random(0)
     for _ in range(1000):
         packet = bytearray(good)
@@ -65,7 +65,7 @@ def test_a_payload_beyond_its_slot_is_refused(ends: ShmPair) -> None:
     sender, receiver = ends
     sender.send(gradient(1), 0.0)
     receiver.recv(0.0)
-    sender._socket.send(sealed(PLACE.pack(0, 1, 0), encode(gradient(PAGE))[0]))
+    sender._socket.send(add_checksum(PLACE.pack(0, 1, 0) + encode(gradient(PAGE))[0]))
     with pytest.raises(WireError, match="payload of"):
         receiver.recv(1.0)
 
@@ -73,7 +73,7 @@ def test_a_payload_beyond_its_slot_is_refused(ends: ShmPair) -> None:
 def test_a_file_that_could_shrink_is_refused(ends: ShmPair) -> None:
     sender, receiver = ends
     for descriptor in (os.memfd_create("soft", os.MFD_ALLOW_SEALING), os.open("/dev/null", os.O_RDWR)):
-        socket.send_fds(sender._socket, [sealed(PLACE.pack(0, 1, 0), GOOD)], [descriptor])
+        socket.send_fds(sender._socket, [add_checksum(PLACE.pack(0, 1, 0) + GOOD)], [descriptor])
         os.close(descriptor)
         with pytest.raises(TransportError):
             receiver.recv(1.0)

@@ -33,7 +33,7 @@ from tests.support.tcp_channels import (
 from tests.support.transport_processes import run_in_processes, tcp_links
 from workers.transport.base import PeerGone, TransportError, TransportTimeout
 from workers.transport.tcp import connect
-from workers.transport.wire import HEADER_BYTES, encode
+from workers.transport.wire import HEADER_BYTES, add_checksum, encode
 
 
 @pytest.fixture(scope="module", params=[1, 3], ids=["one connection", "three"])
@@ -224,7 +224,7 @@ def test_a_slow_stage_may_take_longer_than_the_timeout() -> None:
 def test_whatever_is_changed_in_a_header_it_is_refused() -> None:
     rng = random.Random(0)
     for i in range(100):
-        good = encode(message(i))[0]
+        good = add_checksum(encode(message(i))[0])
         damaged = bytearray(rng.randbytes(HEADER_BYTES) if i % 3 == 0 else good)
         damaged[rng.randrange(HEADER_BYTES)] ^= rng.randrange(1, 256)
         raw, receiver = receiver_of_raw_socket()
@@ -237,7 +237,8 @@ def test_whatever_is_changed_in_a_header_it_is_refused() -> None:
 
 @pytest.mark.parametrize("share", [0.1, 0.6, 0.99])
 def test_an_end_in_the_middle_of_a_message_is_no_message(share: float) -> None:
-    header, tensors, _ = encode(gradient(1000))
+    fields, tensors, _ = encode(gradient(1000))
+    header = add_checksum(fields)
     whole = header + tensors[0].numpy().tobytes()
     raw, receiver = receiver_of_raw_socket()
     with raw, receiver:
@@ -249,7 +250,8 @@ def test_an_end_in_the_middle_of_a_message_is_no_message(share: float) -> None:
 
 
 def test_more_messages_than_credits_are_refused() -> None:
-    header, tensors, _ = encode(gradient(10))
+    fields, tensors, _ = encode(gradient(10))
+    header = add_checksum(fields)
     raw, receiver = receiver_of_raw_socket(capacity=2)
     with raw, receiver:
         raw.sendall((header + tensors[0].numpy().tobytes()) * 3)

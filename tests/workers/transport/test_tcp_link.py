@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import ExitStack
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from dni_async.errors import StageError
@@ -13,7 +15,8 @@ from tests.support.conformance import PATIENCE, assert_same
 from tests.support.gradients import gradient
 from workers.coordination.rendezvous import Rendezvous
 from workers.transport.base import TransportError
-from workers.transport.tcp_link import open_tcp_links
+from workers.transport.links import LinkRequest
+from workers.transport.tcp_link import TcpTransport
 
 
 @pytest.fixture(autouse=True)
@@ -28,17 +31,17 @@ def chain(store: dist.Store, secrets: tuple[bytes, ...], timeout: float = PATIEN
 
     def body(rank: int) -> None:
         rendezvous = Rendezvous(rank, len(secrets), rank, len(secrets), store, secret=secrets[rank])
-        neighbours = [n for n in (rank - 1, rank + 1) if 0 <= n < len(secrets)]
+        pairs = [(n, n + 1) for n in range(len(secrets) - 1)]
+        stack = ExitStack()
+        request = LinkRequest(rendezvous, pairs, 2, timeout, torch.device("cpu"), stack)
         try:
-            links = open_tcp_links(rendezvous, neighbours, 2, timeout, pin=False)
-            for sender, _ in links.values():
-                sender.send(gradient(rank + 1), timeout)
-            received = {n: receiver.recv(timeout) for n, (_, receiver) in links.items()}
+            links = TcpTransport().open(request)
+            for link in links.values():
+                link.sender.send(gradient(rank + 1), timeout)
+            received = {n: link.receiver.recv(timeout) for n, link in links.items()}
             for n, message in received.items():
                 assert_same(message, gradient(n + 1))
-            for ends in links.values():
-                for end in ends:
-                    end.close()
+            stack.close()
             found[rank] = sorted(received)
         except Exception as error:
             found[rank] = error

@@ -13,6 +13,7 @@ from workers.transport.wire import (
     ALIGN,
     HEADER_BYTES,
     WireError,
+    add_checksum,
     assemble,
     decode,
     encode,
@@ -23,7 +24,7 @@ from workers.transport.wire import (
 def there_and_back(sent: Message) -> Message:
     """Through one buffer, as a slot does it."""
     header, tensors, specs = encode(sent)
-    decoded = decode(header)
+    decoded = decode(add_checksum(header))
     assert decoded.specs == specs
     payload = torch.zeros(decoded.payload_bytes, dtype=torch.uint8)
     for spec, tensor in zip(decoded.specs, tensors, strict=True):
@@ -50,13 +51,13 @@ def test_the_layout_in_literals() -> None:
     header, tensors, _ = encode(Activation(1, 2, h, y))
     assert header[:8] == b"DNI1" + bytes([1, 1, 0, 2])
     assert tensors[0] is h
-    assert [(s.offset, s.nbytes) for s in decode(header).specs] == [(0, 84), (128, 24)]
+    assert [(s.offset, s.nbytes) for s in decode(add_checksum(header)).specs] == [(0, 84), (128, 24)]
     assert payload_bytes(Activation(1, 2, h, y)) == 108
     assert payload_bytes(TargetGradient(1, 2, h)) == 84
     assert payload_bytes(Marker(MarkerKind.STOP, 0, 0)) == 0
 
 
-HEADERS = [encode(message(i))[0] for i in range(20)]
+HEADERS = [add_checksum(encode(message(i))[0]) for i in range(20)]
 
 
 @settings(max_examples=300, deadline=None)
@@ -107,6 +108,6 @@ def test_what_has_no_place_on_the_wire(unsendable: Message) -> None:
 
 
 def test_a_mark_that_cannot_be_read() -> None:
-    header = encode(Marker(MarkerKind.STOP, 0, 0))[0]
+    header = add_checksum(encode(Marker(MarkerKind.STOP, 0, 0))[0])
     with pytest.raises(WireError, match="marker cannot be read"):
         assemble(decode(header), [torch.tensor([255, 1], dtype=torch.uint8)])

@@ -1,0 +1,77 @@
+"""Links between neighbours, and what a transport has to provide: the base class for one of your own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+
+from workers.coordination.rendezvous import Rendezvous
+from workers.recovery.journal import Journal
+from workers.recovery.stable_storage import StableStorage
+from workers.transport.base import Receiver, Sender
+
+
+@dataclass(slots=True)
+class Link:
+    """Both channels between a stage and one neighbour, as the stage holds them."""
+
+    sender: Sender
+    receiver: Receiver
+
+
+@dataclass(slots=True)
+class LinkRequest:
+    """What a transport needs to open this rank's links over it."""
+
+    rendezvous: Rendezvous
+    """For publishing addresses to the neighbours."""
+    pairs: list[tuple[int, int]]
+    """(i, i + 1) for every link of the job over this transport, also those of other ranks."""
+    capacity: int
+    """Messages in flight per channel."""
+    timeout: float
+    """Seconds for the neighbours to come, and for any message to be taken."""
+    device: torch.device
+    """Where received tensors should be, if the transport can choose."""
+    stack: ExitStack
+    """What it closes, last first, is closed after a run that went well."""
+    recovery: tuple[StableStorage, Journal] | None = None
+    """Of a supervised stage, whose links outlast their connections."""
+
+    @property
+    def neighbours(self) -> list[int]:
+        """Ranks to which this rank has a link over this transport."""
+        rank = self.rendezvous.rank
+        return [b if a == rank else a for a, b in self.pairs if rank in (a, b)]
+
+    def link(self, sender: Sender, receiver: Receiver) -> Link:
+        """The link of these two ends, which are closed at the end of the run."""
+        self.stack.enter_context(receiver)
+        self.stack.enter_context(sender)  # closes first: the peer's receiver waits for its end
+        return Link(sender, receiver)
+
+
+class Transport(ABC):
+    """A way for messages between two stages. All ranks of a job call `open`, also one without such a link."""
+
+    same_host_only = False
+    """Whether both stages have to run on one host."""
+    needs_trusted_network = False
+    """Whether anybody who reaches its port could run code in the ranks."""
+    restartable = False
+    """Whether its links survive the restart of a stage's process (--supervise)."""
+
+    @abstractmethod
+    def open(self, request: LinkRequest) -> dict[int, Link]:
+        """Open this rank's links over this transport; returns them by the neighbour's rank.
+
+        Both neighbours call it at the same time, so a rank should listen and publish its address
+        (`request.rendezvous.publish`) before it reads and connects to its neighbour's.
+
+        Raises:
+            UserError: the transport cannot work here.
+            Late: a neighbour did not come within `request.timeout` seconds.
+        """

@@ -1,0 +1,39 @@
+"""Links over shared memory, also those of supervised stages."""
+
+from __future__ import annotations
+
+from typing_extensions import override
+
+from workers.recovery.reconnecting_channel import ReconnectingReceiver, ReconnectingSender
+from workers.transport.links import Link, LinkRequest, Transport
+from workers.transport.shm import ShmListener, connect
+
+
+class ShmTransport(Transport):
+    """Shared memory and Unix sockets (`workers.transport.shm`)."""
+
+    same_host_only = True
+    restartable = True
+
+    @override
+    def open(self, request: LinkRequest) -> dict[int, Link]:
+        rendezvous, timeout = request.rendezvous, request.timeout
+        rank, pin = rendezvous.rank, request.device.type == "cuda"
+        storage, journal = request.recovery or (None, None)
+        listeners = storage.listeners if storage else {n: ShmListener(n) for n in request.neighbours}
+        for n, listener in listeners.items():
+            listener.pin = pin
+            rendezvous.publish(f"shm/{n}-{rank}", listener.address)
+        links = {}
+        for n, listener in listeners.items():
+            address = rendezvous.read(f"shm/{rank}-{n}", timeout)
+            if storage is None or journal is None:
+                sender = connect(address, n, request.capacity, timeout, pin)
+                links[n] = request.link(sender, listener.accept(timeout))
+                continue
+            storage.send_logs[n].recover(pin)
+            lasting = ReconnectingSender(n, address, storage.send_logs[n], journal, timeout)
+            links[n] = request.link(lasting, ReconnectingReceiver(listener, journal, f"from {n}"))
+            if n < rank:  # once this process has ended, nobody could send the last marker again
+                request.stack.callback(lasting.drain, timeout)
+        return links
