@@ -1,6 +1,6 @@
 """How long a message takes from one stage to the next, by transport and size.
 
-python -m launch.latency --transports shm dist rpc
+python -m launch.latency --transports shm tcp dist
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ from launch.report.text import number
 from workers.failure.rank_runner import RankRunner
 from workers.failure.signals import exit_process
 from workers.transport.link_benchmark import Ping, ping
+from workers.transport.registry import check_transports
 
 SIZES = (64 << 10, 256 << 10, 1 << 20, 4 << 20)
 """Bytes; 256 KiB are 256 x 256 floats."""
-KNOWN = ("shm", "dist", "rpc")
 
 
 @dataclass(kw_only=True, slots=True)
 class LatencyConfig:
     """Send messages between two processes of this machine and time them."""
 
-    transports: tuple[str, ...] = KNOWN
-    """shm, dist, rpc."""
+    transports: tuple[str, ...] = ("shm", "tcp", "dist")
+    """shm, tcp, dist, rpc, or the dotted path of your own."""
+    trust_network: bool = False
+    """Allow transport rpc, by which anybody who reaches a port of these processes can run code in them."""
     device: str = "cpu"
     """cpu or cuda: where the tensors are."""
     repeats: int = 200
@@ -40,8 +42,7 @@ class LatencyConfig:
 
     def __post_init__(self) -> None:
         for name in self.transports:
-            if name not in KNOWN:
-                raise UserError(f"unknown transport ({name}); use some of {', '.join(KNOWN)}")
+            check_transports(name, trust_network=self.trust_network)
         if self.repeats < 1:
             raise UserError(f"repeats is {self.repeats}; it must be at least 1")
         if self.device not in ("cpu", "cuda"):

@@ -19,6 +19,7 @@ OF_STAGES = (
     "target_every",
     "deterministic",
     "transport",
+    "trust_network",
     "precision",
     "compile",
     "emulate_gflops",

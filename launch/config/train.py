@@ -19,8 +19,8 @@ from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.rules.registry import find_rule, rule_label, rules_with
 from launch.engines.registry import BASELINES, ENGINES, engine_label, find_engine
 from workers.runtime.execution import PRECISIONS
-
-TRANSPORTS = ("auto", "shm", "dist", "rpc")
+from workers.transport.base import MAX_CAPACITY
+from workers.transport.registry import check_transports
 
 
 @dataclass(kw_only=True, slots=True)
@@ -81,7 +81,10 @@ class JobConfig:
     deterministic: bool = False
     """Lock-step delivery: the same command gives the same weights, bit for bit (costs speed)."""
     transport: str = "auto"
-    """auto, shm, dist or rpc; several, one per link, with commas. Auto: shm within a host, else dist."""
+    """auto, shm, tcp, dist, rpc or the dotted path of your own; several, one per link, with commas. Auto: shm
+    within a host, else dist."""
+    trust_network: bool = False
+    """Allow --transport rpc, by which anybody who reaches a rank's port can run code in it."""
     device: str = "cpu"
     """cpu or cuda."""
     threads: int = 1
@@ -144,8 +147,9 @@ class JobConfig:
             raise UserError(f"device {self.device} cannot emulate others; use --device cpu")
         if self.emulate_gflops and self.compile:
             raise UserError("an emulated device is no faster with --compile; leave it out")
-        for transport in self.transport.split(","):
-            one_of("transport", transport, TRANSPORTS)
+        check_transports(self.transport, trust_network=self.trust_network)
+        if self.in_flight > MAX_CAPACITY:
+            raise UserError(f"in-flight is {self.in_flight}; it must be at most {MAX_CAPACITY}")
         self.cut_layers()
         _check_optimizer(self.optimizer, self.lr, self.optimizer_settings())
         optimizer_factory(self.sg.optimizer, 1.0)
@@ -238,8 +242,7 @@ class TrainConfig(JobConfig):
             raise UserError(f"supervise is for {learn}, not for {self.engine_name}; leave it out")
         if self.deterministic:
             raise UserError("supervise goes on with older weights, which is not deterministic; leave one out")
-        if set(self.transport.split(",")) - {"auto", "shm"}:
-            raise UserError(f"transport is {self.transport}; supervise needs shm on every link")
+        check_transports(self.transport, trust_network=self.trust_network, supervise=True)
         if self.compile:
             raise UserError(
                 "supervise starts a stage again, and nobody waits for its compiler; leave one of them out"

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import socket
-
 import torch.distributed as dist
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
@@ -16,9 +14,11 @@ from torch.distributed.elastic.rendezvous import (
     rendezvous_handler_registry,
 )
 
+from workers.coordination.rendezvous import LOOPBACK, local_store
+
 NAME = "dni_async-loopback"
 """Of this rendezvous backend, once it is registered."""
-HOST = "127.0.0.1"
+HOST = LOOPBACK
 
 
 class LoopbackRendezvous(RendezvousHandler):
@@ -28,16 +28,9 @@ class LoopbackRendezvous(RendezvousHandler):
     """
 
     def __init__(self, run_id: str, port: int = 0, host: str = HOST) -> None:
-        listening = socket.create_server((host, port))
-        self.host, self.port = host, int(listening.getsockname()[1])
         self._run_id = run_id
-        self._store = dist.TCPStore(
-            host,
-            self.port,
-            is_master=True,
-            wait_for_workers=False,
-            master_listen_fd=listening.detach(),
-        )
+        self._store = local_store(host, port)
+        self.host, self.port = host, int(self._store.port)
 
     @property
     def use_agent_store(self) -> bool:

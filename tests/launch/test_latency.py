@@ -24,7 +24,7 @@ def test_a_row_says_milliseconds_by_size() -> None:
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"transports": ("pigeon",)}, r"unknown transport \(pigeon\); use some of shm, dist, rpc"),
+        ({"transports": ("pigeon",)}, r"unknown transport \(pigeon\); use one of auto, shm, tcp, dist, rpc"),
         ({"repeats": 0}, "repeats is 0; it must be at least 1"),
         ({"device": "tpu"}, r"unknown device \(tpu\)"),
     ],
@@ -39,7 +39,7 @@ def test_real_messages_are_timed_over_every_transport(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "from send until the receiver can read" in done.stdout
     told = json.loads((tmp_path / "latency.json").read_text())
-    assert set(told["arrival"]) == {"shm", "dist", "rpc"}
+    assert set(told["arrival"]) == {"shm", "tcp", "dist"}
     assert all(len(times) == len(SIZES) and min(times) > 0 for times in told["arrival"].values())
     assert (tmp_path / "latency.md").read_text().count("\n|") == 5
 

@@ -239,7 +239,7 @@ def test_the_surviving_ranks_detect_a_killed_rank_without_a_launcher(
     tmp_path: Path, victim: int, transport: str
 ) -> None:
     """Without torchrun to tell them."""
-    config = TrainConfig(epochs=100_000, batch_size=64, transport=transport)
+    config = TrainConfig(epochs=100_000, batch_size=64, transport=transport, trust_network=True)
     with Job(config, DigitsFcn(depth=3, width=32), 3, tmp_path) as job:
         metrics = job.out / "metrics.jsonl"
         until(lambda: metrics.exists() and metrics.stat().st_size > 0, 60, "the first epoch")

@@ -244,6 +244,18 @@ def check_loopback() -> None:
         ) from None
 
 
+def local_store(host: str = LOOPBACK, port: int = 0) -> dist.TCPStore:
+    """A store at one address of this host, at `port` or a free one; torch's own listen on all interfaces."""
+    listening = socket.create_server((host, port))
+    return dist.TCPStore(
+        host,
+        listening.getsockname()[1],
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=listening.detach(),
+    )
+
+
 def _is_running(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

@@ -3,14 +3,16 @@
     sender    | send |                 wait for the credit            | send | ...
     receiver         |-- latency --| receive |----------- credit -----|
 
-All clocks are the system's monotonic one, which the processes of a host share. The two wait as the
-stages of a job do: they ask for news for a while before they sleep, where each has a core of its own.
+Both processes read the system's monotonic clock, which the processes of a host share. They wait as the stages
+of a job do: they poll for a while before they sleep, where each has a core of its own.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import secrets
+import signal
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -27,13 +29,16 @@ import torch.distributed as dist
 
 from dni_async.errors import StageError
 from dni_async.messages import TargetGradient
-from workers.coordination.rendezvous import Rendezvous
+from workers.coordination.rendezvous import LOOPBACK, Rendezvous, check_loopback, local_store
+from workers.failure.signals import exit_with_parent
 from workers.runtime.device import place
 from workers.transport.base import Deadline, Waitable, wait_any
-from workers.transport.connect import Link, open_links
+from workers.transport.connect import open_links
+from workers.transport.links import Link
 
 SIZES = (4096, 65536, 1 << 20, 1 << 22)
 """Bytes of the messages that are sent."""
+_END_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,43 +101,45 @@ def ping(
     Raises StageError when they do not answer in `timeout` seconds.
     """
     context = context or multiprocessing.get_context("spawn")
-    store = dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    job = _Job(tuple(dict.fromkeys([*transports, "dist"])), device, tuple(sizes), repeats, timeout)
-    answer, tell = context.Pipe(duplex=False)
+    check_loopback()
+    store = local_store()
+    names = tuple(dict.fromkeys([*transports, "dist"]))
+    job = _Job(names, device, tuple(sizes), repeats, timeout, secrets.token_bytes(32))
+    results, send_results = context.Pipe(duplex=False)
     processes: list[BaseProcess] = [
-        context.Process(target=_rank, args=(job, rank, store.port, tell), daemon=True)  # type: ignore[attr-defined]
+        context.Process(target=_rank, args=(job, rank, store.port, send_results), daemon=True)  # type: ignore[attr-defined]
         for rank in range(2)
     ]
     for process in processes:
         process.start()
-    tell.close()
+    send_results.close()
     try:
-        told = _hear(answer, processes, timeout)
+        measured = _await_results(results, processes, timeout)
         for process in processes:
-            process.join(5.0)  # they are closing their links
+            process.join(_END_TIMEOUT_S)  # they are closing their links
     finally:
         for process in processes:
             process.kill()
-            process.join(5.0)
-    links = {name: LinkCost(*(fit(sizes, seconds) for seconds in told[name])) for name in job.transports}
-    arrival = {name: [sum(pair) for pair in zip(*told[name][:2], strict=True)] for name in job.transports}
-    return Ping(links, fit([size // 2 for size in sizes], [s / 2 for s in told["all_reduce"]]), arrival)
+            process.join(_END_TIMEOUT_S)
+    links = {name: LinkCost(*(fit(sizes, seconds) for seconds in measured[name])) for name in job.transports}
+    arrival = {name: [sum(pair) for pair in zip(*measured[name][:2], strict=True)] for name in job.transports}
+    return Ping(links, fit([size // 2 for size in sizes], [s / 2 for s in measured["all_reduce"]]), arrival)
 
 
-def _hear(answer: Connection, processes: Sequence[BaseProcess], timeout: float) -> dict[str, Any]:
-    """What the two found out; one that fails is the end of it."""
+def _await_results(results: Connection, processes: Sequence[BaseProcess], timeout: float) -> dict[str, Any]:
+    """What both processes have measured. Raises StageError if one fails."""
     failed = StageError("measuring messages failed; the reason stands above")
     deadline = Deadline(timeout)
     running = list(processes)
-    while not answer.poll() and deadline.left() and running:
-        connection.wait([answer, *(process.sentinel for process in running)], deadline.left())
+    while not results.poll() and deadline.left() and running:
+        connection.wait([results, *(process.sentinel for process in running)], deadline.left())
         running = [process for process in running if process.exitcode is None]
         if any(process.exitcode for process in processes):
             raise failed
-    if not answer.poll():
+    if not results.poll():
         raise StageError(f"measuring messages took longer than {timeout:g} s; raise --timeout")
     try:
-        return dict(answer.recv())
+        return dict(results.recv())
     except EOFError:  # both are gone
         raise failed from None
 
@@ -144,50 +151,52 @@ class _Job:
     sizes: tuple[int, ...]
     repeats: int
     timeout: float
+    secret: bytes
 
 
-def _rank(job: _Job, rank: int, port: int, tell: Connection) -> None:
+def _rank(job: _Job, rank: int, port: int, send_results: Connection) -> None:
+    exit_with_parent(signal.SIGKILL)
     os.environ |= {  # rpc reads these: our store in the place of torchrun's
-        "MASTER_ADDR": "localhost",
+        "MASTER_ADDR": LOOPBACK,
         "MASTER_PORT": str(port),
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
-    store = dist.TCPStore("localhost", port, timeout=timedelta(seconds=job.timeout), wait_for_workers=False)
+    store = dist.TCPStore(LOOPBACK, port, timeout=timedelta(seconds=job.timeout), wait_for_workers=False)
     placement = place(job.device, 1, rank, 2)
     device = placement.device
 
     def wait(end: Waitable) -> None:
         wait_any([end], job.timeout, placement.alone)
 
-    told: dict[str, Any] = {}
+    measured: dict[str, Any] = {}
     for name in job.transports:
-        rendezvous = Rendezvous(rank, 2, rank, 2, dist.PrefixStore(name, store))
+        rendezvous = Rendezvous(rank, 2, rank, 2, dist.PrefixStore(name, store), secret=job.secret)
         with open_links(rendezvous, [name], 1, job.timeout, device) as links:
             link = links.upstream or links.downstream
             assert link is not None
-            told[name] = _exchange(job, rendezvous, link, device, wait)
+            measured[name] = _exchange(job, rendezvous, link, device, wait)
             if name == "dist":
-                told["all_reduce"] = [_all_reduce(size, job.repeats) for size in job.sizes]
+                measured["all_reduce"] = [_all_reduce(size, job.repeats) for size in job.sizes]
     if rank == 0:
-        tell.send(told)
+        send_results.send(measured)
 
 
 def _exchange(
     job: _Job, rendezvous: Rendezvous, link: Link, device: torch.device, wait: Callable[[Waitable], None]
 ) -> list[list[float]]:
-    """Median seconds of send, latency, receive and credit, each by size; rank 0 knows them."""
-    notes = [
+    """Median seconds of send, latency, receive and credit, each by size, on rank 0; [] on rank 1."""
+    times = [
         [_turn(link, rendezvous.rank, size, device, job.timeout, wait) for _ in range(job.repeats + 1)][1:]
         for size in job.sizes
     ]
     if rendezvous.rank == 1:
-        rendezvous.publish("notes", notes)
-        rendezvous.read("heard", job.timeout)  # the other still reads from the link
+        rendezvous.publish("times", times)
+        rendezvous.read("read", job.timeout)  # the other still reads from the link
         return []
-    others = rendezvous.read("notes", job.timeout)
-    rendezvous.publish("heard", True)
+    others = rendezvous.read("times", job.timeout)
+    rendezvous.publish("read", True)
     columns: list[list[float]] = [[], [], [], []]
-    for mine, theirs in zip(notes, others, strict=True):
+    for mine, theirs in zip(times, others, strict=True):
         rows = [_parts(*a, *b) for a, b in zip(mine, theirs, strict=True)]
         for column, values in zip(columns, zip(*rows, strict=True), strict=True):
             column.append(statistics.median(values))
@@ -206,8 +215,11 @@ def _turn(
     timeout: float,
     wait: Callable[[Waitable], None],
 ) -> tuple[float, ...]:
-    """One message. Rank 0: when it began, when `send` was over, when the credit was back.
-    Rank 1: when the message was there, when it was given back."""
+    """Send one message from rank 0 to rank 1.
+
+    Returns the times of: on rank 0 the call of `send`, its return and the credit; on rank 1 the arrival and
+    the release.
+    """
     clock = time.perf_counter
     if rank == 0:
         message = TargetGradient(0, 0, torch.ones(size // 4, device=device))

@@ -22,11 +22,11 @@ def find_transport(name: str) -> Transport:
     """The transport of this name or dotted path. Raises UserError if there is none."""
     if name not in TRANSPORTS and not is_path(name):
         known = ", ".join(["auto", *TRANSPORTS])
-        raise UserError(f"transport is {name}; use one of {known}, or the dotted path of your own")
+        raise UserError(f"unknown transport ({name}); use one of {known}, or the dotted path of your own")
     return load_class(TRANSPORTS.get(name, name), "transport", Transport)()  # type: ignore[type-abstract]
 
 
-def check_transports(asked: str, *, trust_network: bool, supervise: bool) -> None:
+def check_transports(asked: str, *, trust_network: bool, supervise: bool = False) -> None:
     """Check the value of --transport before anything starts. Raises UserError."""
     for name in asked.split(","):
         if name == "auto":

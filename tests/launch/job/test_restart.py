@@ -89,7 +89,10 @@ def test_a_restarted_lockstep_run_equals_the_uninterrupted_run_to_the_bit(
 @pytest.mark.parametrize("transport", [pytest.param("dist", marks=pytest.mark.slow), "rpc"])
 def test_a_restart_does_not_depend_on_earlier_connections(tmp_path: Path, transport: str) -> None:
     """Whose addresses still stand in the launcher's store."""
-    task, settings = Bombed(6, tmp_path / "defused"), config(transport=transport, timeout=20.0)
+    task, settings = (
+        Bombed(6, tmp_path / "defused"),
+        config(transport=transport, trust_network=True, timeout=20.0),
+    )
     with Job(settings, task, 3, tmp_path) as first:
         assert -signal.SIGKILL in first.statuses()
     with Job(settings, task, 3, tmp_path, before=first) as second:

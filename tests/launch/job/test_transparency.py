@@ -52,6 +52,7 @@ def trained(
         batch_size=BATCH,
         seed=SEED,
         transport=transport,
+        trust_network=True,
         stash=stash,
         precision=precision,
     )
@@ -72,6 +73,7 @@ def trained(
         (2, "rpc"),
         pytest.param(3, "rpc", marks=pytest.mark.slow),
         (4, "shm,dist,rpc"),
+        (3, "tcp"),
     ],
 )
 def test_an_oracle_makes_the_pipeline_equal_to_backprop_to_the_bit(

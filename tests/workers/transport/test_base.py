@@ -81,9 +81,9 @@ def test_credits_run_out_and_come_back() -> None:
 
 def test_capacity_is_checked() -> None:
     assert check_capacity(128) == 128
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="capacity is 0; use 1 to 128"):
         check_capacity(0)
-    with pytest.raises(ValueError, match="1 to 3"):
+    with pytest.raises(ValueError, match="capacity is 129; use 1 to 128"):
         check_capacity(129)
 
 
