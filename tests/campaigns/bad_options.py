@@ -190,14 +190,7 @@ def campaign(chosen: list[Case]) -> Report:
     """Run the cases; a known fault that is mended is a problem, too."""
     report = Report()
     for case in chosen:
-        report.cases += 1
-        problem = case.problem()
-        if problem and case.known_fault:
-            print(f"{case}: {problem} (known, {case.known_fault})", flush=True)
-        elif problem:
-            report.problems.append(f"{case}: {problem}")
-        elif case.known_fault:
-            report.problems.append(f"{case} is refused now: take it out of KNOWN_FAULTS")
+        report.add(str(case), case.problem(), case.known_fault)
     return report
 
 

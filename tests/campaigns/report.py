@@ -12,6 +12,23 @@ class Report:
     cases: int = 0
     problems: list[str] = field(default_factory=list)
 
+    def add(self, case: str, problem: str, known_fault: str = "") -> None:
+        """Count a case.
+
+        Args:
+            case: its name.
+            problem: what is wrong with the result; "" when nothing is.
+            known_fault: the issue that asks to mend this case, which is no problem then, but one when the
+                case is mended and still listed as a known fault.
+        """
+        self.cases += 1
+        if problem and known_fault:
+            print(f"{case}: {problem} (known, {known_fault})", flush=True)
+        elif problem:
+            self.problems.append(f"{case}: {problem}")
+        elif known_fault:
+            self.problems.append(f"{case}: mended; take it out of KNOWN_FAULTS ({known_fault})")
+
     def show(self) -> int:
         """Print the problems and the number of cases; return the exit status of the command."""
         for problem in self.problems:
