@@ -8,9 +8,11 @@ state as it was, so it may be loaded twice.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -46,16 +48,29 @@ def load_optimizer_state(optimizer: Optimizer, states: Sequence[State]) -> None:
 
 
 def random_state() -> State:
-    """Where torch's generators of this process stand."""
-    state: State = {"cpu": torch.get_rng_state()}
+    """Return the state of this process's random generators: torch's, numpy's and Python's."""
+    version, words, gauss = random.getstate()
+    of_numpy: State = dict(numpy.random.get_state(legacy=False))
+    key = torch.from_numpy(of_numpy["state"]["key"].astype(numpy.int64))  # no file format has uint32
+    state: State = {
+        "cpu": torch.get_rng_state(),
+        "python": [version, torch.tensor(words), gauss],
+        "numpy": of_numpy | {"state": {"key": key, "pos": of_numpy["state"]["pos"]}},
+    }
     if torch.cuda.is_initialized():
         state["cuda"] = torch.cuda.get_rng_state()
     return state
 
 
 def load_random_state(state: State) -> None:
-    """Go on from there."""
+    """Go on from `random_state`; one without numpy's and Python's leaves these as they are."""
     torch.set_rng_state(state["cpu"])
+    if "python" in state:
+        version, words, gauss = state["python"]
+        random.setstate((version, tuple(words.tolist()), gauss))
+        key, pos = state["numpy"]["state"]["key"], state["numpy"]["state"]["pos"]
+        of_numpy = {"key": key.numpy().astype(numpy.uint32), "pos": pos}
+        numpy.random.set_state(state["numpy"] | {"state": of_numpy})
     if "cuda" in state and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(state["cuda"])
 

@@ -27,6 +27,7 @@ from launch.job.context import RankContext
 from launch.job.early_stopping import patience_of
 from launch.job.stage_factory import build_updater
 from launch.report.recorder import Recorder
+from tasks.base import seed_everything
 from workers.coordination.collectives import Peers, process_group
 from workers.runtime.emulation import make_probe
 from workers.runtime.execution import in_precision, sequential
@@ -89,7 +90,7 @@ class Loop(ABC):
     def train(self, report: Callable[[Marker], None], enough: Callable[[], bool] = lambda: False) -> None:
         """The whole run. On rank 0, `report` gets the markers that a pipeline would send back, and `enough`
         is asked after each evaluation whether to stop; all ranks stop together."""
-        torch.manual_seed(self.config.seed + 1 + self.peers.rank)  # dropout and the like differ
+        seed_everything(self.config.seed + 1 + self.peers.rank)  # dropout and the like differ
         with self.explained():
             for message in self._context.messages(self.probe.clock, lambda: self.stopped):
                 self.on(message, report, enough)

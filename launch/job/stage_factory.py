@@ -14,7 +14,7 @@ from dni_async.stage.stage import Stage
 from launch.config.train import JobConfig, TrainConfig
 from launch.job.early_stopping import patience_of
 from launch.job.partition_plan import PartitionPlan, build_layers, rule_context
-from tasks.base import Task
+from tasks.base import Task, seed_everything
 from workers.runtime.execution import in_precision, sequential
 
 
@@ -42,7 +42,7 @@ def build_stage(
     rest = sequential(layers[end:], config.precision)
     total_steps = config.epochs * plan.steps_per_epoch
     rule = _rule(config, task, plan, index, rest, device)
-    torch.manual_seed(config.seed + 1 + index)  # dropout and the like differ between stages
+    seed_everything(config.seed + 1 + index)  # dropout and the like differ between stages
     stage = Stage(
         index,
         mine,

@@ -35,7 +35,8 @@ from workers.runtime.device import place
 def run_sequences(runner: RankRunner, config: SequenceConfig) -> dict[str, Any]:
     """The whole run; its summary. Raises UserError for bad input and for a loss that is no number."""
     task = create_any(config.task, config.task_args)
-    assert isinstance(task, SequenceTask)
+    if not isinstance(task, SequenceTask):
+        raise UserError(f"{task.name} is not a task over time; train it with launch.train")
     out = prepare_out(config.out) if config.out else None
     runner.folder = out
     sequences = task.sequences(config.data_folder(), config.batch_size, config.seed)
