@@ -41,7 +41,7 @@ class Bombed(Tiny):
 
 
 def config(**settings: Any) -> TrainConfig:
-    return TrainConfig(**{"out": "set by the job", "max_restarts": 2} | SETTINGS | settings)
+    return TrainConfig.of(**{"out": "set by the job", "max_restarts": 2} | SETTINGS | settings)
 
 
 def lines_of(out: Path) -> list[dict[str, Any]]:

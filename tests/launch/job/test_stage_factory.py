@@ -21,7 +21,7 @@ CUTS = {1: "", 2: "2", 3: "1,3", 4: "1,2,3"}
 
 
 def planned(stages, make=five_layers, **settings):
-    config = TrainConfig(**{"batch_size": 16, "epochs": 2, "cut": CUTS[stages]} | settings)
+    config = TrainConfig.of(**{"batch_size": 16, "epochs": 2, "cut": CUTS[stages]} | settings)
     task = Tiny(make)
     return config, task, make_plan(config, task, data_of(task, config), stages)
 
@@ -211,8 +211,8 @@ def test_the_random_state_of_a_stage_depends_on_its_index_alone():
 
 def test_optimizer_and_settings_reach_the_updater():
     layer = nn.Linear(2, 2)
-    config = TrainConfig(optimizer="sgd", lr=0.5, optimizer_args=("momentum=0.9", "nesterov=true"))
-    updater = build_updater(config, layer, 10)
+    config = TrainConfig.of(optimizer="sgd", lr=0.5, optimizer_args=("momentum=0.9", "nesterov=true"))
+    updater = build_updater(config.optimizer, layer, 10)
     assert isinstance(updater.optimizer, torch.optim.SGD)
     (group,) = updater.optimizer.param_groups
     assert (group["lr"], group["momentum"], group["nesterov"]) == (0.5, 0.9, True)
@@ -230,8 +230,8 @@ def test_optimizer_and_settings_reach_the_updater():
 )
 def test_a_schedule_moves_the_learning_rate(schedule, rates):
     layer = nn.Linear(2, 2)
-    config = TrainConfig(optimizer="sgd", lr=1.0, schedule=schedule, milestones=(0.5, 0.75))
-    updater = build_updater(config, layer, 4)
+    config = TrainConfig.of(optimizer="sgd", lr=1.0, schedule=schedule, milestones=(0.5, 0.75))
+    updater = build_updater(config.optimizer, layer, 4)
     seen = [updater.optimizer.param_groups[0]["lr"]]
     for _ in range(4):
         layer(torch.ones(1, 2)).sum().backward()
@@ -244,7 +244,7 @@ def test_a_schedule_moves_the_learning_rate(schedule, rates):
 def test_clipping_bounds_the_step(clip, norm):
     layer = nn.Linear(4, 1, bias=False)
     before = layer.weight.detach().clone()
-    updater = build_updater(TrainConfig(optimizer="sgd", lr=1.0, clip_norm=clip), layer, 1)
+    updater = build_updater(TrainConfig.of(optimizer="sgd", lr=1.0, clip_norm=clip), layer, 1)
     layer(torch.full((1, 4), 3.0)).sum().backward()
     updater.step()
     assert (layer.weight - before).norm().item() == pytest.approx(norm, rel=1e-4)
@@ -256,7 +256,7 @@ def test_the_schedule_of_a_stage_spans_all_epochs():
 
 
 def test_layers_without_parameters_count_their_steps():
-    updater = build_updater(TrainConfig(), nn.ReLU(), 10)
+    updater = build_updater(TrainConfig.of(), nn.ReLU(), 10)
     assert updater.optimizer is None
     updater.step()
     assert updater.version == 1
@@ -265,5 +265,5 @@ def test_layers_without_parameters_count_their_steps():
 def test_weights_that_want_no_gradient_are_left_out():
     layer = nn.Linear(2, 2)
     layer.weight.requires_grad_(False)
-    (group,) = build_updater(TrainConfig(), layer, 10).optimizer.param_groups
+    (group,) = build_updater(TrainConfig.of(), layer, 10).optimizer.param_groups
     assert len(group["params"]) == 1 and group["params"][0] is layer.bias

@@ -47,7 +47,7 @@ def task(text: str, **settings: Any) -> CharLMStack:
 
 
 def config(stages: int, **settings: Any) -> TrainConfig:
-    return TrainConfig(**SETTINGS | {"cut": CUT[stages]} | settings)
+    return TrainConfig.of(**SETTINGS | {"cut": CUT[stages]} | settings)
 
 
 def weights_of(stages: list[Stage]) -> list[Tensor]:
@@ -61,7 +61,7 @@ def equal(first: list[Tensor], second: list[Tensor]) -> bool:
 @pytest.fixture(scope="module")
 def textbook(text: str) -> dict[str, Tensor]:
     """The weights of sequential training, synthetic gradients through time included."""
-    return backprop(task(text), TrainConfig(**SETTINGS))[0]
+    return backprop(task(text), TrainConfig.of(**SETTINGS))[0]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_without_exact_gradients_at_window_ends_the_weights_differ(
     textbook: dict[str, Tensor], text: str, end: str
 ) -> None:
     """So the comparison above can fail."""
-    other = backprop(task(text, end=end), TrainConfig(**SETTINGS))[0]
+    other = backprop(task(text, end=end), TrainConfig.of(**SETTINGS))[0]
     assert not equal(list(other.values()), list(textbook.values()))
 
 
