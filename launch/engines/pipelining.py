@@ -6,12 +6,11 @@
 Both compute the gradient of the whole batch's mean loss (micro-batches are equal, their losses averaged), so
 they train as sequential backprop does, but for batch norm: its statistics are those of each micro-batch.
 
-Three things its users have to know, and we had to. Shapes are fixed when a stage is set up, so each number
-of rows (a short last batch) gets a stage and a schedule of its own around the same layers. Without example
-tensors a stage learns the shapes by running its layers on uninitialised memory, which batch norm counts in
-its running statistics: we give examples. And Schedule1F1B refuses fewer micro-batches than stages: a short
-last batch whose rows cannot be cut into so many equal parts goes through ScheduleGPipe, with the same
-gradient.
+Three of its properties matter here. Shapes are fixed when a stage is set up, so each number of rows (a short
+last batch) gets a stage and a schedule of its own around the same layers. Without example tensors a stage
+learns the shapes by running its layers on uninitialised memory, which batch norm counts in its running
+statistics: it gets examples. Schedule1F1B refuses fewer micro-batches than stages: a short last batch that
+cannot be cut into so many equal parts goes through ScheduleGPipe, with the same gradient.
 """
 
 from __future__ import annotations

@@ -44,11 +44,11 @@ def test_no_rank_continues_before_all_ranks_have_compiled(
     context = context_of(Tiny(), config, Rendezvous(0, 2, 0, 2, store))
     met: list[str] = []
 
-    def exchange(self: Rendezvous, key: str, mine: bool, timeout: float) -> None:
+    def all_gather(self: Rendezvous, key: str, mine: bool, timeout: float) -> None:
         assert timeout > 600 and len(compiled) == 1
         met.append(key)
 
-    monkeypatch.setattr(Rendezvous, "exchange", exchange)
+    monkeypatch.setattr(Rendezvous, "all_gather", all_gather)
     context.compile(nn.Identity(), 0, trains=True, gradients={False})
     assert met == ["compiled"]
 

@@ -195,7 +195,9 @@ def test_a_job_that_may_be_started_anew_keeps_checkpoints(
     settings: dict[str, Any], max_restarts: int, every: int | None
 ) -> None:
     alone = Rendezvous(0, 1, 0, 1, dist.HashStore(), max_restarts=max_restarts)
-    assert with_checkpoints(config(**{"max_restarts": 0} | settings), alone).checkpoint_every == every
+    assert (
+        with_checkpoints(config(**{"max_restarts": 0} | settings), alone).recovery.checkpoint_every == every
+    )
 
 
 LAUNCHERS = {

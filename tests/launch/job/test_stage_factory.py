@@ -11,6 +11,7 @@ from dni_async.rules import CdniRule, DelayedRule, DniRule, FrozenRule, LocalRul
 from dni_async.stage.simulation import downstream_first, upstream_first
 from dni_async.synthesis.oracle import Oracle
 from dni_async.synthesis.synthesizer import Synthesizer
+from launch.config.optimizer import OptimizerConfig
 from launch.config.train import TrainConfig
 from launch.job.partition_plan import build_layers, make_plan
 from launch.job.stage_factory import build_stage, build_updater
@@ -244,7 +245,7 @@ def test_a_schedule_moves_the_learning_rate(schedule, rates):
 def test_clipping_bounds_the_step(clip, norm):
     layer = nn.Linear(4, 1, bias=False)
     before = layer.weight.detach().clone()
-    updater = build_updater(TrainConfig.of(optimizer="sgd", lr=1.0, clip_norm=clip), layer, 1)
+    updater = build_updater(OptimizerConfig(name="sgd", lr=1.0, clip_norm=clip), layer, 1)
     layer(torch.full((1, 4), 3.0)).sum().backward()
     updater.step()
     assert (layer.weight - before).norm().item() == pytest.approx(norm, rel=1e-4)
@@ -256,7 +257,7 @@ def test_the_schedule_of_a_stage_spans_all_epochs():
 
 
 def test_layers_without_parameters_count_their_steps():
-    updater = build_updater(TrainConfig.of(), nn.ReLU(), 10)
+    updater = build_updater(OptimizerConfig(), nn.ReLU(), 10)
     assert updater.optimizer is None
     updater.step()
     assert updater.version == 1
@@ -265,5 +266,5 @@ def test_layers_without_parameters_count_their_steps():
 def test_weights_that_want_no_gradient_are_left_out():
     layer = nn.Linear(2, 2)
     layer.weight.requires_grad_(False)
-    (group,) = build_updater(TrainConfig.of(), layer, 10).optimizer.param_groups
+    (group,) = build_updater(OptimizerConfig(), layer, 10).optimizer.param_groups
     assert len(group["params"]) == 1 and group["params"][0] is layer.bias
