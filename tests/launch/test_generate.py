@@ -52,7 +52,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = TrainConfig.of(
         task="char-lm-stack", task_args=args, epochs=10, lr=1e-2, batch_size=8, cut="1", rule="cdni"
     )
-    with Job(settings, create(settings.task, args), 2, folder) as job:
+    with Job(settings, create(settings.task.name, args), 2, folder) as job:
         assert job.statuses() == [0, 0], job.lines()
     return folder
 
