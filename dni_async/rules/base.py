@@ -36,11 +36,11 @@ class Rule(ABC):
     computes_loss: ClassVar[bool] = False
     """Whether this is the rule of the last stage."""
 
+    optimizer: Optimizer | None = None
+    """Of the rule's own network, if it has one."""
+
     phase: ClassVar[str] = "sg"
     """The name of the rule's own work where a stage's time is broken down into phases."""
-
-    optimizer: Optimizer | None = None
-    """Of the network that the rule trains, if it has one."""
 
     @classmethod
     def build(cls, context: RuleContext) -> Self:
@@ -132,8 +132,7 @@ class Rule(ABC):
         return {}
 
     def replay_bytes(self, h: Tensor, y: Tensor) -> int:
-        """Returns the bytes that the rule keeps of earlier batches like h (B, ...) and y (B, ...) to learn
-        from again."""
+        """Returns the bytes of a full replay window of batches like h (B, ...) and y (B, ...)."""
         return 0
 
     def counters(self) -> State:

@@ -17,7 +17,7 @@ from dni_async.networks.factory import label_size_of
 from dni_async.optim import Updater, optimizer_factory
 from dni_async.partition.costs import ROUNDS, Clock, Costs, measure_costs
 from dni_async.partition.cut import best_cut, check_cut, stage_bounds
-from dni_async.recurrent.stateful_rnn import start_anew_after
+from dni_async.recurrent.stateful_rnn import set_sequence_length
 from dni_async.rules import Rule, RuleContext
 from dni_async.rules.registry import find_rule
 from launch.config.runtime import LinkedConfig
@@ -71,7 +71,7 @@ def build_layers(task: Task, seed: int, steps_per_epoch: int = 0) -> list[nn.Mod
     layers = list(task.layers())
     if not layers or not all(isinstance(layer, nn.Module) for layer in layers):
         raise UserError(f"task {task.name}: layers() must give a list of nn.Module, at least one")
-    start_anew_after(steps_per_epoch, *layers)
+    set_sequence_length(steps_per_epoch, *layers)
     return layers
 
 

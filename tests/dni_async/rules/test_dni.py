@@ -7,12 +7,13 @@ from torch import Tensor
 
 from dni_async.messages import TargetGradient
 from dni_async.rules import DniRule
+from dni_async.synthesis.predictor import Predictor
 from tests.support.stages import CLASSES, WIDTH, synthesizer
 
 H, Y = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)
 
 
-class Known:
+class Known(Predictor):
     """A predictor that predicts its step number and knows the version of every step it has seen."""
 
     def __init__(self) -> None:
