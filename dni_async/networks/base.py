@@ -113,7 +113,7 @@ class DNINetwork(nn.Module):
             self._hidden_state = now
 
     def synthesize(self, h: Tensor, labels: Tensor | None) -> Tensor:
-        """Returns the predicted gradient, shaped like h (B, ...), without autograd. labels: (B, C) or None."""
+        """Returns the predicted gradient, shaped like h (B, ...), without autograd; labels (B, C)."""
         with torch.no_grad():
             gradient, self._hidden_state = self._predict(h, self.start(h), labels)
         return gradient

@@ -38,14 +38,9 @@ class Synthesizer(Predictor):
     small for 16 bits. The gradient is returned in the precision of h.
 
     Args:
-        network: the SG network.
-        optimizer: of its parameters.
-        pending: where predictions wait for their targets.
         condition: y (B, ...) -> (B, C) floats, for conditional DNI; None for plain DNI.
         scale: units of the gradients that the network works in.
-        replay: extra steps per target, on tuples of earlier batches.
-        replay_window: how many tuples are kept for that.
-        seed: of the choice among them.
+        replay: extra steps per target, on tuples of the last `replay_window` batches, chosen by `seed`.
         guarded: raise NonFinite before the network learns from NaN or infinite gradients.
     """
 

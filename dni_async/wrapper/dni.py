@@ -28,11 +28,11 @@ class DNI(nn.Module):
             loss.backward()              # SG networks learn, weights move, gradients are cleared
 
     The gradient that flows back into a wrapped layer is (1 - λ) SG + λ target, where the target is what
-    the layer's own output really gets from above; what flows on to the layer below is this layer's
-    backward of that mix, so targets are exact at the last wrapped layer and bootstrapped below.
+    the layer's output gets from the layers above. The layer below gets this layer's backward of the mix, so
+    targets are exact at the last wrapped layer and bootstrapped below.
 
-    Who steps: DNI itself, at the end of `loss.backward()`, and it clears the gradients, so that an
-    `opt.step()` behind it finds none and moves nothing twice.
+    DNI itself steps the weights at the end of `loss.backward()` and clears the gradients, so an `opt.step()`
+    afterwards finds none.
 
     network: any module; one that is wrapped already is unwrapped first.
     dni_network: class of the SG networks, called with input_size, hidden_size, output_size and

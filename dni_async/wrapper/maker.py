@@ -65,7 +65,7 @@ class Maker:
 
     @property
     def time_first(self) -> bool:
-        """Whether time is first in outputs of layers without `batch_first`. SG networks get the batch first."""
+        """Whether layers without `batch_first` have time first; SG networks always get the batch first."""
         return self.network is not None and self.params.get("batch_first") is False
 
     def make(self, shape: Shape, classes: bool, like: Tensor) -> Synthesizer:
