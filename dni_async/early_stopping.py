@@ -58,7 +58,7 @@ class Patience:
         return True
 
     def state_dict(self) -> State:
-        """Returns everything but the limit, JSON-able."""
+        """Return everything but the limit, JSON-able."""
         state = asdict(self)
         del state["limit"]
         return state
@@ -108,7 +108,7 @@ class Best:
             self.restoring = False
 
     def state_dict(self) -> State:
-        """Returns what a part of a checkpoint must hold when its marker is back."""
+        """Return what a part of a checkpoint must hold when its marker is back."""
         return {"best": self.weights, "patience": self.patience.state_dict()}
 
     def load_state_dict(self, state: State) -> None:

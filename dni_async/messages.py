@@ -37,7 +37,7 @@ class Activation:
         return not len(self.h)
 
     def emptied(self) -> Activation:
-        """Returns the message without rows, in place of this one."""
+        """Return the message without rows, in place of this one."""
         return Activation(self.step, self.version, self.h.detach()[:0], self.y[:0], self.train)
 
 

@@ -42,7 +42,7 @@ def check_finite(what: str, tensors: Sequence[Tensor]) -> None:
 
 
 def check_loss(loss: float, which: str = "the loss", rates: str = "--lr") -> float:
-    """Returns the loss. Raises NonFinite if it is NaN or infinite."""
+    """Return the loss. Raises NonFinite if it is NaN or infinite."""
     if not math.isfinite(loss):
         raise NonFinite(f"{which} is {loss}", rates)
     return loss

@@ -20,7 +20,7 @@ OptimizerFactory = Callable[[list[nn.Parameter]], Optimizer]
 
 
 def optimizer_factory(name: str, lr: float, **settings: Any) -> OptimizerFactory:
-    """Returns a function that makes the torch optimizer `name` (any case) for a list of parameters.
+    """Return a function that makes the torch optimizer `name` (any case) for a list of parameters.
 
     The fused implementation is used where torch has one: on CPU it is 4 to 8 times faster.
 
@@ -48,7 +48,7 @@ def optimizer_factory(name: str, lr: float, **settings: Any) -> OptimizerFactory
 def schedule_factor(
     schedule: str, total_steps: int, milestones: tuple[float, ...] = (0.6, 0.8), gamma: float = 0.1
 ) -> Callable[[int], float]:
-    """Returns the factor of the learning rate by step; it starts at 1.
+    """Return the factor of the learning rate by step; it starts at 1.
 
     "linear" and "cosine" reach 0 after `total_steps`; "step" multiplies by `gamma` at each milestone, a share
     of the run (the paper divides by 10 at 300k and 400k of 500k steps: 0.6 and 0.8).
@@ -99,7 +99,7 @@ class Updater:
         self.optimizer.zero_grad()
 
     def gradients(self) -> list[Tensor]:
-        """Returns the gradients that the next step will use."""
+        """Return the gradients that the next step will use."""
         return gradients(self.optimizer) if self.optimizer else []
 
     def drop(self) -> None:
@@ -108,7 +108,7 @@ class Updater:
             self.optimizer.zero_grad()
 
     def state_dict(self) -> State:
-        """Returns the version and the optimizer's state; learning rates follow from the version."""
+        """Return the version and the optimizer's state; learning rates follow from the version."""
         return {
             "version": self.version,
             "parameters": optimizer_state(self.optimizer) if self.optimizer else [],
@@ -134,6 +134,6 @@ class Updater:
 
 
 def gradients(optimizer: Optimizer) -> list[Tensor]:
-    """Returns the gradients that an optimizer's parameters have now."""
+    """Return the gradients that an optimizer's parameters have now."""
     groups = optimizer.param_groups
     return [p.grad for group in groups for p in group["params"] if p.grad is not None]

@@ -19,7 +19,7 @@ def starts_in_place(layers: nn.Module) -> bool:
 
 
 def clone_if_borrowed(tensor: Tensor, message: Activation | TargetGradient) -> Tensor:
-    """Returns `tensor` (any shape), cloned if it lies in the borrowed memory of `message`."""
+    """Return `tensor` (any shape), cloned if it lies in the borrowed memory of `message`."""
     borrowed = (message.grad,) if isinstance(message, TargetGradient) else (message.h, message.y)
     addresses = [other.untyped_storage().data_ptr() for other in borrowed]
     return tensor.clone() if tensor.untyped_storage().data_ptr() in addresses else tensor

@@ -31,7 +31,7 @@ class AuxiliaryHead(nn.Module):
             self.layers = nn.Sequential(nn.Flatten(), *_perceptron(flat, hidden_size, outputs))
 
     def forward(self, h: Tensor) -> Tensor:
-        """Returns (B, *output_shape) for h (B, *shape)."""
+        """Return (B, *output_shape) for h (B, *shape)."""
         return self.layers(h).view(len(h), *self.output_shape)
 
 

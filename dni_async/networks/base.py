@@ -85,11 +85,11 @@ class DNINetwork(nn.Module):
         return cls(input_size=size, hidden_size=settings.hidden, output_size=size, **labels)
 
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Returns the gradient, shaped like input (B, ...), and the hidden state. labels: (B, C) or None."""
+        """Return the gradient, shaped like input (B, ...), and the hidden state. labels: (B, C) or None."""
         raise NotImplementedError
 
     def samples_in(self, h: Tensor) -> int:
-        """Returns the batch size of h (B, ...)."""
+        """Return the batch size of h (B, ...)."""
         return len(h)
 
     def reset(self) -> None:
@@ -97,7 +97,7 @@ class DNINetwork(nn.Module):
         self._hidden_state = None
 
     def start(self, h: Tensor) -> Any:
-        """Returns the hidden state for a prediction at h (B, ...); None if the last one does not fit h."""
+        """Return the hidden state for a prediction at h (B, ...); None if the last one does not fit h."""
         fits = (self.samples_in(h), h.dtype, h.device)
         if self._hidden_fits != fits:
             self._hidden_state, self._hidden_fits = None, fits
@@ -113,7 +113,7 @@ class DNINetwork(nn.Module):
             self._hidden_state = now
 
     def synthesize(self, h: Tensor, labels: Tensor | None) -> Tensor:
-        """Returns the predicted gradient, shaped like h (B, ...), without autograd; labels (B, C)."""
+        """Return the predicted gradient, shaped like h (B, ...), without autograd; labels (B, C)."""
         with torch.no_grad():
             gradient, self._hidden_state = self._predict(h, self.start(h), labels)
         return gradient
@@ -153,7 +153,7 @@ def leave_gradient(parameter: nn.Parameter, gradient: Tensor | None) -> None:
 
 
 def along(labels: Tensor, h: Tensor) -> Tensor:
-    """Returns labels (B, C), repeated to (B, ..., C) for h (B, ..., D); labels (B, ..., C) as they are."""
+    """Return labels (B, C), repeated to (B, ..., C) for h (B, ..., D); labels (B, ..., C) as they are."""
     if labels.ndim == h.ndim:
         return labels
     for _ in range(h.ndim - labels.ndim):
@@ -162,7 +162,7 @@ def along(labels: Tensor, h: Tensor) -> Tensor:
 
 
 def required(labels: Tensor | None, size: int) -> Tensor:
-    """Returns the labels (B, ..., size). Raises UserError if there are none, or of another size."""
+    """Return the labels (B, ..., size). Raises UserError if there are none, or of another size."""
     if labels is None:
         raise UserError(f"this SG network is conditional (label_size {size}): give it labels (B, {size})")
     if labels.ndim < 2 or labels.shape[-1] != size:

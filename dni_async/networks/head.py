@@ -44,13 +44,13 @@ class ClassifierSG(DNINetwork):
     def forward(
         self, input: Tensor, hidden: Tensor | None = None, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns the gradient in the shape of `input`, differentiable for `regress`, and None."""
+        """Return the gradient in the shape of `input`, differentiable for `regress`, and None."""
         gradient = torch.autograd.grad(self._cross_entropy(input, labels), input, create_graph=True)[0]
         return self.log_scale.exp() * len(input) * gradient, None
 
     @torch.enable_grad()
     def synthesize(self, h: Tensor, labels: Tensor | None) -> Tensor:
-        """Returns the predicted gradient; puts the cross-entropy gradients of the head into `.grad`."""
+        """Return the predicted gradient; puts the cross-entropy gradients of the head into `.grad`."""
         h = h.detach().requires_grad_()
         parameters = list(self.head.parameters())
         gradient, *rest = torch.autograd.grad(self._cross_entropy(h, labels), [h, *parameters])

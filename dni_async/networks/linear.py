@@ -35,7 +35,7 @@ class LinearSG(DNINetwork):
         return self.output(self._features(input, labels)), None
 
     def _features(self, h: Tensor, labels: Tensor | None) -> Tensor:
-        """Returns [h ; y] or [V h ; y]: one product with W is cheaper than one with each part of it."""
+        """Return [h ; y] or [V h ; y]: one product with W is cheaper than one with each part of it."""
         squeezed = h if self.squeeze is None else self.squeeze(h)
         if not self.label_size:
             return squeezed

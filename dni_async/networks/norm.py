@@ -23,7 +23,7 @@ class BatchNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns x (N, C, ...) with mean `bias` and deviation `weight` per channel."""
+        """Return x (N, C, ...) with mean `bias` and deviation `weight` per channel."""
         if x.numel() == x.shape[1]:
             return (x - x) * self.weight.view_as(x) + self.bias.view_as(x)
         return F.batch_norm(x, None, None, self.weight, self.bias, training=True, eps=self.eps)

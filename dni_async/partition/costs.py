@@ -22,7 +22,7 @@ from dni_async.optim import OptimizerFactory, Updater
 from dni_async.rules import Rule
 
 Clock = Callable[[], float]
-"""Returns the time in seconds (this package has no clock of its own)."""
+"""Return the time in seconds (this package has no clock of its own)."""
 Loss = Callable[[Tensor, Tensor], Tensor]
 ROUNDS, LEAST_ROUNDS = 50, 5
 """Most rounds, and the fewest even if they exceed `SECONDS`."""
@@ -59,7 +59,7 @@ class InterfaceCost:
         return self.predict + self.train
 
     def per_target(self, every: int) -> InterfaceCost:
-        """Returns the mean cost if one batch in so many has a target."""
+        """Return the mean cost if one batch in so many has a target."""
         return InterfaceCost(self.predict, self.train / every)
 
 
@@ -72,7 +72,7 @@ class Costs:
     """Of the rule after each layer but the last, paid by the stage that ends there."""
 
     def of_stage(self, first: int, end: int) -> float:
-        """Returns the seconds per batch of a stage with these layers, including its rule."""
+        """Return the seconds per batch of a stage with these layers, including its rule."""
         interface = self.interfaces[end - 1].total if end < len(self.layers) else 0.0
         return sum(layer.total for layer in self.layers[first:end]) + interface
 
@@ -133,7 +133,7 @@ Seconds = dict[Run, list[float]]
 def layer_runs(
     layers: Sequence[nn.Module], x: Tensor, y: Tensor, loss: Loss, optimizer: OptimizerFactory
 ) -> list[LayerRun]:
-    """Returns a run of every layer, with its input for the batch x (B, ...), y; layers learn as they run."""
+    """Return a run of every layer, with its input for the batch x (B, ...), y; layers learn as they run."""
     runs = []
     for i, layer in enumerate(layers):
         labels = y if i == len(layers) - 1 else None
@@ -148,7 +148,7 @@ def layer_runs(
 def rule_runs(
     layers: Iterable[LayerRun], y: Tensor, rule: Callable[[tuple[int, ...]], Rule | None]
 ) -> list[RuleRun | None]:
-    """Returns a run of the rule after each layer but the last, shared by outputs of the same shape.
+    """Return a run of the rule after each layer but the last, shared by outputs of the same shape.
 
     rule: makes one for a shape without the batch, or None if the gradient costs nothing.
     """
@@ -165,7 +165,7 @@ def rule_runs(
 def measure_rounds(
     runs: Iterable[Run], clock: Clock, rounds: int = ROUNDS, seconds: float = SECONDS
 ) -> Seconds:
-    """Returns the median seconds of every section, over the rounds after a warm-up round."""
+    """Return the median seconds of every section, over the rounds after a warm-up round."""
     times: dict[Run, list[list[float]]] = {run: [] for run in runs}
     for run in times:
         for _ in run():

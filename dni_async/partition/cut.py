@@ -22,13 +22,13 @@ def check_cut(cut: Sequence[int], layers: int) -> None:
 
 
 def stage_bounds(cut: Sequence[int], layers: int) -> list[tuple[int, int]]:
-    """Returns (first, end) of the layers of each stage, `end` exclusive."""
+    """Return (first, end) of the layers of each stage, `end` exclusive."""
     bounds = [0, *cut, layers]
     return list(itertools.pairwise(bounds))
 
 
 def best_cut(costs: Costs, stages: int) -> list[int]:
-    """Returns the cut whose slowest stage is fastest.
+    """Return the cut whose slowest stage is fastest.
 
         layers       4  2  2  2  2      SG after each  1  1  1  1
         2 stages     4+2+1 | 2+2+2      slowest 7; any other cut gives 8 or more
@@ -91,7 +91,7 @@ class _Limit:
         return self.fewest[first] <= stages <= self.most[first]
 
     def cut(self, stages: int) -> list[int]:
-        """Returns the lexically first of these cuts; there must be one."""
+        """Return the lexically first of these cuts; there must be one."""
         first, cut = 0, []
         for left in reversed(range(1, stages)):
             ends = self._ends(first, self.reach.count)
@@ -100,7 +100,7 @@ class _Limit:
         return cut
 
     def _furthest(self, first: int) -> int:
-        """Returns the last possible end of a stage that begins with layer `first`; `first` for none."""
+        """Return the last possible end of a stage that begins with layer `first`; `first` for none."""
         total = self.reach.total
         end = bisect.bisect_right(total, total[first] + self.limit, lo=first) - 1
         while end > first and self.reach.stage(first, end) > self.limit:

@@ -24,7 +24,7 @@ Shape = Sequence[int]
 
 
 def flop_counter() -> FlopCounterMode:
-    """Returns a context whose `get_total_flops()` counts what was computed in it (a multiply-add is two)."""
+    """Return a context whose `get_total_flops()` counts what was computed in it (a multiply-add is two)."""
     return _Totals(display=False, custom_mapping=dict(_FUSED))
 
 

@@ -23,7 +23,7 @@ class Auxiliary:
         self.network: LinearSG | None = None
 
     def loss(self, out: Tensor, wanted: Tensor) -> Tensor:
-        """Returns weight * mean squared error between the map of out (B, H) and wanted (B, D)."""
+        """Return weight * mean squared error between the map of out (B, H) and wanted (B, D)."""
         if self.network is None:
             self.network = LinearSG(out.shape[1], wanted.shape[1]).to(out)
             self._optimizer = optimizer_factory("adam", self.lr)(list(self.network.parameters()))

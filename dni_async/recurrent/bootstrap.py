@@ -20,7 +20,7 @@ LARGE = 256
 
 
 def dni_through_time(sg: SGConfig | None = None, seed: int = 0) -> MakePredictor:
-    """Returns what makes a `CalibratedPredictor` for a state (B, D).
+    """Return what makes a `CalibratedPredictor` for a state (B, D).
 
     By default its SG network is fitted by least squares up to D = `LARGE`, and is linear above. Its rank is
     full, because it runs only once in a window of T steps.

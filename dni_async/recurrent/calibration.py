@@ -86,5 +86,5 @@ class CalibratedPredictor(PredictorWrapper):
 
 
 def _centred(rows: Tensor) -> Tensor:
-    """Returns rows (B, D) less their mean."""
+    """Return rows (B, D) less their mean."""
     return rows - rows.mean(0, keepdim=True)

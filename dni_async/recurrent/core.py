@@ -39,7 +39,7 @@ class RecurrentCore(nn.Module):
         self._layout: State = None
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Returns out (B, T, ...) and the state (B, D) after x (B, T, ...); None starts a sequence."""
+        """Return out (B, T, ...) and the state (B, D) after x (B, T, ...); None starts a sequence."""
         before = None if state is None else self.nested(state)
         if isinstance(self.module, nn.RNNCellBase):
             out, after = _steps(self.module, x, before)
@@ -56,7 +56,7 @@ class RecurrentCore(nn.Module):
         return out, self.flat(after, len(x))
 
     def flat(self, state: State, rows: int | None = None) -> Tensor:
-        """Returns the module's own state as (B, D). rows: B, if it is known."""
+        """Return the module's own state as (B, D). rows: B, if it is known."""
         parts = [part.movedim(self._batch_dim, 0) for part in _leaves(state)]
         rows = len(parts[0]) if rows is None else rows
         for part in parts:
@@ -69,7 +69,7 @@ class RecurrentCore(nn.Module):
         return torch.cat([part.reshape(rows, -1) for part in parts], 1)
 
     def nested(self, state: Tensor) -> State:
-        """Returns the state (B, D) in the form of the module."""
+        """Return the state (B, D) in the form of the module."""
         assert self._layout is not None, "a state comes from this core"
         shapes = list(_leaves(self._layout))
         flat = state.split([shape.numel() for shape in shapes], 1)
@@ -82,7 +82,7 @@ class RecurrentCore(nn.Module):
 
 
 def _steps(cell: nn.RNNCellBase, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """Returns outputs (B, T, H) and last state of a cell over the time steps of x (B, T, F)."""
+    """Return outputs (B, T, H) and last state of a cell over the time steps of x (B, T, F)."""
     outs = []
     for step in x.unbind(1):
         state = cell(step, state)
@@ -91,7 +91,7 @@ def _steps(cell: nn.RNNCellBase, x: Tensor, state: State) -> tuple[Tensor, State
 
 
 def _leaves(state: State) -> list[Any]:
-    """Returns the tensors (or shapes) in nested tuples and lists."""
+    """Return the tensors (or shapes) in nested tuples and lists."""
     if isinstance(state, (Tensor, torch.Size)):
         return [state]
     if not isinstance(state, (tuple, list)):
@@ -100,7 +100,7 @@ def _leaves(state: State) -> list[Any]:
 
 
 def _like(state: State, leaves: Any) -> State:
-    """Returns the nesting of `state` with other leaves."""
+    """Return the nesting of `state` with other leaves."""
     if isinstance(state, (Tensor, torch.Size)):
         return next(leaves)
     return tuple(_like(part, leaves) for part in state)

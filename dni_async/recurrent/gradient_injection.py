@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def inject_gradient(out: Tensor, root: Tensor, gradient: Callable[[], Tensor]) -> Tensor:
-    """Returns a copy of `out` (any shape) whose backward also gives `root` the gradient `gradient()`.
+    """Return a copy of `out` (any shape) whose backward also gives `root` the gradient `gradient()`.
 
     ```
     forward     x ──► layer ──► out ──► result ──► ...            backward    x ◄── layer ◄── dL/dout ◄── ...

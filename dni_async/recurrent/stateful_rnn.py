@@ -60,7 +60,7 @@ class StatefulRNN(StatefulModule):
         self._evaluated: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the core's outputs (B, T, ...) over the window x (B, T, ...), contiguous."""
+        """Return the core's outputs (B, T, ...) over the window x (B, T, ...), contiguous."""
         if self.training:
             self.through_time(x)
             ends = self.sequence > 0 and (self.through_time.windows + 1) % self.sequence == 0
@@ -72,7 +72,7 @@ class StatefulRNN(StatefulModule):
         return out.contiguous()
 
     def stats(self) -> dict[str, float | None]:
-        """Returns the largest |state|, and the relative error and the share of the synthetic gradients."""
+        """Return the largest |state|, and the relative error and the share of the synthetic gradients."""
         stats = self.through_time.stats()
         return {
             "state_max": stats["state_max"],

@@ -20,7 +20,7 @@ DISCOUNT = 0.95
 """Factor on the targets, each of which depends on the next prediction (measured: 0.9 and 1.0 are worse)."""
 
 MakePredictor = Callable[[Tensor], Predictor]
-"""Returns a predictor for states like the given one, (B, D)."""
+"""Return a predictor for states like the given one, (B, D)."""
 
 
 class ThroughTime:
@@ -83,7 +83,7 @@ class ThroughTime:
         self._window: tuple[Tensor | None, Tensor, Tensor] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Returns the core's outputs (B, T, ...) over the window x (B, T, ...), from the state before it."""
+        """Return the core's outputs (B, T, ...) over the window x (B, T, ...), from the state before it."""
         if x.ndim < 2 or not x.shape[1]:
             raise UserError(f"a window has shape (B, T, ...) with T of at least 1, not {tuple(x.shape)}")
         start = self._state
@@ -100,7 +100,7 @@ class ThroughTime:
         return out
 
     def attach(self, ends: bool = False) -> Tensor:
-        """Returns the window's output (B, T, ...), whose backward does the work of `self.backward`.
+        """Return the window's output (B, T, ...), whose backward does the work of `self.backward`.
 
         For a caller that has no loss of its own. The next windows may run before that backward, but backwards
         must come in the order of the windows. Not with the auxiliary task.
@@ -158,7 +158,7 @@ class ThroughTime:
         self._keep_state(end.detach(), rows, going_on)
 
     def stats(self) -> dict[str, Any]:
-        """Returns the largest |state| since the epoch began, and the predictor's numbers."""
+        """Return the largest |state| since the epoch began, and the predictor's numbers."""
         largest = None if self._largest is None else float(self._largest)
         return {"state_max": largest} | (self.predictor.stats() if self.predictor is not None else {})
 
@@ -169,7 +169,7 @@ class ThroughTime:
             self.predictor.new_epoch()
 
     def state_dict(self) -> State:
-        """Returns what a resumed run needs between two windows; numbers for reports are not kept."""
+        """Return what a resumed run needs between two windows; numbers for reports are not kept."""
         state = None if self._state is None else self.core.nested(self._state)
         saved: State = {"windows": self.windows, "state": state, "rows": self._rows, "predictor": None}
         if self.predictor is not None:
@@ -190,13 +190,13 @@ class ThroughTime:
             self.predictor.load_state_dict(state["predictor"]["state"])
 
     def _make_for(self, state: Tensor) -> Predictor:
-        """Returns a new predictor for states like this one (B, D)."""
+        """Return a new predictor for states like this one (B, D)."""
         assert self._make is not None
         self._width = state.shape[1]
         return self._make(state)
 
     def _predict(self, end: Tensor, rows: Tensor | None, window: int) -> Tensor:
-        """Returns the gradient at the window's end (B, D): predicted for `rows` (K,), zero for the others."""
+        """Return the gradient at the window's end (B, D): predicted for `rows` (K,), zero for the others."""
         seen = _select(end, rows)
         if self.predictor is None:
             self.predictor = self._make_for(seen)
@@ -228,7 +228,7 @@ class ThroughTime:
 
 
 def _rows_that_go_on(ends: Tensor | bool, rows: int) -> Tensor | None:
-    """Returns the indices (K,) of the rows whose sequence goes on after the window; None for all of them."""
+    """Return the indices (K,) of the rows whose sequence goes on after the window; None for all of them."""
     if isinstance(ends, bool):
         return torch.empty(0, dtype=torch.long) if ends else None
     if ends.shape != (rows,) or ends.dtype != torch.bool:

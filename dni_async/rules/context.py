@@ -54,4 +54,4 @@ class RuleContext:
     in_precision: Callable[[nn.Module], nn.Module] = _unchanged
     """Puts a module into the precision of the stage's layers."""
     copy_downstream: Callable[[], tuple[nn.Module, Updater]] | None = None
-    """Returns a copy of all layers downstream, and what steps them as their stages do."""
+    """Return a copy of all layers downstream, and what steps them as their stages do."""

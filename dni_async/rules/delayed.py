@@ -59,7 +59,7 @@ class DelayedRule(Rule):
         return self.stash.forward(layers, x)
 
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> None:
-        """Returns None: the gradient arrives later, as the target."""
+        """Return None: the gradient arrives later, as the target."""
 
     @override
     def postpone(self, step: int, version: int, x: Tensor, h: Tensor) -> None:

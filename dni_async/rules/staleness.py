@@ -20,12 +20,12 @@ class Staleness:
         self._count += 1
 
     def stats(self) -> dict[str, Any]:
-        """Returns mean and maximum; 0 before the first target."""
+        """Return mean and maximum; 0 before the first target."""
         mean = self._sum / self._count if self._count else 0.0
         return {"staleness_mean": mean, "staleness_max": self._most}
 
     def state_dict(self) -> State:
-        """Returns the counts, JSON-able."""
+        """Return the counts, JSON-able."""
         return {"sum": self._sum, "most": self._most, "count": self._count}
 
     def load_state_dict(self, state: State) -> None:

@@ -60,7 +60,7 @@ class Stash:
         return len(self._waiting) < self.capacity
 
     def forward(self, layers: nn.Module, x: Tensor) -> Tensor:
-        """Returns `layers(x)`, (B, ...), with a graph that can wait; pass the result to `put`."""
+        """Return `layers(x)`, (B, ...), with a graph that can wait; pass the result to `put`."""
         if self._weights is None:
             self._weights = Weights(layers)
         self._storages = {}
@@ -106,7 +106,7 @@ class Stash:
         self._weights = None
 
     def held_bytes(self) -> int:
-        """Returns the bytes held now: inputs, outputs, what autograd saved, and copies of weights."""
+        """Return the bytes held now: inputs, outputs, what autograd saved, and copies of weights."""
         versions = {id(w.weights): w.weights for w in self._graphs()}
         graphs = sum(sum(w.storages.values()) for w in self._graphs())
         return graphs + sum(weights.copied_bytes() for weights in versions.values())
@@ -128,7 +128,7 @@ class Weights:
     def hooks(
         self, storages: dict[int, int]
     ) -> tuple[Callable[[Tensor], _Saved], Callable[[_Saved], Tensor]]:
-        """Returns (pack, unpack) for the graph of one batch, whose own memory is counted in `storages`."""
+        """Return (pack, unpack) for the graph of one batch, whose own memory is counted in `storages`."""
 
         def pack(tensor: Tensor) -> _Saved:
             self.count(tensor, storages)
@@ -151,7 +151,7 @@ class Weights:
         self._copies = {address: self._trainable[address].clone() for address in self._used}
 
     def copied_bytes(self) -> int:
-        """Returns the bytes of the copies."""
+        """Return the bytes of the copies."""
         return sum(copy.nbytes() for copy in self._copies.values())
 
     def _unpack(self, saved: _Saved) -> Tensor:
@@ -176,5 +176,5 @@ class _Saved:
 
 
 def _address(tensor: Tensor) -> int:
-    """Returns the address of the tensor's memory; 0 if there is none (empty, or a layout without storage)."""
+    """Return the address of the tensor's memory; 0 if there is none (empty, or a layout without storage)."""
     return tensor.untyped_storage().data_ptr() if tensor.layout is torch.strided else 0

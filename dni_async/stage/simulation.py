@@ -69,7 +69,7 @@ class Simulation:
             self.move(order(moves))
 
     def possible(self) -> list[Move]:
-        """Returns the moves whose queue has a message and, for activations, whose stage and next queue have
+        """Return the moves whose queue has a message and, for activations, whose stage and next queue have
         room."""
         moves: list[Move] = [(i, "target") for i, queue in enumerate(self.targets) if queue]
         for i, queue in enumerate(self.activations):

@@ -50,7 +50,7 @@ class Part:
             self.targets.append(copied(saved))
 
     def whole(self) -> State:
-        """Returns the whole part, when the marker is back."""
+        """Return the whole part, when the marker is back."""
         assert self.state is not None
         return self.state | {"targets": self.targets, "epoch_over": self.epoch_over}
 
@@ -91,7 +91,7 @@ class Parts:
             part.epoch_over = part.state is not None
 
     def whole(self, step: int) -> State | None:
-        """Returns the part of a checkpoint whose marker is back; None if its process has died."""
+        """Return the part of a checkpoint whose marker is back; None if its process has died."""
         if not self._made or self._made[0].step != step:
             return None
         part = self._made.popleft()
@@ -101,12 +101,12 @@ class Parts:
 
 
 def targets_under_way(part: State, device: torch.device | None = None) -> list[TargetGradient]:
-    """Returns the targets that a stage must handle first when it resumes from this part."""
+    """Return the targets that a stage must handle first when it resumes from this part."""
     return [TargetGradient(t["step"], t["version"], t["grad"].to(device)) for t in part["targets"]]
 
 
 def recut(parts: Mapping[int, State], bounds: Sequence[Bounds], first: int, end: int) -> State:
-    """Returns the part of a stage with layers `first` to `end` (exclusive), from parts of another cut.
+    """Return the part of a stage with layers `first` to `end` (exclusive), from parts of another cut.
 
     Weights (the best ones, too), optimizer state and the state of layers follow their layers. The part has no
     state of the rule, since an SG network belongs to its interface, no random numbers and no targets.
@@ -130,7 +130,7 @@ def recut(parts: Mapping[int, State], bounds: Sequence[Bounds], first: int, end:
 
 
 def uncut(parts: Mapping[int, State], bounds: Sequence[Bounds], key: str = "layers") -> State:
-    """Returns the weights of these parts, or another entry by layer, by name in
+    """Return the weights of these parts, or another entry by layer, by name in
     nn.Sequential(*task.layers())."""
     whole: State = {}
     for stage in sorted(parts):
@@ -139,7 +139,7 @@ def uncut(parts: Mapping[int, State], bounds: Sequence[Bounds], key: str = "laye
 
 
 def weights_state(layers: nn.Module, updater: Updater | None) -> State:
-    """Returns weights, buffers, state of layers and of the optimizer, by name in `layers`."""
+    """Return weights, buffers, state of layers and of the optimizer, by name in `layers`."""
     kept: State = updater.state_dict() if updater else {"version": 0, "parameters": []}
     optimizer = dict(zip(_trainable(layers), kept["parameters"], strict=False))  # a frozen stage has none
     state = {"layers": dict(layers.state_dict()), "running": running_states(layers)}
@@ -156,5 +156,5 @@ def load_weights_state(layers: nn.Module, updater: Updater | None, state: State)
 
 
 def _trainable(layers: nn.Module) -> list[str]:
-    """Returns the names of the parameters in an updater of these layers, in its order."""
+    """Return the names of the parameters in an updater of these layers, in its order."""
     return [name for name, parameter in layers.named_parameters() if parameter.requires_grad]

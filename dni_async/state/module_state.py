@@ -14,7 +14,7 @@ class StatefulModule(nn.Module):
     """A layer that adds numbers to the report of its stage, and its state to checkpoints."""
 
     def stats(self) -> dict[str, float | None]:
-        """Returns numbers since the epoch began; None for what is not known."""
+        """Return numbers since the epoch began; None for what is not known."""
         return {}
 
     def new_epoch(self) -> None:
@@ -22,7 +22,7 @@ class StatefulModule(nn.Module):
         return
 
     def running_state(self) -> State:
-        """Returns what a resumed run needs beside the weights."""
+        """Return what a resumed run needs beside the weights."""
         return {}
 
     def load_running_state(self, state: State) -> None:
@@ -31,7 +31,7 @@ class StatefulModule(nn.Module):
 
 
 def collect_stats(layers: nn.Module) -> dict[str, Any]:
-    """Returns what the layers report; of a number that several report, the largest."""
+    """Return what the layers report; of a number that several report, the largest."""
     found: dict[str, Any] = {}
     for _, layer in _stateful(layers):
         for name, value in layer.stats().items():
@@ -47,7 +47,7 @@ def reset_epoch_stats(layers: nn.Module) -> None:
 
 
 def running_states(layers: nn.Module) -> State:
-    """Returns the states of all such layers, by names like those of weights."""
+    """Return the states of all such layers, by names like those of weights."""
     return {f"{name}.{_SUFFIX}": layer.running_state() for name, layer in _stateful(layers)}
 
 

@@ -21,7 +21,7 @@ State = dict[str, Any]
 
 
 def copied(state: Any) -> Any:
-    """Returns the same state on the CPU, in memory of its own."""
+    """Return the same state on the CPU, in memory of its own."""
     if isinstance(state, Tensor):
         return state.detach().to("cpu", copy=True)
     if isinstance(state, Mapping):
@@ -32,7 +32,7 @@ def copied(state: Any) -> Any:
 
 
 def optimizer_state(optimizer: Optimizer) -> list[State]:
-    """Returns the optimizer's state of each parameter, in order, without settings such as lr."""
+    """Return the optimizer's state of each parameter, in order, without settings such as lr."""
     return [dict(optimizer.state.get(parameter, {})) for parameter in _parameters(optimizer)]
 
 
@@ -75,7 +75,7 @@ def load_random_state(state: State) -> None:
 
 
 def renumbered(state: Mapping[str, Any], by: int) -> State:
-    """Returns the state with `by` added to the number of each layer: by 4, `0.weight` becomes `4.weight`."""
+    """Return the state with `by` added to the number of each layer: by 4, `0.weight` becomes `4.weight`."""
     parts = ((name.partition("."), value) for name, value in state.items())
     return {f"{int(number) + by}.{rest}": value for (number, _, rest), value in parts}
 
@@ -85,7 +85,7 @@ def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
 
 
 def _like(parameter: nn.Parameter, value: Any) -> Any:
-    """Returns a copy with the parameter's strides: fused optimizers read both as flat arrays."""
+    """Return a copy with the parameter's strides: fused optimizers read both as flat arrays."""
     if not isinstance(value, Tensor):
         return value
     if value.shape != parameter.shape:

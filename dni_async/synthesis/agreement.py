@@ -32,7 +32,7 @@ class Agreement:
         self._sums = {name: old + new for (name, old), new in zip(self._sums.items(), found, strict=True)}
 
     def stats(self) -> dict[str, float | None]:
-        """Returns the relative error sqrt(sum |g - t|^2 / sum |t|^2) and the cosine
+        """Return the relative error sqrt(sum |g - t|^2 / sum |t|^2) and the cosine
         sum g.t / sqrt(sum |g|^2 sum |t|^2) since `clear`; None without a target other than zero."""
         squared_error, squared_target, squared_prediction, product = self._sums.values()
         if not (0 < squared_target < math.inf and squared_prediction < math.inf):  # false for NaN, too
@@ -44,7 +44,7 @@ class Agreement:
         }
 
     def state_dict(self) -> State:
-        """Returns the sums."""
+        """Return the sums."""
         return dict(self._sums)
 
     def load_state_dict(self, state: State) -> None:

@@ -31,12 +31,12 @@ class PendingPrediction:
         self.nbytes = sum(tensor.nbytes for tensor in tensors((self.h, self.labels, self.hidden)))
 
     def state_dict(self) -> State:
-        """Returns the batch without the hidden state: a resumed recurrent network begins a new sequence."""
+        """Return the batch without the hidden state: a resumed recurrent network begins a new sequence."""
         return {"h": self.h, "labels": self.labels, "version": self.version}
 
     @classmethod
     def from_state(cls, state: State, device: torch.device) -> PendingPrediction:
-        """Returns the batch on `device`."""
+        """Return the batch on `device`."""
         labels = state["labels"]
         return cls(state["h"].to(device), None if labels is None else labels.to(device), state["version"])
 
@@ -78,7 +78,7 @@ class PendingPredictions:
         self._pending.pop(step, None)
 
     def held_bytes(self) -> int:
-        """Returns the bytes of all remembered tensors."""
+        """Return the bytes of all remembered tensors."""
         return sum(pending.nbytes for pending in self._pending.values())
 
     def clear(self) -> None:
@@ -86,7 +86,7 @@ class PendingPredictions:
         self._pending.clear()
 
     def state_dict(self) -> State:
-        """Returns all predictions, oldest first, and the counts."""
+        """Return all predictions, oldest first, and the counts."""
         pending = [{"step": step} | entry.state_dict() for step, entry in self._pending.items()]
         return {"pending": pending, "dropped": self.dropped, "unmatched": self.unmatched}
 
@@ -99,7 +99,7 @@ class PendingPredictions:
 
 
 def tensors(nested: Any) -> Iterator[Tensor]:
-    """Yields all tensors in nested tuples, lists and mappings."""
+    """Yield all tensors in nested tuples, lists and mappings."""
     if isinstance(nested, Tensor):
         yield nested
     elif isinstance(nested, Mapping):

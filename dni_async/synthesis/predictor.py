@@ -21,7 +21,7 @@ class Predictor(ABC):
 
     @abstractmethod
     def predict(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
-        """Returns the gradient of the mean loss at h for the batch `step`, in the shape of h.
+        """Return the gradient of the mean loss at h for the batch `step`, in the shape of h.
 
         version: optimizer steps that the stage has taken so far.
         """
@@ -35,7 +35,7 @@ class Predictor(ABC):
         return
 
     def stats(self) -> dict[str, Any]:
-        """Returns what a report shows, JSON-able."""
+        """Return what a report shows, JSON-able."""
         return {}
 
     def new_epoch(self) -> None:
@@ -43,11 +43,11 @@ class Predictor(ABC):
         return
 
     def replay_bytes(self, h: Tensor, y: Tensor) -> int:
-        """Returns the bytes of a full replay window of batches like h (B, ...) and y (B, ...)."""
+        """Return the bytes of a full replay window of batches like h (B, ...) and y (B, ...)."""
         return 0
 
     def counters(self) -> State:
-        """Returns what is counted, JSON-able."""
+        """Return what is counted, JSON-able."""
         return {}
 
     def restore_counters(self, counters: State) -> None:
@@ -55,7 +55,7 @@ class Predictor(ABC):
         return
 
     def state_dict(self) -> State:
-        """Returns what a resumed run needs, predictions that wait for their target included."""
+        """Return what a resumed run needs, predictions that wait for their target included."""
         return {}
 
     def load_state_dict(self, state: State) -> None:

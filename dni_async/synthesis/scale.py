@@ -29,7 +29,7 @@ class GradientScale:
         self._count = 0
 
     def to_network(self, gradient: Tensor) -> Tensor:
-        """Returns a target (B, ...) in the network's units, in memory of its own."""
+        """Return a target (B, ...) in the network's units, in memory of its own."""
         if self.units == "none":
             return gradient.clone()
         if self.units == "sample":
@@ -39,7 +39,7 @@ class GradientScale:
         return gradient / self._rms()
 
     def to_stage(self, prediction: Tensor) -> Tensor:
-        """Returns a prediction (B, ...) as the gradient of the mean loss."""
+        """Return a prediction (B, ...) as the gradient of the mean loss."""
         if self.units == "none":
             return prediction
         if self.units == "sample":
@@ -47,7 +47,7 @@ class GradientScale:
         return prediction * self._rms()
 
     def state_dict(self) -> State:
-        """Returns the running mean square."""
+        """Return the running mean square."""
         return {"square": self._square, "count": self._count}
 
     def load_state_dict(self, state: State) -> None:

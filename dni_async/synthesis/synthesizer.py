@@ -147,7 +147,7 @@ class Synthesizer(Predictor):
         self._recent.clear()
 
     def held_bytes(self) -> int:
-        """Returns the bytes of the pending predictions and of the replay window."""
+        """Return the bytes of the pending predictions and of the replay window."""
         replay = sum(pending.nbytes + wanted.nbytes for pending, wanted in self._recent)
         return self.pending.held_bytes() + replay
 
@@ -245,6 +245,6 @@ class Synthesizer(Predictor):
 
 
 def without_autocast(h: Tensor) -> AbstractContextManager[Any]:
-    """Returns a context without autocast, for the device of h (any shape)."""
+    """Return a context without autocast, for the device of h (any shape)."""
     kind = h.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

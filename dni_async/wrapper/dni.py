@@ -109,7 +109,7 @@ class DNI(nn.Module):
             self.interfaces[(name or "network").replace(".", "/")] = interface
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns the network's output."""
+        """Return the network's output."""
         self._shared.settle()
         return self.network(*args, **kwargs)
 
@@ -188,7 +188,7 @@ class CDNI(DNI):
 
 
 def check_lambda(λ: float, unlock: str | None) -> float:
-    """Returns the share of the target in the mix."""
+    """Return the share of the target in the mix."""
     if unlock not in (None, "update"):
         raise UserError(f'unlock is {unlock!r}; use None or "update"')
     if not isinstance(λ, int | float):
@@ -213,7 +213,7 @@ def check_given(network: Any, dni_params: Any, optim: Any, unlock: str | None, u
 
 
 def to_gpu(network: nn.Module, gpu_id: int) -> nn.Module:
-    """Returns the network, moved to the GPU `gpu_id` unless that is -1."""
+    """Return the network, moved to the GPU `gpu_id` unless that is -1."""
     if gpu_id == -1:
         return network
     if not 0 <= gpu_id < torch.cuda.device_count():

@@ -91,7 +91,7 @@ class Interface(nn.Module):
             self.network.reset()
 
     def stats(self) -> dict[str, Any]:
-        """Returns the agreement of predictions and targets, and the numbers of updates."""
+        """Return the agreement of predictions and targets, and the numbers of updates."""
         made = self.synthesizer.stats() if self.synthesizer is not None else {}
         return {
             "relative_error": made.get("sg_relative_error"),
@@ -142,7 +142,7 @@ class Interface(nn.Module):
         return self
 
     def get_extra_state(self) -> Tensor:
-        """Returns what the SG network was made for, so that a fresh instance can make it."""
+        """Return what the SG network was made for, so that a fresh instance can make it."""
         return torch.tensor(self._built, dtype=torch.long)
 
     def set_extra_state(self, state: Tensor) -> None:

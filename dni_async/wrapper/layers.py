@@ -10,7 +10,7 @@ from dni_async.errors import UserError
 
 
 def walk(network: nn.Module, stop: type[nn.Module], name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Yields (name, module) of `network` and the modules in it, each once, without `stop`s and their own."""
+    """Yield (name, module) of `network` and the modules in it, each once, without `stop`s and their own."""
     seen: set[int] = set()
 
     def inside(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
@@ -30,7 +30,7 @@ def choose(
     skip_last_layer: bool,
     names: Sequence[str] | None,
 ) -> dict[str, nn.Module]:
-    """Returns the modules to wrap, by name.
+    """Return the modules to wrap, by name.
 
     Args:
         modules: of the network, beginning with the network itself under "".

@@ -17,7 +17,7 @@ CHANNELS_FIRST = (nn.Conv1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.Conv3d, nn.Ba
 
 
 def first_tensor(output: Any, module: nn.Module) -> Tensor:
-    """Returns the output, or the first tensor in its tuples, lists and dicts: of an LSTMCell, h."""
+    """Return the output, or the first tensor in its tuples, lists and dicts: of an LSTMCell, h."""
     while not isinstance(output, Tensor):
         values = list(output.values()) if isinstance(output, dict) else output
         if not isinstance(values, (tuple, list)) or not values:
@@ -30,7 +30,7 @@ def first_tensor(output: Any, module: nn.Module) -> Tensor:
 
 
 def replace(output: Any, exchange: Callable[[Tensor], Tensor]) -> Any:
-    """Returns `output` with every tensor in its tuples, lists and dicts exchanged."""
+    """Return `output` with every tensor in its tuples, lists and dicts exchanged."""
     if isinstance(output, Tensor):
         return exchange(output)
     if isinstance(output, tuple) and hasattr(output, "_fields"):  # a named tuple
@@ -43,7 +43,7 @@ def replace(output: Any, exchange: Callable[[Tensor], Tensor]) -> Any:
 
 
 def tensors(output: Any) -> list[Tensor]:
-    """Returns all tensors in `output`."""
+    """Return all tensors in `output`."""
     found: list[Tensor] = []
     replace(output, lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
     return found
@@ -77,7 +77,7 @@ class Layout:
         self.flat = not plain and h.ndim > 3 and last and not self.channels
 
     def to_network(self, h: Tensor) -> Tensor:
-        """Returns the layer's output, or a gradient at it, in the SG network's shape."""
+        """Return the layer's output, or a gradient at it, in the SG network's shape."""
         if h.ndim == 1:
             return h.unsqueeze(0)
         if self.transposed:
@@ -87,7 +87,7 @@ class Layout:
         return h.flatten(1, -2) if self.flat else h
 
     def to_layer(self, gradient: Tensor) -> Tensor:
-        """Returns a gradient from the SG network in the shape of the layer's output."""
+        """Return a gradient from the SG network in the shape of the layer's output."""
         if self.transposed:
             return gradient.transpose(0, 1)
         if self.channels:

@@ -69,7 +69,7 @@ class Maker:
         return self.network is not None and self.params.get("batch_first") is False
 
     def make(self, shape: Shape, classes: bool, like: Tensor) -> Synthesizer:
-        """Returns a synthesizer for activations (B, *shape), with the dtype and device of `like`.
+        """Return a synthesizer for activations (B, *shape), with the dtype and device of `like`.
 
         classes: whether its labels are one-hot classes.
         """
@@ -122,12 +122,12 @@ class Maker:
 
 
 def feature_dim(network: type[nn.Module]) -> int:
-    """Returns the dimension of h that the network's sizes count: 1 for (B, C, H, W), or -1."""
+    """Return the dimension of h that the network's sizes count: 1 for (B, C, H, W), or -1."""
     return getattr(network, "feature_dim", -1)
 
 
 def as_is(labels: Tensor) -> Tensor:
-    """Returns labels that are floats (B, C) already."""
+    """Return labels that are floats (B, C) already."""
     return labels
 
 
@@ -140,7 +140,7 @@ class Joined(DNINetwork):
         self.feature_dim = feature_dim(type(network))
 
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Returns the gradient in the shape of `input`, and the hidden state."""
+        """Return the gradient in the shape of `input`, and the hidden state."""
         if labels is not None and self.feature_dim == 1:
             labels = labels[:, :, None, None].expand(-1, -1, *input.shape[2:])
         elif labels is not None:
