@@ -66,7 +66,8 @@ class TcpReceiver(QueueReceiver):
         slot = self._in_use.popleft()
         if slot.is_referenced():  # a module keeps its input: the memory is left to it
             slot.close()
-            self._unmade += 1
+            with self._lock:
+                self._unmade += 1
         else:
             self._free.append(slot)
         self._owed += CREDIT
