@@ -13,55 +13,69 @@ from dni_async.rules.registry import RULES, capabilities_of, find_rule, rule_lab
 from tests.support.source_tree import ROOT, source_modules
 
 REGISTRY = "dni_async/rules/registry.py"
-OTHER_MEANINGS = {
-    ("launch/config/recurrent.py", "dni"): "how a window of truncated BPTT ends",
-    ("tasks/sequence/stateful.py", "dni"): "how a window of truncated BPTT ends",
-    ("launch/planning/profile.py", "local"): "the group of settings of auxiliary heads",
-    ("launch/job/checkpoints.py", "local"): "the group of settings of auxiliary heads",
-}
-"""Literals that equal a rule's name and mean something else."""
 
 
-def literals(source: str) -> set[str]:
-    """Return all strings of a source but docstrings and the defaults of annotated fields and arguments."""
-    return set(_literals(ast.parse(source)))
+def rule_names(source: str) -> set[str]:
+    """Return the names of rules that a source compares with, or lists.
+
+    Comparing is `==`, `in` or `case`; a list is a tuple, list, set or dict with two of them. Default values
+    of annotated fields and arguments do not count: a list there shows what is compared by default.
+    """
+    return set(_rule_names(ast.parse(source)))
 
 
-def _literals(node: ast.AST) -> Iterator[str]:
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        yield node.value
+def _rule_names(node: ast.AST) -> Iterator[str]:
+    names = [name for name in _strings(node) if name in RULES]
+    if isinstance(node, ast.Compare | ast.MatchValue) or (
+        isinstance(node, ast.Tuple | ast.List | ast.Set | ast.Dict) and len(set(names)) > 1
+    ):
+        yield from names
     left_out: list[ast.AST | None] = []
     if isinstance(node, ast.arguments):
         left_out = [*node.defaults, *node.kw_defaults]
     elif isinstance(node, ast.AnnAssign):
         left_out = [node.value]
-    elif isinstance(node, ast.Expr):
-        left_out = [node.value] if isinstance(node.value, ast.Constant) else []
     for child in ast.iter_child_nodes(node):
         if child not in left_out:
-            yield from _literals(child)
+            yield from _rule_names(child)
 
 
-def test_literals_leave_out_docstrings_and_defaults() -> None:
-    source = '''
-"dni"
-def f(rule="delayed", *, other: str = "local"):
-    "cdni"
-    return rule == "frozen"
-class C:
-    rule: str = "oracle"
-    """cdni"""
-    other = "dni"
-'''
-    assert literals(source) == {"frozen", "dni"}
+def _strings(node: ast.AST) -> list[str]:
+    """Return the strings directly in a node, and in tuples, lists and sets there."""
+    found = []
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Constant) and isinstance(child.value, str):
+            found.append(child.value)
+        elif isinstance(child, ast.Tuple | ast.List | ast.Set):
+            found += _strings(child)
+    return found
 
 
-def test_rule_names_are_literals_in_the_registry_only() -> None:
-    found = set()
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ('rule == "dni"', {"dni"}),
+        ('rule not in ("local", "other")', {"local"}),
+        ('match rule:\n    case "oracle": ...', {"oracle"}),
+        ('NAMES = ("dni", "cdni")', {"dni", "cdni"}),
+        ('{"dni": 1, "local": 2}', {"dni", "local"}),
+        ('ENDS = ("bptt", "dni")', set()),
+        ('{"local": settings}', set()),
+        ('"""dni, or cdni"""', set()),
+        ('def f(rule="delayed", *, others=("dni", "cdni")): ...', set()),
+        ('class C:\n    rules: tuple[str, ...] = ("dni", "cdni")', set()),
+    ],
+)
+def test_names_that_are_compared_or_listed_are_found(source: str, found: set[str]) -> None:
+    assert rule_names(source) == found
+
+
+def test_only_the_registry_compares_or_lists_rule_names() -> None:
+    found = {}
     for path in source_modules().values():
-        file = path.relative_to(ROOT).as_posix()
-        found |= {(file, name) for name in literals(path.read_text()) & RULES.keys()}
-    assert found == {(REGISTRY, name) for name in RULES} | OTHER_MEANINGS.keys()
+        if names := rule_names(path.read_text()):
+            found[path.relative_to(ROOT).as_posix()] = names
+    assert found == {REGISTRY: set(RULES)}
 
 
 @pytest.mark.parametrize("name", RULES)
