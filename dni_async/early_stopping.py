@@ -1,17 +1,17 @@
-"""Early stopping: end when the validation loss stops falling, and restore the weights of the best one.
+"""Early stopping: end when the validation gets no better, and go back to the weights with which it was best.
 
-Every stage decides for itself whether a validation was the best so far, from the result that the marker of
-the validation brings back. All stages decide alike, so they keep and restore weights of the same batches
-without another message.
+Every stage decides for itself whether a validation was the best so far, by the same rule and from the result
+that the validation's marker brings back. So all of them keep, and later take up, weights of the same batches,
+and nobody has to be told.
 
     stage 0   V0 V1  EPOCH  A8 A9  T7  EPOCH         ... A23  RESTORE    T22 T23  RESTORE      E0 E1  STOP
-                     copy              keep or drop it        no more activations load the best
+                     copy              keep or drop it        no more activations take up the best
     stage 1   V0 V1  EPOCH             A8 A9         ... A23  RESTORE                          E0 E1  STOP
-                     copy, keep or drop it                    load the best
+                     copy, keep or drop it                    take up the best
 
-The RESTORE marker comes back after the markers of all validations, so every decision has been taken, and
-after all targets, so training is over. (Under a rule that keeps graphs, targets may arrive, and train, during
-a validation: the copy is made at its end, and its first batches went through slightly older weights.)
+The RESTORE marker comes back behind the markers of all validations, so nothing is undecided any more, and
+behind all targets, so nothing trains any more. (Under rule `delayed` the last targets may come during a
+validation, and train: the copy is of its end, and its first batches went through slightly older weights.)
 """
 
 from __future__ import annotations
@@ -28,27 +28,26 @@ from dni_async.state.state_dict import State, copied
 
 @dataclass(slots=True)
 class Patience:
-    """The best validation so far, and whether it was too long ago.
+    """Which validation is the best so far, and whether that was too long ago.
 
-    limit: how long training may go on without a better one, in the unit of `at` (steps or epochs); 0: for
-    ever.
+    limit: how long training goes on without a better one, in the unit of `at` (steps, epochs); 0: for ever.
     """
 
     limit: int = 0
     loss: float | None = None
     """Of the best validation; None before the first."""
     best_at: int = 0
-    """When the best validation was."""
+    """When that was."""
     last_at: int = 0
     """When the last validation was."""
 
     @property
     def over(self) -> bool:
-        """Whether training must end; validations that are still under way then do not count."""
+        """Training shall end; validations that were under way then do not count."""
         return 0 < self.limit <= self.last_at - self.best_at
 
     def better(self, at: int, loss: float) -> bool:
-        """Count a validation; returns whether it is better than all before it (NaN never is)."""
+        """Take a validation; whether it is better than all before it (NaN never is)."""
         if self.over:
             return False
         self.last_at = at
@@ -58,13 +57,13 @@ class Patience:
         return True
 
     def state_dict(self) -> State:
-        """Return everything but the limit, JSON-able."""
+        """All but the limit, JSON-able."""
         state = asdict(self)
         del state["limit"]
         return state
 
     def load_state_dict(self, state: State) -> None:
-        """Take up what `state_dict` returned."""
+        """Go on from there."""
         for name, value in state.items():
             setattr(self, name, value)
 
@@ -76,31 +75,31 @@ class Best:
     layers: nn.Module
     patience: Patience
     restoring: bool = False
-    """Whether the RESTORE marker is on its way: no activation may be handled."""
+    """The RESTORE marker went down and is not back: no activation may be handled."""
     weights: State = field(default_factory=dict)
-    """Empty before the first validation."""
+    """Empty before the first."""
     _under_way: deque[State] = field(default_factory=deque)
-    """Copies for the validations whose markers are on their way."""
+    """Copies for the validations whose markers went down and are not back."""
 
     def judge(self, at: int, loss: float, weights: State | None = None) -> None:
-        """Count a validation with this loss; keep `weights`, by default those of now, if it is the best."""
+        """A validation gave this loss with `weights`, by default those that the layers have now."""
         if self.patience.better(at, loss):
             self.weights = copied(self.layers.state_dict()) if weights is None else weights
 
     def take_up(self) -> None:
-        """Load the best weights into the layers, if there was a validation."""
+        """The layers get the best weights, if there was a validation at all."""
         if self.weights:
             self.layers.load_state_dict(self.weights)
 
     def went_down(self, marker: Marker) -> None:
-        """Called when a marker goes down, behind a validation or the last training batch."""
+        """Behind a validation, or the last training batch."""
         if marker.kind in EVALUATIONS:
             self._under_way.append(copied(self.layers.state_dict()))
         elif marker.kind is MarkerKind.RESTORE:
             self.restoring = True
 
     def came_back(self, marker: Marker) -> None:
-        """Called when a marker is back, with the result of a validation or at the end of training."""
+        """With the result of the validation; or nothing trains any more."""
         if marker.kind in EVALUATIONS:
             self.judge(marker.step, marker.body["result"]["test_loss"], self._under_way.popleft())
         elif marker.kind is MarkerKind.RESTORE:
@@ -108,11 +107,11 @@ class Best:
             self.restoring = False
 
     def state_dict(self) -> State:
-        """Return what a part of a checkpoint must hold when its marker is back."""
+        """What belongs into a part of a checkpoint whose marker is back."""
         return {"best": self.weights, "patience": self.patience.state_dict()}
 
     def load_state_dict(self, state: State) -> None:
-        """Take up what `state_dict` returned, if the part was made with validations."""
+        """Go on from there; from nothing where the part was made without validations."""
         if "best" in state:
             self.weights = copied(state["best"])
             self.patience.load_state_dict(state["patience"])

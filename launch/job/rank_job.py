@@ -6,6 +6,7 @@ rendezvous ─ checks ─ placement ─ rank 0: data, start, plan ─┬─ engi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from workers.runtime.device import physical_cores, place
 
 def start_rank(runner: RankRunner, config: TrainConfig, task: Task) -> None:
     """Run this rank, under a supervisor if `--supervise` is set."""
-    if config.recovery.supervise:
+    if config.supervise:
         supervise(runner, config, lambda runner, storage: run_rank(runner, config, task, storage))
     else:
         run_rank(runner, config, task)
@@ -54,35 +55,31 @@ def run_rank(
         UserError, StageError: in one line each.
     """
     engine = find_engine(config.engine)
-    rendezvous = runner.join(config.runtime.timeout)
-    runner.folder = prepare_out(config.output.out) if config.output.out else None
+    rendezvous = runner.join(config.timeout)
+    runner.folder = prepare_out(config.out) if config.out else None
     config = with_checkpoints(config, rendezvous)
     _check_world(config, engine, rendezvous.world)
-    check_until(task, config.evaluation.until)
-    check_state(
-        task, config.engine, config.recovery.on_nonfinite, config.recovery.supervise, config.runtime.compile
-    )
-    threads = physical_cores() if engine.all_cores else config.runtime.threads
-    placement = place(config.runtime.device, threads, rendezvous.local_rank, rendezvous.local_world)
-    session = RecoverySession(storage, config.runtime.timeout) if storage else None
+    check_until(task, config.until)
+    check_state(task, config.engine, config.on_nonfinite, config.supervise, config.compile)
+    threads = physical_cores() if engine.all_cores else config.threads
+    placement = place(config.device, threads, rendezvous.local_rank, rendezvous.local_world)
+    session = RecoverySession(storage, config.timeout) if storage else None
     data, start, plan = _prepare(config, engine, task, rendezvous, placement.device, session)
     context = RankContext(runner, config, task, plan, rendezvous, placement, data, start, session)
     recorder = Recorder(context) if rendezvous.rank == 0 else None
     layers = import_module(engine.module).run(context, recorder)
-    if config.output.out and layers is not None:
+    if config.out and layers is not None:
         first = plan.bounds[context.index][0] if engine.cut else 0
-        save_part(Path(config.output.out), context.index, first, layers)
+        save_part(Path(config.out), context.index, first, layers)
     if recorder:
         recorder.write_files()
-        if not config.output.quiet:  # its notes were shown at the start
+        if not config.quiet:  # its notes were shown at the start
             show(run_grid(recorder.summary | {"notes": recorder.record.warnings}))
 
 
 def _check_world(config: TrainConfig, engine: Engine, world: int) -> None:
-    if config.partition.stages and config.partition.stages != world:
-        raise UserError(
-            f"{config.partition.stages} stages were asked for and {world} ranks run; change one of them"
-        )
+    if config.stages and config.stages != world:
+        raise UserError(f"{config.stages} stages were asked for and {world} ranks run; change one of them")
     if engine.together and world < 2:
         raise UserError(f"engine {config.engine} needs two processes or more; set --stages")
     if engine.processes not in (None, world):
@@ -108,13 +105,13 @@ def _prepare(
         return data, Start(), plan
     if session and (position := session.position()):
         plan = broadcast_plan(rendezvous, config, task, None)
-        progress_file = ProgressFile(Path(config.output.out), position.step, goes_on=True, restart=True)
+        progress_file = ProgressFile(Path(config.out), position.step, goes_on=True, restart=True)
         start = Start(position, progress_file=progress_file)
         return _read(config, engine, task, rendezvous), start, plan
     try:
         data = _read(config, engine, task, rendezvous)
         start = decide_start(config, task, data, rendezvous)
-        planned = config if start.cut == config.partition.cut else config.changed(cut=start.cut)
+        planned = config if start.cut == config.cut else replace(config, cut=start.cut)
         plan = broadcast_plan(rendezvous, planned, task, data, device, start.position.step)
     except Exception as error:
         broadcast_error(rendezvous, error)
@@ -124,4 +121,4 @@ def _prepare(
 
 def _read(config: TrainConfig, engine: Engine, task: Task, rendezvous: Rendezvous) -> Data:
     part = (rendezvous.rank, rendezvous.world) if engine.shares_batches else (0, 1)
-    return read(config.task, task, part, config.evaluation.patience)
+    return read(config, task, part)

@@ -48,7 +48,6 @@ class TwoTimescale(Mnist):
     name = "two-timescale"
     carries_state = True
     classes = None
-    metric_name = "accuracy"
     input_shape = (PIXELS,)
 
     def __init__(

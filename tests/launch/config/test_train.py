@@ -6,8 +6,7 @@ import pytest
 
 from dni_async.errors import UserError
 from dni_async.networks.settings import LocalConfig, SGConfig
-from launch.config.compare import CompareConfig
-from launch.config.train import TrainConfig
+from launch.config.train import JobConfig, TrainConfig
 
 REFUSED = [
     ({"epochs": 0}, "epochs is 0; it must be at least 1"),
@@ -68,10 +67,10 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("settings", "words"), REFUSED)
-@pytest.mark.parametrize("cls", [TrainConfig, CompareConfig])
+@pytest.mark.parametrize("cls", [JobConfig, TrainConfig])
 def test_a_wrong_value_is_named_with_its_remedy(cls, settings, words):
     with pytest.raises(UserError) as error:
-        cls.of(**settings)
+        cls(**settings)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -96,29 +95,27 @@ def test_a_wrong_value_is_named_with_its_remedy(cls, settings, words):
 )
 def test_rules_and_engines_are_known(settings, words):
     with pytest.raises(UserError) as error:
-        TrainConfig.of(**settings)
+        TrainConfig(**settings)
     assert words in str(error.value)
 
 
 def test_a_baseline_ignores_the_rule():
-    TrainConfig.of(engine="backprop", rule="delayed", compile=True)
+    TrainConfig(engine="backprop", rule="delayed", compile=True)
 
 
 def test_the_defaults_and_the_limits_are_accepted():
-    TrainConfig.of()
-    TrainConfig.of(
-        seed=2**32 - 1, port=65535, milestones=(), clip_norm=None, until=1.0, threads=0, in_flight=1
-    )
+    JobConfig()
+    TrainConfig(seed=2**32 - 1, port=65535, milestones=(), clip_norm=None, until=1.0, threads=0, in_flight=1)
 
 
 @pytest.mark.parametrize(("text", "cut"), [("", None), ("2", [2]), ("1,3,4", [1, 3, 4]), ("2, 4", [2, 4])])
 def test_a_cut_is_read_as_numbers(text, cut):
-    assert TrainConfig.of(cut=text).partition.cut_layers() == cut
+    assert JobConfig(cut=text).cut_layers() == cut
 
 
 def test_optimizer_settings_get_the_types_that_they_look_like():
     args = ("betas=0.8,0.95", "eps=1e-6", "weight_decay=0", "amsgrad=True", "foreach=false")
-    settings = TrainConfig.of(optimizer_args=args).optimizer.settings()
+    settings = JobConfig(optimizer_args=args).optimizer_settings()
     assert settings == {
         "betas": (0.8, 0.95),
         "eps": 1e-6,
@@ -131,22 +128,22 @@ def test_optimizer_settings_get_the_types_that_they_look_like():
 
 
 def test_words_stay_words_and_the_first_equals_sign_divides():
-    config = TrainConfig.of()
-    config.optimizer.optimizer_args = ("mode=nesterov", "path=a=b")
-    assert config.optimizer.settings() == {"mode": "nesterov", "path": "a=b"}
+    config = JobConfig()
+    config.optimizer_args = ("mode=nesterov", "path=a=b")
+    assert config.optimizer_settings() == {"mode": "nesterov", "path": "a=b"}
 
 
 def test_the_data_root_option_overrides_the_environment(monkeypatch):
     monkeypatch.setenv("DNI_DATA", "/from/environment")
-    assert TrainConfig.of(data_root="/from/option").task.data_folder() == Path("/from/option")
-    assert TrainConfig.of().task.data_folder() == Path("/from/environment")
+    assert JobConfig(data_root="/from/option").data_folder() == Path("/from/option")
+    assert JobConfig().data_folder() == Path("/from/environment")
     monkeypatch.delenv("DNI_DATA")
-    assert TrainConfig.of().task.data_folder() is None
+    assert JobConfig().data_folder() is None
 
 
 def test_tables_call_a_decoupled_run_by_its_rule():
-    assert TrainConfig.of(rule="dni").engine_name == "dni"
-    assert TrainConfig.of(rule="dni", engine="backprop").engine_name == "backprop"
+    assert TrainConfig(rule="dni").engine_name == "dni"
+    assert TrainConfig(rule="dni", engine="backprop").engine_name == "backprop"
 
 
 @pytest.mark.parametrize(
@@ -166,12 +163,12 @@ def test_tables_call_a_decoupled_run_by_its_rule():
 )
 def test_checkpoints_need_a_folder_and_stages_that_learn(settings, words):
     with pytest.raises(UserError) as error:
-        TrainConfig.of(**settings)
+        TrainConfig(**settings)
     assert words in str(error.value)
 
 
 def test_checkpoints_are_kept_for_rules_that_learn():
-    TrainConfig.of(checkpoint_every=0, resume=True, out="a", rule="delayed")
+    TrainConfig(checkpoint_every=0, resume=True, out="a", rule="delayed")
 
 
 @pytest.mark.parametrize(
@@ -192,10 +189,10 @@ def test_checkpoints_are_kept_for_rules_that_learn():
 )
 def test_supervision_is_for_stages_that_can_go_on_with_older_weights(settings, words):
     with pytest.raises(UserError) as error:
-        TrainConfig.of(**{"supervise": True, "out": "a"} | settings)
+        TrainConfig(**{"supervise": True, "out": "a"} | settings)
     assert words in str(error.value)
 
 
 @pytest.mark.parametrize(("asked", "kept"), [(None, 0), (5, 5)])
 def test_supervised_stages_have_checkpoints_to_go_on_from(asked, kept):
-    assert TrainConfig.of(supervise=True, out="a", checkpoint_every=asked).recovery.checkpoint_every == kept
+    assert TrainConfig(supervise=True, out="a", checkpoint_every=asked).checkpoint_every == kept
