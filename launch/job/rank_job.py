@@ -6,13 +6,14 @@ rendezvous ─ checks ─ placement ─ rank 0: data, start, plan ─┬─ engi
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
 import torch
 
-from dni_async.errors import UserError
+from dni_async.errors import StageError, UserError
 from launch.config.train import TrainConfig
 from launch.engines.registry import Engine, find_engine
 from launch.job.context import RankContext
@@ -23,16 +24,20 @@ from launch.job.recovery_session import RecoverySession, supervise
 from launch.job.restart import decide_start, with_checkpoints
 from launch.job.start import Start
 from launch.job.task_checks import check_state, check_until
-from launch.report.files import prepare_out
+from launch.report.files import collect_failure, prepare_out
 from launch.report.grid import show
 from launch.report.recorder import Recorder
 from launch.report.run_table import run_grid
 from launch.report.weights import save_part
 from tasks.base import Task
-from workers.coordination.rendezvous import Rendezvous
+from workers.coordination.rendezvous import Late, Rendezvous
 from workers.failure.rank_runner import RankRunner
 from workers.recovery.stable_storage import StableStorage
 from workers.runtime.device import physical_cores, place
+
+FINISHED = "finished"
+"""Key under which rank 0 publishes that it has written its files and shown the table."""
+FINISH_TIMEOUT_S = 60.0
 
 
 def start_rank(runner: RankRunner, config: TrainConfig, task: Task) -> None:
@@ -67,14 +72,29 @@ def run_rank(
     data, start, plan = _prepare(config, engine, task, rendezvous, placement.device, session)
     context = RankContext(runner, config, task, plan, rendezvous, placement, data, start, session)
     recorder = Recorder(context) if rendezvous.rank == 0 else None
+    _announce(config, rendezvous, f"starting {rendezvous.world} {'stages' if engine.cut else 'processes'}")
     layers = import_module(engine.module).run(context, recorder)
+    problems: list[str] = []
     if config.out and layers is not None:
         first = plan.bounds[context.index][0] if engine.cut else 0
-        save_part(Path(config.out), context.index, first, layers)
+        with collect_failure(problems, Path(config.out) / "weights"):
+            save_part(Path(config.out), context.index, first, layers)
     if recorder:
-        recorder.write_files()
+        problems += recorder.write_files()
         if not config.quiet:  # its notes were shown at the start
             show(run_grid(recorder.summary | {"notes": recorder.record.warnings}))
+        rendezvous.publish(FINISHED, True)
+    elif problems:  # the launcher ends all ranks with the first that fails: let rank 0 show its table
+        with contextlib.suppress(Late, StageError):
+            rendezvous.read(FINISHED, FINISH_TIMEOUT_S)
+    if problems:
+        raise StageError(f"{problems[0]}; free the disk or choose another --out, and train again")
+
+
+def _announce(config: TrainConfig, rendezvous: Rendezvous, text: str) -> None:
+    """Print what rank 0 does before the first step, which may take seconds."""
+    if rendezvous.rank == 0 and not config.quiet:
+        print(f"dni-async: {text}", flush=True)
 
 
 def _check_world(config: TrainConfig, engine: Engine, world: int) -> None:
@@ -109,7 +129,10 @@ def _prepare(
         start = Start(position, progress_file=progress_file)
         return _read(config, engine, task, rendezvous), start, plan
     try:
+        _announce(config, rendezvous, f"reading the data of {task.name}")
         data = _read(config, engine, task, rendezvous)
+        if engine.cut and config.cut_layers() is None and rendezvous.world > 1:
+            _announce(config, rendezvous, "measuring the layers, for the cut")
         start = decide_start(config, task, data, rendezvous)
         planned = config if start.cut == config.cut else replace(config, cut=start.cut)
         plan = broadcast_plan(rendezvous, planned, task, data, device, start.position.step)

@@ -6,7 +6,8 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,15 @@ def prepare_out(path: str | os.PathLike[str]) -> Path:
         reason = error.strerror or str(error)
         raise UserError(f"cannot write to the output folder ({out}: {reason}): choose another") from error
     return out
+
+
+@contextmanager
+def collect_failure(problems: list[str], path: Path) -> Iterator[None]:
+    """Add a line to `problems` when the file at `path` cannot be written, and go on."""
+    try:
+        yield
+    except OSError as error:
+        problems.append(f"cannot write {path} ({error.strerror or error})")
 
 
 def jsonable(obj: Any) -> Any:

@@ -7,17 +7,18 @@ marker STOP                ─► record             timeline.json, timeline.png
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dni_async.messages import EVALUATIONS, Marker, MarkerKind
 from launch.job.context import RankContext
-from launch.report.files import JsonLines, keep_lines, write_json
+from launch.report.files import JsonLines, collect_failure, keep_lines, write_json
 from launch.report.progress import Progress
 from launch.report.run_record import RunRecord
 from launch.report.trace import chrome_trace
@@ -41,6 +42,8 @@ class Recorder:
         )
         self._context = context
         self._lines: JsonLines | None = None
+        self._problems: list[str] = []
+        """Files that could not be written."""
         self._start, self._end = 0.0, math.inf
 
     @property
@@ -148,18 +151,32 @@ class Recorder:
         self.progress.update(step, per_epoch, result["samples_per_s"], rows)
 
     def _write(self, line: dict[str, Any], stages: list[dict[str, Any]]) -> None:
-        if self._lines:
-            self._lines.write(line | {"stages": stages})
-
-    def write_files(self) -> None:
-        """Write the files of the whole run to the folder."""
-        if self.out is None:
+        """Write a line of metrics.jsonl; when that fails training goes on without the file."""
+        if self._lines is None or self.out is None:
             return
+        with collect_failure(self._problems, self.out / "metrics.jsonl"):
+            self._lines.write(line | {"stages": stages})
+        if self._problems:
+            lines, self._lines = self._lines, None
+            with contextlib.suppress(OSError):
+                lines.close()
+            print(f"dni-async: {self._problems[0]}; training goes on", file=sys.stderr, flush=True)
+
+    def write_files(self) -> list[str]:
+        """Write the files of the whole run; return a line for each that could not be written."""
+        if self.out is None:
+            return []
         from launch.report.curves_plot import plot_curves  # matplotlib: a second that only rank 0 needs
         from launch.report.timeline_plot import plot_timeline
 
-        out, timeline = self.out, self.record.timeline
-        write_json(out / "timeline.json", chrome_trace(timeline, self.summary), indent=None)
-        plot_timeline(timeline, out / "timeline.png", self.summary)
-        plot_curves(self.summary, out / "curves.png")
-        write_json(out / "summary.json", self.summary)  # last: whoever finds it finds the others too
+        timeline, summary = self.record.timeline, self.summary
+        writers: dict[str, Callable[[Path], None]] = {
+            "timeline.json": lambda path: write_json(path, chrome_trace(timeline, summary), indent=None),
+            "timeline.png": lambda path: plot_timeline(timeline, path, summary),
+            "curves.png": lambda path: plot_curves(summary, path),
+            "summary.json": lambda path: write_json(path, summary),  # last: whoever finds it finds all
+        }
+        for name, write in writers.items():
+            with collect_failure(self._problems, self.out / name):
+                write(self.out / name)
+        return self._problems

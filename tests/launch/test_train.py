@@ -379,7 +379,7 @@ def test_bad_input_under_the_local_launcher_is_one_line_and_status_2(tmp_path: P
     """And no restart would help."""
     restarts = ("--max-restarts", "3", "--out", str(tmp_path / "run"))
     done = run("launch.train", "--stages", "2", *TINY, "--cut", "9", *restarts)
-    assert (done.returncode, done.stdout) == (2, "")
+    assert (done.returncode, done.stdout) == (2, "dni-async: reading the data of digits-fcn\n")
     assert done.stderr.startswith("dni-async: cut 9") and done.stderr.count("\n") == 1, done.stderr
 
 

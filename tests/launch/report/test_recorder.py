@@ -13,7 +13,7 @@ from launch.config.train import TrainConfig
 from launch.job.context import RankContext
 from launch.job.partition_plan import PartitionPlan
 from launch.job.start import Start
-from launch.report.files import jsonable
+from launch.report.files import JsonLines, jsonable
 from launch.report.progress import Progress
 from launch.report.recorder import Recorder
 from tests.support import summaries as samples
@@ -490,3 +490,27 @@ def test_a_restore_marker_is_not_recorded():
     record = recorder(patience=1)
     record.on_marker(mark(MarkerKind.RESTORE, STEPS, 1, result(0.5)))
     assert record.summary["evaluations"] == []
+
+
+def test_metrics_that_cannot_be_written_do_not_end_the_run(tmp_path, monkeypatch, capsys):
+    def full(lines, record):
+        raise OSError(28, "No space left on device")
+
+    record = recorder(tmp_path)
+    monkeypatch.setattr(JsonLines, "write", full)
+    feed(record)
+    line = f"cannot write {tmp_path / 'metrics.jsonl'} (No space left on device)"
+    assert capsys.readouterr().err == f"dni-async: {line}; training goes on\n"
+    assert record.write_files() == [line]
+    assert (tmp_path / "summary.json").exists()
+
+
+def test_a_line_of_metrics_has_the_mean_loss_since_the_line_before(tmp_path):
+    record = recorder(tmp_path)
+    reports = (("REPORT", 5, 0.9, 10), ("EPOCH", STEPS, 0.6, 40), ("REPORT", 25, 0.4, 10))
+    for kind, step, loss, trained in reports:
+        told = result(loss, 0.5 if kind == "EPOCH" else None) | {"trained": trained}
+        record.on_marker(mark(MarkerKind[kind], step, 1 + step // (STEPS + 1), told))
+    record._lines.close()
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["recent_loss"] for line in lines] == pytest.approx([0.9, 0.5, 0.4])
