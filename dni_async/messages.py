@@ -3,8 +3,8 @@
     downstream  Activation, Marker             (towards the loss)
     upstream    TargetGradient, Marker(returning=True)
 
-Tensors in a message are valid until the stage has handled it: a transport may lend the receiver its
-own memory. What a stage keeps for longer, it copies.
+Tensors in a message are valid until the stage has handled it, because they may lie in the memory of the
+transport. A stage copies what it keeps for longer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Activation:
     """One batch on its way to the loss: a stage's output h and the labels that belong to it."""
 
     step: int
-    """Number of the batch: training batches count from 0 through the run, evaluation batches apart."""
+    """Number of the batch. Training batches count from 0 over the run, evaluation batches separately."""
     version: int
     """Optimizer steps the sender had taken when it made `h`."""
     h: Tensor
@@ -33,11 +33,11 @@ class Activation:
 
     @property
     def empty(self) -> bool:
-        """No rows: a batch that a stage upstream goes on without, and so does everybody."""
+        """No rows: a stage upstream has skipped the batch, and all stages downstream skip it."""
         return not len(self.h)
 
     def emptied(self) -> Activation:
-        """The message that nobody learns from, in place of this one."""
+        """Return the message without rows, in place of this one."""
         return Activation(self.step, self.version, self.h.detach()[:0], self.y[:0], self.train)
 
 
@@ -58,35 +58,35 @@ class TargetGradient:
 
 
 class MarkerKind(IntEnum):
-    """Why a marker goes round."""
+    """What a marker is for."""
 
     REPORT = 0
-    """How is everybody doing? (progress while it runs)"""
+    """Collect progress."""
     EPOCH = 1
-    """All training and evaluation batches of an epoch are behind it."""
+    """All training and evaluation batches of an epoch were sent before it."""
     STOP = 2
     """The last message. Its return proves that every target gradient has arrived."""
     EVALUATION = 3
-    """The whole test set is behind it, and the epoch goes on."""
+    """The whole test set was sent before it, and the epoch goes on."""
     CHECKPOINT = 4
-    """Every stage keeps its state as of here. Its return proves that all of them have."""
+    """Every stage copies its state here. The return of the marker proves that all of them have."""
     RESTORE = 5
-    """Training is over: every stage takes up its best weights (see `early_stopping`). The test follows."""
+    """Training is over: every stage loads its best weights (see `early_stopping`). The test follows."""
 
 
 EVALUATIONS = (MarkerKind.EPOCH, MarkerKind.EVALUATION)
-"""They come behind the whole test set, or the validation set where there is one."""
+"""Sent after the whole test set, or after the validation set if there is one."""
 
 
 @dataclass(slots=True)
 class Marker:
-    """A sign in the stream: it goes down behind the activations, and back up behind the targets.
+    """A control message: it goes down behind the activations, and back up behind the targets.
 
         stage 0   --A7--A8--EPOCH-->  stage 1   --A7--A8--EPOCH-->  stage 2 (loss)
                   <--T7--T8--EPOCH--            <--T7--T8--EPOCH--
 
-    The last stage turns it round. On the way back every stage adds what it knows to `body`, so when
-    stage 0 has it back, all that was sent before it has been used, and stage 0 holds the report.
+    The last stage turns it round, and on the way back every stage adds its numbers to `body`. When stage 0
+    has it back, every message that was sent before it has been handled.
     """
 
     kind: MarkerKind

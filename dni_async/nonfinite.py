@@ -1,13 +1,13 @@
-"""NaN and infinite values: found before they get into weights, an optimizer, an SG network or a message.
+"""NaN and infinite values are found before they reach weights, an optimizer, an SG network or a message.
 
     forward -> h?  Activation -> loss? gradient at h? -> backward -> gradients? TargetGradient -> update
 
-Whoever finds one raises `NonFinite` and leaves everything as it was. A stage lets it through (the run stops),
-or goes on without the batch and counts it:
+The check raises `NonFinite` and changes nothing. A stage re-raises it, and the run stops, or skips the batch
+and counts it:
 
-    stage 1          A7   A8 (h is NaN)   A9           no update for 8, to nobody's harm: an empty activation
-      downstream     A7   A8 (0 rows)     A9           keeps the others in step, and so does the empty target
-    stage 2          A7   A8 (0 rows)     A9           that answers it
+    stage 1          A7   A8 (h is NaN)   A9     no update for batch 8. A message without rows takes the place
+      downstream     A7   A8 (0 rows)     A9     of its activation and of its target, so that all stages
+    stage 2          A7   A8 (0 rows)     A9     stay in step
       upstream       T7   T8 (0 rows)     T9
 """
 
@@ -22,33 +22,37 @@ from torch import Tensor
 from dni_async.errors import UserError
 
 POLICIES = ("stop", "skip")
-"""What to do then."""
+"""What a run does then."""
 
 
 class NonFinite(UserError):
-    """Something that training computed is NaN or infinite: an activation, a gradient or a loss."""
+    """An activation, a gradient or a loss is NaN or infinite."""
 
     def __init__(self, what: str, rates: str = "--lr") -> None:
         super().__init__(f"{what}; lower {rates} or set --clip-norm, and check the data")
 
 
 def check_finite(what: str, tensors: Sequence[Tensor]) -> None:
-    """Raises NonFinite when one of the tensors (any shapes, one device) holds NaN or infinity; `what` is
-    "activation" or "gradient"."""
+    """Raises NonFinite if one of the tensors (any shapes, one device) has NaN or infinite values.
+
+    what: "activation" or "gradient", for the error.
+    """
     if not all_finite(tensors):
         raise NonFinite(f"the {what} has NaN or infinite values")
 
 
 def check_loss(loss: float, which: str = "the loss", rates: str = "--lr") -> float:
-    """The loss, if training can go on with it. Raises NonFinite."""
+    """Return the loss. Raises NonFinite if it is NaN or infinite."""
     if not math.isfinite(loss):
         raise NonFinite(f"{which} is {loss}", rates)
     return loss
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether no element is NaN or infinite. One reduction per tensor and one look at the result, which on a
-    GPU waits for it."""
+    """Whether no element of the tensors (any shapes, one device) is NaN or infinite.
+
+    Takes one reduction per tensor, and on a GPU one synchronisation.
+    """
     if not tensors:
         return True
     sums = [tensor.detach().sum().float() for tensor in tensors]

@@ -1,4 +1,4 @@
-"""How weights move: optimizer, learning-rate schedule and clipping in one step."""
+"""Optimizer, learning-rate schedule and clipping in one step."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ OptimizerFactory = Callable[[list[nn.Parameter]], Optimizer]
 
 
 def optimizer_factory(name: str, lr: float, **settings: Any) -> OptimizerFactory:
-    """A function that makes the torch optimizer `name` (any case) for some parameters.
+    """Return a function that makes the torch optimizer `name` (any case) for a list of parameters.
 
-    The fused implementation is taken where torch has one: on CPU it is 4 to 8 times faster.
-    Raises UserError for a name or a setting that torch does not know.
+    The fused implementation is used where torch has one: on CPU it is 4 to 8 times faster.
+
+    Raises:
+        UserError: torch does not know the name or a setting.
     """
-    no_choice = (Optimizer, torch.optim.LBFGS)  # LBFGS wants to evaluate the loss again and again
+    no_choice = (Optimizer, torch.optim.LBFGS)  # LBFGS evaluates the loss several times per step
     classes: dict[str, Any] = {
         key.lower(): value
         for key, value in vars(torch.optim).items()
@@ -46,10 +48,10 @@ def optimizer_factory(name: str, lr: float, **settings: Any) -> OptimizerFactory
 def schedule_factor(
     schedule: str, total_steps: int, milestones: tuple[float, ...] = (0.6, 0.8), gamma: float = 0.1
 ) -> Callable[[int], float]:
-    """The learning rate's factor by step: 1 at the start.
+    """Return the factor of the learning rate by step; it starts at 1.
 
-    "linear" and "cosine" reach 0 after `total_steps`; "step" multiplies by `gamma` at each milestone,
-    given as a share of the run (the paper divides by 10 at 300k and 400k of 500k: 0.6 and 0.8).
+    "linear" and "cosine" reach 0 after `total_steps`; "step" multiplies by `gamma` at each milestone, a share
+    of the run (the paper divides by 10 at 300k and 400k of 500k steps: 0.6 and 0.8).
     """
     assert schedule in SCHEDULES, schedule
     if schedule == "linear":
@@ -62,11 +64,12 @@ def schedule_factor(
 
 
 class Updater:
-    """Steps the weights of one stage; counts the steps, which are the weights' version.
+    """Steps the weights of one stage and counts the steps: the version of the weights.
 
-    optimizer: None for layers without parameters, whose version counts all the same.
-    factor: of the learning rate, by version. clip_norm: the gradient norm of this stage's own parameters is
-    clipped to it (None: no clipping).
+    Args:
+        optimizer: None for layers without parameters, whose version counts too.
+        factor: of the learning rate, by version.
+        clip_norm: maximal norm of the gradient of this stage's own parameters; None for no clipping.
     """
 
     def __init__(
@@ -96,30 +99,30 @@ class Updater:
         self.optimizer.zero_grad()
 
     def gradients(self) -> list[Tensor]:
-        """Those that the next step will follow."""
+        """Return the gradients that the next step will use."""
         return gradients(self.optimizer) if self.optimizer else []
 
     def drop(self) -> None:
-        """Forget the gradients: no step follows them."""
+        """Clear the gradients without a step."""
         if self.optimizer is not None:
             self.optimizer.zero_grad()
 
     def state_dict(self) -> State:
-        """The version, and what the optimizer keeps for each parameter; rates follow from the version."""
+        """Return the version and the optimizer's state; learning rates follow from the version."""
         return {
             "version": self.version,
             "parameters": optimizer_state(self.optimizer) if self.optimizer else [],
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from there, by the settings of this updater."""
+        """Take up what `state_dict` returned, with the settings of this updater."""
         self.version = state["version"]
         if self.optimizer is not None:
             load_optimizer_state(self.optimizer, state["parameters"])
             self._set_rates()
 
     def count_on(self, version: int) -> None:
-        """The weights are older than that, and steps, rates with them, go on from `version`."""
+        """Count, and schedule the learning rate, from `version` on, although the weights are older."""
         self.version = version
         self._set_rates()
 
@@ -131,6 +134,6 @@ class Updater:
 
 
 def gradients(optimizer: Optimizer) -> list[Tensor]:
-    """The gradients that an optimizer's parameters have now."""
+    """Return the gradients that an optimizer's parameters have now."""
     groups = optimizer.param_groups
     return [p.grad for group in groups for p in group["params"] if p.grad is not None]

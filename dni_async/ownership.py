@@ -1,6 +1,6 @@
-"""What a message lends: its tensors, whose memory the transport takes back when the message was handled.
+"""Tensors of a message are borrowed: the transport reuses their memory when the message has been handled.
 
-Nobody writes into it, and what lives longer, also what is sent on, is copied.
+A stage must not write into them, and copies what it keeps or sends on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dni_async.messages import Activation, TargetGradient
 
 
 def starts_in_place(layers: nn.Module) -> bool:
-    """Whether the first operation of `layers`, views aside, overwrites its input, which may be lent."""
+    """Whether the first operation of `layers`, not counting views, overwrites its input."""
     views = (nn.Flatten, nn.Unflatten, nn.Identity)
     leaves = (m for m in layers.modules() if not any(True for _ in m.children()))
     first = next((m for m in leaves if not isinstance(m, views)), None)
@@ -19,7 +19,7 @@ def starts_in_place(layers: nn.Module) -> bool:
 
 
 def clone_if_borrowed(tensor: Tensor, message: Activation | TargetGradient) -> Tensor:
-    """`tensor`, copied if it lies in the memory of `message`, which is only lent."""
-    lent = (message.grad,) if isinstance(message, TargetGradient) else (message.h, message.y)
-    addresses = [other.untyped_storage().data_ptr() for other in lent]
+    """Return `tensor` (any shape), cloned if it lies in the borrowed memory of `message`."""
+    borrowed = (message.grad,) if isinstance(message, TargetGradient) else (message.h, message.y)
+    addresses = [other.untyped_storage().data_ptr() for other in borrowed]
     return tensor.clone() if tensor.untyped_storage().data_ptr() in addresses else tensor

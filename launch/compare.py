@@ -9,7 +9,6 @@ import json
 import shutil
 import tempfile
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
 from dni_async.errors import StageError, UserError
@@ -34,17 +33,17 @@ from workers.failure.signals import exit_process
 def work(runner: RankRunner) -> None:
     """Run the contestants in turn, then write the tables, the data and the picture."""
     config = parse(CompareConfig, "launch.compare")
-    task = create(config.task, config.task_args)
-    check_until(task, config.until)
-    out = prepare_out(config.out or tempfile.mkdtemp(prefix="dni_async-compare-"))
-    with far_hosts(config.stages, Wire.parse(config.wan)) if config.wan else nullcontext() as hosts:
+    task = create(config.task.name, config.task.task_args)
+    check_until(task, config.evaluation.until)
+    out = prepare_out(config.output.out or tempfile.mkdtemp(prefix="dni_async-compare-"))
+    with far_hosts(config.partition.stages, Wire.parse(config.wan)) if config.wan else nullcontext() as hosts:
         runs = run_engines(config, task, out, runner, hosts)
     check_somebody_finished(runs)
     rows = make_rows(runs)
     heading = title(task, runs, config.wan)
     grids = [compare_grid(rows, task.metric_name, heading), memory_grid(rows, f"{heading}: memory")]
     write(config, rows, grids, task, out)
-    if not config.quiet:
+    if not config.output.quiet:
         for grid in grids:
             show(grid)
             print()
@@ -72,8 +71,8 @@ def run_engine(
     name = contestant_label(engine)
     folder = out / (name if config.repeats == 1 else f"{name}-{repeat + 1}")
     job = config.job(engine, folder, repeat)
-    if not config.quiet:
-        stages = f"{job.stages} stages" if job.stages > 1 else "1 process"
+    if not config.output.quiet:
+        stages = f"{job.partition.stages} stages" if job.partition.stages > 1 else "1 process"
         print(f"--- {name}, {stages}" + (f", run {repeat + 1}" if config.repeats > 1 else ""), flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     try:
@@ -81,10 +80,10 @@ def run_engine(
     except AlreadyReported as failure:
         if failure.status > 2:
             raise
-        return {"error": str(failure), "status": failure.status, "stages": job.stages}
+        return {"error": str(failure), "status": failure.status, "stages": job.partition.stages}
     except (StageError, UserError) as failure:
         status = 2 if isinstance(failure, UserError) else 1
-        return {"error": str(failure), "status": status, "stages": job.stages}
+        return {"error": str(failure), "status": status, "stages": job.partition.stages}
     return json.loads((folder / "summary.json").read_text())
 
 
@@ -112,7 +111,7 @@ def title(task: Task, runs: dict[str, list[Run]], wan: str = "") -> str:
 def write(config: CompareConfig, rows: list[Row], grids: list[Grid], task: Task, out: Path) -> None:
     """compare.json, compare.md and compare.png."""
     about = {"title": grids[0].title, "task": task.name, "metric_name": task.metric_name}
-    write_results(out, "compare", about | {"settings": asdict(config), "rows": rows}, grids)
+    write_results(out, "compare", about | {"settings": config.as_json(), "rows": rows}, grids)
     from launch.report.comparison_plot import (
         plot_compare,  # matplotlib: a second that --help and errors do not need
     )

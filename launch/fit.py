@@ -54,7 +54,7 @@ def fit(
         task = create(task, task_args)
     with tempfile.TemporaryDirectory(prefix="dni_async-fit-") as scratch:
         out = str(settings.pop("out", "") or scratch)
-        config = TrainConfig(stages=stages, rule=rule, epochs=epochs, out=out, **settings)
+        config = TrainConfig.of(stages=stages, rule=rule, epochs=epochs, out=out, **settings)
         try:
             run_local(config, task)
         except AlreadyReported as failure:

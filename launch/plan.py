@@ -32,13 +32,13 @@ from workers.failure.signals import exit_process
 def work(runner: RankRunner) -> None:
     """Measure or read the profile, predict, check if that was asked for, and write everything."""
     config = parse(PlanConfig, "launch.plan")
-    task = create(config.task, config.task_args)
+    task = create(config.task.name, config.task.task_args)
     if task.carries_state:
         raise UserError(
             f"a plan measures layers on parts of a batch, and those of {task.name} carry state from batch to "
             "batch; set engines side by side with launch.compare"
         )
-    out = prepare_out(config.out or tempfile.mkdtemp(prefix="dni_async-plan-"))
+    out = prepare_out(config.output.out or tempfile.mkdtemp(prefix="dni_async-plan-"))
     runner.describe_position = lambda: "while costs were measured"
     profile = profile_of(config, task)
     profile.save(out / "profile.json")
@@ -47,7 +47,7 @@ def work(runner: RankRunner) -> None:
     predictions = predict(config, network)
     checks = run_checks(config, task, profile, out / "check", runner) if config.check else []
     write(predictions, checks, network, out)
-    if not config.quiet:
+    if not config.output.quiet:
         show(plan_grid(predictions, network))
         if checks:
             show(check_grid(checks))
@@ -58,7 +58,7 @@ def profile_of(config: PlanConfig, task: Task) -> Profile:
     """Read from `--profile`, or measured now."""
     if config.profile:
         return load_profile(Path(config.profile), config)
-    if not config.quiet:
+    if not config.output.quiet:
         print("measuring layers, SG networks and messages", flush=True)
     from launch.planning.measure import (
         measure,  # torch's optimizers: seconds that a saved profile does not need
@@ -78,7 +78,7 @@ def predict(config: PlanConfig, profile: Profile) -> list[Prediction]:
         raise UserError(
             f"{most} stages cannot share {layers} layers; use 2 to {layers}, or --repeat-layers {most}"
         )
-    planner = Planner(profile, config)
+    planner = Planner(profile, config.partition)
     first = [planner.predict("backprop", 1)] if "backprop" in config.engines else []
     others = [engine for engine in config.engines if engine != "backprop"]
     return first + [planner.predict(engine, count) for count in counts for engine in others]

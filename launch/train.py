@@ -31,14 +31,16 @@ def work(runner: RankRunner) -> None:
         if isinstance(config, SequenceConfig):
             run_sequences(runner, config)
             return
-        if under_torchrun and config.max_restarts:
-            raise UserError(f"max-restarts is {config.max_restarts}; under torchrun give it to torchrun")
-        task = create(config.task, config.task_args)
+        if under_torchrun and config.recovery.max_restarts:
+            raise UserError(
+                f"max-restarts is {config.recovery.max_restarts}; under torchrun give it to torchrun"
+            )
+        task = create(config.task.name, config.task.task_args)
     except UserError:
         if under_torchrun:
             runner.join(60.0)  # so that one rank alone prints the line
         raise
-    alone = config.stages <= 1 and not config.port and not config.max_restarts
+    alone = config.partition.stages <= 1 and not config.runtime.port and not config.recovery.max_restarts
     if under_torchrun or alone:
         start_rank(runner, config, task)
     else:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,14 +30,19 @@ class Task(ABC):
     classes: int | None = None
     """Number of classes when the labels are class indices; None for real-valued targets."""
 
-    metric_name: str = "accuracy"
-
     carries_state: bool = False
     """Whether layers carry state from batch to batch (`StatefulRNN`): batches are then never split."""
 
     metadata: Mapping[str, Any] = MappingProxyType({})
     """What `layers` must know of the data, such as the size of a vocabulary: JSON-able, set by `data`. The
     processes that do not read the data receive it before they build layers."""
+
+    @cached_property
+    def metric_name(self) -> str:
+        """Name of the metric in tables, pictures and the keys of records."""
+        if self.classes is not None:
+            return "accuracy"
+        return "negative squared error" if type(self).metric is Task.metric else "metric"
 
     @property
     def name(self) -> str:
@@ -96,5 +104,7 @@ class Task(ABC):
 
 
 def seed_everything(seed: int) -> None:
-    """Seed torch's random generator, so that layers are initialised the same in every process."""
+    """Seed the generators of torch, numpy and Python: those of layers, and of data sets that draw."""
     torch.manual_seed(seed)
+    numpy.random.seed(seed % 2**32)
+    random.seed(seed)

@@ -1,8 +1,9 @@
 """SG networks, which predict dL/dh from h (B, ...) and, if conditional, from the labels.
 
 base ◄─ linear, mlp, conv, head, least_squares; classic and rnn (those of pytorch-dni)
-factory     settings and defaults, and how to build a network for an interface
-auxiliary   the head of rule local              norm           batch normalisation in SG networks
+registry    networks by name or dotted path     factory     builds the network of an interface
+settings    options of SG networks              auxiliary   the head of rule local
+norm        batch normalisation as SG networks use it
 """
 
 from dni_async.networks.auxiliary import AuxiliaryHead as AuxiliaryHead

@@ -1,4 +1,4 @@
-"""The auxiliary head of a stage with a local loss: from its output to the whole network's, by a short way."""
+"""The auxiliary head of a stage with a local loss: a small network from its output to the task's output."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class AuxiliaryHead(nn.Module):
             self.layers = nn.Sequential(nn.Flatten(), *_perceptron(flat, hidden_size, outputs))
 
     def forward(self, h: Tensor) -> Tensor:
-        """What the whole network would give."""
+        """Return (B, *output_shape) for h (B, *shape)."""
         return self.layers(h).view(len(h), *self.output_shape)
 
 

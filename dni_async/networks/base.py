@@ -1,4 +1,4 @@
-"""What every SG network is."""
+"""The interface of an SG network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class NetworkSettings:
     """What the command line says of the size of an SG network."""
 
     hidden: int
-    """Hidden units or channels, 0 for none."""
+    """Hidden units or channels."""
     layers: int
     """Hidden layers."""
     rank: int
@@ -32,14 +32,14 @@ class NetworkSettings:
 class DNINetwork(nn.Module):
     """Predicts the gradient at a stage's output h (Jaderberg et al. 2017, section 2.1, the model M).
 
-    Predictions are in units of the per-sample loss, that is B * d(mean loss)/dh for a batch of B: the
-    numbers stay of order one, where MSE and Adam work. The output layer starts at zero, so an
-    untrained network predicts nothing rather than noise (section 3.1).
+    Predictions are in units of the per-sample loss, B * d(mean loss)/dh for a batch of B: numbers of order
+    one, for which MSE and Adam work. The output layer starts at zero, so an untrained network predicts zero
+    rather than noise (section 3.1).
 
-    A subclass writes `forward`; it may leave out `labels` when it is never conditional. It may also say
-    how it learns: `regress` is one mean-squared-error backward by default (section 2.1, ||M(h) - target||^2).
+    A subclass defines `forward`, without `labels` if it is never conditional. It may override `regress`,
+    which is one backward of the mean squared error (section 2.1, ||M(h) - target||^2).
 
-    What `forward` returns as hidden state goes on to the next batch:
+    The hidden state that `forward` returns is passed to the next batch:
 
         synthesize(h7)   hidden None -> s7        at(None): regress(h7)   from the state
         synthesize(h8)   hidden s7   -> s8        at(s7):   regress(h8)   it was predicted from
@@ -47,15 +47,13 @@ class DNINetwork(nn.Module):
     """
 
     learns_when_predicting = False
-    """Whether `synthesize` leaves gradients in the parameters, to be stepped at once."""
+    """Whether `synthesize` leaves gradients in the parameters for an update at once."""
     feature_dim = -1
     """The dimension of h that the sizes count: -1 for (B, ..., D), 1 for (B, C, H, W)."""
     needs_classes: ClassVar[bool] = False
     """Whether the labels must be one-hot classes."""
     replays: ClassVar[bool] = True
     """Whether from three stages on it learns better with replayed tuples (by default 2 per target)."""
-    follows_schedule: ClassVar[bool] = False
-    """Whether its learning rate follows the schedule of the stage's."""
     default_lr: ClassVar[float] = 1e-3
     default_layers: ClassVar[int] = 1
 
@@ -64,17 +62,12 @@ class DNINetwork(nn.Module):
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.output_size = output_size
-        # no part of the state_dict; not called `hidden`, which a subclass may well call a layer
-        self._carried: Any = None
-        self._carried_fits: Any = None
+        # not in the state_dict; not called `hidden`, a likely name for a layer of a subclass
+        self._hidden_state: Any = None
+        self._hidden_fits: Any = None
 
     @classmethod
-    def for_shape(cls, shape: tuple[int, ...]) -> type[DNINetwork]:
-        """The class for activations of `shape` (without the batch): this one, unless it has variants."""
-        return cls
-
-    @classmethod
-    def default_hidden(cls, shape: tuple[int, ...]) -> int | None:
+    def default_hidden(cls, shape: tuple[int, ...]) -> int:
         """Hidden units for activations of `shape` (without the batch): as many as features or channels."""
         return shape[0] if cls.feature_dim == 1 else shape[-1]
 
@@ -92,52 +85,52 @@ class DNINetwork(nn.Module):
         return cls(input_size=size, hidden_size=settings.hidden, output_size=size, **labels)
 
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
-        """(gradient, hidden): input (B, ...), labels (B, C) floats or None, gradient like input."""
+        """Return the gradient, shaped like input (B, ...), and the hidden state. labels: (B, C) or None."""
         raise NotImplementedError
 
     def samples_in(self, h: Tensor) -> int:
-        """The batch size."""
+        """Return the batch size of h (B, ...)."""
         return len(h)
 
     def reset(self) -> None:
-        """Forget the hidden state: a new sequence begins."""
-        self._carried = None
+        """Forget the hidden state, at the start of a new sequence."""
+        self._hidden_state = None
 
     def start(self, h: Tensor) -> Any:
-        """The hidden state that a prediction for h starts from; None when the last one does not fit h."""
+        """Return the hidden state for a prediction at h (B, ...); None if the last one does not fit h."""
         fits = (self.samples_in(h), h.dtype, h.device)
-        if self._carried_fits != fits:
-            self._carried, self._carried_fits = None, fits
-        return self._carried
+        if self._hidden_fits != fits:
+            self._hidden_state, self._hidden_fits = None, fits
+        return self._hidden_state
 
     @contextmanager
     def at(self, hidden: Any) -> Iterator[None]:
-        """Start from `hidden` inside, and go on afterwards as if nothing had been."""
-        now, self._carried = self._carried, hidden
+        """Use `hidden` as the hidden state inside, and restore the present one afterwards."""
+        now, self._hidden_state = self._hidden_state, hidden
         try:
             yield
         finally:
-            self._carried = now
+            self._hidden_state = now
 
     def synthesize(self, h: Tensor, labels: Tensor | None) -> Tensor:
-        """The predicted gradient, in the shape of `h` (B, ...), with nothing recorded for autograd."""
+        """Return the predicted gradient, shaped like h (B, ...), without autograd; labels (B, C)."""
         with torch.no_grad():
-            gradient, self._carried = self._predict(h, self.start(h), labels)
+            gradient, self._hidden_state = self._predict(h, self.start(h), labels)
         return gradient
 
     @torch.enable_grad()
     def regress(self, h: Tensor, labels: Tensor | None, target: Tensor) -> Tensor:
-        """Leave in `.grad` the gradient of the mean squared error to `target`; return the prediction.
+        """Put the gradient of the mean squared error to `target` into `.grad`; returns the prediction.
 
-        The prediction is a fresh one: regressing on the one made when the batch passed looks cheaper
-        and ruins the tracking (92.4 % instead of 98.5 % on MNIST).
+        h, target and prediction: (B, ...). The prediction is a fresh one: regressing the one made when the
+        batch passed is cheaper and tracks the targets badly (92.4 % instead of 98.5 % on MNIST).
         """
-        prediction = self._predict(h, self._carried, labels)[0]
+        prediction = self._predict(h, self._hidden_state, labels)[0]
         F.mse_loss(prediction, target).backward()
         return prediction.detach()
 
     def _predict(self, h: Tensor, hidden: Any, labels: Tensor | None) -> tuple[Tensor, Any]:
-        # networks written for pytorch-dni know no labels
+        # networks written for pytorch-dni have no labels
         return self(h, hidden) if labels is None else self(h, hidden, labels)
 
 
@@ -149,10 +142,10 @@ def zero_output(layer: nn.Linear | nn.Conv2d) -> None:
 
 
 def leave_gradient(parameter: nn.Parameter, gradient: Tensor | None) -> None:
-    """Set `.grad`, in the parameter's memory layout as `backward` would.
+    """Set `.grad` with the strides of the parameter, as `backward` does.
 
-    `autograd.grad` does not see to that, and the fused optimizers read both as flat arrays: with other
-    strides they step the wrong elements, without a word (torch 2.13).
+    `autograd.grad` may return other strides, and the fused optimizers read both as flat arrays: they would
+    silently step the wrong elements (torch 2.13).
     """
     if gradient is not None and gradient.stride() != parameter.stride():
         gradient = torch.empty_like(parameter).copy_(gradient)
@@ -160,10 +153,7 @@ def leave_gradient(parameter: nn.Parameter, gradient: Tensor | None) -> None:
 
 
 def along(labels: Tensor, h: Tensor) -> Tensor:
-    """Labels (B, C) repeated over all that lies between batch and features of h (B, ..., D): (B, ..., C).
-
-    Labels of as many dimensions as h are already there.
-    """
+    """Return labels (B, C), repeated to (B, ..., C) for h (B, ..., D); labels (B, ..., C) as they are."""
     if labels.ndim == h.ndim:
         return labels
     for _ in range(h.ndim - labels.ndim):
@@ -172,7 +162,7 @@ def along(labels: Tensor, h: Tensor) -> Tensor:
 
 
 def required(labels: Tensor | None, size: int) -> Tensor:
-    """The labels of a conditional network, (..., size). Raises UserError when there are none or others."""
+    """Return the labels (B, ..., size). Raises UserError if there are none, or of another size."""
     if labels is None:
         raise UserError(f"this SG network is conditional (label_size {size}): give it labels (B, {size})")
     if labels.ndim < 2 or labels.shape[-1] != size:
@@ -184,7 +174,7 @@ def required(labels: Tensor | None, size: int) -> Tensor:
 
 
 def at_least(low: int, **arguments: object) -> None:
-    """Raise UserError unless every argument is a whole number of at least `low`."""
+    """Raises UserError unless every argument is a whole number of at least `low`."""
     for name, value in arguments.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < low:
             raise UserError(f"{name} is {value!r}; it must be a whole number of at least {low}")

@@ -1,6 +1,6 @@
-"""The SG networks of pytorch-dni without a memory, under their old names and arguments.
+"""The SG networks of pytorch-dni without hidden state, with their names and arguments.
 
-There, `hidden_size` was quadrupled inside; it is here too: 256 gives the paper's 1024 units.
+As there, `hidden_size` is multiplied by four inside: 256 makes the paper's 1024 units.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dni_async.errors import UserError
 from dni_async.networks.base import at_least
@@ -22,7 +23,7 @@ WIDEN = 4
 class LinearDNI(MlpSG):
     """`num_layers` times Linear, ReLU over [h ; y], then a linear output; h: (B, ..., D), y: (B, C).
 
-    With no hidden layers it is the linear SG network, the best for conditional DNI.
+    With num_layers=0 it is the linear SG network.
     """
 
     norm: Norm = "none"
@@ -43,7 +44,7 @@ class LinearDNI(MlpSG):
 
 
 class LinearBatchNormDNI(LinearDNI):
-    """The same with Linear, BatchNorm, ReLU; to the batch norm every row along D is a sample."""
+    """The same with Linear, BatchNorm, ReLU; the batch norm takes every row along D as a sample."""
 
     norm = "batch"
 
@@ -61,8 +62,8 @@ class LinearSigmoidDNI(LinearDNI):
         super().__init__(input_size, hidden_size, output_size, *args, **settings)
         self.amplitude = nn.Parameter(torch.ones(output_size))
 
+    @override
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
-        """(gradient like `input`, None)."""
         z, hidden = super().forward(input, hidden, labels)
         return self.amplitude * (2 * z.sigmoid() - 1), hidden
 

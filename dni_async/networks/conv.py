@@ -24,10 +24,10 @@ class ConvSG(DNINetwork):
     gradient has the height and width of h, whatever the kernel:
 
         padding "SAME"   every convolution keeps the size
-        padding p        every convolution adds p zeros on each side. What all of them together then lack
-                         is added around h once, and what they have too much is cut off the gradient
+        padding p        every convolution adds p zeros on each side. What all of them together lack is
+                         added around h once, and what they have too much is cropped off the gradient
 
-    bias: of the output convolution (BN has its own).
+    bias: of the output convolution (BN has one).
     """
 
     feature_dim = 1
@@ -77,8 +77,8 @@ class ConvSG(DNINetwork):
     def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:
         return cls(shape[0], settings.hidden, shape[0], label_size, settings.layers)
 
+    @override
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
-        """(gradient like `input`, None)."""
         if input.ndim != 4:
             kind = type(self).__name__
             raise UserError(
@@ -92,10 +92,10 @@ class ConvSG(DNINetwork):
 
 
 class SameConv2d(nn.Conv2d):
-    """A convolution whose output has the height and width of its input, by an even kernel too.
+    """A convolution whose output has the height and width of its input, also with an even kernel.
 
-    What cannot be halved goes to the bottom and to the right, as with padding="same" of torch, which
-    warns about even kernels.
+    An odd row of padding goes to the bottom, and an odd column to the right, as with padding="same" of torch,
+    which warns about even kernels.
     """
 
     def __init__(

@@ -28,8 +28,6 @@ class ClassifierSG(DNINetwork):
 
     learns_when_predicting = True
     needs_classes = True
-    replays = False
-    follows_schedule = True
     default_lr = 3e-3
     rms_decay = 0.99
 
@@ -43,21 +41,16 @@ class ClassifierSG(DNINetwork):
         self.register_buffer("target_square", torch.zeros(()))
         self.register_buffer("target_count", torch.zeros(()))
 
-    @classmethod
-    @override
-    def for_shape(cls, shape: tuple[int, ...]) -> type[DNINetwork]:
-        return HeadSG if len(shape) == 3 else FeatureHeadSG
-
     def forward(
         self, input: Tensor, hidden: Tensor | None = None, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """(gradient like `input`, None); differentiable, for the double backward of `regress`."""
+        """Return the gradient in the shape of `input`, differentiable for `regress`, and None."""
         gradient = torch.autograd.grad(self._cross_entropy(input, labels), input, create_graph=True)[0]
         return self.log_scale.exp() * len(input) * gradient, None
 
     @torch.enable_grad()
     def synthesize(self, h: Tensor, labels: Tensor | None) -> Tensor:
-        """The predicted gradient; leaves the head's cross-entropy gradients in `.grad`."""
+        """Return the predicted gradient; puts the cross-entropy gradients of the head into `.grad`."""
         h = h.detach().requires_grad_()
         parameters = list(self.head.parameters())
         gradient, *rest = torch.autograd.grad(self._cross_entropy(h, labels), [h, *parameters])
@@ -122,15 +115,6 @@ class FeatureHeadSG(ClassifierSG):
         hidden = [nn.Linear(width, hidden_size), nn.ReLU()] if hidden_size else []
         head = nn.Sequential(nn.LayerNorm(width), *hidden, nn.Linear(hidden_size or width, classes))
         super().__init__(head, width, hidden_size, classes)
-
-    @classmethod
-    def default_hidden(cls, shape: tuple[int, ...]) -> None:
-        """No hidden layer."""
-
-    @classmethod
-    @override
-    def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:
-        return cls(shape[-1], label_size, settings.hidden)
 
 
 def classifier(channels: int, hidden_size: int, classes: int, height: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""The SG network that is fitted in closed form instead of step by step."""
+"""The SG network that is fitted in closed form."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from typing_extensions import Self, override
 from dni_async.networks.base import DNINetwork, NetworkSettings, along, at_least, required, zero_output
 
 RIDGE = 1.0
-"""Added to the diagonal of the sum of f f': as if each feature had been seen once, with a target of zero."""
+"""Added to the diagonal of the sum of f f', as if each feature had occurred once with a target of zero."""
 SOLVE_EVERY = 2
-"""Targets from one solution to the next, which costs more than adding a target up."""
+"""Targets per solution, which costs more than adding a target."""
 
 
 class LeastSquaresSG(DNINetwork):
-    """g = W f + b with f = [h ; tanh h ; y], where W and b are the ridge regression on the targets of late.
+    """g = W f + b with f = [h ; tanh h ; y], where W and b are the ridge regression on recent targets.
 
     ```
     every target             A <- m A + f' f        C <- m C + f' t        m = 1 - rows / memory
     every `SOLVE_EVERY`th    [W b]' <- (A + RIDGE)^-1 C                    f with a 1 for b
     ```
 
-    Gradient descent on W is as slow as the directions of h differ in size, and what tells a gradient may lie
-    in the small ones: a cell state reaches 15 where the trace of one bit is a hundredth. Least squares know
-    no such difference and no learning rate, and so follow a network that changes under them (recursive least
-    squares; with bootstrapped targets a relative of least-squares temporal differences, Bradtke and Barto
-    1996). tanh tells what an LSTM will say of a cell, which saturates, and its gradient with it.
+    Gradient descent on W is slow where the directions of h differ in scale, and the gradient may depend on
+    the small ones: a cell state reaches 15 where the trace of one bit is 0.01. Least squares are independent
+    of scale and have no learning rate, and so follow a network that changes (recursive least squares; with
+    bootstrapped targets related to least-squares temporal differences, Bradtke and Barto 1996). tanh h is
+    what an LSTM outputs of a cell; where it saturates, so does the gradient.
 
-    h: (B, ..., D), one prediction per row. y: (B, C), repeated over what lies between, or absent. memory:
-    rows over which targets fade (by default twice the features; too many, and the targets of an older network
-    mislead, too few, and noise does). Cost: learn 2 products (2D, B) x (B, 2D), and every `SOLVE_EVERY`th
-    time about 10 D^3 multiplications.
+    h: (B, ..., D), one prediction per row. y: (B, C), repeated for all rows of a sample, or absent.
+    Cost: learn 2 products (2D, B) x (B, 2D), and every `SOLVE_EVERY`th time about 10 D^3 multiplications.
+
+    memory: rows over which the weight of a target decays, by default twice the features. With too many, the
+    targets of an older network mislead; with too few, noise does.
     """
 
     replays = False
@@ -58,15 +59,15 @@ class LeastSquaresSG(DNINetwork):
     def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:
         return cls(shape[-1], shape[-1], label_size, settings.memory)
 
+    @override
     def forward(
         self, input: Tensor, hidden: Tensor | None = None, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """(gradient like `input`, None)."""
         return self.output(self._features(input, labels)), None
 
     @torch.no_grad()
     def regress(self, h: Tensor, labels: Tensor | None, target: Tensor) -> Tensor:
-        """As the base class, but W and b are set at once: nothing is left in `.grad` for an optimizer."""
+        """As in the base class, but W and b are set at once, and `.grad` stays empty."""
         features = self._features(h, labels)
         prediction = self.output(features)
         f = F.pad(features.flatten(0, -2), (0, 1), value=1.0)
@@ -78,12 +79,12 @@ class LeastSquaresSG(DNINetwork):
             self._solve()
         return prediction
 
+    @override
     def get_extra_state(self) -> int:
-        """Goes with the weights, so that whoever goes on from a checkpoint solves at the same targets."""
         return self._seen
 
+    @override
     def set_extra_state(self, state: int) -> None:
-        """From there on."""
         self._seen = state
 
     def _features(self, h: Tensor, labels: Tensor | None) -> Tensor:
@@ -96,7 +97,7 @@ class LeastSquaresSG(DNINetwork):
         ridge = torch.full_like(self.squares[0], RIDGE).diag()
         root, failed = torch.linalg.cholesky_ex(self.squares + ridge)
         solution = torch.cholesky_solve(self.products, root)
-        # no branch: a GPU would have to be waited for
+        # no branch, which would synchronise a GPU
         solved = (failed == 0) & solution.isfinite().all()
         for parameter, found in ((self.output.weight, solution[:-1].T), (self.output.bias, solution[-1])):
             parameter.copy_(torch.where(solved, found, parameter))

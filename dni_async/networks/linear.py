@@ -1,4 +1,4 @@
-"""The linear SG network: cheap, and the best for conditional DNI (FACTS: "cDNI: linear is best")."""
+"""The linear SG network: the cheapest one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dni_async.networks.base import DNINetwork, NetworkSettings, along, required
 class LinearSG(DNINetwork):
     """g = W [h ; y] + b, with W of full rank, or g = W [V h ; y] + b of a given rank for wide layers.
 
-    h: (B, ..., D), one prediction per row. y: (B, C), repeated over what lies between, or absent.
+    h: (B, ..., D), one prediction per row. y: (B, C), repeated for all rows of a sample, or absent.
     Cost: predict and learn are 3 products of (B, D) x (D, D); with rank r, 7 of (B, D) x (D, r).
     """
 
@@ -28,14 +28,14 @@ class LinearSG(DNINetwork):
     def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:
         return cls(shape[-1], shape[-1], label_size, settings.rank)
 
+    @override
     def forward(
         self, input: Tensor, hidden: Tensor | None = None, labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """(gradient like `input`, None)."""
         return self.output(self._features(input, labels)), None
 
     def _features(self, h: Tensor, labels: Tensor | None) -> Tensor:
-        """[h ; y], or [V h ; y]: one product with all of W is cheaper than one with each part."""
+        """Return [h ; y] or [V h ; y]: one product with W is cheaper than one with each part of it."""
         squeezed = h if self.squeeze is None else self.squeeze(h)
         if not self.label_size:
             return squeezed
@@ -44,12 +44,12 @@ class LinearSG(DNINetwork):
 
     @torch.no_grad()
     def regress(self, h: Tensor, labels: Tensor | None, target: Tensor) -> Tensor:
-        """As the base class, with the derivative written out: autograd would cost half as much again.
+        """As in the base class, with the derivative written out: autograd would take 1.5 times as long.
 
         With f = [V h ; y] and e = 2 (prediction - target) / numel:
-        dW = e' f,  db = sum e,  dV = (e W)' h  for the columns of W that V h meets.
+        dW = e' f,  db = sum e,  dV = (e W)' h  for the columns of W that are multiplied by V h.
 
-        The factor 2 / numel goes into the products, which is one pass over e less.
+        The products include the factor 2 / numel, which saves one pass over e.
         """
         features = self._features(h, labels)
         prediction = self.output(features)

@@ -12,15 +12,16 @@ from dni_async.networks.base import DNINetwork, NetworkSettings, along, at_least
 from dni_async.networks.norm import FeatureBatchNorm
 
 Norm = Literal["layer", "batch", "none"]
-"""What stands between a hidden layer and its ReLU."""
+"""The norm between a hidden layer and its ReLU."""
 
 
 class MlpSG(DNINetwork):
     """`layers` times Linear, norm, ReLU over [h ; y], then a linear output that starts at zero.
 
-    h: (B, ..., D); y: (B, C), repeated over what lies between, or absent. norm: LayerNorm ("layer")
-    instead of the paper's BN ("batch"), so that one sample or one time step predicts the same whatever
-    else is in the batch; or none.
+    h: (B, ..., D); y: (B, C), repeated for all rows of a sample, or absent.
+
+    norm: LayerNorm ("layer") makes the prediction for a sample or a time step independent of the rest of the
+    batch; the paper has BN ("batch").
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class MlpSG(DNINetwork):
         blocks: list[nn.Module] = []
         width = input_size + label_size
         for _ in range(layers):
-            blocks.append(nn.Linear(width, hidden_size, bias and norm != "batch"))  # BN has its own
+            blocks.append(nn.Linear(width, hidden_size, bias and norm != "batch"))  # BN has a bias
             if norm != "none":
                 blocks.append({"layer": nn.LayerNorm, "batch": FeatureBatchNorm}[norm](hidden_size))
             blocks.append(nn.ReLU())
@@ -54,8 +55,8 @@ class MlpSG(DNINetwork):
     def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:
         return cls(shape[-1], settings.hidden, shape[-1], label_size, settings.layers)
 
+    @override
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
-        """(gradient like `input`, None)."""
         if self.label_size:
             input = torch.cat([input, along(required(labels, self.label_size), input)], -1)
         return self.output(self.body(input)), None

@@ -1,4 +1,4 @@
-"""The recurrent SG network: a prediction that depends on what came before."""
+"""The recurrent SG network: its prediction depends on earlier batches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dni_async.errors import UserError
 from dni_async.networks.base import DNINetwork, at_least, required, zero_output
@@ -17,11 +18,11 @@ KINDS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "
 class RNNDNI(DNINetwork):
     """`num_layers` of LSTM, GRU or RNN over [h ; y], then a linear output that starts at zero.
 
-    h: (B, T, D), with `batch_first=False` (T, B, D), or (B, D): one step, what a wrapped cell gives.
-    y: (B, C), repeated over time, or with a time of its own like h; or absent.
+    h: (B, T, D), with `batch_first=False` (T, B, D), or (B, D) for one step, such as a wrapped cell's.
+    y: (B, C), repeated over time, or with time steps like h; or absent.
 
-    The hidden state goes on from batch to batch (truncated at each, as in backprop through time) until
-    the batch size changes or `reset()` is called: call it before a batch that does not continue the last.
+    The hidden state is kept from batch to batch (truncated at each, as in backprop through time) until the
+    batch size changes or `reset()` is called, before a batch that does not continue the last.
     """
 
     def __init__(
@@ -57,8 +58,8 @@ class RNNDNI(DNINetwork):
         self.output = nn.Linear(hidden_size, output_size, bias)
         zero_output(self.output)
 
+    @override
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
-        """(gradient like `input`, hidden as torch's recurrent layers give it)."""
         if input.ndim not in (2, 3):
             raise UserError(f"RNNDNI predicts for (B, D) or (B, T, D), not for {tuple(input.shape)}")
         sequence = input.unsqueeze(self._time) if input.ndim == 2 else input
@@ -70,8 +71,8 @@ class RNNDNI(DNINetwork):
         output, hidden = self.rnn(sequence, hidden)
         return self.output(output).view_as(input), hidden
 
+    @override
     def samples_in(self, h: Tensor) -> int:
-        """Samples in h (B, D) or (B, T, D), or (T, B, D) with `batch_first=False`."""
         return h.shape[0] if h.ndim == 2 else h.shape[1 - self._time]
 
     @property

@@ -1,7 +1,7 @@
-"""What the layers of a network and the rules between them cost, by a clock that is handed in.
+"""Measures the cost of the layers of a network, and of the rule at each interface, by a given clock.
 
-Everything is run in turn, round by round: a machine that is slower for a while is slower for all of it, and
-the median over the rounds leaves such a while out.
+All of them run in turn, round by round: a machine that is slower for some rounds is slower for all of them,
+and the median over the rounds ignores these rounds.
 
     round 0 (warms up)          round 1                     round 2 ..
     layers a b c, rules ab bc   layers a b c, rules ab bc   ..
@@ -22,12 +22,12 @@ from dni_async.optim import OptimizerFactory, Updater
 from dni_async.rules import Rule
 
 Clock = Callable[[], float]
-"""Gives the time in seconds (this package has no clock of its own)."""
+"""Return the time in seconds (this package has no clock of its own)."""
 Loss = Callable[[Tensor, Tensor], Tensor]
 ROUNDS, LEAST_ROUNDS = 50, 5
-"""At most, and even when they take longer than they may."""
+"""Most rounds, and the fewest even if they exceed `SECONDS`."""
 SECONDS = 2.0
-"""That all rounds together may take."""
+"""Time for all rounds together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,39 +40,39 @@ class LayerCost:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The sum."""
         return self.forward + self.backward + self.update
 
 
 @dataclass(frozen=True, slots=True)
 class InterfaceCost:
-    """Seconds per training batch of what a stage does at its output for want of the exact gradient."""
+    """Seconds per training batch of the rule at a stage's output."""
 
     predict: float = 0.0
-    """The gradient at once, from an SG network or an auxiliary head."""
+    """To get the gradient, from an SG network or an auxiliary head."""
     train: float = 0.0
-    """Learning from the target."""
+    """To learn from the target."""
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The sum."""
         return self.predict + self.train
 
     def per_target(self, every: int) -> InterfaceCost:
-        """On average, where one batch in so many has a target."""
+        """Return the mean cost if one batch in so many has a target."""
         return InterfaceCost(self.predict, self.train / every)
 
 
 @dataclass(slots=True)
 class Costs:
-    """What a network costs, layer by layer."""
+    """The cost of a network, layer by layer."""
 
     layers: list[LayerCost]
     interfaces: list[InterfaceCost]
-    """The rule after each layer but the last, paid by the stage that ends there."""
+    """Of the rule after each layer but the last, paid by the stage that ends there."""
 
     def of_stage(self, first: int, end: int) -> float:
-        """Seconds per batch of a stage of these layers, its rule included."""
+        """Return the seconds per batch of a stage with these layers, including its rule."""
         interface = self.interfaces[end - 1].total if end < len(self.layers) else 0.0
         return sum(layer.total for layer in self.layers[first:end]) + interface
 
@@ -109,7 +109,7 @@ class LayerRun:
 
 
 class RuleRun:
-    """What a rule does for a batch: one gradient, and one target if it wants any."""
+    """The work of a rule for one batch: a gradient, and a target if it needs any."""
 
     def __init__(self, rule: Rule, h: Tensor, y: Tensor) -> None:
         self.rule, self.h, self.y = rule, h, y
@@ -125,15 +125,15 @@ class RuleRun:
 
 
 Run = LayerRun | RuleRun
-"""Some work in sections: a call yields at the end of each, the last one included."""
+"""Work in sections: a call yields at the end of each section."""
 Seconds = dict[Run, list[float]]
-"""Of each section of a run."""
+"""Median seconds of each section of a run."""
 
 
 def layer_runs(
     layers: Sequence[nn.Module], x: Tensor, y: Tensor, loss: Loss, optimizer: OptimizerFactory
 ) -> list[LayerRun]:
-    """Every layer with its input, for a batch x, y; the layers learn whenever they run."""
+    """Return a run of every layer, with its input for the batch x (B, ...), y; layers learn as they run."""
     runs = []
     for i, layer in enumerate(layers):
         labels = y if i == len(layers) - 1 else None
@@ -146,24 +146,26 @@ def layer_runs(
 
 
 def rule_runs(
-    layers: Sequence[LayerRun], y: Tensor, rule: Callable[[int], Rule | None]
+    layers: Iterable[LayerRun], y: Tensor, rule: Callable[[tuple[int, ...]], Rule | None]
 ) -> list[RuleRun | None]:
-    """The rule after each layer but the last; one run for all outputs that have the same rule.
+    """Return a run of the rule after each layer but the last, shared by outputs of the same shape.
 
-    rule: returns the one after layer i, or None where the gradient costs nothing.
+    rule: makes one for a shape without the batch, or None if the gradient costs nothing.
     """
-    known: dict[Rule, RuleRun] = {}
-    found: list[RuleRun | None] = []
-    for i, run in enumerate(layers[:-1]):
-        made = rule(i)
-        found.append(known.setdefault(made, RuleRun(made, run.output, y)) if made else None)
-    return found
+    outputs = [run.output for run in layers][:-1]
+    known: dict[tuple[int, ...], RuleRun | None] = {}
+    for h in outputs:
+        shape = tuple(h.shape[1:])
+        if shape not in known:
+            made = rule(shape)
+            known[shape] = RuleRun(made, h, y) if made else None
+    return [known[tuple(h.shape[1:])] for h in outputs]
 
 
 def measure_rounds(
     runs: Iterable[Run], clock: Clock, rounds: int = ROUNDS, seconds: float = SECONDS
 ) -> Seconds:
-    """Median seconds of every section of every run, over the rounds after one that warms up."""
+    """Return the median seconds of every section, over the rounds after a warm-up round."""
     times: dict[Run, list[list[float]]] = {run: [] for run in runs}
     for run in times:
         for _ in run():
@@ -188,13 +190,13 @@ def measure_costs(
     *,
     loss: Loss,
     optimizer: OptimizerFactory,
-    rule: Callable[[int], Rule | None],
+    rule: Callable[[tuple[int, ...]], Rule | None],
     clock: Clock,
     rounds: int = ROUNDS,
 ) -> Costs:
-    """Measure every layer of a network on a batch x, y, and the rule after it.
+    """Measure every layer of a network on a batch x (B, ...), y, and the rule after it.
 
-    rule: as for `rule_runs`. The layers learn while they are measured, so hand in a copy.
+    The layers learn while they are measured, so pass a copy. rule: see `rule_runs`.
     """
     whole = layer_runs(layers, x, y, loss, optimizer)
     between = rule_runs(whole, y, rule)

@@ -1,4 +1,4 @@
-"""Where to cut a list of layers so that the slowest stage is as fast as it can be."""
+"""Cuts a list of layers so that the slowest stage is as fast as possible."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dni_async.partition.costs import Costs
 
 
 def check_cut(cut: Sequence[int], layers: int) -> None:
-    """A cut lists the first layer of every stage but the first, in increasing order."""
+    """Raises UserError unless `cut` lists the first layer of every stage but the first, increasing."""
     bounds = [0, *cut, layers]
     if any(a >= b for a, b in itertools.pairwise(bounds)):
         given = ",".join(map(str, cut))
@@ -22,19 +22,22 @@ def check_cut(cut: Sequence[int], layers: int) -> None:
 
 
 def stage_bounds(cut: Sequence[int], layers: int) -> list[tuple[int, int]]:
-    """(first, end) layer of each stage."""
+    """Return (first, end) of the layers of each stage, `end` exclusive."""
     bounds = [0, *cut, layers]
     return list(itertools.pairwise(bounds))
 
 
 def best_cut(costs: Costs, stages: int) -> list[int]:
-    """The cut whose slowest stage is fastest.
+    """Return the cut whose slowest stage is fastest.
 
         layers       4  2  2  2  2      SG after each  1  1  1  1
         2 stages     4+2+1 | 2+2+2      slowest 7; any other cut gives 8 or more
 
-    Bisects the cost of the slowest stage; whether a limit can be kept is a question of `_Limit`, so that
-    a thousand layers take a fraction of a second. Raises UserError when there are more stages than layers.
+    Bisects the cost of the slowest stage, and asks `_Limit` whether it is possible: a thousand layers take a
+    fraction of a second.
+
+    Raises:
+        UserError: there are more stages than layers.
     """
     count = len(costs.layers)
     if not 1 <= stages <= count:
@@ -50,7 +53,7 @@ def best_cut(costs: Costs, stages: int) -> list[int]:
 
 
 class _Reach:
-    """Costs added up, so that any stage's cost is a subtraction."""
+    """Cumulative costs: the cost of any stage is a subtraction."""
 
     def __init__(self, costs: Costs) -> None:
         self.total = list(itertools.accumulate((layer.total for layer in costs.layers), initial=0.0))
@@ -64,10 +67,10 @@ class _Reach:
 class _Limit:
     """Cuts in which no stage costs more than `limit`.
 
-    fewest[s], most[s]: into how many such stages the layers from s to the last can be cut at least and
-    at most (none: inf and -inf). Every number between is possible too: with (s, e) also any (s', e),
-    s < s' < e, keeps the limit, so one can follow a cut into many stages up to any place and from there
-    a cut into few, and each step further changes the number by one more at most.
+    fewest[s], most[s]: the least and the greatest number of such stages into which the layers from s on can
+    be cut (inf and -inf: none). Every number between is possible, too: if a stage (s, e) keeps the limit, so
+    does (s', e) for s < s' < e. So a cut into many stages can be followed up to any layer and a cut into few
+    from there on, and moving that layer by one changes the number of stages by at most one.
     """
 
     def __init__(self, reach: _Reach, limit: float) -> None:
@@ -79,16 +82,16 @@ class _Limit:
         for first in reversed(range(count)):
             furthest = self._furthest(first)
             self.fewest[first] = 1 + self.fewest[furthest] if furthest > first else math.inf
-            # stages of one layer each are the most; where some layer costs too much, stages are short
+            # stages of one layer are the most; if some layer exceeds the limit, stages are short anyway
             ends = [first + 1] if every_layer else self._ends(first, furthest)
             self.most[first] = max((1 + self.most[end] for end in ends), default=-math.inf)
 
     def allows(self, stages: int, first: int = 0) -> bool:
-        """Whether the layers from `first` on can be cut into so many stages."""
+        """Whether the layers from `first` on can be cut into `stages` stages."""
         return self.fewest[first] <= stages <= self.most[first]
 
     def cut(self, stages: int) -> list[int]:
-        """The first of these cuts in lexical order; there must be one."""
+        """Return the lexically first of these cuts; there must be one."""
         first, cut = 0, []
         for left in reversed(range(1, stages)):
             ends = self._ends(first, self.reach.count)
@@ -97,7 +100,7 @@ class _Limit:
         return cut
 
     def _furthest(self, first: int) -> int:
-        """The last end of a stage that begins with layer `first`; `first` when there is none."""
+        """Return the last possible end of a stage that begins with layer `first`; `first` for none."""
         total = self.reach.total
         end = bisect.bisect_right(total, total[first] + self.limit, lo=first) - 1
         while end > first and self.reach.stage(first, end) > self.limit:

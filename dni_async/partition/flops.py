@@ -1,8 +1,8 @@
-"""Counts floating-point operations, those of fused recurrent layers too, which torch's counter does not know.
+"""Counts floating-point operations, including fused recurrent layers, which torch's counter ignores.
 
-One step of a recurrent layer, for a row of a batch, is two products: of the input with weight_ih and of the
-state with weight_hh. That is two operations per weight; the backward makes twice as many (with respect to
-inputs and to weights), as for any product. Elementwise work counts nothing, as everywhere.
+One step of a recurrent layer, for one row of a batch, is two products: input times weight_ih and state times
+weight_hh, two operations per weight. The backward takes twice as many, for inputs and for weights, as with
+any product. Elementwise operations are not counted, as in torch's counter.
 
                  CPU, float32                  CUDA
     LSTM         mkldnn_rnn_layer              _cudnn_rnn
@@ -24,14 +24,12 @@ Shape = Sequence[int]
 
 
 def flop_counter() -> FlopCounterMode:
-    """A context whose `get_total_flops()` is what was computed in it so far (a multiplication and an addition
-    are two)."""
+    """Return a context whose `get_total_flops()` counts what was computed in it (a multiply-add is two)."""
     return _Totals(display=False, custom_mapping=dict(_FUSED))
 
 
 class _Totals(FlopCounterMode):
-    """Does not say which module it was. To know that, torch hangs hooks on tensors, with which
-    `torch.autograd.grad` for leaves, such as an SG network's own, fails."""
+    """Counts without attributing to modules: the hooks for that break `torch.autograd.grad` for leaves."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -39,18 +37,18 @@ class _Totals(FlopCounterMode):
 
 
 class _Nowhere(nullcontext[None]):
-    """In place of torch's ModuleTracker."""
+    """Replaces torch's ModuleTracker."""
 
     parents = frozenset({"Global"})
 
 
 def _mkldnn(x: Shape, *arguments: Any, **_: Any) -> int:
-    """One layer in one direction: x (T, B, F), weight_ih (G, F), weight_hh (G, H)."""
+    """Operations of one layer in one direction: x (T, B, F), weight_ih (G, F), weight_hh (G, H)."""
     return _products(x, arguments[:2])
 
 
 def _cudnn(x: Shape, weights: Sequence[Shape], *_: Any, **__: Any) -> int:
-    """All layers at once: x (T, B, F), or (B, T, F), or (N, F) packed."""
+    """Operations of all layers: x (T, B, F), or (B, T, F), or (N, F) packed."""
     return _products(x, [weight for weight in weights if len(weight) == 2])
 
 
@@ -69,4 +67,4 @@ _FUSED: dict[Any, Callable[..., int]] = {
     _ATEN._cudnn_rnn: _cudnn,
     _ATEN._cudnn_rnn_backward: _twice(_cudnn),
 }
-"""By operator; the counter hands shapes in, where an operator has tensors."""
+"""Operator -> count; the counter passes shapes in place of the operator's tensors."""

@@ -8,3 +8,5 @@ stateful_rnn         the same inside a layer of a stage, which keeps its state f
 gradient_injection   adds a gradient during the backward of that layer
 auxiliary_task       the paper's auxiliary task: predict the gradient at the end of a window
 """
+
+from dni_async.recurrent.through_time import ThroughTime as ThroughTime

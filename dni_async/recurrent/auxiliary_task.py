@@ -1,4 +1,4 @@
-"""The auxiliary task of DNI through time."""
+"""The auxiliary task of DNI through time (Jaderberg et al. 2017, section 3.2)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dni_async.optim import optimizer_factory
 
 
 class Auxiliary:
-    """The auxiliary task (paper, section 3.2): foretell the prediction that ends the window.
+    """Predicts, from the output after the first step of a window, the synthetic gradient at its end.
 
-    A linear map of the core's output after the window's first step is regressed on the SG network's
-    prediction T - 1 steps later. Its gradient reaches the core, which is so rewarded for keeping what tells
-    the gradient of the future, and through the window's start the SG network's targets.
+    A linear map of the core's output is regressed on the SG network's prediction T - 1 steps later. Its
+    gradient trains the core to keep what the future gradient depends on, and through the state at the
+    window's start it reaches the SG network's targets.
     """
 
     def __init__(self, weight: float = 1.0, lr: float = 1e-3) -> None:
@@ -23,14 +23,14 @@ class Auxiliary:
         self.network: LinearSG | None = None
 
     def loss(self, out: Tensor, wanted: Tensor) -> Tensor:
-        """weight * mean squared error of the network's guess from out (B, H) to wanted (B, D)."""
+        """Return weight * mean squared error between the map of out (B, H) and wanted (B, D)."""
         if self.network is None:
             self.network = LinearSG(out.shape[1], wanted.shape[1]).to(out)
             self._optimizer = optimizer_factory("adam", self.lr)(list(self.network.parameters()))
         return self.weight * F.mse_loss(self.network(out)[0], wanted)
 
     def step(self) -> None:
-        """Update the network by what `backward` left in it, if anything."""
+        """Update the map with the gradients that `backward` left in it."""
         if self.network is not None:
             self._optimizer.step()
             self._optimizer.zero_grad()

@@ -14,16 +14,20 @@ State = Any
 
 
 class RecurrentCore(nn.Module):
-    """Runs a recurrent module over windows (B, T, ...); its state is one tensor (B, D).
-
-    module: nn.LSTM, GRU or RNN (either `batch_first`), an LSTMCell, GRUCell or RNNCell, or a module
-    `(x, state) -> (out, state)` of one's own over windows x (B, T, ...), whose state is a tensor (B, ...) or
-    tuples of them, and None at the start of a sequence.
+    """Runs a recurrent module over windows (B, T, ...), with its state as one tensor (B, D).
 
         LSTM's (h, c), each (layers, B, H)  <->  (B, D) = [h of layer 0 | h of layer 1 | c of layer 0 | ...]
 
-    One tensor for h and c together is what an SG network wants to see (paper, section 3.2), and every state
-    is then cut off, joined and reset in the same way. Raises UserError for what cannot be a core.
+    An SG network predicts from h and c together (paper, section 3.2), and one tensor is detached, joined and
+    reset in the same way for every module.
+
+    Args:
+        module: nn.LSTM, GRU or RNN (either `batch_first`), an LSTMCell, GRUCell or RNNCell, or a module
+            `(x, state) -> (out, state)` over windows x (B, T, ...), whose state is a tensor (B, ...) or
+            tuples of them, and None at the start of a sequence.
+
+    Raises:
+        UserError: the module cannot be a core.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -35,7 +39,7 @@ class RecurrentCore(nn.Module):
         self._layout: State = None
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(out (B, T, ...), state (B, D)) for x (B, T, ...) and the state before it, None for the start."""
+        """Return out (B, T, ...) and the state (B, D) after x (B, T, ...); None starts a sequence."""
         before = None if state is None else self.nested(state)
         if isinstance(self.module, nn.RNNCellBase):
             out, after = _steps(self.module, x, before)
@@ -52,7 +56,7 @@ class RecurrentCore(nn.Module):
         return out, self.flat(after, len(x))
 
     def flat(self, state: State, rows: int | None = None) -> Tensor:
-        """The module's own state as (B, D); rows: B, if it is known."""
+        """Return the module's own state as (B, D). rows: B, if it is known."""
         parts = [part.movedim(self._batch_dim, 0) for part in _leaves(state)]
         rows = len(parts[0]) if rows is None else rows
         for part in parts:
@@ -65,7 +69,7 @@ class RecurrentCore(nn.Module):
         return torch.cat([part.reshape(rows, -1) for part in parts], 1)
 
     def nested(self, state: Tensor) -> State:
-        """The state (B, D) as the module itself has it."""
+        """Return the state (B, D) in the form of the module."""
         assert self._layout is not None, "a state comes from this core"
         shapes = list(_leaves(self._layout))
         flat = state.split([shape.numel() for shape in shapes], 1)
@@ -78,7 +82,7 @@ class RecurrentCore(nn.Module):
 
 
 def _steps(cell: nn.RNNCellBase, x: Tensor, state: State) -> tuple[Tensor, State]:
-    """A cell over the time steps of x (B, T, F)."""
+    """Return outputs (B, T, H) and last state of a cell over the time steps of x (B, T, F)."""
     outs = []
     for step in x.unbind(1):
         state = cell(step, state)
@@ -87,7 +91,7 @@ def _steps(cell: nn.RNNCellBase, x: Tensor, state: State) -> tuple[Tensor, State
 
 
 def _leaves(state: State) -> list[Any]:
-    """The tensors (or shapes) in nested tuples and lists."""
+    """Return the tensors (or shapes) in nested tuples and lists."""
     if isinstance(state, (Tensor, torch.Size)):
         return [state]
     if not isinstance(state, (tuple, list)):
@@ -96,7 +100,7 @@ def _leaves(state: State) -> list[Any]:
 
 
 def _like(state: State, leaves: Any) -> State:
-    """The nesting of `state` with other leaves."""
+    """Return the nesting of `state` with other leaves."""
     if isinstance(state, (Tensor, torch.Size)):
         return next(leaves)
     return tuple(_like(part, leaves) for part in state)

@@ -1,4 +1,4 @@
-"""A second root for a backward that others start."""
+"""Injects a gradient during the backward of another module."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 def inject_gradient(out: Tensor, root: Tensor, gradient: Callable[[], Tensor]) -> Tensor:
-    """`out` as it is, in memory of its own; when its backward comes by, `root` gets `gradient()`.
+    """Return a copy of `out` (any shape) whose backward also gives `root` the gradient `gradient()`.
 
     ```
-    forward     x ──► layer ──► out ──► attached ──► ...          backward    x ◄── layer ◄── dL/dout ◄── ...
+    forward     x ──► layer ──► out ──► result ──► ...            backward    x ◄── layer ◄── dL/dout ◄── ...
                        └──────► root ─────┘                                    └─── gradient()
     ```
 
-    So a layer brings in a gradient that the rest of the network knows nothing of: that of a loss of its own
-    (root the loss, gradient ones), or a synthetic one at the state that it carries over.
+    A layer can add the gradient of a loss of its own (root: the loss, gradient: ones), or a synthetic
+    gradient at its state, without the rest of the network knowing.
     """
     result: Tensor = _InjectGradient.apply(out, root, gradient)
     return result
@@ -32,5 +32,5 @@ class _InjectGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        with torch.enable_grad():  # as it was in the forward
+        with torch.enable_grad():  # as in the forward
             return gradient, ctx.gradient(), None

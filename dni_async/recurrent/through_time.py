@@ -13,14 +13,14 @@ from dni_async.messages import TargetGradient
 from dni_async.recurrent.auxiliary_task import Auxiliary
 from dni_async.recurrent.core import RecurrentCore
 from dni_async.recurrent.gradient_injection import inject_gradient
-from dni_async.rules.dni import StagePredictor
 from dni_async.state.state_dict import State
+from dni_async.synthesis.predictor import Predictor
 
 DISCOUNT = 0.95
-"""Factor on the targets, which are bootstrapped from one another (RECIPES: 0.9 and 1.0 are worse)."""
+"""Factor on the targets, each of which depends on the next prediction (measured: 0.9 and 1.0 are worse)."""
 
-MakePredictor = Callable[[Tensor], StagePredictor]
-"""Makes a predictor for states like the one given, (B, D)."""
+MakePredictor = Callable[[Tensor], Predictor]
+"""Return a predictor for states like the given one, (B, D)."""
 
 
 class ThroughTime:
@@ -34,9 +34,9 @@ class ThroughTime:
         optimizer.zero_grad()
     ```
 
-    At a window's end the SG network predicts dL/ds for all that follows, from the state s alone (for an LSTM
-    over h and c together). The next window's backward arrives at the same s: that gradient, which has the
-    next prediction in it, is the target.
+    At a window's end the SG network predicts dL/ds of all later windows from the state s alone (of an LSTM
+    from h and c together). The backward of the next window reaches the same s: that gradient, which includes
+    the next prediction, is the target.
 
     ```
     window         0                 1                 2 (the sequence ends)
@@ -45,11 +45,15 @@ class ThroughTime:
     target             -            ds1 -> SG(s1)      ds2 -> SG(s2)
     ```
 
-    core: see `RecurrentCore`. The loss is a mean over the rows of a window; in sum over the windows it
-    is what is minimised. predictor: makes the predictor for a first state (B, D): `dni_through_time()`, or an
-    oracle. discount: factor on the targets. state_bound: what is carried over is clamped to it. From
-    20 on that hardly changes an LSTM's output, but it keeps its cells, and so the SG network, from growing
-    without limit. auxiliary: the paper's auxiliary task.
+    What is minimised is the sum over the windows of the mean loss over the rows of a window.
+
+    Args:
+        core: see `RecurrentCore`.
+        predictor: makes the predictor for a first state (B, D), such as `dni_through_time()`; None for none.
+        discount: factor on the targets.
+        state_bound: the state between windows is clamped to plus and minus this. A bound of 20 or more hardly
+            changes the output of an LSTM, and keeps its cells and the SG network's inputs bounded.
+        auxiliary: the auxiliary task.
     """
 
     def __init__(
@@ -64,7 +68,7 @@ class ThroughTime:
         self.core = core if isinstance(core, RecurrentCore) else RecurrentCore(core)
         self.discount = discount
         self.state_bound = state_bound
-        self.predictor: StagePredictor | None = None
+        self.predictor: Predictor | None = None
         self.auxiliary = auxiliary
         self.windows = 0
         """Windows trained so far."""
@@ -73,13 +77,13 @@ class ThroughTime:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the state: all rows start new sequences, and a target that was to come never will."""
+        """Forget the state: all rows start new sequences, and a pending prediction gets no target."""
         self._state: Tensor | None = None
         self._rows: Tensor | None = None
         self._window: tuple[Tensor | None, Tensor, Tensor] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The core's outputs (B, T, ...) over the window x (B, T, ...), from the state carried over."""
+        """Return the core's outputs (B, T, ...) over the window x (B, T, ...), from the state before it."""
         if x.ndim < 2 or not x.shape[1]:
             raise UserError(f"a window has shape (B, T, ...) with T of at least 1, not {tuple(x.shape)}")
         start = self._state
@@ -96,14 +100,16 @@ class ThroughTime:
         return out
 
     def attach(self, ends: bool = False) -> Tensor:
-        """In place of `backward`, where others have the loss: the window's output, whose backward does all.
+        """Return the window's output (B, T, ...), whose backward does the work of `self.backward`.
 
-        It may come when the next windows have been run already, but in their order; the state is carried over
-        at once. ends: whether all sequences end with this window. Without the auxiliary task.
+        For a caller that has no loss of its own. The next windows may run before that backward, but backwards
+        must come in the order of the windows. Not with the auxiliary task.
+
+        ends: whether all sequences end with this window.
 
         ```
         through(x0)  attach -> out0     through(x1)  attach -> out1    ...
-                     s1 is carried                   s2 is carried
+                     next state s1                   next state s2
         backward of out0:  SG(s1) injected              backward of out1:  SG(s2) injected, ds1 -> SG(s1)
         ```
         """
@@ -114,18 +120,19 @@ class ThroughTime:
         number = self.windows
         self.windows += 1
         if start is not None and start.requires_grad:
-            start.register_post_accumulate_grad_hook(lambda start: self._teach(start, number))
+            start.register_post_accumulate_grad_hook(lambda start: self._learn(start, number))
         if self._make is not None and end.requires_grad and not ends:
             last = end.detach()
             out = inject_gradient(out, end, lambda: self._predict(last, None, number))
-        self._carry(end.detach(), None, not ends)
+        self._keep_state(end.detach(), None, not ends)
         return out
 
     def backward(self, loss: Tensor, ends: Tensor | bool = False) -> None:
-        """Backward through the window just run; trains the SG network; carries the state over.
+        """Backward through the window just run, train the SG network, and keep the state for the next window.
 
-        loss: scalar, the mean over the rows. ends: the rows (B,) whose sequence ends with this window: no
-        gradient comes from behind it, and the next window starts them anew.
+        Args:
+            loss: scalar, the mean over the rows.
+            ends: (B,) rows whose sequence ends with this window; their next window starts from zero.
         """
         assert self._window is not None, "run a window first"
         start, end, out = self._window
@@ -135,7 +142,7 @@ class ThroughTime:
         going_on = rows is None or len(rows) > 0
         if self._make is not None and going_on:
             gradient = self._predict(end.detach(), rows, self.windows)
-            if end.requires_grad:  # else nothing in the core learns
+            if end.requires_grad:  # otherwise nothing in the core learns
                 roots.append(end)
                 gradients.append(gradient)
             if self.auxiliary is not None:
@@ -146,31 +153,31 @@ class ThroughTime:
         if self.auxiliary is not None:
             self.auxiliary.step()
         if start is not None and start.requires_grad:
-            self._teach(start, self.windows)
+            self._learn(start, self.windows)
         self.windows += 1
-        self._carry(end.detach(), rows, going_on)
+        self._keep_state(end.detach(), rows, going_on)
 
     def stats(self) -> dict[str, Any]:
-        """The largest |state| carried since the epoch began, and how well the SG network does."""
+        """Return the largest |state| since the epoch began, and the predictor's numbers."""
         largest = None if self._largest is None else float(self._largest)
         return {"state_max": largest} | (self.predictor.stats() if self.predictor is not None else {})
 
     def new_epoch(self) -> None:
-        """Start the numbers over."""
+        """Start these numbers over."""
         self._largest = None
         if self.predictor is not None:
             self.predictor.new_epoch()
 
     def state_dict(self) -> State:
-        """What it goes on from, between two windows; numbers that are only reported start over."""
+        """Return what a resumed run needs between two windows; numbers for reports are not kept."""
         state = None if self._state is None else self.core.nested(self._state)
-        told: State = {"windows": self.windows, "state": state, "rows": self._rows, "predictor": None}
+        saved: State = {"windows": self.windows, "state": state, "rows": self._rows, "predictor": None}
         if self.predictor is not None:
-            told["predictor"] = {"width": self._width, "state": self.predictor.state_dict()}
-        return told
+            saved["predictor"] = {"width": self._width, "state": self.predictor.state_dict()}
+        return saved
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from there."""
+        """Take up what `state_dict` returned."""
         weight = next(self.core.parameters())
         self.reset()
         self.windows = state["windows"]
@@ -179,37 +186,39 @@ class ThroughTime:
         if state["state"] is not None:
             self._state = self.core.flat(state["state"]).to(weight.device)
         if state["predictor"] is not None:
-            self.predictor = self._made_for(weight.new_empty(0, state["predictor"]["width"]))
+            self.predictor = self._make_for(weight.new_empty(0, state["predictor"]["width"]))
             self.predictor.load_state_dict(state["predictor"]["state"])
 
-    def _made_for(self, state: Tensor) -> StagePredictor:
-        """A new predictor for states like this one (B, D)."""
+    def _make_for(self, state: Tensor) -> Predictor:
+        """Return a new predictor for states like this one (B, D)."""
         assert self._make is not None
         self._width = state.shape[1]
         return self._make(state)
 
     def _predict(self, end: Tensor, rows: Tensor | None, window: int) -> Tensor:
-        """The gradient at the window's end (B, D): the prediction where a row goes on, else zero."""
+        """Return the gradient at the window's end (B, D): predicted for `rows` (K,), zero for the others."""
         seen = _select(end, rows)
         if self.predictor is None:
-            self.predictor = self._made_for(seen)
+            self.predictor = self._make_for(seen)
         prediction = self.predictor.predict(window + 1, window, seen, seen)
         if rows is None:
             return prediction
-        # the prediction is for a mean over len(rows), the loss is a mean over all
+        # the prediction is for a mean over K rows, the loss is a mean over B
         share = len(rows) / len(end)
         return torch.zeros_like(end).index_copy_(0, rows, prediction * share)
 
-    def _teach(self, start: Tensor, window: int) -> None:
-        """The target for the prediction at the window's start; rows that started anew have none."""
+    def _learn(self, start: Tensor, window: int) -> None:
+        """Train the predictor on the gradient at the window's start (B, D); rows that started there have
+        none."""
         if self.predictor is None:
-            return  # the windows so far were run without autograd
+            return  # the earlier windows ran without autograd
         assert start.grad is not None
         target = _select(start.grad, self._rows)
         target = target * (self.discount * len(start) / len(target))
         self.predictor.take(TargetGradient(window, window, target))
 
-    def _carry(self, end: Tensor, rows: Tensor | None, going_on: bool) -> None:
+    def _keep_state(self, end: Tensor, rows: Tensor | None, going_on: bool) -> None:
+        """Keep the state (B, D) of the `rows` (K,) that go on, None for all."""
         largest = end.abs().max()
         self._largest = largest if self._largest is None else torch.maximum(self._largest, largest)
         self._rows = rows
@@ -219,7 +228,7 @@ class ThroughTime:
 
 
 def _rows_that_go_on(ends: Tensor | bool, rows: int) -> Tensor | None:
-    """Indices (K,) of the rows whose sequence goes on behind the window; None for all of them."""
+    """Return the indices (K,) of the rows whose sequence goes on after the window; None for all of them."""
     if isinstance(ends, bool):
         return torch.empty(0, dtype=torch.long) if ends else None
     if ends.shape != (rows,) or ends.dtype != torch.bool:

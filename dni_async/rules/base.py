@@ -36,15 +36,15 @@ class Rule(ABC):
     computes_loss: ClassVar[bool] = False
     """Whether this is the rule of the last stage."""
 
+    optimizer: Optimizer | None = None
+    """Of the rule's own network, if it has one."""
+
     phase: ClassVar[str] = "sg"
     """The name of the rule's own work where a stage's time is broken down into phases."""
 
-    optimizer: Optimizer | None = None
-    """Of the network that the rule trains, if it has one."""
-
     @classmethod
     def build(cls, context: RuleContext) -> Self:
-        """Returns the rule of one stage of a job."""
+        """Return the rule of one stage of a job."""
         return cls()
 
     @property
@@ -53,13 +53,13 @@ class Rule(ABC):
         return True
 
     def forward(self, layers: nn.Module, x: Tensor) -> Tensor:
-        """Returns h (B, ...), the stage's output for the training batch x (B, ...)."""
+        """Return h (B, ...), the stage's output for the training batch x (B, ...)."""
         h: Tensor = layers(x)
         return h
 
     @abstractmethod
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor | None:
-        """Returns the gradient of the mean loss at h, or None if only the target will bring it.
+        """Return the gradient of the mean loss at h, or None if only the target will bring it.
 
         Args:
             step: number of the batch.
@@ -95,7 +95,7 @@ class Rule(ABC):
         return
 
     def resume(self, target: TargetGradient, version: int) -> tuple[Tensor, Tensor] | None:
-        """Returns x (B, ...) and h (B, ...) of the postponed batch whose target has come; None if it is to be
+        """Return x (B, ...) and h (B, ...) of the postponed batch whose target has come; None if it is to be
         skipped (only with `keeps_graphs`)."""
         return None
 
@@ -116,7 +116,7 @@ class Rule(ABC):
         return
 
     def result(self) -> dict[str, Any]:
-        """Returns loss and scores, JSON-able (last stage only)."""
+        """Return loss and scores, JSON-able (last stage only)."""
         return {}
 
     def reset_evaluation(self) -> None:
@@ -128,16 +128,15 @@ class Rule(ABC):
         return
 
     def stats(self) -> dict[str, Any]:
-        """Returns what a report shows of this rule, JSON-able."""
+        """Return what a report shows of this rule, JSON-able."""
         return {}
 
     def replay_bytes(self, h: Tensor, y: Tensor) -> int:
-        """Returns the bytes that the rule keeps of earlier batches like h (B, ...) and y (B, ...) to learn
-        from again."""
+        """Return the bytes of a full replay window of batches like h (B, ...) and y (B, ...)."""
         return 0
 
     def counters(self) -> State:
-        """Returns what the rule counts, without tensors: small enough to be saved after every message."""
+        """Return what the rule counts, without tensors: small enough to be saved after every message."""
         return {}
 
     def restore_counters(self, counters: State) -> None:
@@ -148,7 +147,7 @@ class Rule(ABC):
         return
 
     def state_dict(self) -> State:
-        """Returns what a resumed run needs, batches that wait for their target included."""
+        """Return what a resumed run needs, batches that wait for their target included."""
         return {}
 
     def load_state_dict(self, state: State) -> None:

@@ -49,13 +49,9 @@ class RuleContext:
     seed: int = 0
     """Of the rule's own weights."""
     device: torch.device | None = None
-    batch_normalised: bool = False
-    """Whether h is, in a network without residual connections (see `networks.batch_normalised`)."""
-    schedule: Callable[[int], float] | None = None
-    """Factor of the stage's learning rate by weight version; None where it is constant."""
     guarded: bool = False
     """Whether the rule shall raise NonFinite instead of learning from NaN or infinite gradients."""
     in_precision: Callable[[nn.Module], nn.Module] = _unchanged
     """Puts a module into the precision of the stage's layers."""
     copy_downstream: Callable[[], tuple[nn.Module, Updater]] | None = None
-    """Returns a copy of all layers downstream, and what steps them as their stages do."""
+    """Return a copy of all layers downstream, and what steps them as their stages do."""

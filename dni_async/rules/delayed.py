@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor, nn
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from dni_async.messages import TargetGradient
 from dni_async.rules.base import Rule
@@ -45,60 +45,56 @@ class DelayedRule(Rule):
         self._staleness = Staleness()
 
     @classmethod
+    @override
     def build(cls, context: RuleContext) -> Self:
-        """With an empty stash."""
         return cls(context.stash_capacity)
 
     @property
+    @override
     def has_room(self) -> bool:
-        """Whether the stash has room."""
         return self.stash.has_room
 
+    @override
     def forward(self, layers: nn.Module, x: Tensor) -> Tensor:
-        """Returns h (B, ...), with a graph that keeps the weights of now."""
         return self.stash.forward(layers, x)
 
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> None:
-        """Returns None: the gradient arrives later, as the target."""
+        """Return None: the gradient arrives later, as the target."""
 
+    @override
     def postpone(self, step: int, version: int, x: Tensor, h: Tensor) -> None:
-        """Put the batch into the stash."""
         self.stash.put(step, version, x, h)
 
+    @override
     def postpone_skipped(self, step: int) -> None:
-        """Take the batch's place in the stash, without a graph."""
         self.stash.put_nothing(step)
 
+    @override
     def resume(self, target: TargetGradient, version: int) -> tuple[Tensor, Tensor] | None:
-        """Take the batch out of the stash; None if it was skipped here or downstream.
-
-        Raises:
-            StageError: the target of an earlier batch is missing.
-        """
         batch = self.stash.pop(target.step)
         if batch is None or target.empty:
             return None
         self._staleness.add(version - batch.version)
         return batch.x, batch.h
 
+    @override
     def before_update(self) -> None:
-        """Copy the weights that the stashed graphs need."""
         self.stash.before_update()
 
+    @override
     def check_answered(self, steps: int) -> None:
-        """The stash holds no batch before number `steps`."""
         self.stash.check_answered(steps)
 
+    @override
     def stats(self) -> dict[str, Any]:
-        """Returns the staleness, and the most bytes that the stash held."""
         return self._staleness.stats() | {"held_bytes": self.stash.most_bytes}
 
+    @override
     def state_dict(self) -> State:
-        """Returns the counts. A graph cannot be saved, so no batch may be waiting."""
         assert not len(self.stash), f"{len(self.stash)} batches wait for their gradient"
         return {"staleness": self._staleness.state_dict(), "most_bytes": self.stash.most_bytes}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Take up the counts."""
         self._staleness.load_state_dict(state["staleness"])
         self.stash.most_bytes = state["most_bytes"]

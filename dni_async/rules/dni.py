@@ -3,56 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from dni_async.messages import TargetGradient
 from dni_async.networks.factory import build_synthesizer, resolve
-from dni_async.networks.registry import find_network
 from dni_async.nonfinite import check_finite
 from dni_async.rules.base import Rule
 from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.rules.context import RuleContext
 from dni_async.rules.staleness import Staleness
 from dni_async.state.state_dict import State
-from dni_async.synthesis.synthesizer import Synthesizer
-
-
-class Predictor(Protocol):
-    """A `Synthesizer`, or an `Oracle` in its place."""
-
-    def predict(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
-        """The gradient at h, now."""
-
-    def take(self, target: TargetGradient) -> int | None:
-        """Learn from a target; the weight version of its prediction, None when it is not known."""
-
-    def stats(self) -> dict[str, Any]:
-        """What a report shows."""
-
-    def new_epoch(self) -> None:
-        """Start running means over."""
-
-
-class StagePredictor(Predictor, Protocol):
-    """One that a stage can keep in a checkpoint, and that learns to do without a target."""
-
-    def discard(self, step: int) -> None:
-        """No target will come for this batch."""
-
-    def counters(self) -> State:
-        """What it counts."""
-
-    def restore_counters(self, counters: State) -> None:
-        """Count on from there, and forget what waits."""
-
-    def state_dict(self) -> State:
-        """What it goes on from in a resumed run."""
-
-    def load_state_dict(self, state: State) -> None:
-        """Go on from there."""
+from dni_async.synthesis.predictor import Predictor
 
 
 class DniRule(Rule):
@@ -75,22 +39,17 @@ class DniRule(Rule):
         plot_style=("#cc79a7", "<"),
     )
 
-    def __init__(self, predictor: StagePredictor) -> None:
+    def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
-        self.optimizer = predictor.optimizer if isinstance(predictor, Synthesizer) else None
+        self.optimizer = predictor.optimizer
         self._staleness = Staleness()
 
     @classmethod
+    @override
     def build(cls, context: RuleContext) -> Self:
-        """With a new SG network, conditional if the rule is."""
         conditional = cls.capabilities.conditional
         settings = resolve(
-            context.sg,
-            context.shape,
-            context.stages,
-            conditional,
-            classes=context.classes is not None and context.classes == context.label_size,
-            batch_normalised=context.batch_normalised,
+            context.sg, context.shape, context.stages, conditional, context.classes is not None
         )
         synthesizer = build_synthesizer(
             settings,
@@ -101,55 +60,54 @@ class DniRule(Rule):
             device=context.device,
             seed=context.seed,
             guarded=context.guarded,
-            schedule=context.schedule if find_network(settings.kind).follows_schedule else None,
         )
         return cls(synthesizer)
 
+    @override
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
-        """The synthetic gradient at h (B, ...)."""
         gradient = self.predictor.predict(step, version, h, y)
         check_finite("gradient", [gradient])
         return gradient
 
+    @override
     def take_target(self, target: TargetGradient, version: int) -> None:
-        """Train the SG network."""
         then = self.predictor.take(target)
         if then is not None:
             self._staleness.add(version - then)
 
+    @override
     def discard(self, step: int) -> None:
-        """Nothing to learn from this batch."""
         self.predictor.discard(step)
 
+    @override
     def stats(self) -> dict[str, Any]:
-        """Staleness and the SG network's agreement with its targets."""
         return self._staleness.stats() | self.predictor.stats()
 
+    @override
     def new_epoch(self) -> None:
-        """Start the SG network's running means over; staleness counts through the run."""
         self.predictor.new_epoch()
 
+    @override
+    def replay_bytes(self, h: Tensor, y: Tensor) -> int:
+        return self.predictor.replay_bytes(h, y)
+
+    @override
     def counters(self) -> State:
-        """Staleness and agreement."""
         return {"staleness": self._staleness.state_dict(), "predictor": self.predictor.counters()}
 
+    @override
     def restore_counters(self, counters: State) -> None:
-        """Count on from there; targets of predictions that were made elsewhere are unmatched."""
         self._staleness.load_state_dict(counters["staleness"])
         self.predictor.restore_counters(counters["predictor"])
 
+    @override
     def state_dict(self) -> State:
-        """The SG network at work, and staleness."""
         return {"staleness": self._staleness.state_dict(), "predictor": self.predictor.state_dict()}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Go on from there."""
         self._staleness.load_state_dict(state["staleness"])
         self.predictor.load_state_dict(state["predictor"])
-
-    def replay_bytes(self, h: Tensor, y: Tensor) -> int:
-        """Returns the bytes of a full replay window."""
-        return self.predictor.replay_bytes(h, y) if isinstance(self.predictor, Synthesizer) else 0
 
 
 class CdniRule(DniRule):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from dni_async.rules.base import Rule
 from dni_async.rules.capabilities import RuleCapabilities
@@ -22,6 +23,6 @@ class FrozenRule(Rule):
         plot_style=("#8a6d5a", "p"),
     )
 
+    @override
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
-        """Returns zeros, of the shape of h (B, ...)."""
         return torch.zeros_like(h)

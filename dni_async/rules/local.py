@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from dni_async.networks.factory import build_auxiliary
 from dni_async.nonfinite import check_finite, check_loss
@@ -20,12 +20,15 @@ from dni_async.state.state_dict import State, load_optimizer_state, optimizer_st
 
 
 class LocalRule(Rule):
-    """Rule `local`: decoupled greedy learning (Belilovsky et al. 2020, algorithm 2). Nothing comes back.
+    """Rule `local`: decoupled greedy learning (Belilovsky et al. 2020, algorithm 2). No gradient comes back.
 
         h ─► head ─► the task's loss ─► dL/dh for the stage, dL/dw for the head; both step at once
 
-    head: h (B, ...) -> the shape of the whole network's output. loss: (output, y) -> scalar mean loss.
-    metric: (output, y) -> (B,) scores.
+    Args:
+        head: h (B, ...) -> output (B, ...), in the shape of the whole network's.
+        optimizer: of the head.
+        loss: (output, y) -> scalar, the mean over the batch.
+        metric: (output, y) -> (B,) scores.
     """
 
     capabilities = RuleCapabilities(
@@ -56,20 +59,20 @@ class LocalRule(Rule):
         self.new_epoch()
 
     @classmethod
+    @override
     def build(cls, context: RuleContext) -> Self:
-        """With a new head, in the precision of the stage's layers."""
         head, optimizer = build_auxiliary(
             context.local, context.shape, context.output_shape, context.device, context.seed
         )
         return cls(context.in_precision(head), optimizer, context.loss, context.metric)
 
+    @override
     def new_epoch(self) -> None:
-        """Start the means over."""
         self._loss = self._score = 0.0
         self._samples = 0
 
+    @override
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
-        """The gradient of the head's mean loss at h (B, ...); the head takes its step."""
         leaf = h.detach().requires_grad_()
         output = self.head(leaf)
         loss = self.loss(output, y)
@@ -84,31 +87,31 @@ class LocalRule(Rule):
         self._count(mean, output.detach(), y)
         return leaf.grad
 
+    @override
     def stats(self) -> dict[str, Any]:
-        """Mean loss and metric of the head in training since the epoch began; None without a batch."""
         seen = self._samples
         return {
             "local_loss": self._loss / seen if seen else None,
             "local_accuracy": self._score / seen if seen else None,
         }
 
+    @override
     def counters(self) -> State:
-        """The sums of the epoch."""
         return {"loss": self._loss, "score": self._score, "samples": self._samples}
 
+    @override
     def restore_counters(self, counters: State) -> None:
-        """Count on from there."""
         self._loss, self._score, self._samples = counters["loss"], counters["score"], counters["samples"]
 
+    @override
     def state_dict(self) -> State:
-        """The head, its optimizer, and the means of the epoch."""
         return {
             "head": self.head.state_dict(),
             "optimizer": optimizer_state(self.optimizer),
         } | self.counters()
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Go on from there."""
         self.head.load_state_dict(state["head"])
         load_optimizer_state(self.optimizer, state["optimizer"])
         self.restore_counters(state)

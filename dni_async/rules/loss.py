@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from dni_async.nonfinite import check_finite, check_loss
 from dni_async.rules.base import Rule
@@ -15,9 +16,11 @@ from dni_async.state.state_dict import State
 
 
 class LossRule(Rule):
-    """dL/dh of the task's loss, and the running means of loss and metric.
+    """The gradient of the task's loss, and the means of loss and metric.
 
-    loss: (output, y) -> scalar mean loss. metric: (output, y) -> (B,) scores, mean taken in evaluation.
+    Args:
+        loss: (output (B, ...), y) -> scalar, the mean over the batch.
+        metric: (output (B, ...), y) -> (B,) scores, whose mean is taken in evaluation.
     """
 
     capabilities = RuleCapabilities(needs_targets=False, resumable=True)
@@ -31,18 +34,18 @@ class LossRule(Rule):
         self.metric = metric
         self.new_epoch()
 
+    @override
     def new_epoch(self) -> None:
-        """Start all means over."""
         self._loss, self._samples = 0.0, 0
         self.reset_evaluation()
 
+    @override
     def reset_evaluation(self) -> None:
-        """Start the means over the test set over; the training loss goes on."""
         self._test_loss = self._test_score = 0.0
         self._test_samples = 0
 
+    @override
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
-        """The exact gradient of the mean loss."""
         leaf = h.detach().requires_grad_()
         loss = self.loss(leaf, y)
         mean, (gradient,) = check_loss(loss.item()), torch.autograd.grad(loss, leaf)
@@ -51,19 +54,18 @@ class LossRule(Rule):
         return gradient
 
     def count(self, loss: float, samples: int) -> None:
-        """Count one training batch. Raises NonFinite when its mean loss is NaN or infinite."""
+        """Count the mean loss of one training batch. Raises NonFinite if it is NaN or infinite."""
         self._loss += check_loss(loss) * samples
         self._samples += samples
 
-    def evaluate(self, h: Tensor, y: Tensor) -> None:
-        """Count one evaluation batch. Expects to run without autograd."""
-        self._test_loss += float(self.loss(h, y)) * len(y)
-        self._test_score += float(self.metric(h, y).sum())
+    @override
+    def evaluate(self, output: Tensor, y: Tensor) -> None:
+        self._test_loss += float(self.loss(output, y)) * len(y)
+        self._test_score += float(self.metric(output, y).sum())
         self._test_samples += len(y)
 
+    @override
     def result(self) -> dict[str, Any]:
-        """Mean training loss since the epoch began, test means since the last evaluation; None where
-        nothing was counted."""
         trained, tested = self._samples, self._test_samples
         return {
             "loss": self._loss / trained if trained else None,
@@ -73,22 +75,23 @@ class LossRule(Rule):
             "tested": tested,
         }
 
+    @override
     def counters(self) -> State:
-        """The sums of the epoch and, unlike in a checkpoint, of an evaluation that is under way."""
+        # unlike at a checkpoint, an evaluation may be under way
         tested = {"loss": self._test_loss, "score": self._test_score, "samples": self._test_samples}
         return self.state_dict() | {"test": tested}
 
+    @override
     def restore_counters(self, counters: State) -> None:
-        """Count on from there."""
         self.load_state_dict(counters)
         tested = counters["test"]
         self._test_loss, self._test_score = tested["loss"], tested["score"]
         self._test_samples = tested["samples"]
 
+    @override
     def state_dict(self) -> State:
-        """The training loss of the epoch so far; a marker never finds the test set half evaluated."""
         return {"loss": self._loss, "samples": self._samples}
 
+    @override
     def load_state_dict(self, state: State) -> None:
-        """Count on from there."""
         self._loss, self._samples = state["loss"], state["samples"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing_extensions import Self
+from typing_extensions import Self, override
 
 from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.rules.context import RuleContext
@@ -16,8 +16,8 @@ class OracleRule(DniRule):
     capabilities = RuleCapabilities()
 
     @classmethod
+    @override
     def build(cls, context: RuleContext) -> Self:
-        """With a copy of the layers downstream, which learns as they do."""
         assert context.copy_downstream is not None, "an oracle needs the layers downstream"
         downstream, updater = context.copy_downstream()
         return cls(Oracle(downstream, context.loss, updater))

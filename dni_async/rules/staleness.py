@@ -8,26 +8,26 @@ from dni_async.state.state_dict import State
 
 
 class Staleness:
-    """Mean and maximum, through the run, of the version at a target less the version at its forward."""
+    """Mean and maximum, over the run, of the steps that a stage took between a prediction and its target."""
 
     def __init__(self) -> None:
         self._sum = self._most = self._count = 0
 
     def add(self, steps: int) -> None:
-        """One target came this late."""
+        """Count one target that came `steps` steps late."""
         self._sum += steps
         self._most = max(self._most, steps)
         self._count += 1
 
     def stats(self) -> dict[str, Any]:
-        """What a report shows; 0 when nothing came."""
+        """Return mean and maximum; 0 before the first target."""
         mean = self._sum / self._count if self._count else 0.0
         return {"staleness_mean": mean, "staleness_max": self._most}
 
     def state_dict(self) -> State:
-        """The counts."""
+        """Return the counts, JSON-able."""
         return {"sum": self._sum, "most": self._most, "count": self._count}
 
     def load_state_dict(self, state: State) -> None:
-        """Count on from there."""
+        """Take up the counts that `state_dict` returned."""
         self._sum, self._most, self._count = state["sum"], state["most"], state["count"]

@@ -77,12 +77,12 @@ class StageState:
         return self.updater.version if self.updater else 0
 
     def stats(self) -> dict[str, Any]:
-        """Returns all counts and what rule and layers report, JSON-able."""
+        """Return all counts and what rule and layers report, JSON-able."""
         counts = {"index": self.index, "version": self.version} | self._counts()
         return counts | self.rule.stats() | collect_stats(self.layers)
 
     def state_dict(self) -> State:
-        """Returns everything that a resumed run needs to go on bit for bit."""
+        """Return everything that a resumed run needs to go on bit for bit."""
         return weights_state(self.layers, self.updater) | {
             "rule": self.rule.state_dict(),
             "counts": self._counts(),
@@ -115,7 +115,7 @@ class StageState:
             load_random_state(state["random"])
 
     def counters(self) -> State:
-        """Returns what the stage counts, JSON-able and without tensors.
+        """Return what the stage counts, JSON-able and without tensors.
 
         A stage with older weights and these counters goes on at the same message.
         """

@@ -60,6 +60,6 @@ class MarkerHandler(TrainingStep):
         self.done = marker.kind is MarkerKind.STOP
 
     def _whole_part(self, step: int) -> State | None:
-        """Returns the part of a checkpoint, with the best weights of the validations before it."""
+        """Return the part of a checkpoint, with the best weights of the validations before it."""
         part = self._parts.whole(step)
         return part | self.best.state_dict() if part and self.best else part

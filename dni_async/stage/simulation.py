@@ -1,7 +1,7 @@
-"""All stages in one process, under a delivery order that the caller dictates.
+"""All stages in one process, with a delivery order that the caller chooses.
 
-The engine is tested here, bit for bit: what a transport could do to messages (late, reordered,
-missing) is an input. A *move* is "stage i handles the head of its activation or its target queue":
+Tests run the engine here, bit for bit: what a transport may do to messages (delay, reorder, lose) is an
+input. A *move* is "stage i handles the first message of its activation queue or of its target queue":
 
     moves   (0,a)  (0,a)  (1,a)  (0,t)      stage 0 runs one batch ahead of its first target
     queue   A0     A0 A1  A1,T0  A1
@@ -24,27 +24,30 @@ Order = Callable[[list[Move]], Move]
 
 
 def upstream_first(moves: list[Move]) -> Move:
-    """Targets before activations, and stage 0 before the others: everybody runs far ahead."""
+    """Targets before activations, stage 0 before the others: all stages run far ahead."""
     return min(moves, key=lambda move: (move[1] != "target", move[0]))
 
 
 def downstream_first(moves: list[Move]) -> Move:
-    """The furthest batch first, targets first: one batch in flight at a time."""
+    """Targets before activations, the last stage before the others: one batch in flight at a time."""
     return min(moves, key=lambda move: (move[1] != "target", -move[0]))
 
 
 @dataclass(slots=True)
 class Simulation:
-    """What the stages did.
+    """Runs stages on one stream of messages.
 
-    keep: says of each target gradient whether it is delivered; False loses it.
+    Args:
+        stages: in order.
+        capacity: most activations between two stages.
+        keep: whether a target gradient is delivered; False loses it.
     """
 
     stages: Sequence[Stage]
     capacity: int = 4
     keep: Callable[[TargetGradient], bool] = lambda target: True
     markers: list[Marker] = field(default_factory=list)
-    """Marks that came back to stage 0."""
+    """Markers that came back to stage 0."""
     moves: list[Move] = field(default_factory=list)
     """The order in which messages were handled."""
     activations: list[deque[Message]] = field(init=False)
@@ -56,17 +59,18 @@ class Simulation:
 
     def run(self, source: Iterable[Message], order: Order = upstream_first) -> Simulation:
         """Feed stage 0 from `source` until every queue is empty."""
-        rest = iter(source)
+        messages = iter(source)
         while True:
             if not self.activations[0]:
-                self.activations[0].extend(m for m in [next(rest, None)] if m is not None)
+                self.activations[0].extend(m for m in [next(messages, None)] if m is not None)
             moves = self.possible()
             if not moves:
                 return self
             self.move(order(moves))
 
     def possible(self) -> list[Move]:
-        """The moves whose queue has a message and, for activations, whose stage and way out have room."""
+        """Return the moves whose queue has a message and, for activations, whose stage and next queue have
+        room."""
         moves: list[Move] = [(i, "target") for i, queue in enumerate(self.targets) if queue]
         for i, queue in enumerate(self.activations):
             full = i + 1 < len(self.stages) and len(self.activations[i + 1]) >= self.capacity
@@ -75,7 +79,7 @@ class Simulation:
         return moves
 
     def move(self, move: Move) -> None:
-        """Let one stage handle one message, and deliver what it sends."""
+        """Let one stage handle one message, and deliver the messages that it sends."""
         stage, queue = move
         self.moves.append(move)
         message = (self.targets if queue == "target" else self.activations)[stage].popleft()

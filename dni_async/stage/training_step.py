@@ -97,7 +97,7 @@ class TrainingStep(StageState):
             yield from self._learn(message, x, h, gradient)
 
     def _forward(self, message: Activation) -> tuple[Tensor, Tensor]:
-        """Returns x (B, ...), a leaf, and h (B, ...) with its graph."""
+        """Return x (B, ...), a leaf, and h (B, ...) with its graph."""
         self._set_mode(training=True)
         x = message.h.detach()
         if self.rule.capabilities.keeps_graphs:
@@ -131,7 +131,7 @@ class TrainingStep(StageState):
         self.on_phase_end("update")
 
     def _gradients_to_check(self, x: Tensor) -> list[Tensor]:
-        """Returns the gradient that is about to be sent, and with `skip_nonfinite` those of the weights.
+        """Return the gradient that is about to be sent, and with `skip_nonfinite` those of the weights.
 
         Checking the weights' gradients costs 2 to 3 % of a step, and a run that stops at NaN finds it in
         the next activation anyway.
@@ -175,7 +175,7 @@ class TrainingStep(StageState):
             yield from self._skip(message)
 
     def _buffers(self) -> list[Tensor]:
-        """Returns copies of the layers' buffers if they may have to be put back."""
+        """Return copies of the layers' buffers if they may have to be put back."""
         return [buffer.clone() for buffer in self.layers.buffers()] if self.skip_nonfinite else []
 
     def _set_mode(self, training: bool) -> None:
@@ -183,11 +183,11 @@ class TrainingStep(StageState):
             self.layers.train(training)
 
     def _unshared(self, x: Tensor) -> Tensor:
-        """Returns x, cloned if the first layer works in place: x may be a leaf or the sender's memory."""
+        """Return x, cloned if the first layer works in place: x may be a leaf or the sender's memory."""
         return x.clone() if self._in_place else x
 
     def _activation(self, message: Activation, h: Tensor) -> Activation:
-        """Returns the message downstream, in memory of its own.
+        """Return the message downstream, in memory of its own.
 
         It is still under way when the transport upstream takes back the memory of `message`.
         """

@@ -1,4 +1,4 @@
-"""Layers that have more than weights: numbers to report, and a state that goes on from batch to batch."""
+"""Layers with more than weights: numbers to report, and a state that lasts from batch to batch."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from dni_async.state.state_dict import State
 
 
 class StatefulModule(nn.Module):
-    """A layer whose own numbers go into the report of its stage, and whose state goes into checkpoints."""
+    """A layer that adds numbers to the report of its stage, and its state to checkpoints."""
 
     def stats(self) -> dict[str, float | None]:
-        """Since the epoch began; None for what is not known."""
+        """Return numbers since the epoch began; None for what is not known."""
         return {}
 
     def new_epoch(self) -> None:
-        """Start these over."""
+        """Start these numbers over."""
         return
 
     def running_state(self) -> State:
-        """What it goes on from in a resumed run, its weights aside."""
+        """Return what a resumed run needs beside the weights."""
         return {}
 
     def load_running_state(self, state: State) -> None:
-        """Go on from there."""
+        """Take up what `running_state` returned."""
         return
 
 
 def collect_stats(layers: nn.Module) -> dict[str, Any]:
-    """What the layers report; where several report the same, the largest number."""
+    """Return what the layers report; of a number that several report, the largest."""
     found: dict[str, Any] = {}
     for _, layer in _stateful(layers):
         for name, value in layer.stats().items():
@@ -41,18 +41,18 @@ def collect_stats(layers: nn.Module) -> dict[str, Any]:
 
 
 def reset_epoch_stats(layers: nn.Module) -> None:
-    """An epoch begins."""
+    """Start the numbers of all layers over."""
     for _, layer in _stateful(layers):
         layer.new_epoch()
 
 
 def running_states(layers: nn.Module) -> State:
-    """The states of all such layers, by names like those of weights."""
+    """Return the states of all such layers, by names like those of weights."""
     return {f"{name}.{_SUFFIX}": layer.running_state() for name, layer in _stateful(layers)}
 
 
 def load_running_states(layers: nn.Module, states: Mapping[str, State]) -> None:
-    """Take up what `running_states` gave. Raises KeyError when it is of other layers."""
+    """Take up what `running_states` returned. Raises KeyError if it is of other layers."""
     for name, layer in _stateful(layers):
         layer.load_running_state(states[f"{name}.{_SUFFIX}"])
 

@@ -1,4 +1,4 @@
-"""The predictions that still wait for their target gradient."""
+"""Predictions that wait for their target gradient."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class PendingPrediction:
     h: Tensor
     """(B, ...) the stage's output, detached."""
     labels: Tensor | None
-    """(B, C) what the SG network was conditioned on."""
+    """(B, C) labels that the SG network was conditioned on."""
     version: int
     """Optimizer steps the stage had taken when it predicted."""
     hidden: Any = None
-    """The SG network's hidden state before it predicted (nested tensors), when it is recurrent."""
+    """The hidden state of a recurrent SG network before it predicted, in nested tensors."""
     nbytes: int = field(init=False)
     """Bytes of these tensors."""
 
@@ -31,67 +31,67 @@ class PendingPrediction:
         self.nbytes = sum(tensor.nbytes for tensor in tensors((self.h, self.labels, self.hidden)))
 
     def state_dict(self) -> State:
-        """The batch, a hidden state aside: in a resumed run a recurrent network begins a new sequence."""
+        """Return the batch without the hidden state: a resumed recurrent network begins a new sequence."""
         return {"h": self.h, "labels": self.labels, "version": self.version}
 
     @classmethod
     def from_state(cls, state: State, device: torch.device) -> PendingPrediction:
-        """The batch on `device`."""
+        """Return the batch on `device`."""
         labels = state["labels"]
         return cls(state["h"].to(device), None if labels is None else labels.to(device), state["version"])
 
 
 class PendingPredictions:
-    """A bounded book of `PendingPrediction` by step. Full, it drops the oldest entry and counts it.
+    """Pending predictions by step, at most `capacity`. When full, the oldest one is dropped and counted.
 
     put 7      put 8       put 9 (capacity 2)    pop 8       pop 7
     {7}   ->   {7, 8}  ->  {8, 9}, dropped 1  -> {9}    ->   None, unmatched 1
     """
 
     def __init__(self, capacity: int) -> None:
-        assert capacity > 0, f"a pending needs room (capacity {capacity})"
+        assert capacity > 0, f"room for one prediction is needed (capacity {capacity})"
         self.capacity = capacity
         self.dropped = 0
-        """Entries that made way before their target came."""
+        """Predictions that were dropped before their target came."""
         self.unmatched = 0
-        """Targets that found no entry."""
+        """Targets whose prediction was not there."""
         self._pending: dict[int, PendingPrediction] = {}
 
     def __len__(self) -> int:
         return len(self._pending)
 
     def put(self, step: int, pending: PendingPrediction) -> None:
-        """Remember the batch `step`."""
+        """Remember the batch `step`; when full, drop the oldest one."""
         if len(self._pending) >= self.capacity:
             del self._pending[next(iter(self._pending))]
             self.dropped += 1
         self._pending[step] = pending
 
     def pop(self, step: int) -> PendingPrediction | None:
-        """Take out the batch `step`; None when it was dropped or its target came already."""
+        """Remove and return the batch `step`; None if it is not there."""
         pending = self._pending.pop(step, None)
         self.unmatched += pending is None
         return pending
 
     def discard(self, step: int) -> None:
-        """Forget the batch `step`, if it is there: its target will not come."""
+        """Forget the batch `step`, if it is there."""
         self._pending.pop(step, None)
 
     def held_bytes(self) -> int:
-        """Bytes of the tensors that are remembered."""
+        """Return the bytes of all remembered tensors."""
         return sum(pending.nbytes for pending in self._pending.values())
 
     def clear(self) -> None:
-        """Forget all entries; nothing is counted."""
+        """Forget all predictions, without counting them."""
         self._pending.clear()
 
     def state_dict(self) -> State:
-        """All entries, oldest first, and the counts."""
+        """Return all predictions, oldest first, and the counts."""
         pending = [{"step": step} | entry.state_dict() for step, entry in self._pending.items()]
         return {"pending": pending, "dropped": self.dropped, "unmatched": self.unmatched}
 
     def load_state_dict(self, state: State, device: torch.device) -> None:
-        """Remember these instead, on `device`; with less room than there was, the oldest make way."""
+        """Take up what `state_dict` returned, on `device`; without room for all, the newest."""
         self._pending = {}
         self.dropped, self.unmatched = state["dropped"], state["unmatched"]
         for entry in state["pending"]:
@@ -99,7 +99,7 @@ class PendingPredictions:
 
 
 def tensors(nested: Any) -> Iterator[Tensor]:
-    """All tensors in nested tuples, lists and mappings."""
+    """Yield all tensors in nested tuples, lists and mappings."""
     if isinstance(nested, Tensor):
         yield nested
     elif isinstance(nested, Mapping):

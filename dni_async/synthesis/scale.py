@@ -1,7 +1,7 @@
 """Units of the gradients that an SG network works in.
 
-A mean loss makes dL/dh about 1e-5 per element, where MSE and Adam's eps drown it. So the network sees
-the gradient of the per-sample loss (times B), or one divided by its running RMS; the stage scales back.
+A mean loss makes dL/dh about 1e-5 per element, which is lost in MSE and in Adam's eps. So the network sees
+the gradient of the per-sample loss (times B), or the gradient over its running RMS; the stage scales back.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class GradientScale:
         self._count = 0
 
     def to_network(self, gradient: Tensor) -> Tensor:
-        """A target (B, ...) in the network's units, in memory of its own."""
+        """Return a target (B, ...) in the network's units, in memory of its own."""
         if self.units == "none":
             return gradient.clone()
         if self.units == "sample":
@@ -39,7 +39,7 @@ class GradientScale:
         return gradient / self._rms()
 
     def to_stage(self, prediction: Tensor) -> Tensor:
-        """A prediction (B, ...) as the gradient of the mean loss."""
+        """Return a prediction (B, ...) as the gradient of the mean loss."""
         if self.units == "none":
             return prediction
         if self.units == "sample":
@@ -47,11 +47,11 @@ class GradientScale:
         return prediction * self._rms()
 
     def state_dict(self) -> State:
-        """The running mean square."""
+        """Return the running mean square."""
         return {"square": self._square, "count": self._count}
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from there."""
+        """Take up what `state_dict` returned."""
         self._square, self._count = state["square"], state["count"]
 
     def _rms(self) -> float:

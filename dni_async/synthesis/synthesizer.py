@@ -1,4 +1,4 @@
-"""One SG network at work: predict, remember, take the late target, learn."""
+"""An SG network in use: predict, remember, and learn from the late target."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
@@ -19,31 +20,33 @@ from dni_async.optim import gradients
 from dni_async.state.state_dict import State, load_optimizer_state, optimizer_state
 from dni_async.synthesis.agreement import Agreement
 from dni_async.synthesis.pending import PendingPrediction, PendingPredictions
+from dni_async.synthesis.predictor import Predictor
 from dni_async.synthesis.scale import GradientScale
 
 Condition = Callable[[Tensor], Tensor]
 
 
-class Synthesizer:
-    """Gives a stage its gradient at once and trains the SG network when the target comes.
+class Synthesizer(Predictor):
+    """Predicts the gradient at once, and trains the SG network when the target comes.
 
         predict(7)  predict(8)  take(7)      predict(9)  take(8) ...
            |           |           |
            g7          g8       regress a fresh prediction for the remembered (h7, y7) on t7,
                                 then `replay` steps on tuples drawn from the last `replay_window`
 
-    condition: makes (B, C) floats from the labels, for conditional DNI; None for plain DNI.
-
-    schedule: factor of the optimizer's learning rate by weight version of the stage; None: constant.
-
-    guarded: raise NonFinite instead of an update of the SG network by gradients that are NaN or infinite.
-
     The SG network works in the precision of its own weights, outside any autocast: its targets are too
-    small for 16 bits. The gradient comes back in the precision of h.
+    small for 16 bits. The gradient is returned in the precision of h.
+
+    Args:
+        condition: y (B, ...) -> (B, C) floats, for conditional DNI; None for plain DNI.
+        scale: units of the gradients that the network works in.
+        replay: extra steps per target, on tuples of the last `replay_window` batches, chosen by `seed`.
+        guarded: raise NonFinite before the network learns from NaN or infinite gradients.
     """
 
+    optimizer: Optimizer
     measure_every = 8
-    """One target in so many is compared with its prediction (the comparison costs time)."""
+    """One target in so many is compared with its prediction, because the comparison costs time."""
 
     def __init__(
         self,
@@ -57,7 +60,6 @@ class Synthesizer:
         replay_window: int = 16,
         seed: int = 0,
         guarded: bool = False,
-        schedule: Callable[[int], float] | None = None,
     ) -> None:
         self.network = network
         self.optimizer = optimizer
@@ -71,38 +73,35 @@ class Synthesizer:
         self._recent: deque[tuple[PendingPrediction, Tensor]] = deque(maxlen=replay_window)
         self._generator = torch.Generator().manual_seed(seed)
         self._taken = self._most_bytes = 0
-        self._schedule = schedule
-        self._rates = [group["lr"] for group in optimizer.param_groups]
 
+    @override
     def predict(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
-        """The synthetic gradient of the mean loss at h (B, ...), for the batch `step`."""
         pending, gradient = self.synthesize(version, h, y)
         self.pending.put(step, pending)
         self._most_bytes = max(self._most_bytes, self.held_bytes())
         return gradient
 
+    @override
     def take(self, target: TargetGradient) -> int | None:
-        """Learn from a target that arrived. Returns the weight version of its prediction.
-
-        None when the pending no longer knows the batch: the target is then dropped (and counted).
-        """
         pending = self.pending.pop(target.step)
         if pending is None:
             return None
         self.learn(pending, target.grad)
         return pending.version
 
+    @override
     def discard(self, step: int) -> None:
-        """No target will come for the batch `step`."""
         self.pending.discard(step)
 
     def synthesize(self, version: int, h: Tensor, y: Tensor | None) -> tuple[PendingPrediction, Tensor]:
-        """As `predict`, for a caller that keeps itself what must be remembered until the target comes.
+        """Predict for a caller that keeps the pending prediction itself and hands it to `learn`.
 
-        Raises UserError when the SG network's output is not of the shape of h.
+        Returns:
+            What must be remembered until the target comes, and the gradient in the shape of h (B, ...).
+
+        Raises:
+            UserError: the SG network's output has another shape than h.
         """
-        if self._schedule is not None:
-            self._set_rates(self._schedule(version))
         network, labels = self.network, self._labels(y)
         inputs = self._cast(h, labels)
         hidden = network.start(inputs[0])
@@ -118,7 +117,7 @@ class Synthesizer:
         return PendingPrediction(h, labels, version, hidden), self.scale.to_stage(prediction).to(h.dtype)
 
     def learn(self, pending: PendingPrediction, target: Tensor) -> None:
-        """Learn from the target gradient (B, ...) of a batch that `synthesize` saw."""
+        """Learn from the target gradient (B, ...) of a batch that `synthesize` predicted for."""
         wanted = self.scale.to_network(target.to(self._dtype()))
         prediction = self._learn(pending, wanted)
         if self._taken % self.measure_every == 0:
@@ -130,8 +129,8 @@ class Synthesizer:
             for _ in range(self.replay):
                 self._learn(*self._recent[self._draw()])
 
+    @override
     def stats(self) -> dict[str, Any]:
-        """Agreement with the targets, the most bytes ever held, and what the pending lost."""
         return self.agreement.stats() | {
             "sg_updates": self.updates,
             "targets_dropped": self.pending.dropped,
@@ -139,42 +138,40 @@ class Synthesizer:
             "held_bytes": self._most_bytes,
         }
 
+    @override
     def new_epoch(self) -> None:
-        """Start the agreement over."""
         self.agreement.clear()
 
     def forget(self) -> None:
-        """Empty the replay window, such as when the network moves to another device or type."""
+        """Empty the replay window, for example when the network moves to another device or type."""
         self._recent.clear()
 
     def held_bytes(self) -> int:
-        """Bytes held for batches that passed: the pending and the replay window."""
+        """Return the bytes of the pending predictions and of the replay window."""
         replay = sum(pending.nbytes + wanted.nbytes for pending, wanted in self._recent)
         return self.pending.held_bytes() + replay
 
+    @override
     def replay_bytes(self, h: Tensor, y: Tensor) -> int:
-        """Bytes of a full replay window of batches like h (B, ...) with labels y (B, ...)."""
         if not self.replay:
             return 0
         labels = self.condition(y).nbytes if self.condition else 0
         return (self._recent.maxlen or 0) * (2 * h.nbytes + labels)
 
+    @override
     def counters(self) -> State:
-        """Counts, those of the pending among them."""
         pending = {"dropped": self.pending.dropped, "unmatched": self.pending.unmatched}
         return self._counts() | {"pending": pending}
 
+    @override
     def restore_counters(self, counters: State) -> None:
-        """Count on from there, with an empty pending: targets that were on their way will be unmatched."""
-        self._count_on(counters)
-        self.pending.clear()
-        self.pending.dropped, self.pending.unmatched = (
-            counters["pending"]["dropped"],
-            counters["pending"]["unmatched"],
-        )
+        self._load_counts(counters)
+        pending = counters["pending"]
+        self.pending.clear()  # targets that are under way will be unmatched
+        self.pending.dropped, self.pending.unmatched = pending["dropped"], pending["unmatched"]
 
+    @override
     def state_dict(self) -> State:
-        """Network, optimizer, pending, replay window and counts."""
         return {
             "network": self.network.state_dict(),
             "optimizer": optimizer_state(self.optimizer),
@@ -185,7 +182,7 @@ class Synthesizer:
         } | self._counts()
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from there. A recurrent network begins a new sequence."""
+        """Take up what `state_dict` returned; a recurrent network begins a new sequence."""
         self.network.load_state_dict(state["network"])
         self.network.reset()
         load_optimizer_state(self.optimizer, state["optimizer"])
@@ -197,7 +194,7 @@ class Synthesizer:
             (PendingPrediction.from_state(row, device), row["wanted"].to(device)) for row in state["recent"]
         )
         self._generator.set_state(state["draws"])
-        self._count_on(state)
+        self._load_counts(state)
 
     def _counts(self) -> State:
         return {
@@ -207,7 +204,7 @@ class Synthesizer:
             "most_bytes": self._most_bytes,
         }
 
-    def _count_on(self, counts: State) -> None:
+    def _load_counts(self, counts: State) -> None:
         self.agreement.load_state_dict(counts["agreement"])
         self.updates, self._taken, self._most_bytes = counts["updates"], counts["taken"], counts["most_bytes"]
 
@@ -215,7 +212,7 @@ class Synthesizer:
         if self.condition is None or y is None:
             return None
         labels = self.condition(y)
-        # the pending outlives the message, whose memory belongs to the transport
+        # the labels outlive the message, whose memory belongs to the transport
         shared = labels.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
         return labels.clone() if shared else labels
 
@@ -228,10 +225,6 @@ class Synthesizer:
             prediction = self.network.regress(h, labels, wanted)
         self._update()
         return prediction
-
-    def _set_rates(self, factor: float) -> None:
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * factor
 
     def _dtype(self) -> torch.dtype:
         dtype: torch.dtype = self.optimizer.param_groups[0]["params"][0].dtype
@@ -252,6 +245,6 @@ class Synthesizer:
 
 
 def without_autocast(h: Tensor) -> AbstractContextManager[Any]:
-    """Ends autocast inside, where there is any."""
+    """Return a context without autocast, for the device of h (any shape)."""
     kind = h.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

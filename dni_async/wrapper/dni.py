@@ -28,11 +28,11 @@ class DNI(nn.Module):
             loss.backward()              # SG networks learn, weights move, gradients are cleared
 
     The gradient that flows back into a wrapped layer is (1 - λ) SG + λ target, where the target is what
-    the layer's own output really gets from above; what flows on to the layer below is this layer's
-    backward of that mix, so targets are exact at the last wrapped layer and bootstrapped below.
+    the layer's output gets from the layers above. The layer below gets this layer's backward of the mix, so
+    targets are exact at the last wrapped layer and bootstrapped below.
 
-    Who steps: DNI itself, at the end of `loss.backward()`, and it clears the gradients, so that an
-    `opt.step()` behind it finds none and moves nothing twice.
+    DNI itself steps the weights at the end of `loss.backward()` and clears the gradients, so an `opt.step()`
+    afterwards finds none.
 
     network: any module; one that is wrapped already is unwrapped first.
     dni_network: class of the SG networks, called with input_size, hidden_size, output_size and
@@ -54,7 +54,7 @@ class DNI(nn.Module):
         above run, with the synthetic gradient alone.
     update_weights: False leaves the gradients in `.grad` for an optimizer of your own.
 
-    Raises UserError (a ValueError) for what it cannot use.
+    Raises UserError (a ValueError) for arguments that it cannot use.
     """
 
     def __init__(
@@ -109,14 +109,13 @@ class DNI(nn.Module):
             self.interfaces[(name or "network").replace(".", "/")] = interface
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The network's forward."""
+        """Return the network's output."""
         self._shared.settle()
         return self.network(*args, **kwargs)
 
     def dni_stats(self, reset: bool = False) -> dict[str, dict[str, Any]]:
-        """By layer: relative_error |g - t| / |t| and cosine of predictions and targets (of all since the
-        start, or since `reset`, together; every eighth batch counts), updates of the weights and of the
-        SG network."""
+        """Returns, by layer, relative_error |g - t| / |t| and cosine of predictions and targets (over every
+        eighth batch since the start or the last `reset`), and the updates of weights and SG network."""
         stats = {interface.name: interface.stats() for interface in self._interfaces()}
         if reset:
             for interface in self._interfaces():
@@ -125,12 +124,12 @@ class DNI(nn.Module):
         return stats
 
     def reset_hidden(self) -> None:
-        """Start recurrent SG networks anew, such as at a sequence's beginning."""
+        """Reset the hidden state of recurrent SG networks, at the start of a sequence."""
         for interface in self._interfaces():
             interface.reset_hidden()
 
     def remove(self) -> nn.Module:
-        """Take all hooks away and give back the network."""
+        """Remove all hooks and return the network."""
         for interface in self._interfaces():
             interface.remove()
         return self.network
@@ -146,7 +145,7 @@ class DNI(nn.Module):
 
 
 class CDNI(DNI):
-    """Conditional DNI (paper, section 2.1.1): SG networks see the labels too. Learns faster and better.
+    """Conditional DNI (paper, section 2.1.1): SG networks see the labels, too.
 
         net = CDNI(net, label_size=10)
         for x, y in batches:
@@ -154,7 +153,7 @@ class CDNI(DNI):
             loss = criterion(net(x), y)
             loss.backward()
 
-    label_size: number of classes, or columns of real-valued labels. All else as `DNI`.
+    label_size: number of classes, or columns of real-valued labels. The rest as for `DNI`.
     """
 
     def __init__(self, network: nn.Module, *args: Any, label_size: int, **settings: Any) -> None:
@@ -164,9 +163,9 @@ class CDNI(DNI):
         super().__init__(network, *args, label_size=label_size, **settings)
 
     def register_labels(self, labels: Tensor, classes: bool = False) -> None:
-        """The labels of the batches from now on: classes (B) or (B, T), or floats (B, label_size).
+        """Set the labels of the next batches: classes (B) or (B, T), or floats (B, label_size).
 
-        classes: floats are one-hot classes, too (for images this decides which SG network is the default).
+        classes: whether floats are one-hot classes (for images, the default SG network depends on it).
         """
         labels = torch.as_tensor(labels)
         if not labels.is_floating_point() and labels.numel():
@@ -189,7 +188,7 @@ class CDNI(DNI):
 
 
 def check_lambda(λ: float, unlock: str | None) -> float:
-    """The share of the target in the mix."""
+    """Return the share of the target in the mix."""
     if unlock not in (None, "update"):
         raise UserError(f'unlock is {unlock!r}; use None or "update"')
     if not isinstance(λ, int | float):
@@ -202,7 +201,7 @@ def check_lambda(λ: float, unlock: str | None) -> float:
 
 
 def check_given(network: Any, dni_params: Any, optim: Any, unlock: str | None, update_weights: bool) -> None:
-    """Raises UserError for what `DNI` cannot use."""
+    """Raises UserError for arguments that `DNI` cannot use."""
     if unlock and not update_weights:
         raise UserError('unlock="update" updates the weights; use it with update_weights=True')
     if not isinstance(network, nn.Module):
@@ -214,7 +213,7 @@ def check_given(network: Any, dni_params: Any, optim: Any, unlock: str | None, u
 
 
 def to_gpu(network: nn.Module, gpu_id: int) -> nn.Module:
-    """The network, on the GPU `gpu_id` unless that is -1."""
+    """Return the network, moved to the GPU `gpu_id` unless that is -1."""
     if gpu_id == -1:
         return network
     if not 0 <= gpu_id < torch.cuda.device_count():
@@ -225,8 +224,8 @@ def to_gpu(network: nn.Module, gpu_id: int) -> nn.Module:
 
 
 def unhook(module: nn.Module) -> None:
-    """Take away what another wrapper hooked behind the module: a layer has one interface."""
-    for hook in list(module._forward_hooks.values()):  # torch has no public way to see who is hooked
+    """Remove the interface of another wrapper from the module: a layer has one interface."""
+    for hook in list(module._forward_hooks.values()):  # torch has no public list of hooks
         interface = getattr(hook, "__self__", None)
         if isinstance(interface, Interface):
             interface.remove()

@@ -1,4 +1,4 @@
-"""The interface behind one wrapped layer."""
+"""The interface after one wrapped layer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dni_async.wrapper.updates import Updates
 
 
 class Interface(nn.Module):
-    """Hooked behind a layer, it exchanges the gradient that flows back into the layer (paper, 2.1).
+    """Hooked to a layer's output, it replaces the gradient that flows back into the layer (paper, 2.1).
 
         classic      h ──copy──► layers above        g = SG(h)
                      ▲                               mix = (1 - λ) g + λ t
@@ -26,15 +26,15 @@ class Interface(nn.Module):
         unlocked     h, g ──► the layer's backward and step, now
                      leaf ──copy──► layers above; t, from above, stops at the leaf and trains the SG network
 
-    Layers above get a copy, so that they may work in place. λ = 1 hands on t itself, bit for bit.
-    The SG network is made when the first output is seen, or when a state_dict is loaded.
+    Layers above get a copy, so that they may work in place. With λ = 1 t itself is passed on, bit for bit.
+    The SG network is made at the first output, or when a state_dict is loaded.
     """
 
     def __init__(self, name: str, maker: Maker, shared: Updates, format_fn: FormatFn | None) -> None:
         super().__init__()
         self.name = name
         self.updates = 0
-        """Times that the layer's weights got a gradient."""
+        """How often the layer's weights got a gradient."""
         self.network: DNINetwork | None = None
         """The SG network."""
         self.synthesizer: Synthesizer | None = None
@@ -43,18 +43,18 @@ class Interface(nn.Module):
         self._built: tuple[int, ...] = ()  # classes?, float64?, shape
 
     def attach(self, layer: nn.Module) -> None:
-        """Hook behind the layer's forward."""
+        """Add the hook to the layer."""
         self._handle = layer.register_forward_hook(self.on_forward)
 
     def remove(self) -> None:
-        """Take the hook away: the layer is as it was."""
+        """Remove the hook from the layer."""
         if self._handle is not None:
             self._handle.remove()
 
     # dynamo cannot trace what happens here; torch.compiler.disable does the same, but imports dynamo now
     @torch._disable_dynamo
     def on_forward(self, module: nn.Module, args: Any, output: Any) -> Any:
-        """The forward hook. None (the output as it is) in eval mode and where nothing needs a gradient."""
+        """The forward hook. Returns None (no change) in eval mode and where nothing needs a gradient."""
         if not (self.training and module.training and torch.is_grad_enabled()):
             return None
         h = self._format(output, module)
@@ -86,12 +86,12 @@ class Interface(nn.Module):
         self.synthesizer.learn(pending, target)
 
     def reset_hidden(self) -> None:
-        """Start a recurrent SG network anew."""
+        """Reset the hidden state of a recurrent SG network."""
         if self.network is not None:
             self.network.reset()
 
     def stats(self) -> dict[str, Any]:
-        """Agreement of predictions and targets, and the counts of updates."""
+        """Return the agreement of predictions and targets, and the numbers of updates."""
         made = self.synthesizer.stats() if self.synthesizer is not None else {}
         return {
             "relative_error": made.get("sg_relative_error"),
@@ -142,7 +142,7 @@ class Interface(nn.Module):
         return self
 
     def get_extra_state(self) -> Tensor:
-        """What the SG network was made for, so that a fresh instance can make it."""
+        """Return what the SG network was made for, so that a fresh instance can make it."""
         return torch.tensor(self._built, dtype=torch.long)
 
     def set_extra_state(self, state: Tensor) -> None:
@@ -154,7 +154,7 @@ class Interface(nn.Module):
 
 
 class Call:
-    """One forward of a wrapped layer, until its gradient has come. The autograd graph holds it."""
+    """One forward of a wrapped layer, until its gradient has come. The autograd graph refers to it."""
 
     def __init__(
         self, interface: Interface, pending: PendingPrediction, layout: Layout, gradient: Tensor
@@ -162,18 +162,18 @@ class Call:
         self.interface, self.pending, self.layout, self.gradient = interface, pending, layout, gradient
 
     def mix(self, target: Tensor) -> Tensor | None:
-        """Classic: the gradient that flows on into the layer."""
+        """Classic: returns the gradient (B, ...) that flows into the layer, None for the target itself."""
         shared = self.interface._shared
         self.arrive(target)
         self.interface.updates += 1
         return None if shared.mix == 1 else torch.lerp(self.gradient, target, shared.mix)
 
     def arrive(self, target: Tensor) -> None:
-        """Unlocked: the target stops here."""
+        """Pass the target (B, ...) to `learn` at the end of the backward."""
         self.interface._shared.arrive(id(self), self.learn, target)
 
     def learn(self, target: Tensor) -> None:
-        """Train the SG network."""
+        """Train the SG network on the target (B, ...)."""
         self.interface.learn(self.pending, self.layout.to_network(target))
 
 

@@ -10,7 +10,7 @@ from dni_async.errors import UserError
 
 
 def walk(network: nn.Module, stop: type[nn.Module], name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """`network` and all modules in it with their names, each once, except `stop`s and what is in them."""
+    """Yield (name, module) of `network` and the modules in it, each once, without `stop`s and their own."""
     seen: set[int] = set()
 
     def inside(module: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
@@ -30,11 +30,16 @@ def choose(
     skip_last_layer: bool,
     names: Sequence[str] | None,
 ) -> dict[str, nn.Module]:
-    """The modules to wrap, by name.
+    """Return the modules to wrap, by name.
 
-    modules: those of the network, the network itself first, under "".
-    recursive: leaf modules that have parameters, without the last one if `skip_last_layer`; else the
-    network as one layer. names: these modules, whatever the other settings.
+    Args:
+        modules: of the network, beginning with the network itself under "".
+        recursive: wrap the leaf modules with parameters; False: the network as one layer.
+        skip_last_layer: leave out the last leaf.
+        names: wrap these modules, regardless of the other settings.
+
+    Raises:
+        UserError: a name is unknown, or nothing is left to wrap.
     """
     network = modules[""]
     if next(network.parameters(), None) is None:
@@ -54,7 +59,7 @@ def choose(
         return {"": network}
     leaves: dict[str, nn.Module] = {}
     for name, module in modules.items():
-        inside_leaf = name.rpartition(".")[0] in leaves  # a compiled leaf has the bare one inside
+        inside_leaf = name.rpartition(".")[0] in leaves  # a compiled leaf contains the original one
         if is_leaf(module) and not inside_leaf and next(module.parameters(), None) is not None:
             leaves[name] = module
     if skip_last_layer and leaves:
@@ -67,7 +72,7 @@ def choose(
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """Whether it has no modules in it but parametrizations, or is a compiled one that has none."""
+    """Whether the module, compiled or not, has no child modules except parametrizations."""
     inner = getattr(module, "_orig_mod", None)
     if inner is not None:
         return is_leaf(inner)

@@ -17,7 +17,7 @@ CHANNELS_FIRST = (nn.Conv1d, nn.BatchNorm1d, nn.InstanceNorm1d, nn.Conv3d, nn.Ba
 
 
 def first_tensor(output: Any, module: nn.Module) -> Tensor:
-    """A tensor, or the first one of a tuple, list or dict: of an LSTM its output, of an LSTMCell h."""
+    """Return the output, or the first tensor in its tuples, lists and dicts: of an LSTMCell, h."""
     while not isinstance(output, Tensor):
         values = list(output.values()) if isinstance(output, dict) else output
         if not isinstance(values, (tuple, list)) or not values:
@@ -30,7 +30,7 @@ def first_tensor(output: Any, module: nn.Module) -> Tensor:
 
 
 def replace(output: Any, exchange: Callable[[Tensor], Tensor]) -> Any:
-    """`output` with every tensor in its tuples, lists and dicts exchanged."""
+    """Return `output` with every tensor in its tuples, lists and dicts exchanged."""
     if isinstance(output, Tensor):
         return exchange(output)
     if isinstance(output, tuple) and hasattr(output, "_fields"):  # a named tuple
@@ -43,19 +43,14 @@ def replace(output: Any, exchange: Callable[[Tensor], Tensor]) -> Any:
 
 
 def tensors(output: Any) -> list[Tensor]:
-    """All tensors in `output`."""
+    """Return all tensors in `output`."""
     found: list[Tensor] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    replace(output, note)
+    replace(output, lambda tensor: found.append(tensor) or tensor)  # type: ignore[func-returns-value]
     return found
 
 
 class Layout:
-    """Between a layer's output and the SG network's view of it; the same way back for gradients.
+    """Converts a layer's output to the shape that the SG network sees, and gradients back.
 
         layer's output                                   SG network sees
         (D)                       no batch               (1, D)
@@ -65,9 +60,11 @@ class Layout:
         (B, C, L), (B, C, *)      1-d and 3-d conv       (B, positions, C)
         (B, *, D)                 of nn.Linear and kin   (B, positions, D)
 
-    plain: the network is of a user's class, which sees the layer's output as it is, except that time
-    comes second.
-    time_first: so is time in the output of a module that does not say so itself, as torch's RNNs do.
+    Args:
+        module: the layer.
+        h: its output.
+        plain: the network is of a user's class, which gets the output unchanged, except that time is second.
+        time_first: whether time is first in the output of a module without `batch_first`.
     """
 
     def __init__(self, module: nn.Module, h: Tensor, plain: bool = False, time_first: bool = False) -> None:
@@ -80,7 +77,7 @@ class Layout:
         self.flat = not plain and h.ndim > 3 and last and not self.channels
 
     def to_network(self, h: Tensor) -> Tensor:
-        """The layer's output, or a gradient there, as the SG network sees it."""
+        """Return the layer's output, or a gradient at it, in the SG network's shape."""
         if h.ndim == 1:
             return h.unsqueeze(0)
         if self.transposed:
@@ -90,7 +87,7 @@ class Layout:
         return h.flatten(1, -2) if self.flat else h
 
     def to_layer(self, gradient: Tensor) -> Tensor:
-        """A gradient from the SG network in the shape of the layer's output."""
+        """Return a gradient from the SG network in the shape of the layer's output."""
         if self.transposed:
             return gradient.transpose(0, 1)
         if self.channels:

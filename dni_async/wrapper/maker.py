@@ -1,4 +1,4 @@
-"""Which SG network a wrapped layer gets: the measured default, or one of the user's class."""
+"""Makes the SG network of a wrapped layer: the measured default, or one of the user's class."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from dni_async.synthesis.synthesizer import Synthesizer
 Shape = tuple[int, ...]
 
 HIDDEN = 10
-"""`hidden_size` of pytorch-dni."""
+"""Default `hidden_size` of pytorch-dni."""
 
 
 @dataclass(kw_only=True)
 class Maker:
-    """Makes the SG networks of one `DNI`, each when its layer's output is seen first."""
+    """Makes the SG networks of one `DNI`, each at the first output of its layer."""
 
     network: type[nn.Module] | None
     """Called with input_size, hidden_size, output_size and `params`; None: the measured default."""
@@ -41,13 +41,13 @@ class Maker:
     label_size: int = 0
     """Columns that the networks are conditioned on; 0 for plain DNI."""
     layers: int = 1
-    """How many layers are wrapped."""
+    """Number of wrapped layers."""
     settings: SGConfig = field(init=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.optimizer, str):
             raise UserError(f"grad_optim is {self.optimizer!r}; give the name of an optimizer of torch.optim")
-        optimizer_factory(self.optimizer, 1.0)  # complains about a name that torch does not know
+        optimizer_factory(self.optimizer, 1.0)  # raises for a name that torch does not know
         if self.lr is not None and not self.lr > 0:
             raise UserError(f"grad_lr is {self.lr}; it must be positive")
         if self.network is None:
@@ -65,18 +65,17 @@ class Maker:
 
     @property
     def time_first(self) -> bool:
-        """Layers that do not say themselves have time first. SG networks have the batch first always."""
+        """Whether layers without `batch_first` have time first; SG networks always get the batch first."""
         return self.network is not None and self.params.get("batch_first") is False
 
     def make(self, shape: Shape, classes: bool, like: Tensor) -> Synthesizer:
-        """A synthesizer for activations (B, *shape), in the type and on the device of `like`.
+        """Return a synthesizer for activations (B, *shape), with the dtype and device of `like`.
 
-        classes: what it is conditioned on are one-hot classes.
+        classes: whether its labels are one-hot classes.
         """
         conditional = self.label_size > 0
-        # features have the linear network by default: the layers behind a hook are not known to be a chain
-        settings = resolve(self.settings, shape, self.layers + 1, conditional, classes, batch_normalised=True)
-        with torch.random.fork_rng(devices=[]):  # the user's random numbers stay as they are
+        settings = resolve(self.settings, shape, self.layers + 1, conditional, classes)
+        with torch.random.fork_rng(devices=[]):  # leaves the user's random numbers alone
             if self.network is None:
                 network: DNINetwork = build_network(settings, shape, self.label_size)
             else:
@@ -123,17 +122,17 @@ class Maker:
 
 
 def feature_dim(network: type[nn.Module]) -> int:
-    """The dimension of the activations that the network's sizes count: 1 of (B, C, H, W), or the last."""
+    """Return the dimension of h that the network's sizes count: 1 for (B, C, H, W), or -1."""
     return getattr(network, "feature_dim", -1)
 
 
 def as_is(labels: Tensor) -> Tensor:
-    """Labels that are floats (B, C) already."""
+    """Return labels that are floats (B, C) already."""
     return labels
 
 
 class Joined(DNINetwork):
-    """A network whose `forward(input, hidden)` knows no labels: they are joined to its input."""
+    """Concatenates the labels to the input of a network whose `forward(input, hidden)` takes none."""
 
     def __init__(self, network: nn.Module, input_size: int, hidden_size: int, output_size: int) -> None:
         super().__init__(input_size, hidden_size, output_size)
@@ -141,7 +140,7 @@ class Joined(DNINetwork):
         self.feature_dim = feature_dim(type(network))
 
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
-        """(gradient like `input`, hidden)."""
+        """Return the gradient in the shape of `input`, and the hidden state."""
         if labels is not None and self.feature_dim == 1:
             labels = labels[:, :, None, None].expand(-1, -1, *input.shape[2:])
         elif labels is not None:

@@ -1,4 +1,4 @@
-"""When SG networks learn and weights move: at the end of a backward, or right after a forward."""
+"""When SG networks and weights are updated: at the end of a backward, or right after a forward."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 
 class Updates:
-    """What the interfaces of one `DNI` share.
+    """State that the interfaces of one `DNI` share.
 
-    Classic (g predicted, t target gradient that arrives):
+    Classic (g: prediction, t: target gradient):
 
         forward     layer 0: g0      layer 1: g1      loss
         backward    loss: t1 -> mix(g1, t1) -> layer 1 -> t0 -> mix(g0, t0) -> layer 0
@@ -24,7 +24,7 @@ class Updates:
 
         forward     layer 0: g0, backward, step      layer 1: g1, backward (gives t0), step      loss
         backward    loss: t1
-        its end     SG networks learn from t1, t0; the optimizer steps what is left
+        its end     SG networks learn from t1, t0; the optimizer steps the other weights
 
     optimizer: None leaves gradients in `.grad` and steps nothing.
     """
@@ -42,7 +42,8 @@ class Updates:
         self._task: int | None = None
 
     def arrive(self, call: int, learn: Callable[[Tensor], None], target: Tensor) -> None:
-        """A target gradient has come for the layer's `call`, or another part of it; learn with it later."""
+        """Add a target gradient (B, ...), or a part of it, for a layer's `call`; `learn` is called with the
+        sum."""
         if call in self._arrived:
             target = self._arrived[call][1] + target
         self._arrived[call] = learn, target
@@ -50,31 +51,31 @@ class Updates:
             self._finish_after_backward()
 
     def backward(self, h: Tensor, gradient: Tensor) -> None:
-        """One layer's own backward, within the forward of the network, and its step."""
+        """Backward of one layer from h (B, ...), during the forward of the network, and its update."""
         self._local = True
         try:
-            # retained for what lies below a fork, which the other branch goes through again; the layers'
-            # graph is dropped with h, as no other tensor leads to it
+            # retained for the layers below a fork, which the other branch backpropagates through, too; the
+            # graph is freed with h, since no other tensor refers to it
             torch.autograd.backward(h, gradient, retain_graph=True)
         finally:
             self._local = False
         self.step()
 
     def settle(self) -> None:
-        """Let the SG networks learn from the targets that have arrived."""
+        """Train the SG networks on the targets that have arrived."""
         arrived, self._arrived = self._arrived, {}
         with torch.enable_grad():  # it is off at the end of a backward
             for learn, target in arrived.values():
                 learn(target)
 
     def step(self) -> None:
-        """Step the weights that have a gradient, and clear it: a later step finds nothing to do twice."""
+        """Step the weights that have a gradient, and clear it, so that a later step does not repeat it."""
         if self.optimizer is not None:
             self.optimizer.step()
             self.optimizer.zero_grad()
 
     def _finish_after_backward(self) -> None:
-        # Both are private, and the only way to know when a backward ends: DDP and FSDP use them alike.
+        # Both are private, and the only way to learn when a backward ends; DDP and FSDP use them, too.
         task = torch._C._current_graph_task_id()
         if task != self._task:
             self._task = task

@@ -30,6 +30,8 @@ def parse(cls: type[Config], prog: str, arguments: Sequence[str] | None = None) 
             _wide_terminal(sys.argv if arguments is None else arguments),
         ):
             return tyro.cli(cls, prog=prog, args=arguments)
+    except UserError as error:
+        raise UserError(f"{error}; see {prog} --help") from None
     except SystemExit as stop:
         if not stop.code:
             sys.stdout.flush()  # a closed pipe must show here, where it is handled

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tyro.conf import OmitArgPrefixes
+
 from dni_async.errors import UserError
+from dni_async.networks.settings import LocalConfig, SGConfig
 from dni_async.rules.registry import RULES
+from launch.config.checks import at_least
 from launch.config.engines import check_engines
-from launch.config.train import JobConfig, TrainConfig
+from launch.config.flat import FlatConfig
+from launch.config.optimizer import OptimizerConfig
+from launch.config.output import OutputConfig
+from launch.config.partition import PartitionConfig
+from launch.config.runtime import RuntimeConfig
+from launch.config.task import EvaluationConfig, TaskConfig
+from launch.config.train import TrainConfig
 from launch.engines.registry import BASELINES, ENGINES, find_engine, is_engine_path
 from launch.local.wan import Wire
 
 
 @dataclass(kw_only=True, slots=True)
-class CompareConfig(JobConfig):
+class CompareConfig(FlatConfig):
     """Run several engines on one task, each in a job of its own, and set them side by side."""
 
     engines: tuple[str, ...] = ("backprop", "dni", "cdni")
@@ -26,32 +36,40 @@ class CompareConfig(JobConfig):
     """Runs of each engine, in turn (A B A B); the table gives medians."""
     vary_seed: bool = False
     """Give each repeat the next seed, from `seed` on, instead of the same."""
-
     wan: str = ""
     """Emulate a host for each stage, joined by a wire of LATENCY_MS,MBIT, such as 25,1000: the latency is one
     way, the rate that of each host. Needs root."""
+    task: OmitArgPrefixes[TaskConfig] = field(default_factory=TaskConfig)
+    evaluation: OmitArgPrefixes[EvaluationConfig] = field(default_factory=EvaluationConfig)
+    optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
+    partition: OmitArgPrefixes[PartitionConfig] = field(default_factory=PartitionConfig)
+    runtime: OmitArgPrefixes[RuntimeConfig] = field(default_factory=RuntimeConfig)
+    output: OmitArgPrefixes[OutputConfig] = field(default_factory=OutputConfig)
+    sg: SGConfig = field(default_factory=SGConfig)
+    """The SG networks of rules dni and cdni."""
+    local: LocalConfig = field(default_factory=LocalConfig)
+    """The auxiliary heads of rule local."""
 
     def __post_init__(self) -> None:
-        JobConfig.__post_init__(self)
         if self.wan:
             Wire.parse(self.wan)
-        if not self.stages:
-            self.stages = 2
+        if not self.partition.stages:
+            self.partition.stages = 2
+        self.to(TrainConfig)  # what is wrong for every engine
         check_engines(self.engines, (*BASELINES, *RULES), paths=True)
-        if self.repeats < 1:
-            raise UserError(f"repeats is {self.repeats}; it must be at least 1")
-        if self.vary_seed and self.seed + self.repeats > 2**32:
-            raise UserError(f"seed is {self.seed}; the last of {self.repeats} must be at most {2**32 - 1}")
+        at_least(1, repeats=self.repeats)
+        if self.vary_seed and self.task.seed + self.repeats > 2**32:
+            raise UserError(
+                f"seed is {self.task.seed}; the last of {self.repeats} must be at most {2**32 - 1}"
+            )
 
     def job(self, engine: str, out: Path, repeat: int = 0) -> TrainConfig:
-        """The configuration of one contestant in its run number `repeat`, counted from 0."""
-        shared = {name: getattr(self, name) for name in JobConfig.__dataclass_fields__}
-        shared["seed"] += repeat if self.vary_seed else 0
+        """Return the configuration of one contestant in its run number `repeat`, counted from 0."""
+        own: dict[str, Any] = {"out": str(out), "seed": self.task.seed + (repeat if self.vary_seed else 0)}
         if engine not in ENGINES and not is_engine_path(engine):
-            return TrainConfig(**shared | {"rule": engine, "out": str(out)})
-        own: dict[str, Any] = {"engine": engine, "out": str(out)}
+            return self.to(TrainConfig, rule=engine, **own)
         if find_engine(engine).processes == 1:
-            own |= {"stages": 1, "threads": self.threads or 1}  # one device's worth
+            own |= {"stages": 1, "threads": self.runtime.threads or 1}  # one device's worth
         if not find_engine(engine).cut:
             own |= {"cut": ""}
-        return TrainConfig(**shared | own)
+        return self.to(TrainConfig, engine=engine, **own)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dni_async.errors import UserError
 from dni_async.plugins import is_path
 from dni_async.rules.registry import find_rule, rule_label
-from launch.config.train import one_of
+from launch.config.checks import one_of
 from launch.engines.registry import engine_label, find_engine, is_engine_path
 
 

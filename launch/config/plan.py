@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from tyro.conf import OmitArgPrefixes
 
 from dni_async.errors import UserError
+from dni_async.networks.settings import LocalConfig, SGConfig
+from launch.config.checks import at_least
 from launch.config.engines import check_engines
-from launch.config.train import JobConfig
+from launch.config.flat import FlatConfig
+from launch.config.optimizer import OptimizerConfig
+from launch.config.output import OutputConfig
+from launch.config.partition import PipelineConfig
+from launch.config.runtime import LinkedConfig
+from launch.config.task import TaskConfig
+from launch.config.train import TrainConfig
 from launch.planning.predict import ENGINES as PLANNED
 
 
-@dataclass(kw_only=True, slots=True)
-class PlanConfig(JobConfig):
-    """Predict throughput, idle time and memory of every engine for many numbers of stages."""
+def _task() -> TaskConfig:
+    return TaskConfig(epochs=2)
 
-    epochs: int = 2
-    """Of each run that --check makes."""
+
+@dataclass(kw_only=True, slots=True)
+class PlanConfig(FlatConfig):
+    """Predict throughput, idle time and memory of every engine for many numbers of stages; `--epochs` are
+    those of each run that --check makes."""
+
     engines: tuple[str, ...] = ("backprop", "ddp", "gpipe", "1f1b", "delayed", "local", "dni", "cdni")
     """Engines to predict."""
+    stages: int = 0
+    """One number of stages to predict for."""
     stage_counts: tuple[int, ...] = ()
     """Numbers of stages to predict for; by default --stages, or 2, 4, 8 ... as far as there are layers."""
     repeat_layers: int = 0
@@ -26,28 +41,29 @@ class PlanConfig(JobConfig):
     """A profile.json that an earlier plan wrote; by default everything is measured anew."""
     check: bool = False
     """Run real jobs with 2 stages and emulated ones with 4 and 8, and show how far off the prediction is."""
+    task: OmitArgPrefixes[TaskConfig] = field(default_factory=_task)
+    optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
+    partition: OmitArgPrefixes[PipelineConfig] = field(default_factory=PipelineConfig)
+    runtime: OmitArgPrefixes[LinkedConfig] = field(default_factory=LinkedConfig)
+    output: OmitArgPrefixes[OutputConfig] = field(default_factory=OutputConfig)
+    sg: SGConfig = field(default_factory=SGConfig)
+    """The SG networks of rules dni and cdni."""
+    local: LocalConfig = field(default_factory=LocalConfig)
+    """The auxiliary heads of rule local."""
 
     def __post_init__(self) -> None:
-        JobConfig.__post_init__(self)
+        self.to(TrainConfig, stages=0)  # what is wrong for every engine
         check_engines(self.engines, PLANNED)
-        if self.precision != "fp32":
-            raise UserError(f"precision is {self.precision}; a plan is measured in fp32, leave it out")
-        if self.patience:
-            raise UserError(f"patience is {self.patience}; a plan trains nothing to its end, leave it out")
+        at_least(0, stages=self.stages, repeat_layers=self.repeat_layers)
         if self.stages and self.stage_counts:
             raise UserError("both --stages and --stage-counts are given; leave one out")
-        if self.stages:
-            self.stage_counts = (self.stages,)
-        for count in self.stage_counts:
+        for count in self.counts(0):
             if count < 2:
                 raise UserError(f"stage-counts has {count}; a plan needs at least 2 stages")
-        if self.repeat_layers < 0:
-            raise UserError(f"repeat-layers is {self.repeat_layers}; it must be at least 0")
-        if self.cut:
-            raise UserError(f"cut is {self.cut}; a plan finds the cut of each engine itself, leave --cut out")
-        if "," in self.transport:
-            raise UserError(f"transport is {self.transport}; a plan takes one for all links")
+        if "," in self.runtime.transport:
+            raise UserError(f"transport is {self.runtime.transport}; a plan takes one for all links")
 
     def counts(self, layers: int) -> list[int]:
-        """The numbers of stages to predict for, in a network of so many layers."""
-        return list(self.stage_counts) or [n for n in (2**i for i in range(1, 11)) if n <= layers]
+        """Return the numbers of stages to predict for, in a network of so many layers."""
+        given = (self.stages,) if self.stages else self.stage_counts
+        return list(given) or [n for n in (2**i for i in range(1, 11)) if n <= layers]

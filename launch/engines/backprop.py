@@ -15,7 +15,7 @@ class Backprop(Loop):
     """Forward, backward, update."""
 
     def __init__(self, context: RankContext, peers: Peers) -> None:
-        layers = build_layers(context.task, context.config.seed, context.plan.steps_per_epoch)
+        layers = build_layers(context.task, context.config.task.seed, context.plan.steps_per_epoch)
         super().__init__(context, peers, layers)
 
     def step(self, x: Tensor, y: Tensor) -> None:

@@ -27,6 +27,7 @@ from launch.job.context import RankContext
 from launch.job.early_stopping import patience_of
 from launch.job.stage_factory import build_updater
 from launch.report.recorder import Recorder
+from tasks.base import seed_everything
 from workers.coordination.collectives import Peers, process_group
 from workers.runtime.emulation import make_probe
 from workers.runtime.execution import in_precision, sequential
@@ -48,20 +49,22 @@ class Loop(ABC):
         self._context = context
         self.peers = peers
         self.device = context.placement.device
-        self.module = sequential(layers, self.config.precision).to(self.device).train()
+        self.module = sequential(layers, self.config.runtime.precision).to(self.device).train()
         context.compile(self.module, first, trains=True, gradients=(False,))
-        self.loss = in_precision(self.task.loss, self.config.precision, self.device)
+        self.loss = in_precision(self.task.loss, self.config.runtime.precision, self.device)
         self.metadata = {
             "layers": [f"{i} {type(layer).__name__}" for i, layer in enumerate(layers, first)],
             "parameters": parameters_of(self.module),
         } | context.placement.describe()
-        self.updater = build_updater(self.config, self.module, self.config.epochs * self.data.steps_per_epoch)
+        self.updater = build_updater(
+            self.config.optimizer, self.module, self.config.task.epochs * self.data.steps_per_epoch
+        )
         self.rule = LossRule(self.loss, self.task.metric)
-        warmup = warmup_steps(self.data.steps_per_epoch // self.config.evaluations)
-        self.probe = make_probe(self.config.emulate_gflops, warmup)
+        warmup = warmup_steps(self.data.steps_per_epoch // self.config.evaluation.evaluations)
+        self.probe = make_probe(self.config.runtime.emulate_gflops, warmup)
         self.throughput = Throughput(warmup)
         self.steps = self.samples = 0
-        patience = patience_of(self.config, self.data.steps_per_epoch)
+        patience = patience_of(self.config.evaluation.patience, self.data.steps_per_epoch)
         self.best = Best(self.module, patience) if patience else None
         self.batches_at_once = 1
         """How many batches all ranks together train in a step."""
@@ -89,7 +92,7 @@ class Loop(ABC):
     def train(self, report: Callable[[Marker], None], enough: Callable[[], bool] = lambda: False) -> None:
         """The whole run. On rank 0, `report` gets the markers that a pipeline would send back, and `enough`
         is asked after each evaluation whether to stop; all ranks stop together."""
-        torch.manual_seed(self.config.seed + 1 + self.peers.rank)  # dropout and the like differ
+        seed_everything(self.config.task.seed + 1 + self.peers.rank)  # dropout and the like differ
         with self.explained():
             for message in self._context.messages(self.probe.clock, lambda: self.stopped):
                 self.on(message, report, enough)
@@ -214,7 +217,7 @@ def run_loop(
     context: RankContext, recorder: Recorder | None, make: Callable[[RankContext, Peers], Loop]
 ) -> nn.Module:
     """Join the others, build this rank's loop, and train. Returns its layers."""
-    with process_group(context.rendezvous, context.config.timeout, context.placement.device) as peers:
+    with process_group(context.rendezvous, context.config.runtime.timeout, context.placement.device) as peers:
         loop = make(context, peers)
         context.runner.describe_position = loop.describe_position
         with loop.explained():

@@ -31,7 +31,7 @@ from workers.transport.connect import Links, agree_on_transports, open_links
 def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
     """Build this rank's stage, connect it to its neighbours, and run it to the end. Returns its layers."""
     config, device, session = context.config, context.placement.device, context.session
-    transports = agree_on_transports(context.rendezvous, config.transport, config.timeout)
+    transports = agree_on_transports(context.rendezvous, config.runtime.transport, config.runtime.timeout)
     stage, names = build_stage(config, context.task, context.plan, context.index, device)
     under_way = _restore(context, stage)
     context.compile(
@@ -43,7 +43,7 @@ def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
     save_parts(context, stage)
     journal = (session.storage, session.journal) if session else None
     with open_links(
-        context.rendezvous, transports, config.in_flight, config.timeout, device, journal
+        context.rendezvous, transports, config.partition.in_flight, config.runtime.timeout, device, journal
     ) as links:
         if recorder:
             recorder.start(transports)
@@ -64,7 +64,7 @@ def _restore(context: RankContext, stage: Stage) -> list[TargetGradient]:
     session, resumed = context.session, context.plan.start
     if session is None or session.before is None:
         return restore_stage(context, stage) if resumed else []
-    part = CheckpointStore(context.config.out).newest_part(stage.index, context.plan.bounds)
+    part = CheckpointStore(context.config.output.out).newest_part(stage.index, context.plan.bounds)
     if part is not None:
         stage.load_state_dict(part)
     elif resumed:
@@ -82,7 +82,7 @@ def _loop(
     under_way: list[TargetGradient],
 ) -> StageLoop:
     config, placement, session = context.config, context.placement, context.session
-    warmup = warmup_steps(context.plan.steps_per_epoch // config.evaluations)
+    warmup = warmup_steps(context.plan.steps_per_epoch // config.evaluation.evaluations)
     constant = {"layers": names, "parameters": parameters_of(stage.layers)} | placement.describe()
 
     def metadata() -> dict[str, Any]:
@@ -91,11 +91,11 @@ def _loop(
     return StageLoop(
         stage,
         _channels(context, recorder, links),
-        make_probe(config.emulate_gflops, warmup),
+        make_probe(config.runtime.emulate_gflops, warmup),
         Throughput(warmup),
-        timeout=config.timeout,
+        timeout=config.runtime.timeout,
         eager=placement.alone,
-        lockstep=config.in_flight if config.deterministic else 0,
+        lockstep=config.partition.in_flight if config.runtime.deterministic else 0,
         metadata=metadata,
         device=placement.device,
         under_way=under_way,

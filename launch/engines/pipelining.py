@@ -6,12 +6,11 @@
 Both compute the gradient of the whole batch's mean loss (micro-batches are equal, their losses averaged), so
 they train as sequential backprop does, but for batch norm: its statistics are those of each micro-batch.
 
-Three things its users have to know, and we had to. Shapes are fixed when a stage is set up, so each number
-of rows (a short last batch) gets a stage and a schedule of its own around the same layers. Without example
-tensors a stage learns the shapes by running its layers on uninitialised memory, which batch norm counts in
-its running statistics: we give examples. And Schedule1F1B refuses fewer micro-batches than stages: a short
-last batch whose rows cannot be cut into so many equal parts goes through ScheduleGPipe, with the same
-gradient.
+Three of its properties matter here. Shapes are fixed when a stage is set up, so each number of rows (a short
+last batch) gets a stage and a schedule of its own around the same layers. Without example tensors a stage
+learns the shapes by running its layers on uninitialised memory, which batch norm counts in its running
+statistics: it gets examples. Schedule1F1B refuses fewer micro-batches than stages: a short last batch that
+cannot be cut into so many equal parts goes through ScheduleGPipe, with the same gradient.
 """
 
 from __future__ import annotations
@@ -46,20 +45,20 @@ class Pipelining(Loop):
     """There when the number of micro-batches is known."""
 
     def __init__(self, context: RankContext, peers: Peers) -> None:
-        layers = build_layers(context.task, context.config.seed)
+        layers = build_layers(context.task, context.config.task.seed)
         first, end = context.plan.bounds[context.index]
         super().__init__(context, peers, layers[first:end], first)
         self.examples = self._examples(layers, context.plan.bounds)
 
     def prepare(self) -> None:
         """Choose the number of micro-batches: the user's, or the fastest of several."""
-        rows, stages, count = self.data.rows(0), self.peers.world, self.config.micro_batches
+        rows, stages, count = self.data.rows(0), self.peers.world, self.config.partition.micro_batches
         least = stages if self.config.engine == "1f1b" else 1
         if count:
             check_given(count, rows, least)
         else:
             counts = candidates(rows, stages, least)
-            if self.config.deterministic:
+            if self.config.runtime.deterministic:
                 counts = counts[-1:]  # the same again, whatever a clock would say
             count = fastest(self._trials(counts), self.peers, device_clock(self.device))
         self.about = {"micro_batches": count}
@@ -88,7 +87,7 @@ class Pipelining(Loop):
         """A row of the input of each stage, and of the last one's output."""
         examples = [self.data.sample()[0][:1]]
         for first, end in bounds:
-            part = sequential(copy.deepcopy(layers[first:end]), self.config.precision).cpu().eval()
+            part = sequential(copy.deepcopy(layers[first:end]), self.config.runtime.precision).cpu().eval()
             output = part(examples[-1].clone())
             examples.append(output.detach().requires_grad_(output.requires_grad))
         return examples
@@ -100,8 +99,10 @@ class Pipelining(Loop):
     def _trials(self, counts: Sequence[int]) -> dict[int, Callable[[], None]]:
         """A training step with each count, all on the same throwaway copy of the layers."""
         module = copy.deepcopy(self.module).train()
-        updater = build_updater(self.config, module, self.config.epochs * self.data.steps_per_epoch)
-        probe = make_probe(self.config.emulate_gflops, 0)
+        updater = build_updater(
+            self.config.optimizer, module, self.config.task.epochs * self.data.steps_per_epoch
+        )
+        probe = make_probe(self.config.runtime.emulate_gflops, 0)
         x, y = (tensor.to(self.device) for tensor in self.data.sample())
 
         def trial(count: int) -> Callable[[], None]:

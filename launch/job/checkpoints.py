@@ -7,7 +7,6 @@ rank 0 writes the manifest (`complete_checkpoint`): only now is it a checkpoint
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from typing import Any
 
 from dni_async.messages import Marker
@@ -38,16 +37,16 @@ stages, may be new."""
 
 def settings_of(config: TrainConfig, task: Task, data: Data) -> dict[str, Any]:
     """Return the settings that a checkpoint and the runs that go on from it must have in common."""
-    flat = asdict(config)
+    flat = config.as_json()
     settings = {"task": task.name} | {name: flat[name] for name in SAME} | {"samples": size(data.train)}
     return dict(json.loads(json.dumps(jsonable(settings))))
 
 
 def save_parts(context: RankContext, stage: Stage) -> None:
     """Let the stage write its part of a checkpoint whenever a CHECKPOINT marker passes."""
-    if context.config.checkpoint_every is None:
+    if context.config.recovery.checkpoint_every is None:
         return
-    checkpoints = CheckpointStore(context.config.out)
+    checkpoints = CheckpointStore(context.config.output.out)
 
     def save(step: int, part: State | None) -> dict[str, State]:
         if part is None:
@@ -62,7 +61,7 @@ def complete_checkpoint(context: RankContext, recorder: Recorder, marker: Marker
     own; discard the set when one of them could not."""
     files = [marker.body[str(i)]["checkpoint"] for i in range(len(context.plan.bounds))]
     problem = next((file["error"] for file in files if "error" in file), None)
-    checkpoints = CheckpointStore(context.config.out)
+    checkpoints = CheckpointStore(context.config.output.out)
     assert context.data is not None
     settings = settings_of(context.config, context.task, context.data)
     if problem is None:

@@ -50,14 +50,14 @@ class RankContext:
     def compile(self, layers: nn.Module, first: int, *, trains: bool, gradients: Iterable[bool]) -> None:
         """With --compile, compile the layers from number `first` on (see `compile_ahead`), and wait until all
         ranks have compiled theirs. Every rank has to call it."""
-        if not self.config.compile:
+        if not self.config.runtime.compile:
             return
         if first == 0:
             assert self.data is not None, "who has the first layer reads the data"
             x = self.data.sample()[0]
         else:
             shape, dtype = self.plan.shapes[first - 1], self.plan.dtypes[first - 1]
-            x = torch.zeros(self.config.batch_size, *shape, dtype=getattr(torch, dtype))
+            x = torch.zeros(self.config.task.batch_size, *shape, dtype=getattr(torch, dtype))
         compile_ahead(layers, x.to(self.placement.device), trains=trains, gradients=gradients)
         self.rendezvous.all_gather("compiled", True, COMPILE_TIMEOUT_S)
 
@@ -67,11 +67,11 @@ class RankContext:
         progress_file = self.start.progress_file
         return stream(
             self.data,
-            self.config.epochs,
+            self.config.task.epochs,
             self.placement.device,
             clock,
-            evaluations=self.config.evaluations,
-            checkpoint_every=self.config.checkpoint_every,
+            evaluations=self.config.evaluation.evaluations,
+            checkpoint_every=self.config.recovery.checkpoint_every,
             position=self.start.position,
             on_step=progress_file.write if progress_file else lambda step: None,
             enough=enough,

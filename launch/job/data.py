@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from dni_async.errors import UserError
-from launch.config.train import JobConfig
+from launch.config.task import TaskConfig
 from tasks.base import Task
 from tasks.contiguous import ContiguousBatches
 
@@ -93,14 +93,18 @@ class Data:
         return batches(self.test, self.batch_size, part=self.part)
 
 
-def read(config: JobConfig, task: Task, part: Part = (0, 1)) -> Data:
-    """The data of a task. Raises UserError when there are none, or no validation set where one is needed."""
+def read(config: TaskConfig, task: Task, part: Part = (0, 1), patience: int = 0) -> Data:
+    """Return the data of a task; with `patience` also its validation set.
+
+    Raises:
+        UserError: there are no data, or no validation set where one is needed.
+    """
     root = config.data_folder()
     train, test = task.data(root)
-    validation = task.validation(root) if config.patience else None
-    if config.patience and validation is None:
+    validation = task.validation(root) if patience else None
+    if patience and validation is None:
         raise UserError(
-            f"patience is {config.patience}, and task {task.name} has no validation set to end early by; "
+            f"patience is {patience}, and task {task.name} has no validation set to end early by; "
             "leave it out, or hold samples out (--task-args validation=N; in a task of your own write "
             "`validation`)"
         )

@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dni_async.early_stopping import Patience
-from launch.config.train import JobConfig
 
 
-def patience_of(config: JobConfig, steps_per_epoch: int) -> Patience | None:
+def patience_of(epochs: int, steps_per_epoch: int) -> Patience | None:
     """Return the patience in steps; None without --patience, where evaluations are on the test set."""
-    return Patience(config.patience * steps_per_epoch) if config.patience else None
+    return Patience(epochs * steps_per_epoch) if epochs else None
 
 
 def early_stopping_record(

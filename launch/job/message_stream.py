@@ -87,7 +87,7 @@ def stream(
     position = position or StreamPosition()
     if position.checkpoint_step is None:
         position.checkpoint_step = position.step
-    reported = clock()
+    begun = reported = clock()
 
     def marker(kind: MarkerKind) -> Message:
         return position.advance(Marker(kind, position.step, _epoch_of(position.step, data)))
@@ -100,8 +100,9 @@ def stream(
         yield position.advance(message)
         if isinstance(message, Activation) and message.train:
             on_step(position.step)
-            if clock() - reported > 1.0:
-                reported = clock()
+            now = clock()
+            if now - reported > min(1.0, 0.2 + (now - begun) / 50):  # a short run has a curve, too
+                reported = now
                 yield marker(MarkerKind.REPORT)
     if checkpoint_every is not None and position.checkpoint_step < position.step:
         yield marker(MarkerKind.CHECKPOINT)

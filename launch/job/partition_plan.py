@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from dni_async.errors import StageError, UserError
-from dni_async.networks.batch_normalised import batch_normalised
 from dni_async.networks.factory import label_size_of
 from dni_async.optim import Updater, optimizer_factory
 from dni_async.partition.costs import ROUNDS, Clock, Costs, measure_costs
 from dni_async.partition.cut import best_cut, check_cut, stage_bounds
-from dni_async.recurrent.stateful_rnn import start_anew_after
+from dni_async.recurrent.stateful_rnn import set_sequence_length
 from dni_async.rules import Rule, RuleContext
 from dni_async.rules.registry import find_rule
-from launch.config.train import JobConfig, TrainConfig
+from launch.config.runtime import LinkedConfig
+from launch.config.train import TrainConfig
 from launch.engines.registry import find_engine
 from launch.job.data import Data, size
 from launch.job.task_checks import (
@@ -72,7 +71,7 @@ def build_layers(task: Task, seed: int, steps_per_epoch: int = 0) -> list[nn.Mod
     layers = list(task.layers())
     if not layers or not all(isinstance(layer, nn.Module) for layer in layers):
         raise UserError(f"task {task.name}: layers() must give a list of nn.Module, at least one")
-    start_anew_after(steps_per_epoch, *layers)
+    set_sequence_length(steps_per_epoch, *layers)
     return layers
 
 
@@ -87,7 +86,7 @@ def broadcast_plan(
     """Rank 0, which has the data and knows where to start, draws the plan; the others read it, or its
     failure. So does a supervised rank 0 whose process has died after it had drawn it."""
     if data is None or rendezvous.peek(KEY):
-        told = rendezvous.read(KEY, max(config.timeout, 120.0))
+        told = rendezvous.read(KEY, max(config.runtime.timeout, 120.0))
         if "error" in told:
             raise (UserError if told["user"] else StageError)(told["error"])
         bounds, shapes = ([tuple(pair) for pair in told[key]] for key in ("bounds", "shapes"))
@@ -112,20 +111,20 @@ def make_plan(
 
     device: where costs are measured, by default the CPU.
     """
-    layers = build_layers(task, config.seed)
+    layers = build_layers(task, config.task.seed)
     if stages > len(layers):
         raise UserError(f"{stages} stages cannot share {len(layers)} layers; use 1 to {len(layers)} stages")
-    check_evaluations(config.evaluations, data)
+    check_evaluations(config.evaluation.evaluations, data)
     check_labels(task, data)
     x, y = data.sample()
     label_size = label_size_of(task.condition, y) if config.capabilities.conditional and stages > 1 else 0
-    shapes, dtypes, output = run_through(layers, x, config.precision)
+    shapes, dtypes, output = run_through(layers, x, config.runtime.precision)
     check_scores(task, output, y)
     check_last_batch(layers, x, data)
-    cut = config.cut_layers()
+    cut = config.partition.cut_layers()
     if cut is None:
         costs = (
-            _measure(config, task, layers, (x.to(device), y.to(device)), shapes, label_size, stages)
+            _measure(config, task, layers, (x.to(device), y.to(device)), shapes[-1], label_size, stages)
             if stages > 1
             else None
         )
@@ -134,7 +133,8 @@ def make_plan(
         costs = None
         if len(cut) + 1 != stages:
             raise UserError(
-                f"cut {config.cut} makes {len(cut) + 1} stages, but {stages} run; change one of them"
+                f"cut {config.partition.cut} makes {len(cut) + 1} stages, but {stages} run; "
+                "change one of them"
             )
         check_cut(cut, len(layers))
     bounds = stage_bounds(cut, len(layers))
@@ -162,9 +162,6 @@ def rule_context(
     device: torch.device,
     index: int = 0,
     copy_downstream: Callable[[], tuple[nn.Module, Updater]] | None = None,
-    *,
-    batch_normalised: bool,
-    schedule: Callable[[int], float] | None = None,
 ) -> RuleContext:
     """What the rule of stage `index` is built from, at an interface of `shape`.
 
@@ -173,7 +170,7 @@ def rule_context(
     return RuleContext(
         shape=shape,
         output_shape=output_shape,
-        loss=in_precision(task.loss, config.precision, device),
+        loss=in_precision(task.loss, config.runtime.precision, device),
         metric=task.metric,
         condition=task.condition,
         label_size=label_size,
@@ -182,46 +179,14 @@ def rule_context(
         stages=stages,
         sg=config.sg,
         local=config.local,
-        pending_capacity=2 * config.in_flight + 2,
-        stash_capacity=config.stash_of(index, stages),
+        pending_capacity=2 * config.partition.in_flight + 2,
+        stash_capacity=config.partition.stash_of(index, stages),
         seed=seed,
         device=device,
-        batch_normalised=batch_normalised,
-        schedule=schedule,
-        guarded=config.on_nonfinite == "skip",
-        in_precision=lambda module: sequential([module], config.precision),
+        guarded=config.recovery.on_nonfinite == "skip",
+        in_precision=lambda module: sequential([module], config.runtime.precision),
         copy_downstream=copy_downstream,
     )
-
-
-def rules_to_measure(
-    config: TrainConfig,
-    task: Task,
-    layers: list[nn.Module],
-    shapes: list[tuple[int, ...]],
-    label_size: int,
-    stages: int,
-    device: torch.device,
-) -> Callable[[int], Rule]:
-    """Returns the rule after layer i; the same one for all outputs that are alike."""
-    normalised = batch_normalised(layers)
-
-    @functools.cache
-    def build(shape: tuple[int, ...], is_normalised: bool) -> Rule:
-        context = rule_context(
-            config,
-            task,
-            shape,
-            shapes[-1],
-            label_size,
-            stages,
-            config.seed,
-            device,
-            batch_normalised=is_normalised,
-        )
-        return find_rule(config.rule).build(context)
-
-    return lambda i: build(shapes[i], normalised[i])
 
 
 def _measure(
@@ -229,28 +194,38 @@ def _measure(
     task: Task,
     layers: list[nn.Module],
     batch: tuple[Tensor, Tensor],
-    shapes: list[tuple[int, ...]],
+    output_shape: tuple[int, ...],
     label_size: int,
     stages: int,
 ) -> Costs:
     device = batch[0].device
-    rules = rules_to_measure(config, task, layers, shapes, label_size, stages, device)
-    with cost_clock(config, device) as (clock, rounds):
+
+    def rule(shape: tuple[int, ...]) -> Rule | None:
+        if not config.capabilities.has_network:
+            return None
+        context = rule_context(
+            config, task, shape, output_shape, label_size, stages, config.task.seed, device
+        )
+        return find_rule(config.rule).build(context)
+
+    with cost_clock(config.runtime, device) as (clock, rounds):
         costs = measure_costs(
-            [sequential([copy.deepcopy(layer)], config.precision).to(device) for layer in layers],
+            [sequential([copy.deepcopy(layer)], config.runtime.precision).to(device) for layer in layers],
             *batch,
-            loss=in_precision(task.loss, config.precision, device),
-            optimizer=optimizer_factory(config.optimizer, config.lr, **config.optimizer_settings()),
-            rule=rules if config.capabilities.has_network else lambda i: None,
+            loss=in_precision(task.loss, config.runtime.precision, device),
+            optimizer=optimizer_factory(
+                config.optimizer.name, config.optimizer.lr, **config.optimizer.settings()
+            ),
+            rule=rule,
             clock=clock,
             rounds=rounds,
         )
-    costs.interfaces = [cost.per_target(config.target_every) for cost in costs.interfaces]
+    costs.interfaces = [cost.per_target(config.partition.target_every) for cost in costs.interfaces]
     return costs
 
 
 @contextmanager
-def cost_clock(config: JobConfig, device: torch.device) -> Iterator[tuple[Clock, int]]:
+def cost_clock(config: LinkedConfig, device: torch.device) -> Iterator[tuple[Clock, int]]:
     """What an automatic cut goes by, and how many rounds of it: the clock, or FLOPs.
 
     FLOPs on emulated devices, and with `deterministic`, when the same command shall give the same cut: then

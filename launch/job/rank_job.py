@@ -7,7 +7,6 @@ rendezvous ─ checks ─ placement ─ rank 0: data, start, plan ─┬─ engi
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -42,7 +41,7 @@ FINISH_TIMEOUT_S = 60.0
 
 def start_rank(runner: RankRunner, config: TrainConfig, task: Task) -> None:
     """Run this rank, under a supervisor if `--supervise` is set."""
-    if config.supervise:
+    if config.recovery.supervise:
         supervise(runner, config, lambda runner, storage: run_rank(runner, config, task, storage))
     else:
         run_rank(runner, config, task)
@@ -60,28 +59,30 @@ def run_rank(
         UserError, StageError: in one line each.
     """
     engine = find_engine(config.engine)
-    rendezvous = runner.join(config.timeout)
-    runner.folder = prepare_out(config.out) if config.out else None
+    rendezvous = runner.join(config.runtime.timeout)
+    runner.folder = prepare_out(config.output.out) if config.output.out else None
     config = with_checkpoints(config, rendezvous)
     _check_world(config, engine, rendezvous.world)
-    check_until(task, config.until)
-    check_state(task, config.engine, config.on_nonfinite, config.supervise, config.compile)
-    threads = physical_cores() if engine.all_cores else config.threads
-    placement = place(config.device, threads, rendezvous.local_rank, rendezvous.local_world)
-    session = RecoverySession(storage, config.timeout) if storage else None
+    check_until(task, config.evaluation.until)
+    check_state(
+        task, config.engine, config.recovery.on_nonfinite, config.recovery.supervise, config.runtime.compile
+    )
+    threads = physical_cores() if engine.all_cores else config.runtime.threads
+    placement = place(config.runtime.device, threads, rendezvous.local_rank, rendezvous.local_world)
+    session = RecoverySession(storage, config.runtime.timeout) if storage else None
     data, start, plan = _prepare(config, engine, task, rendezvous, placement.device, session)
     context = RankContext(runner, config, task, plan, rendezvous, placement, data, start, session)
     recorder = Recorder(context) if rendezvous.rank == 0 else None
     _announce(config, rendezvous, f"starting {rendezvous.world} {'stages' if engine.cut else 'processes'}")
     layers = import_module(engine.module).run(context, recorder)
     problems: list[str] = []
-    if config.out and layers is not None:
+    if config.output.out and layers is not None:
         first = plan.bounds[context.index][0] if engine.cut else 0
-        with collect_failure(problems, Path(config.out) / "weights"):
-            save_part(Path(config.out), context.index, first, layers)
+        with collect_failure(problems, Path(config.output.out) / "weights"):
+            save_part(Path(config.output.out), context.index, first, layers)
     if recorder:
         problems += recorder.write_files()
-        if not config.quiet:  # its notes were shown at the start
+        if not config.output.quiet:  # its notes were shown at the start
             show(run_grid(recorder.summary | {"notes": recorder.record.warnings}))
         rendezvous.publish(FINISHED, True)
     elif problems:  # the launcher ends all ranks with the first that fails: let rank 0 show its table
@@ -93,13 +94,15 @@ def run_rank(
 
 def _announce(config: TrainConfig, rendezvous: Rendezvous, text: str) -> None:
     """Print what rank 0 does before the first step, which may take seconds."""
-    if rendezvous.rank == 0 and not config.quiet:
+    if rendezvous.rank == 0 and not config.output.quiet:
         print(f"dni-async: {text}", flush=True)
 
 
 def _check_world(config: TrainConfig, engine: Engine, world: int) -> None:
-    if config.stages and config.stages != world:
-        raise UserError(f"{config.stages} stages were asked for and {world} ranks run; change one of them")
+    if config.partition.stages and config.partition.stages != world:
+        raise UserError(
+            f"{config.partition.stages} stages were asked for and {world} ranks run; change one of them"
+        )
     if engine.together and world < 2:
         raise UserError(f"engine {config.engine} needs two processes or more; set --stages")
     if engine.processes not in (None, world):
@@ -125,16 +128,16 @@ def _prepare(
         return data, Start(), plan
     if session and (position := session.position()):
         plan = broadcast_plan(rendezvous, config, task, None)
-        progress_file = ProgressFile(Path(config.out), position.step, goes_on=True, restart=True)
+        progress_file = ProgressFile(Path(config.output.out), position.step, goes_on=True, restart=True)
         start = Start(position, progress_file=progress_file)
         return _read(config, engine, task, rendezvous), start, plan
     try:
         _announce(config, rendezvous, f"reading the data of {task.name}")
         data = _read(config, engine, task, rendezvous)
-        if engine.cut and config.cut_layers() is None and rendezvous.world > 1:
+        if engine.cut and config.partition.cut_layers() is None and rendezvous.world > 1:
             _announce(config, rendezvous, "measuring the layers, for the cut")
         start = decide_start(config, task, data, rendezvous)
-        planned = config if start.cut == config.cut else replace(config, cut=start.cut)
+        planned = config if start.cut == config.partition.cut else config.changed(cut=start.cut)
         plan = broadcast_plan(rendezvous, planned, task, data, device, start.position.step)
     except Exception as error:
         broadcast_error(rendezvous, error)
@@ -144,4 +147,4 @@ def _prepare(
 
 def _read(config: TrainConfig, engine: Engine, task: Task, rendezvous: Rendezvous) -> Data:
     part = (rendezvous.rank, rendezvous.world) if engine.shares_batches else (0, 1)
-    return read(config, task, part)
+    return read(config.task, task, part, config.evaluation.patience)

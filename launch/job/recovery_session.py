@@ -38,12 +38,12 @@ def supervise(runner: RankRunner, config: TrainConfig, work: Work) -> None:
     for module in (find_engine(config.engine).module, "torch._dynamo"):  # optimizers import the latter
         import_module(module)  # once, for all processes that are forked off
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    storage = StableStorage.create(rank, world, config.in_flight)
+    storage = StableStorage.create(rank, world, config.partition.in_flight)
     try:
-        keep_running(storage, config.stage_restarts, f"stage {rank} (rank {rank})", work)
+        keep_running(storage, config.recovery.stage_restarts, f"stage {rank} (rank {rank})", work)
     except StageError:
         with suppress(StageError, UserError):
-            runner.join(config.timeout)  # only now: one cannot fork with a connection
+            runner.join(config.runtime.timeout)  # only now: one cannot fork with a connection
         raise
     finally:
         storage.close()

@@ -10,7 +10,6 @@ result is that of --resume.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from launch.config.train import TrainConfig
@@ -27,8 +26,8 @@ BEGUN = "begun"
 
 def with_checkpoints(config: TrainConfig, rendezvous: Rendezvous) -> TrainConfig:
     """Return the settings of a job; one that may be restarted writes checkpoints, where it can."""
-    if rendezvous.max_restarts and config.checkpoint_every is None and not _obstacle(config):
-        return replace(config, checkpoint_every=0)
+    if rendezvous.max_restarts and config.recovery.checkpoint_every is None and not _obstacle(config):
+        return config.changed(checkpoint_every=0)
     return config
 
 
@@ -42,12 +41,17 @@ def decide_start(config: TrainConfig, task: Task, data: Data, rendezvous: Rendez
     restarted = bool(rendezvous.read_before_restart(BEGUN))
     obstacle = _obstacle(config)
     if restarted and not obstacle:
-        config = replace(config, resume=True)
+        config = config.changed(resume=True)
     start = choose_start(config, task, data, rendezvous.world)
     rendezvous.publish_for_restart(BEGUN, True)
-    if config.out and (rendezvous.max_restarts or config.checkpoint_every is not None or config.resume):
+    if config.output.out and (
+        rendezvous.max_restarts or config.recovery.checkpoint_every is not None or config.recovery.resume
+    ):
         start.progress_file = ProgressFile(
-            Path(config.out), start.position.step, goes_on=restarted or config.resume, restart=restarted
+            Path(config.output.out),
+            start.position.step,
+            goes_on=restarted or config.recovery.resume,
+            restart=restarted,
         )
     start.notes[:0] = _notes(rendezvous, obstacle, start.lost_steps)
     return start
@@ -55,7 +59,7 @@ def decide_start(config: TrainConfig, task: Task, data: Data, rendezvous: Rendez
 
 def _obstacle(config: TrainConfig) -> str | None:
     """Return why a restart has to begin from the start; None if it does not."""
-    if not config.out:
+    if not config.output.out:
         return "there is no --out to keep checkpoints in"
     if not config.capabilities.resumable:
         return f"{config.engine_name} keeps no checkpoints"

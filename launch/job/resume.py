@@ -30,24 +30,24 @@ def choose_start(config: TrainConfig, task: Task, data: Data, stages: int) -> St
         UserError: no checkpoint can be used, it was made with other settings, or a new run would mix its
             checkpoints with those of an earlier one.
     """
-    if not config.out:
-        return Start(cut=config.cut)
-    checkpoints = CheckpointStore(config.out)
-    if not config.resume:
+    if not config.output.out:
+        return Start(cut=config.partition.cut)
+    checkpoints = CheckpointStore(config.output.out)
+    if not config.recovery.resume:
         if steps := checkpoints.steps():
             raise UserError(
                 f"{checkpoints.folder} has a checkpoint of step {steps[-1]} of an earlier run; go on with it "
                 "by --resume, or choose another --out"
             )
-        return Start(cut=config.cut)
+        return Start(cut=config.partition.cut)
     manifest, refused = checkpoints.newest()
     if manifest is None and refused:
         raise UserError(f"{refused[0]}; no other checkpoint can be resumed")
     if manifest is None:
         note = f"no checkpoint in {checkpoints.folder} yet: training starts from the beginning"
-        return Start(cut=config.cut, notes=[note])
+        return Start(cut=config.partition.cut, notes=[note])
     _check_same(manifest, settings_of(config, task, data))
-    cut = config.cut
+    cut = config.partition.cut
     if not cut and stages == len(manifest.bounds):
         cut = ",".join(str(first) for first, _ in manifest.bounds[1:])
     notes = [f"{reason}; it is not used" for reason in refused]
@@ -76,7 +76,7 @@ def restore_stage(context: RankContext, stage: Stage) -> list[TargetGradient]:
         UserError: the checkpoint does not fit the network.
     """
     start, bounds = context.plan.start, context.plan.bounds
-    checkpoints = CheckpointStore(context.config.out)
+    checkpoints = CheckpointStore(context.config.output.out)
     manifest = checkpoints.manifest(start)
     then, now = manifest.bounds[-1][1], bounds[-1][1]
     if then != now:

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
-from dni_async.networks.batch_normalised import batch_normalised
 from dni_async.optim import Updater, optimizer_factory, schedule_factor
 from dni_async.rules import LossRule, Rule
 from dni_async.rules.registry import find_rule
 from dni_async.stage.stage import Stage
-from launch.config.train import JobConfig, TrainConfig
+from launch.config.optimizer import OptimizerConfig
+from launch.config.train import TrainConfig
 from launch.job.early_stopping import patience_of
 from launch.job.partition_plan import PartitionPlan, build_layers, rule_context
-from tasks.base import Task
+from tasks.base import Task, seed_everything
 from workers.runtime.execution import in_precision, sequential
 
 
-def schedule_of(config: JobConfig, total_steps: int) -> Callable[[int], float] | None:
-    """The factor of the learning rate by weight version; None where it is constant."""
-    if config.schedule == "constant":
-        return None
-    return schedule_factor(config.schedule, total_steps, config.milestones)
-
-
-def build_updater(config: JobConfig, module: nn.Module, total_steps: int) -> Updater:
+def build_updater(config: OptimizerConfig, module: nn.Module, total_steps: int) -> Updater:
     """Optimizer, schedule and clipping for the parameters of `module`; the same for every engine."""
     parameters = [p for p in module.parameters() if p.requires_grad]
-    make = optimizer_factory(config.optimizer, config.lr, **config.optimizer_settings())
-    optimizer = make(parameters) if parameters else None
-    return Updater(optimizer, schedule_of(config, total_steps), config.clip_norm)
+    make = optimizer_factory(config.name, config.lr, **config.settings())
+    factor = schedule_factor(config.schedule, total_steps, config.milestones)
+    constant = config.schedule == "constant"
+    return Updater(make(parameters) if parameters else None, None if constant else factor, config.clip_norm)
 
 
 def build_stage(
@@ -43,22 +36,23 @@ def build_stage(
     Every rank builds the whole network, so that all initial weights are those of sequential backprop,
     and keeps its own part.
     """
-    layers = build_layers(task, config.seed, plan.steps_per_epoch)
+    layers = build_layers(task, config.task.seed, plan.steps_per_epoch)
     first, end = plan.bounds[index]
     names = [f"{i} {type(layers[i]).__name__}" for i in range(first, end)]
-    mine = sequential(layers[first:end], config.precision).to(device)
-    total_steps = config.epochs * plan.steps_per_epoch
-    rule = _rule(config, task, plan, index, layers, device)
-    torch.manual_seed(config.seed + 1 + index)  # dropout and the like differ between stages
+    mine = sequential(layers[first:end], config.runtime.precision).to(device)
+    rest = sequential(layers[end:], config.runtime.precision)
+    total_steps = config.task.epochs * plan.steps_per_epoch
+    rule = _rule(config, task, plan, index, rest, device)
+    seed_everything(config.task.seed + 1 + index)  # dropout and the like differ between stages
     stage = Stage(
         index,
         mine,
         rule,
-        build_updater(config, mine, total_steps),
+        build_updater(config.optimizer, mine, total_steps),
         send_targets=index > 0 and config.capabilities.needs_targets,
-        target_every=config.target_every if config.capabilities.sparse_targets else 1,
-        skip_nonfinite=config.on_nonfinite == "skip",
-        patience=patience_of(config, plan.steps_per_epoch),
+        target_every=config.partition.target_every if config.capabilities.sparse_targets else 1,
+        skip_nonfinite=config.recovery.on_nonfinite == "skip",
+        patience=patience_of(config.evaluation.patience, plan.steps_per_epoch),
     )
     return stage, names
 
@@ -68,32 +62,24 @@ def _rule(
     task: Task,
     plan: PartitionPlan,
     index: int,
-    layers: Sequence[nn.Module],
+    rest: nn.Sequential,
     device: torch.device,
 ) -> Rule:
-    stages, end = len(plan.bounds), plan.bounds[index][1]
-    total_steps = config.epochs * plan.steps_per_epoch
+    stages = len(plan.bounds)
     if index == stages - 1:
-        return LossRule(in_precision(task.loss, config.precision, device), task.metric)
+        return LossRule(in_precision(task.loss, config.runtime.precision, device), task.metric)
 
     def copy_downstream() -> tuple[nn.Module, Updater]:
-        replica = copy.deepcopy(sequential(layers[end:], config.precision)).to(device)
+        replica = copy.deepcopy(rest).to(device)
+        total_steps = config.task.epochs * plan.steps_per_epoch
+        end = plan.bounds[index][1]
         parts = [replica[a - end : b - end] for a, b in plan.bounds[index + 1 :]]
-        return replica, _Together([build_updater(config, part, total_steps) for part in parts])
+        return replica, _Together([build_updater(config.optimizer, part, total_steps) for part in parts])
 
+    shape, output_shape = plan.shapes[plan.bounds[index][1] - 1], plan.shapes[-1]
+    seed = config.task.seed + 1000 + index
     context = rule_context(
-        config,
-        task,
-        plan.shapes[end - 1],
-        plan.shapes[-1],
-        plan.label_size,
-        stages,
-        config.seed + 1000 + index,
-        device,
-        index,
-        copy_downstream,
-        batch_normalised=batch_normalised(layers)[end - 1],
-        schedule=schedule_of(config, total_steps),
+        config, task, shape, output_shape, plan.label_size, stages, seed, device, index, copy_downstream
     )
     return find_rule(config.rule).build(context)
 

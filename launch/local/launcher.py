@@ -33,7 +33,7 @@ SHUTDOWN_TIMEOUT_S = 5
 
 
 def run_local(config: TrainConfig, task: Task, hosts: FarHosts | None = None) -> None:
-    """Run the job in `config.stages` processes, each on its own host if there are hosts; wait for its end.
+    """Run the job in one process per stage, each on its own host if there are hosts; wait for its end.
 
     The job and the failure file are in memory that ranks open by way of this process, so that a killed
     launcher leaves nothing behind.
@@ -42,7 +42,7 @@ def run_local(config: TrainConfig, task: Task, hosts: FarHosts | None = None) ->
         AlreadyReported: a rank has failed and has printed why.
     """
     check_loopback()
-    check_port(config.port)
+    check_port(config.runtime.port)
     with _memory_file("job") as job, _memory_file("failure") as failure:
         job.write_bytes(cloudpickle.dumps((config, task)))
         environment = {
@@ -97,11 +97,11 @@ def _launch(config: TrainConfig, job: Path, failure: Path, host: str) -> None:
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=max(1, config.stages),
+        nproc_per_node=max(1, config.partition.stages),
         run_id=secrets.token_hex(8),
         rdzv_backend=register(),
-        rdzv_endpoint=f"{host}:{config.port}",
-        max_restarts=config.max_restarts,
+        rdzv_endpoint=f"{host}:{config.runtime.port}",
+        max_restarts=config.recovery.max_restarts,
         monitor_interval=0.1,
         shutdown_timeout=SHUTDOWN_TIMEOUT_S,
         logs_specs=_NoLogs(),

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from dni_async.errors import UserError
 from launch.compare import run_engine
 from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
-from launch.config.train import JobConfig
 from launch.planning.predict import Planner
 from launch.planning.prediction import Check, Prediction
 from launch.planning.profile import Profile
@@ -48,15 +46,15 @@ def _emulated(config: PlanConfig, task: Task, profile: Profile) -> tuple[PlanCon
     """Return settings and profile of devices so slow that this machine keeps up with eight of them."""
     from launch.planning.measure import gflop_per_batch, measure
 
-    speed = gflop_per_batch(config, task) / Planner(profile, config).backprop().period
-    config = replace(config, emulate_gflops=float(f"{speed / SLOWDOWN:.2g}"), stages=0, stage_counts=())
+    speed = gflop_per_batch(config, task) / Planner(profile, config.partition).backprop().period
+    config = config.changed(emulate_gflops=float(f"{speed / SLOWDOWN:.2g}"), stages=0, stage_counts=())
     return config, measure(config, task)
 
 
 def _run(
     config: PlanConfig, task: Task, profile: Profile, counts: Sequence[int], out: Path, runner: RankRunner
 ) -> list[Check]:
-    planner = Planner(profile, config)
+    planner = Planner(profile, config.partition)
     wanted = [("backprop", 1)] if "backprop" in config.engines else []
     wanted += [(engine, n) for n in counts for engine in config.engines if engine != "backprop"]
     checks = []
@@ -89,6 +87,7 @@ def _check(config: PlanConfig, task: Task, predicted: Prediction, emulated: bool
 
 def _job(config: PlanConfig, predicted: Prediction) -> CompareConfig:
     """Return the settings of a comparison of one engine, with the plan's cut."""
-    shared = {name: getattr(config, name) for name in JobConfig.__dataclass_fields__}
-    own = {"stages": max(2, predicted.stages), "cut": ",".join(map(str, predicted.cut)), "out": ""}
-    return CompareConfig(**shared | own, engines=(predicted.engine,))
+    cut = ",".join(map(str, predicted.cut))
+    return config.to(
+        CompareConfig, stages=max(2, predicted.stages), cut=cut, out="", engines=(predicted.engine,)
+    )

@@ -27,10 +27,11 @@ from dni_async.partition.costs import (
     rule_runs,
 )
 from dni_async.rules import Rule
-from dni_async.rules.registry import rules_with
-from launch.config.train import JobConfig, TrainConfig
+from dni_async.rules.registry import find_rule, rules_with
+from launch.config.plan import PlanConfig
+from launch.config.train import TrainConfig
 from launch.job.data import read
-from launch.job.partition_plan import build_layers, device_clock, rules_to_measure
+from launch.job.partition_plan import build_layers, device_clock, rule_context
 from launch.job.task_checks import check_labels, check_scores, run_through
 from launch.planning.footprint import optimized_bytes, saved_bytes, state_bytes, total_bytes
 from launch.planning.profile import DEPTHS, InterfaceProfile, LayerProfile, Profile, settings_of
@@ -46,7 +47,7 @@ ROUNDS, SECONDS = 100, 15.0
 """Limits of rounds, and of their seconds together."""
 
 
-def measure(config: JobConfig, task: Task, messages: Callable[[JobConfig], Ping] | None = None) -> Profile:
+def measure(config: PlanConfig, task: Task, messages: Callable[[PlanConfig], Ping] | None = None) -> Profile:
     """Return a profile, measured in this process; messages are measured between two others.
 
     Args:
@@ -58,14 +59,14 @@ def measure(config: JobConfig, task: Task, messages: Callable[[JobConfig], Ping]
     measurement = _Measurement(config, task)
     links = (messages or _ping)(config)
     before = torch.get_num_threads()
-    torch.set_num_threads(config.threads or before)
+    torch.set_num_threads(config.runtime.threads or before)
     try:
         return measurement.profile(links)
     finally:
         torch.set_num_threads(before)
 
 
-def gflop_per_batch(config: JobConfig, task: Task) -> float:
+def gflop_per_batch(config: PlanConfig, task: Task) -> float:
     """Return the floating-point operations of one batch of backprop, in 1e9."""
     measurement = _Measurement(config, task)
     runs = measurement.layer_runs(measurement.layers, len(measurement.y))
@@ -73,13 +74,13 @@ def gflop_per_batch(config: JobConfig, task: Task) -> float:
         return sum(map(sum, measure_rounds(runs, clock, rounds=1).values()))
 
 
-def _ping(config: JobConfig) -> Ping:
-    return ping([_transport(config)], device=config.device, timeout=max(60.0, config.timeout))
+def _ping(config: PlanConfig) -> Ping:
+    return ping([_transport(config)], device=config.runtime.device, timeout=max(60.0, config.runtime.timeout))
 
 
-def _transport(config: JobConfig) -> str:
+def _transport(config: PlanConfig) -> str:
     """Return the transport of all links on one host."""
-    return "shm" if config.transport == "auto" else config.transport
+    return "shm" if config.runtime.transport == "auto" else config.runtime.transport
 
 
 class _Scale(nn.Module):
@@ -96,18 +97,20 @@ class _Scale(nn.Module):
 class _Measurement:
     """The measurements of one network."""
 
-    def __init__(self, config: JobConfig, task: Task) -> None:
+    def __init__(self, config: PlanConfig, task: Task) -> None:
         self.config, self.task = config, task
-        self.device = pick_device(config.device, 0)
-        self.data = read(config, task)
+        self.device = pick_device(config.runtime.device, 0)
+        self.data = read(config.task, task)
         check_labels(task, self.data)
         x, y = self.data.sample()
-        layers = build_layers(task, config.seed)
+        layers = build_layers(task, config.task.seed)
         self.shapes, _, output = run_through(layers, x)
         check_scores(task, output, y)
         self.layers = [layer.to(self.device) for layer in layers]
         self.x, self.y = x.to(self.device), y.to(self.device)
-        self.optimizer = optimizer_factory(config.optimizer, config.lr, **config.optimizer_settings())
+        self.optimizer = optimizer_factory(
+            config.optimizer.name, config.optimizer.lr, **config.optimizer.settings()
+        )
         self.refused: dict[str, str] = {}
 
     def profile(self, messages: Ping) -> Profile:
@@ -163,19 +166,20 @@ class _Measurement:
             found[f"{name} {stages}"] = [run for run in runs if run]
         return found
 
-    def _maker(self, name: str, stages: int) -> Callable[[int], Rule]:
-        shared = {field: getattr(self.config, field) for field in JobConfig.__dataclass_fields__}
-        config = TrainConfig(**shared | {"rule": name, "cut": ""})
+    def _maker(self, name: str, stages: int) -> Callable[[tuple[int, ...]], Rule | None]:
+        config = self.config.to(TrainConfig, rule=name)
         labels = label_size_of(self.task.condition, self.y) if config.capabilities.conditional else 0
-        return rules_to_measure(config, self.task, self.layers, self.shapes, labels, stages, self.device)
+        return lambda shape: find_rule(name).build(
+            rule_context(config, self.task, shape, self.shapes[-1], labels, stages, 0, self.device)
+        )
 
     def _seconds(self, runs: Iterable[Run]) -> Seconds:
         """Return the seconds of every section; on an emulated device at least those that it takes here."""
         runs = list(runs)
         here = measure_rounds(runs, device_clock(self.device), ROUNDS, SECONDS)
-        if not self.config.emulate_gflops:
+        if not self.config.runtime.emulate_gflops:
             return here
-        with flop_clock(self.config.emulate_gflops) as clock:
+        with flop_clock(self.config.runtime.emulate_gflops) as clock:
             there = measure_rounds(runs, clock, rounds=1)  # FLOPs are always the same
         return {run: list(map(max, here[run], there[run])) for run in here}
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dni_async.errors import UserError
 from dni_async.partition.cut import stage_bounds
 from dni_async.rules.registry import capabilities_of, rules_with
-from launch.config.train import JobConfig
+from launch.config.partition import PipelineConfig
 from launch.engines.micro_batches import candidates, check_given
 from launch.planning.prediction import Prediction
 from launch.planning.profile import Profile
@@ -32,7 +32,7 @@ LEAST_SHARE = 2
 class Planner:
     """Predicts from one profile, for batches in flight, stash and micro-batches as in `config`."""
 
-    def __init__(self, profile: Profile, config: JobConfig) -> None:
+    def __init__(self, profile: Profile, config: PipelineConfig) -> None:
         self.profile, self.config = profile, config
         self.costs = StageCosts(profile, config)
         self.layers = len(profile.layers)

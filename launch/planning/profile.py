@@ -19,7 +19,7 @@ from typing import Any
 
 from dni_async.errors import UserError
 from dni_async.partition.costs import InterfaceCost, LayerCost
-from launch.config.train import JobConfig
+from launch.config.flat import FlatConfig
 from launch.report.files import jsonable, write_json
 from workers.transport.link_benchmark import Line, LinkCost
 
@@ -118,7 +118,7 @@ class Profile:
         write_json(path, asdict(self))
 
 
-def load_profile(path: Path, config: JobConfig) -> Profile:
+def load_profile(path: Path, config: FlatConfig) -> Profile:
     """Return a saved profile. Raises UserError when it is damaged, or was measured with other settings."""
     try:
         content = json.loads(path.read_text())
@@ -143,9 +143,9 @@ def load_profile(path: Path, config: JobConfig) -> Profile:
     return found
 
 
-def settings_of(config: JobConfig) -> dict[str, Any]:
+def settings_of(config: FlatConfig) -> dict[str, Any]:
     """Return the settings that a profile depends on, as JSON has them."""
-    known = asdict(config)
+    known = config.as_json()
     return {key: jsonable(known[key]) for key in SETTINGS}
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from dni_async.partition.costs import Costs
 from dni_async.partition.cut import best_cut
 from dni_async.rules.registry import capabilities_of
-from launch.config.train import JobConfig
+from launch.config.partition import PipelineConfig
 from launch.planning.profile import InterfaceProfile, LayerProfile, Profile
 from launch.planning.simulator import MessageCost, StageCost, SteadyState
 from workers.transport.link_benchmark import LinkCost
@@ -18,7 +18,7 @@ from workers.transport.link_benchmark import LinkCost
 class StageCosts:
     """Seconds and bytes of the stages of a profiled network, with batches in flight as in `config`."""
 
-    def __init__(self, profile: Profile, config: JobConfig) -> None:
+    def __init__(self, profile: Profile, config: PipelineConfig) -> None:
         self.profile, self.config = profile, config
         self.layers = profile.layers
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dni_async.errors import UserError
 from dni_async.recurrent.core import RecurrentCore
-from launch.config.train import JobConfig
+from launch.config.task import TaskConfig
 from launch.export import weights_of
 from launch.recurrent.weights import Trained, load
 from tasks.base import Task
@@ -58,7 +58,7 @@ def layered_generator(run: Path, summary: dict[str, Any]) -> TextGenerator:
     settings = summary["settings"]
     task = create(settings["task"], settings["task_args"])
     language = _language(task)
-    symbols = language.texts(JobConfig(data_root=settings["data_root"]).data_folder()).symbols
+    symbols = language.texts(TaskConfig(data_root=settings["data_root"]).data_folder()).symbols
     if len(symbols) != summary["facts"]["symbols"]:
         raise UserError(
             f"the text has {len(symbols)} different symbols, and the model in {run} was trained on one of "

@@ -34,16 +34,17 @@ from workers.runtime.device import place
 
 def run_sequences(runner: RankRunner, config: SequenceConfig) -> dict[str, Any]:
     """The whole run; its summary. Raises UserError for bad input and for a loss that is no number."""
-    task = create_any(config.task, config.task_args)
-    assert isinstance(task, SequenceTask)
-    out = prepare_out(config.out) if config.out else None
+    task = create_any(config.task.name, config.task.task_args)
+    if not isinstance(task, SequenceTask):
+        raise UserError(f"{task.name} is not a task over time; train it with launch.train")
+    out = prepare_out(config.output.out) if config.output.out else None
     runner.folder = out
-    sequences = task.sequences(config.data_folder(), config.batch_size, config.seed)
-    placement = place(config.device, config.threads, 0, 1)
+    sequences = task.sequences(config.task.data_folder(), config.task.batch_size, config.task.seed)
+    placement = place(config.runtime.device, config.runtime.threads, 0, 1)
     trainer = Trainer(config, task, sequences, placement.device)
     runner.describe_position = trainer.describe_position
     lines = JsonLines(out / "metrics.jsonl", append=False) if out else None
-    summary = run_metadata(task.name, config.rule, config) | {
+    summary = run_metadata(task.name, config.rule, config.task.seed, config.as_json()) | {
         "bptt": config.bptt,
         "parameters": parameters_of(trainer.model),
         "symbols": len(sequences.symbols),
@@ -51,17 +52,17 @@ def run_sequences(runner: RankRunner, config: SequenceConfig) -> dict[str, Any]:
     }
     for record in trainer.run():
         summary["epochs"].append(record)
-        if not config.quiet:
-            print(line_of(record, config.epochs), flush=True)
+        if not config.output.quiet:
+            print(line_of(record, config.task.epochs), flush=True)
         if lines:
             lines.write(record)
     summary |= {"updates": trainer.updates, "samples_per_s": trainer.symbols / trainer.seconds}
     summary |= {"train_s": trainer.seconds, "final": trainer.final()}
-    if not config.quiet:
+    if not config.output.quiet:
         print(f"{task.name}, {config.rule}, T = {config.bptt}: {_shown(summary['final'])}", flush=True)
     if lines and out:
         lines.close()
-        save(out, trainer.model, config.task, config.task_args, sequences.symbols)
+        save(out, trainer.model, config.task.name, config.task.task_args, sequences.symbols)
         write_json(out / "summary.json", summary)
     return summary
 
@@ -73,7 +74,7 @@ class Trainer:
         self, config: SequenceConfig, task: SequenceTask, sequences: Sequences, device: torch.device
     ) -> None:
         self.config, self.task, self.sequences, self.device = config, task, sequences, device
-        seed_everything(config.seed)
+        seed_everything(config.task.seed)
         self.model = task.model(len(sequences.symbols)).to(device)
         self.through = ThroughTime(
             self.model.core,
@@ -82,7 +83,9 @@ class Trainer:
             state_bound=config.state_bound,
             auxiliary=Auxiliary() if config.rule == "dni-aux" else None,
         )
-        self.updater = build_updater(config, self.model, config.epochs * sequences.windows(config.bptt))
+        self.updater = build_updater(
+            config.optimizer, self.model, config.task.epochs * sequences.windows(config.bptt)
+        )
         self.updates = self.symbols = 0
         self.seconds = 0.0
         self.best = Best(self.model, Patience(config.patience))
@@ -93,7 +96,7 @@ class Trainer:
 
     def run(self) -> Iterator[dict[str, Any]]:
         """Yields a record per epoch."""
-        for epoch in range(1, self.config.epochs + 1):
+        for epoch in range(1, self.config.task.epochs + 1):
             record = self._epoch(epoch)
             cost = self._evaluate("validation")
             if cost is not None:
@@ -165,8 +168,8 @@ class Trainer:
 def _predictor(config: SequenceConfig) -> MakePredictor | None:
     if config.rule == "bptt":
         return None
-    make = dni_through_time(config.sg, config.seed)
-    return permuted(make, config.seed) if config.rule == "dni-permuted" else make
+    make = dni_through_time(config.sg, config.task.seed)
+    return permuted(make, config.task.seed) if config.rule == "dni-permuted" else make
 
 
 def line_of(record: dict[str, Any], epochs: int) -> str:

@@ -13,12 +13,16 @@ from launch.report.text import metric, run_name
 
 
 def plot_curves(summary: Mapping[str, Any], path: PathLike) -> None:
-    """Draw the losses by epoch at the left, and the metric against seconds at the right."""
+    """Draw the losses by epoch at the left, and the metric against seconds at the right.
+
+    The training loss has a point per record (see `TrainingLoss`), without a dot.
+    """
     epochs, evaluations = summary["epochs"], summary["evaluations"]
     name, split = summary.get("metric_name", "accuracy"), split_of(evaluations)
     key = metric_key(split, name)
     figure, (left, right) = two_panels(run_name(summary))
-    curve(left, epochs, "epoch", "loss", color=BLUE, label="training")
+    steps = summary.get("losses")
+    curve(left, steps or epochs, "epoch", "loss", color=BLUE, label="training", marker="" if steps else "o")
     curve(left, evaluations, "epoch", f"{split}_loss", color=ORANGE, label=split)
     left.set(title="loss", xlabel="epoch")
     left.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import numpy
 import psutil
 import torch
 
-from launch.config.train import JobConfig
 from launch.engines.registry import find_engine
 from launch.job.context import RankContext
 from launch.job.data import size
@@ -22,15 +21,15 @@ UNTIL = ("accuracy", "reached", "seconds", "seconds_without_evaluations", "epoch
 """What the summary says of --until: None where the accuracy was not reached."""
 
 
-def run_metadata(task: str, rule: str | None, config: JobConfig) -> dict[str, Any]:
+def run_metadata(task: str, rule: str | None, seed: int, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the beginning of every summary; `task` is a name, `rule` None for an engine that has no rule."""
     return {
         "task": task,
         "rule": rule,
-        "seed": config.seed,
+        "seed": seed,
         "versions": versions(),
         "hardware": hardware(),
-        "settings": asdict(config),
+        "settings": settings,
     }
 
 
@@ -40,20 +39,23 @@ def initial_summary(context: RankContext) -> dict[str, Any]:
     dataset = {"train": plan.train_samples, "test": plan.test_samples}
     if context.data is not None and context.data.validation is not None:
         dataset["validation"] = size(context.data.validation)
-    return run_metadata(task.name, config.rule if find_engine(config.engine).uses_rule else None, config) | {
+    rule = config.rule if find_engine(config.engine).uses_rule else None
+    return run_metadata(task.name, rule, config.task.seed, config.as_json()) | {
         "engine": config.engine_name,
         "dataset": dataset,
         "facts": dict(task.metadata),
         "notes": [],
-        "precision": config.precision,
-        "emulated_gflops": config.emulate_gflops,
+        "precision": config.runtime.precision,
+        "emulated_gflops": config.runtime.emulate_gflops,
         "samples_per_s": None,
         "train_s": None,
         "metric_name": task.metric_name,
         "epochs": [],
         "evaluations": [],
         "early_stopping": None,
-        "until": None if config.until is None else dict.fromkeys(UNTIL) | {"accuracy": config.until},
+        "until": None
+        if config.evaluation.until is None
+        else dict.fromkeys(UNTIL) | {"accuracy": config.evaluation.until},
         "losses": [],
         "final": {},
         "transports": [],

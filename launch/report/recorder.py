@@ -34,11 +34,11 @@ class Recorder:
     def __init__(self, context: RankContext, progress: Progress | None = None) -> None:
         config = context.config
         self.record = RunRecord(context)
-        self.out = Path(config.out) if config.out else None
+        self.out = Path(config.output.out) if config.output.out else None
         self.progress = progress or Progress(
-            quiet=config.quiet,
+            quiet=config.output.quiet,
             metric_name=context.task.metric_name,
-            tag="emulated" if config.emulate_gflops else "",
+            tag="emulated" if config.runtime.emulate_gflops else "",
         )
         self._context = context
         self._lines: JsonLines | None = None
@@ -69,7 +69,7 @@ class Recorder:
         notes = [*context.start.notes, *([context.task.note] if context.task.note else [])]
         self.summary.update({"transports": list(transports), "notes": notes, **(about or {})})
         self._start = time.perf_counter()
-        minutes = context.config.minutes
+        minutes = context.config.evaluation.minutes
         self._end = self._start + 60 * minutes if minutes else math.inf
         if before:
             self.load_state_dict(before)
@@ -82,7 +82,7 @@ class Recorder:
                 self._resume(resumed, context.plan.start)
         if self.out:
             self._lines = JsonLines(self.out / "metrics.jsonl", append=bool(resumed or before))
-        self.progress.start(context.config.epochs, context.rendezvous.world, passed + 1)
+        self.progress.start(context.config.task.epochs, context.rendezvous.world, passed + 1)
 
     def resume_state(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the record, JSON-able; `Start.record` of a resumed run."""

@@ -28,7 +28,7 @@ class RunRecord:
         self.loss = TrainingLoss()
         self.steps_per_epoch = context.plan.steps_per_epoch
         self._task, self._config = context.task, context.config
-        self._patience = patience_of(context.config, self.steps_per_epoch)
+        self._patience = patience_of(context.config.evaluation.patience, self.steps_per_epoch)
         self._epoch_means: list[dict[str, Any]] = [{} for _ in range(context.rendezvous.world)]
 
     @property
@@ -113,7 +113,7 @@ class RunRecord:
             return "patience"
         if self.reached:
             return "until"
-        return "epochs" if steps >= self._config.epochs * self.steps_per_epoch else "minutes"
+        return "epochs" if steps >= self._config.task.epochs * self.steps_per_epoch else "minutes"
 
     def _until(self, samples_per_s: float | None) -> dict[str, Any]:
         """Return whether --until was reached, and the seconds that it would take without evaluations.
@@ -124,7 +124,7 @@ class RunRecord:
         if not self.reached or not samples_per_s:
             return {"reached": self.reached}
         epochs, steps = divmod(self.summary["until"]["steps"], self.steps_per_epoch)
-        samples = epochs * self.summary["dataset"]["train"] + steps * self._config.batch_size
+        samples = epochs * self.summary["dataset"]["train"] + steps * self._config.task.batch_size
         return {"reached": self.reached, "seconds_without_evaluations": samples / samples_per_s}
 
     def _final_warnings(self, stages: list[dict[str, Any]]) -> list[str]:

@@ -48,6 +48,7 @@ class TwoTimescale(Mnist):
     name = "two-timescale"
     carries_state = True
     classes = None
+    metric_name = "accuracy"
     input_shape = (PIXELS,)
 
     def __init__(

@@ -24,6 +24,7 @@ from subprocess import CompletedProcess
 from typing import Any
 
 from tests.campaigns.report import Report
+from tests.support.damage import random_damage
 from tests.support.jobs import run
 from tests.support.refusal import refusal_problem
 
@@ -96,24 +97,10 @@ def beside(name: str, data: bytes, run: Path) -> None:
     path.write_bytes(data)
 
 
-def random_damage(seed: int, run: Path) -> None:
-    """Flip, cut, insert or repeat bytes of a file of the newest checkpoint."""
+def damage(seed: int, run: Path) -> None:
+    """Damage a random file of the newest checkpoint."""
     rng = random.Random(seed)
-    path = rng.choice(sorted(newest(run).iterdir()))
-    data = bytearray(path.read_bytes())
-    at = rng.randrange(len(data))
-    kind = rng.randrange(5)
-    if kind == 0:
-        data[at] ^= 1 << rng.randrange(8)
-    elif kind == 1:
-        del data[at:]
-    elif kind == 2:
-        del data[at : at + rng.randrange(1, 100)]
-    elif kind == 3:
-        data[at:at] = rng.randbytes(rng.randrange(1, 100))
-    else:
-        data[at : at + 100] = rng.randbytes(100)
-    path.write_bytes(data)
+    random_damage(rng, rng.choice(sorted(newest(run).iterdir())))
 
 
 FIFOS = ("the manifest is a fifo", "the part is a fifo")
@@ -214,7 +201,7 @@ def train(folder: Path, *options: str) -> CompletedProcess[str]:
 
 def damaged(count: int, seed: int) -> dict[str, Change]:
     """Return so many cases of random damage by name."""
-    return {f"random damage {number}": partial(random_damage, number) for number in range(seed, seed + count)}
+    return {f"random damage {number}": partial(damage, number) for number in range(seed, seed + count)}
 
 
 def campaign(changes: Mapping[str, Change], folder: Path) -> Report:

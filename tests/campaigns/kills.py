@@ -79,7 +79,7 @@ def campaign(
 def _one_supervised_job(
     folder: Path, stages: int, kills: int, rng: random.Random, pause: float, report: KillReport
 ) -> None:
-    config = TrainConfig(
+    config = TrainConfig.of(
         epochs=EPOCHS,
         batch_size=64,
         evaluations=2,

@@ -17,7 +17,7 @@ from tests.support.tiny_task import Tiny
 
 
 def test_descriptors_slots_and_threads_do_not_grow_in_three_seconds_of_training(tmp_path: Path) -> None:
-    config = TrainConfig(batch_size=16, epochs=1_000_000, minutes=0.05)
+    config = TrainConfig.of(batch_size=16, epochs=1_000_000, minutes=0.05)
     with Job(config, Tiny(), 2, tmp_path) as job:
 
         def ranks_in_training() -> list[psutil.Process]:

@@ -37,10 +37,10 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def forked(job: TrainConfig, task: Task) -> None:
     """The job in real processes, which need not import torch first."""
-    ranks = max(1, job.stages)
-    with Job(job, task, ranks, Path(job.out).with_suffix(".job")) as running:
+    ranks = max(1, job.partition.stages)
+    with Job(job, task, ranks, Path(job.output.out).with_suffix(".job")) as running:
         assert running.statuses() == [0] * ranks, running.lines()
-    running.out.rename(job.out)
+    running.out.rename(job.output.out)
 
 
 def test_every_engine_runs_in_a_job_of_its_own_and_gets_a_row(compared: tuple[Path, str]) -> None:
@@ -72,9 +72,11 @@ def test_table_and_picture_are_written(compared: tuple[Path, str]) -> None:
 
 def finished(job: TrainConfig) -> None:
     """What a job leaves that has ended well."""
-    stages = max(1, job.stages)
-    run = samples.summary(job.engine_name, stages, seed=job.seed, samples_per_s=100.0 * (1 + job.seed))
-    write_json(prepare_out(job.out) / "summary.json", run)
+    stages = max(1, job.partition.stages)
+    run = samples.summary(
+        job.engine_name, stages, seed=job.task.seed, samples_per_s=100.0 * (1 + job.task.seed)
+    )
+    write_json(prepare_out(job.output.out) / "summary.json", run)
 
 
 def contest(
@@ -163,7 +165,7 @@ def test_every_title_of_an_emulated_run_says_so(
 ) -> None:
     def run_local(job: TrainConfig, task: Task) -> None:
         finished(job)
-        path = Path(job.out) / "summary.json"
+        path = Path(job.output.out) / "summary.json"
         write_json(path, json.loads(path.read_text()) | {"emulated_gflops": 2.5})
 
     contest(monkeypatch, run_local, "--engines", "backprop", "cdni", "--out", str(tmp_path))

@@ -35,7 +35,7 @@ def config(**settings: object) -> GenerateConfig:
 def test_a_trained_model_continues_the_text_that_it_learned(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("abcdefgh" * 100)
     args = (f"text={tmp_path / 'text'}", "width=32")
-    settings = SequenceConfig(
+    settings = SequenceConfig.of(
         task="char-lm", task_args=args, epochs=8, lr=1e-2, quiet=True, out=str(tmp_path / "run")
     )
     run_sequences(RankRunner(), settings)
@@ -49,10 +49,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stack")
     (folder / "text").write_text("abcdefgh" * 300)
     args = (f"text={folder / 'text'}", "width=32", "layers=1", "bptt=8")
-    settings = TrainConfig(
+    settings = TrainConfig.of(
         task="char-lm-stack", task_args=args, epochs=10, lr=1e-2, batch_size=8, cut="1", rule="cdni"
     )
-    with Job(settings, create(settings.task, args), 2, folder) as job:
+    with Job(settings, create(settings.task.name, args), 2, folder) as job:
         assert job.statuses() == [0, 0], job.lines()
     return folder
 

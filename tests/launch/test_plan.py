@@ -58,7 +58,7 @@ def test_layers_that_carry_state_cannot_be_planned(monkeypatch: pytest.MonkeyPat
 
 
 def counts(layers: int, **settings: Any) -> set[int]:
-    return {p.stages for p in predict(PlanConfig(engines=("local",), **settings), profile(layers))}
+    return {p.stages for p in predict(PlanConfig.of(engines=("local",), **settings), profile(layers))}
 
 
 def test_stages_are_doubled_as_far_as_there_are_layers() -> None:
@@ -87,7 +87,7 @@ def test_more_stages_than_layers_are_refused_in_one_line(
     layers: int, settings: dict[str, Any], line: str
 ) -> None:
     with pytest.raises(UserError) as error:
-        predict(PlanConfig(**settings), profile(layers))
+        predict(PlanConfig.of(**settings), profile(layers))
     assert str(error.value) == line
 
 

@@ -78,7 +78,7 @@ def test_delayed_and_local_stages_learn_what_frozen_ones_cannot(tmp_path: Path) 
     """Three narrow stages: frozen ones reach 0.46 here, delayed ones 0.92, local ones 0.94."""
     final = {}
     for rule in ("delayed", "local"):
-        config = TrainConfig(rule=rule, epochs=5, batch_size=32, lr=3e-3, cut="2,4")
+        config = TrainConfig.of(rule=rule, epochs=5, batch_size=32, lr=3e-3, cut="2,4")
         with Job(config, DigitsFcn(depth=6, width=16), 3, tmp_path / rule) as job:
             assert job.statuses() == [0] * 3, job.lines()
         final[rule] = json.loads((job.out / "summary.json").read_text())
@@ -97,7 +97,7 @@ def test_delayed_and_local_stages_learn_what_frozen_ones_cannot(tmp_path: Path) 
 @pytest.mark.slow
 def test_emulated_stages_are_as_fast_as_their_flops_allow(tmp_path: Path) -> None:
     task, gflops = DigitsFcn(depth=3, width=32), 0.2
-    config = TrainConfig(epochs=1, batch_size=64, emulate_gflops=gflops, cut="1,2,3")
+    config = TrainConfig.of(epochs=1, batch_size=64, emulate_gflops=gflops, cut="1,2,3")
     with Job(config, task, 4, tmp_path) as job:
         assert job.statuses() == [0] * 4, job.lines()
     summary = json.loads((job.out / "summary.json").read_text())
@@ -156,7 +156,7 @@ def test_compiled_layers_learn_as_well(tmp_path: Path, ranks: int, settings: dic
     shared = settings | {"epochs": 5, "batch_size": 64, "deterministic": True}
     runs = []
     for compiled in (True, False):
-        config = TrainConfig(compile=compiled, timeout=10.0, **shared)
+        config = TrainConfig.of(compile=compiled, timeout=10.0, **shared)
         with Job(config, DigitsFcn(depth=3, width=32), ranks, tmp_path / str(compiled)) as job:
             assert job.statuses() == [0] * ranks, job.lines()
         runs.append(json.loads((job.out / "summary.json").read_text())["final"])
@@ -165,7 +165,7 @@ def test_compiled_layers_learn_as_well(tmp_path: Path, ranks: int, settings: dic
 
 
 def test_ranks_that_are_alone_on_their_nodes_train_together(tmp_path: Path) -> None:
-    config, alone = TrainConfig(epochs=1, batch_size=64, transport="dist"), {"LOCAL_RANK": "0"}
+    config, alone = TrainConfig.of(epochs=1, batch_size=64, transport="dist"), {"LOCAL_RANK": "0"}
     with Job(config, DigitsFcn(depth=3, width=32), 2, tmp_path, LOCAL_WORLD_SIZE="1", **alone) as job:
         assert job.statuses() == [0, 0], job.lines()
     summary = json.loads((job.out / "summary.json").read_text())
@@ -239,7 +239,7 @@ def test_the_surviving_ranks_detect_a_killed_rank_without_a_launcher(
     tmp_path: Path, victim: int, transport: str
 ) -> None:
     """Without torchrun to tell them."""
-    config = TrainConfig(epochs=100_000, batch_size=64, transport=transport, trust_network=True)
+    config = TrainConfig.of(epochs=100_000, batch_size=64, transport=transport, trust_network=True)
     with Job(config, DigitsFcn(depth=3, width=32), 3, tmp_path) as job:
         metrics = job.out / "metrics.jsonl"
         until(lambda: metrics.exists() and metrics.stat().st_size > 0, 60, "the first epoch")
@@ -259,7 +259,7 @@ def test_the_surviving_ranks_detect_a_killed_rank_without_a_launcher(
 )
 def test_a_stopped_rank_is_waited_for_until_the_deadline_and_no_longer(tmp_path: Path, victim: int) -> None:
     timeout = 4.0
-    config = TrainConfig(epochs=100_000, batch_size=64, timeout=timeout)
+    config = TrainConfig.of(epochs=100_000, batch_size=64, timeout=timeout)
     with Job(config, DigitsFcn(depth=3, width=32), 3, tmp_path) as job:
         metrics, pid = job.out / "metrics.jsonl", job.ranks[victim].pid
         assert pid is not None
@@ -318,7 +318,7 @@ BAD: list[tuple[int, str, dict[str, Any]]] = [
 def test_bad_input_found_by_a_rank_is_one_line_and_status_2(
     tmp_path: Path, ranks: int, words: str, settings: dict[str, Any]
 ) -> None:
-    config = TrainConfig(batch_size=64, **settings)
+    config = TrainConfig.of(batch_size=64, **settings)
     with Job(config, DigitsFcn(depth=3, width=32), ranks, tmp_path) as job:
         statuses = job.statuses()
     assert set(statuses) <= {1, 2} and 2 in statuses  # a neighbour may notice first that a rank is gone
@@ -338,7 +338,7 @@ class OneBadPixel(DigitsFcn):
 
 
 def test_a_bad_value_in_the_data_stops_the_run_with_one_line(tmp_path: Path) -> None:
-    with Job(TrainConfig(batch_size=64), OneBadPixel(depth=3, width=32), 2, tmp_path) as job:
+    with Job(TrainConfig.of(batch_size=64), OneBadPixel(depth=3, width=32), 2, tmp_path) as job:
         assert 2 in job.statuses()
     (line,) = job.lines()
     said = r"dni-async: stage 0 \(rank 0\), at step \d+: the activation has NaN or infinite values; .*"
@@ -356,7 +356,7 @@ def test_a_bad_value_in_the_data_stops_the_run_with_one_line(tmp_path: Path) -> 
 def test_with_on_nonfinite_skip_a_bad_batch_is_skipped_and_reported(
     tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    config = TrainConfig(batch_size=64, epochs=3, on_nonfinite="skip", **settings)
+    config = TrainConfig.of(batch_size=64, epochs=3, on_nonfinite="skip", **settings)
     with Job(config, OneBadPixel(depth=3, width=32), 3, tmp_path) as job:
         assert job.statuses() == [0, 0, 0], job.lines()
     summary = json.loads((job.out / "summary.json").read_text())
@@ -370,7 +370,7 @@ def test_a_corrupt_data_file_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "mnist").mkdir()
     for name in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
         (tmp_path / "mnist" / f"{name}-ubyte").write_bytes(b"not an idx file")
-    with Job(TrainConfig(data_root=str(tmp_path)), MnistFcn(), 2, tmp_path) as job:
+    with Job(TrainConfig.of(data_root=str(tmp_path)), MnistFcn(), 2, tmp_path) as job:
         assert job.statuses() == [2, 2]
     assert len(job.lines()) == 1 and "-ubyte" in job.lines()[0], job.lines()
 

@@ -24,8 +24,8 @@ from workers.coordination.collectives import Peers
 def backprop(task: Task, config: TrainConfig) -> tuple[dict[str, Tensor], list[Marker]]:
     """Weights and markers of sequential backprop with the settings of `config`."""
     names = ("batch_size", "epochs", "seed", "optimizer", "lr", "precision")
-    settings = {name: getattr(config, name) for name in names}
-    context = context_of(task, TrainConfig(engine="backprop", **settings))
+    settings = {name: config.flat()[name] for name in names}
+    context = context_of(task, TrainConfig.of(engine="backprop", **settings))
     loop = Backprop(context, Peers(context.rendezvous))
     markers: list[Marker] = []
     loop.train(markers.append)
@@ -40,7 +40,7 @@ def check_same_training(
     assert weights.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-6)
-    assert len(summary["epochs"]) == config.epochs
+    assert len(summary["epochs"]) == config.task.epochs
     for epoch, marker in zip(summary["epochs"], markers, strict=False):
         assert (epoch["trained"], epoch["tested"]) == (rows, tested)
         for key in ("loss", "test_loss", "test_accuracy"):
@@ -49,7 +49,7 @@ def check_same_training(
 
 def check_end_of_others(engine: str, victim: int, how: signal.Signals, folder: Path) -> None:
     """Of three ranks that train, the others end soon when one is killed or hangs, with one line."""
-    config = TrainConfig(engine=engine, batch_size=16, epochs=1_000_000, timeout=3.0, micro_batches=4)
+    config = TrainConfig.of(engine=engine, batch_size=16, epochs=1_000_000, timeout=3.0, micro_batches=4)
     with Job(config, Tiny(plain_layers), 3, folder) as job:
         metrics = job.out / "metrics.jsonl"
         until(lambda: metrics.exists() and metrics.stat().st_size > 0, 60, "the first epoch")

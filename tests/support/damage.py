@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,24 @@ def flip_a_bit(path: Path) -> None:
     """Change one bit in the middle of a file."""
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+def random_damage(rng: random.Random, path: Path) -> None:
+    """Flip, cut, remove, insert or overwrite bytes of a file at a random place."""
+    data = bytearray(path.read_bytes())
+    at = rng.randrange(len(data))
+    kind = rng.randrange(5)
+    if kind == 0:
+        data[at] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        del data[at:]
+    elif kind == 2:
+        del data[at : at + rng.randrange(1, 100)]
+    elif kind == 3:
+        data[at:at] = rng.randbytes(rng.randrange(1, 100))
+    else:
+        data[at : at + 100] = rng.randbytes(100)
     path.write_bytes(data)
 
 

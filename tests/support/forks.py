@@ -8,7 +8,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from dataclasses import replace
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -60,8 +59,8 @@ class Job:
             before._store if before else dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
         )
         folder.mkdir(parents=True, exist_ok=True)
-        self.max_restarts = config.max_restarts
-        config = replace(config, out=str(self.out), quiet=True)
+        self.max_restarts = config.recovery.max_restarts
+        config = config.changed(out=str(self.out), quiet=True)
         self.ranks: list[BaseProcess] = [
             context().Process(
                 target=_rank, args=(config, task, self._environment(rank, ranks) | environment, folder)

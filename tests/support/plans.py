@@ -43,7 +43,7 @@ def profile(layers: list[LayerProfile] | int = 8, **changes: Any) -> Profile:
     links = len(layers) - 1
     return Profile(
         **{
-            "settings": settings_of(PlanConfig(batch_size=BATCH)),
+            "settings": settings_of(PlanConfig.of(batch_size=BATCH)),
             "hardware": {"cpu": "none"},
             "batch_size": BATCH,
             "part_size": PART,

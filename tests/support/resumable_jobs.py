@@ -21,7 +21,7 @@ EPOCH_STEPS = 4
 
 def config(**settings: Any) -> TrainConfig:
     """Return the configuration of three deterministic stages, changed by `settings`."""
-    return TrainConfig(**{"out": "set by the job"} | SETTINGS | settings)
+    return TrainConfig.of(**{"out": "set by the job"} | SETTINGS | settings)
 
 
 def trained(folder: Path, ranks: int = 3, **settings: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:

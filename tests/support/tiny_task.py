@@ -93,7 +93,7 @@ def simulated(
     data = data_of(task, config)
     plan = make_plan(config, task, data, stages)
     parts = [build_stage(config, task, plan, i, torch.device("cpu"))[0] for i in range(stages)]
-    simulation = Simulation(parts, config.in_flight)
+    simulation = Simulation(parts, config.partition.in_flight)
     simulation.run(messages_of(data, config), order)
     return parts, simulation.markers
 
@@ -101,8 +101,10 @@ def simulated(
 def messages_of(data: Data, config: TrainConfig, **settings: Any) -> Iterator[Message]:
     """What stage 0 of a job works through."""
     device = torch.device("cpu")
-    return stream(data, config.epochs, device, lambda: 0.0, evaluations=config.evaluations, **settings)
+    return stream(
+        data, config.task.epochs, device, lambda: 0.0, evaluations=config.evaluation.evaluations, **settings
+    )
 
 
 def data_of(task: Task, config: TrainConfig) -> Data:
-    return read(config, task)
+    return read(config.task, task, patience=config.evaluation.patience)

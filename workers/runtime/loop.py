@@ -164,6 +164,12 @@ class StageLoop:
         return False
 
     def _handle(self, receiver: Receiver) -> None:
+        step = self._process(receiver)  # no name here refers to the message: `release` would have to copy it
+        receiver.release()
+        self._position = f"after step {step}"
+
+    def _process(self, receiver: Receiver) -> int:
+        """Receive a message and send what the stage makes of it; returns its step."""
         from_source = receiver.peer < 0
         if from_source:
             self.probe.mark("wait")
@@ -179,8 +185,7 @@ class StageLoop:
         if isinstance(message, Activation):
             self._count(message)
         wait_for(moved, self.timeout)  # the neighbour overwrites what is released
-        receiver.release()
-        self._position = f"after step {message.step}"
+        return message.step
 
     def _send(self, message: Message) -> None:
         if isinstance(message, Marker):

@@ -9,6 +9,8 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
+import torch
+
 from dni_async.messages import Message
 from workers.transport.base import PeerGone, TransportError
 from workers.transport.queues import Inbox, QueueReceiver
@@ -30,6 +32,7 @@ class TcpReceiver(QueueReceiver):
         super().__init__(peer, Inbox())
         self._connections = connections
         self._pin = pin
+        self._device = torch.cuda.current_device() if pin and torch.cuda.is_available() else None
         self._lock = threading.Lock()
         self._unmade = capacity
         self._free: list[Slot] = []
@@ -63,7 +66,8 @@ class TcpReceiver(QueueReceiver):
         slot = self._in_use.popleft()
         if slot.is_referenced():  # a module keeps its input: the memory is left to it
             slot.close()
-            self._unmade += 1
+            with self._lock:
+                self._unmade += 1
         else:
             self._free.append(slot)
         self._owed += CREDIT
@@ -75,6 +79,8 @@ class TcpReceiver(QueueReceiver):
         packed = bytearray(HEADER_BYTES)
         connection = self._connections[index]
         try:
+            if self._device is not None:
+                torch.cuda.set_device(self._device)  # a thread begins with the first one
             for number in itertools.count(index, len(self._connections)):
                 if not receive_into(connection, packed):
                     self._arrive(number, None)

@@ -99,7 +99,7 @@ def test_the_hidden_state_is_detached_and_no_part_of_the_state_dict(kind: str) -
     network = filled(kind)
     names = list(network.state_dict())
     network.synthesize(sequence(3, 6, 4).requires_grad_(), None)
-    states = network._carried if kind == "lstm" else (network._carried,)
+    states = network._hidden_state if kind == "lstm" else (network._hidden_state,)
     assert [s.requires_grad for s in states] == [False] * len(states)
     assert list(network.state_dict()) == names
 
@@ -116,11 +116,11 @@ def test_a_late_target_trains_from_the_state_that_its_batch_was_predicted_from(k
     passed = [sequence(3, 6, 4, seed=k).float() for k in range(4)]
     y = torch.zeros(3, dtype=torch.long)
     predictions = [sg.predict(k, 0, h, y) * 3 for k, h in enumerate(passed)]
-    after = network._carried
+    after = network._hidden_state
     for k in (0, 2, 1, 3):
         sg.take(TargetGradient(k, 0, torch.zeros_like(passed[k])))
         torch.testing.assert_close(regressed[-1], predictions[k])
-    assert network._carried is after
+    assert network._hidden_state is after
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from dni_async.networks.settings import SGConfig
 from dni_async.recurrent.bootstrap import dni_through_time, permuted
 from dni_async.recurrent.core import RecurrentCore
-from dni_async.recurrent.stateful_rnn import StatefulRNN, start_anew_after
+from dni_async.recurrent.stateful_rnn import StatefulRNN, set_sequence_length
 from dni_async.recurrent.through_time import MakePredictor, ThroughTime
-from dni_async.rules.dni import StagePredictor
 from dni_async.state.state_dict import copied
+from dni_async.synthesis.predictor import Predictor
 from tests.support.recurrent_cores import CORES, HIDDEN, INPUTS, Adds
 from tests.support.through_time import (
     ROWS,
@@ -43,7 +43,7 @@ def lstm() -> nn.LSTM:
     return nn.LSTM(INPUTS, HIDDEN)
 
 
-def uncautious(state: Tensor) -> StagePredictor:
+def uncautious(state: Tensor) -> Predictor:
     """An SG network whose predictions are given in full: a share of zero would hide what is injected."""
     cautious = dni_through_time(SGConfig(kind="mlp", lr=0.1))(state)
     return cautious.predictor  # type: ignore[attr-defined, no-any-return]
@@ -67,7 +67,7 @@ def test_an_ordinary_loop_trains_as_through_time_does(batch_first: bool) -> None
                 through.backward(square(through(x)), ends=i % 4 == 3)
             optimizer.step()
             optimizer.zero_grad()
-        predictor = (layer.through if carried else through).predictor
+        predictor = (layer.through_time if carried else through).predictor
         trained.append([*core.parameters(), *predictor.network.parameters()])  # type: ignore
     for mine, theirs in zip(*trained, strict=True):
         torch.testing.assert_close(mine, theirs)
@@ -179,9 +179,9 @@ def test_weights_alone_are_saved_and_a_copy_goes_its_own_way() -> None:
         square(layer(x)).backward()
     assert set(layer.state_dict()) == {f"core.module.{name}" for name in lstm().state_dict()}
     other = copy.deepcopy(layer)
-    assert other.through.core is other.core and torch.equal(other(x), layer(x))
+    assert other.through_time.core is other.core and torch.equal(other(x), layer(x))
     square(other(x)).backward()
-    assert layer.through.windows + 1 == other.through.windows
+    assert layer.through_time.windows + 1 == other.through_time.windows
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
@@ -203,7 +203,7 @@ def test_another_goes_on_from_what_it_carries(name: str, make: MakePredictor, do
             square(layer(x)).backward()
     for mine, theirs in zip(gradients(one), gradients(other), strict=True):
         assert torch.equal(mine, theirs)
-    assert one.through.windows == other.through.windows
+    assert one.through_time.windows == other.through_time.windows
 
 
 def test_it_tells_of_state_and_synthetic_gradient_since_the_epoch_began() -> None:
@@ -223,5 +223,5 @@ def test_it_tells_of_state_and_synthetic_gradient_since_the_epoch_began() -> Non
 
 def test_layers_within_layers_are_told_how_long_sequences_are() -> None:
     inner, outer, knowing = StatefulRNN(lstm()), StatefulRNN(lstm()), StatefulRNN(lstm(), sequence=2)
-    start_anew_after(7, nn.Sequential(nn.Sequential(inner)), outer, knowing, nn.Linear(1, 1))
+    set_sequence_length(7, nn.Sequential(nn.Sequential(inner)), outer, knowing, nn.Linear(1, 1))
     assert (inner.sequence, outer.sequence, knowing.sequence) == (7, 7, 2)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -108,8 +111,18 @@ def test_another_number_of_parameters_is_refused() -> None:
 
 
 def test_random_numbers_go_on() -> None:
+    def draw() -> list[float]:
+        return [torch.rand(1).item(), numpy.random.normal(), random.gauss(0, 1), random.random()]
+
+    draw()  # leaves the second number of a pair of normal ones
     state = copied(random_state())
-    first = torch.rand(4)
-    torch.rand(99)
+    first = draw()
+    draw()
     load_random_state(state)
-    assert torch.equal(torch.rand(4), first)
+    assert draw() == first
+
+
+def test_a_state_of_torch_alone_leaves_the_other_generators() -> None:
+    before = random_state()
+    load_random_state({"cpu": torch.get_rng_state()})
+    assert random_state()["python"][1].tolist() == before["python"][1].tolist()

@@ -172,7 +172,7 @@ def test_the_hidden_state_of_sg_networks_goes_on_until_it_is_reset(way: dict[str
 
     def hidden() -> Tensor:
         F.mse_loss(net(x), torch.ones(2, 5, 4)).backward()
-        state: Tensor = net.interfaces["network"].network._carried[0]
+        state: Tensor = net.interfaces["network"].network._hidden_state[0]
         return state
 
     first, second = hidden(), hidden()
@@ -182,4 +182,4 @@ def test_the_hidden_state_of_sg_networks_goes_on_until_it_is_reset(way: dict[str
     assert (third - first).abs().max() < (second - first).abs().max()
     x = torch.randn(3, 2, 3)
     net.interfaces["network"].network.start(x @ layer.weight.detach().T)
-    assert net.interfaces["network"].network._carried is None
+    assert net.interfaces["network"].network._hidden_state is None

@@ -28,7 +28,7 @@ def test_options_arrive_in_the_configuration_the_nested_ones_too():
     sg = "--sg.kind mlp --sg.rank 0 --sg.hidden 16 --sg.lr 0.1"
     lists = "--milestones 0.5 0.9 --optimizer-args eps=1e-6"
     config = parse(TrainConfig, "launch.train", f"{line} {sg} {lists} --deterministic".split())
-    assert config == TrainConfig(
+    assert config == TrainConfig.of(
         task="digits-fcn",
         task_args=("depth=3", "width=32"),
         epochs=2,
@@ -43,8 +43,8 @@ def test_options_arrive_in_the_configuration_the_nested_ones_too():
 
 
 def test_no_options_mean_the_defaults():
-    assert parse(TrainConfig, "launch.train", []) == TrainConfig()
-    assert parse(CompareConfig, "launch.compare", []) == CompareConfig()
+    assert parse(TrainConfig, "launch.train", []) == TrainConfig.of()
+    assert parse(CompareConfig, "launch.compare", []) == CompareConfig.of()
 
 
 def test_the_arguments_of_the_process_are_the_default(monkeypatch):
@@ -101,7 +101,7 @@ def test_help_shows_every_option_and_exits_with_status_0(cls, flag, capsys):
         parse(cls, "launch.train", [flag])
     assert stop.value.code in (0, None)
     text = capsys.readouterr().out
-    names = [field.name for field in dataclasses.fields(cls) if field.name not in ("sg", "local")]
+    names = [name for name in cls.setting_names() if name not in ("sg", "local")]
     names += [f"sg.{field.name}" for field in dataclasses.fields(SGConfig)]
     names += [f"local.{field.name}" for field in dataclasses.fields(LocalConfig)]
     shown = set(re.findall(r"(?<=\s)--[\w.-]+", text))

@@ -1,6 +1,5 @@
 """A comparison's settings, and what each contestant gets of them."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from dni_async.errors import UserError
 from dni_async.networks.settings import SGConfig
 from launch.config.compare import CompareConfig
-from launch.config.train import JobConfig
 
 
 @pytest.mark.parametrize(
@@ -23,16 +21,16 @@ from launch.config.train import JobConfig
 )
 def test_bad_settings_are_one_line(settings, words):
     with pytest.raises(UserError) as error:
-        CompareConfig(**settings)
+        CompareConfig.of(**settings)
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
 def test_one_engine_and_a_transport_per_link_are_accepted():
-    CompareConfig(engines=("backprop",), transport="shm,dist")
+    CompareConfig.of(engines=("backprop",), transport="shm,dist")
 
 
 def comparison():
-    return CompareConfig(
+    return CompareConfig.of(
         task="digits-fcn",
         task_args=("depth=2",),
         epochs=7,
@@ -49,26 +47,38 @@ def comparison():
 
 def test_backprop_competes_in_one_process_without_a_cut():
     job = comparison().job("backprop", Path("all/backprop"))
-    assert (job.engine, job.engine_name, job.stages, job.cut) == ("backprop", "backprop", 1, "")
+    assert (job.engine, job.engine_name, job.partition.stages, job.partition.cut) == (
+        "backprop",
+        "backprop",
+        1,
+        "",
+    )
 
 
 @pytest.mark.parametrize("rule", ["dni", "cdni", "delayed", "local", "frozen", "oracle"])
 def test_a_rule_competes_with_all_stages(rule):
     job = comparison().job(rule, Path("all") / rule)
-    assert (job.engine, job.rule, job.engine_name, job.stages, job.cut) == ("decoupled", rule, rule, 2, "1")
+    assert (job.engine, job.rule, job.engine_name, job.partition.stages, job.partition.cut) == (
+        "decoupled",
+        rule,
+        rule,
+        2,
+        "1",
+    )
 
 
 def test_repeats_share_the_seed_unless_it_shall_vary():
     config = comparison()
-    assert [config.job("cdni", Path("one"), repeat).seed for repeat in range(3)] == [3, 3, 3]
+    assert [config.job("cdni", Path("one"), repeat).task.seed for repeat in range(3)] == [3, 3, 3]
     config.vary_seed = True
-    assert [config.job("cdni", Path("one"), repeat).seed for repeat in range(3)] == [3, 4, 5]
+    assert [config.job("cdni", Path("one"), repeat).task.seed for repeat in range(3)] == [3, 4, 5]
 
 
 @pytest.mark.parametrize("engine", ["backprop", "cdni"])
 def test_all_other_settings_are_shared_by_the_contestants(engine):
     config = comparison()
     job = config.job(engine, Path("all/one"))
-    shared = {field.name for field in dataclasses.fields(JobConfig)} - {"stages", "cut", "out"}
-    assert {name: getattr(job, name) for name in shared} == {name: getattr(config, name) for name in shared}
-    assert job.out == str(Path("all/one"))
+    own = {"stages", "cut", "out", *("engines", "repeats", "vary_seed", "wan")}
+    shared = {name: value for name, value in config.flat().items() if name not in own}
+    assert shared == {name: value for name, value in job.flat().items() if name in shared}
+    assert job.output.out == str(Path("all/one"))

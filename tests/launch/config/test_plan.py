@@ -11,26 +11,28 @@ from launch.config.plan import PlanConfig
 
 
 def test_repeated_layers_make_room_for_a_thousand_stages() -> None:
-    assert max(PlanConfig().counts(1028)) == 1024
+    assert max(PlanConfig.of().counts(1028)) == 1024
 
 
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
         ({"epochs": 0}, "epochs is 0; it must be at least 1"),
-        ({"precision": "bf16"}, "precision is bf16; a plan is measured in fp32"),
         ({"stages": 1}, "stage-counts has 1; a plan needs at least 2 stages"),
         ({"stage_counts": (4, 0)}, "stage-counts has 0; a plan needs at least 2 stages"),
         ({"stage_counts": (4,), "stages": 2}, "both --stages and --stage-counts are given; leave one out"),
         ({"engines": ("magic",)}, "unknown engine (magic); use one of backprop, ddp, gpipe, 1f1b, "),
         ({"engines": ()}, "no engines given; name some, such as --engines backprop cdni"),
         ({"repeat_layers": -1}, "repeat-layers is -1; it must be at least 0"),
-        ({"cut": "2"}, "cut is 2; a plan finds the cut of each engine itself, leave --cut out"),
-        ({"patience": 2}, "patience is 2; a plan trains nothing to its end, leave it out"),
         ({"transport": "shm,dist"}, "transport is shm,dist; a plan takes one for all links"),
     ],
 )
 def test_bad_settings_are_one_line(settings: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError) as error:
-        PlanConfig(**settings)
+        PlanConfig.of(**settings)
     assert str(error.value).startswith(line) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["precision", "compile", "cut", "patience", "until", "evaluations"])
+def test_a_plan_has_no_setting_of_what_it_does_not_do(name: str) -> None:
+    assert name not in PlanConfig.setting_names()

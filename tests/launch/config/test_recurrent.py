@@ -8,6 +8,7 @@ import pytest
 
 from dni_async.errors import UserError
 from launch.config.recurrent import SequenceConfig
+from launch.config.train import TrainConfig
 
 
 @pytest.mark.parametrize(
@@ -18,20 +19,19 @@ from launch.config.recurrent import SequenceConfig
         ({"patience": -1}, "patience is -1"),
         ({"state_bound": 0.0}, r"state-bound is 0\.0"),
         ({"discount": 1.5}, r"discount is 1\.5"),
-        ({"stages": 2}, "stages is 2; tasks over time run in one process"),
-        ({"in_flight": 2}, "in-flight is 2; tasks over time"),
-        ({"target_every": 2}, "target-every is 2; tasks over time"),
-        ({"compile": True}, "compile is True; tasks over time"),
-        ({"until": 1.0}, r"until is 1\.0; tasks over time"),
-        ({"micro_batches": 2}, "micro-batches is 2; tasks over time"),
-        ({"precision": "bf16"}, "precision is bf16; tasks over time"),
         ({"batch_size": 0}, "batch-size is 0"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
-        SequenceConfig(**settings)
+        SequenceConfig.of(**settings)
 
 
-def test_tasks_over_time_accept_one_stage() -> None:
-    assert SequenceConfig(stages=1).stages == 1
+@pytest.mark.parametrize(
+    "name",
+    ["stages", "cut", "in_flight", "target_every", "compile", "until", "micro_batches", "precision", "port"],
+)
+def test_a_task_over_time_has_no_setting_of_stages(name: str) -> None:
+    assert name in TrainConfig.setting_names() and name not in SequenceConfig.setting_names()
+    with pytest.raises(TypeError, match=f"SequenceConfig has no setting {name}"):
+        SequenceConfig.of(**{name: 2})

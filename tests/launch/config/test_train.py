@@ -6,7 +6,8 @@ import pytest
 
 from dni_async.errors import UserError
 from dni_async.networks.settings import LocalConfig, SGConfig
-from launch.config.train import JobConfig, TrainConfig
+from launch.config.compare import CompareConfig
+from launch.config.train import TrainConfig
 
 REFUSED = [
     ({"epochs": 0}, "epochs is 0; it must be at least 1"),
@@ -67,10 +68,10 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("settings", "words"), REFUSED)
-@pytest.mark.parametrize("cls", [JobConfig, TrainConfig])
+@pytest.mark.parametrize("cls", [TrainConfig, CompareConfig])
 def test_a_wrong_value_is_named_with_its_remedy(cls, settings, words):
     with pytest.raises(UserError) as error:
-        cls(**settings)
+        cls.of(**settings)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -95,27 +96,29 @@ def test_a_wrong_value_is_named_with_its_remedy(cls, settings, words):
 )
 def test_rules_and_engines_are_known(settings, words):
     with pytest.raises(UserError) as error:
-        TrainConfig(**settings)
+        TrainConfig.of(**settings)
     assert words in str(error.value)
 
 
 def test_a_baseline_ignores_the_rule():
-    TrainConfig(engine="backprop", rule="delayed", compile=True)
+    TrainConfig.of(engine="backprop", rule="delayed", compile=True)
 
 
 def test_the_defaults_and_the_limits_are_accepted():
-    JobConfig()
-    TrainConfig(seed=2**32 - 1, port=65535, milestones=(), clip_norm=None, until=1.0, threads=0, in_flight=1)
+    TrainConfig.of()
+    TrainConfig.of(
+        seed=2**32 - 1, port=65535, milestones=(), clip_norm=None, until=1.0, threads=0, in_flight=1
+    )
 
 
 @pytest.mark.parametrize(("text", "cut"), [("", None), ("2", [2]), ("1,3,4", [1, 3, 4]), ("2, 4", [2, 4])])
 def test_a_cut_is_read_as_numbers(text, cut):
-    assert JobConfig(cut=text).cut_layers() == cut
+    assert TrainConfig.of(cut=text).partition.cut_layers() == cut
 
 
 def test_optimizer_settings_get_the_types_that_they_look_like():
     args = ("betas=0.8,0.95", "eps=1e-6", "weight_decay=0", "amsgrad=True", "foreach=false")
-    settings = JobConfig(optimizer_args=args).optimizer_settings()
+    settings = TrainConfig.of(optimizer_args=args).optimizer.settings()
     assert settings == {
         "betas": (0.8, 0.95),
         "eps": 1e-6,
@@ -128,22 +131,22 @@ def test_optimizer_settings_get_the_types_that_they_look_like():
 
 
 def test_words_stay_words_and_the_first_equals_sign_divides():
-    config = JobConfig()
-    config.optimizer_args = ("mode=nesterov", "path=a=b")
-    assert config.optimizer_settings() == {"mode": "nesterov", "path": "a=b"}
+    config = TrainConfig.of()
+    config.optimizer.optimizer_args = ("mode=nesterov", "path=a=b")
+    assert config.optimizer.settings() == {"mode": "nesterov", "path": "a=b"}
 
 
 def test_the_data_root_option_overrides_the_environment(monkeypatch):
     monkeypatch.setenv("DNI_DATA", "/from/environment")
-    assert JobConfig(data_root="/from/option").data_folder() == Path("/from/option")
-    assert JobConfig().data_folder() == Path("/from/environment")
+    assert TrainConfig.of(data_root="/from/option").task.data_folder() == Path("/from/option")
+    assert TrainConfig.of().task.data_folder() == Path("/from/environment")
     monkeypatch.delenv("DNI_DATA")
-    assert JobConfig().data_folder() is None
+    assert TrainConfig.of().task.data_folder() is None
 
 
 def test_tables_call_a_decoupled_run_by_its_rule():
-    assert TrainConfig(rule="dni").engine_name == "dni"
-    assert TrainConfig(rule="dni", engine="backprop").engine_name == "backprop"
+    assert TrainConfig.of(rule="dni").engine_name == "dni"
+    assert TrainConfig.of(rule="dni", engine="backprop").engine_name == "backprop"
 
 
 @pytest.mark.parametrize(
@@ -163,12 +166,12 @@ def test_tables_call_a_decoupled_run_by_its_rule():
 )
 def test_checkpoints_need_a_folder_and_stages_that_learn(settings, words):
     with pytest.raises(UserError) as error:
-        TrainConfig(**settings)
+        TrainConfig.of(**settings)
     assert words in str(error.value)
 
 
 def test_checkpoints_are_kept_for_rules_that_learn():
-    TrainConfig(checkpoint_every=0, resume=True, out="a", rule="delayed")
+    TrainConfig.of(checkpoint_every=0, resume=True, out="a", rule="delayed")
 
 
 @pytest.mark.parametrize(
@@ -189,10 +192,10 @@ def test_checkpoints_are_kept_for_rules_that_learn():
 )
 def test_supervision_is_for_stages_that_can_go_on_with_older_weights(settings, words):
     with pytest.raises(UserError) as error:
-        TrainConfig(**{"supervise": True, "out": "a"} | settings)
+        TrainConfig.of(**{"supervise": True, "out": "a"} | settings)
     assert words in str(error.value)
 
 
 @pytest.mark.parametrize(("asked", "kept"), [(None, 0), (5, 5)])
 def test_supervised_stages_have_checkpoints_to_go_on_from(asked, kept):
-    assert TrainConfig(supervise=True, out="a", checkpoint_every=asked).checkpoint_every == kept
+    assert TrainConfig.of(supervise=True, out="a", checkpoint_every=asked).recovery.checkpoint_every == kept

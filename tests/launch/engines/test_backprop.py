@@ -19,7 +19,7 @@ from workers.runtime.probe import Probe
 
 
 def config_of(**settings):
-    return TrainConfig(**{"engine": "backprop", "batch_size": 16, "epochs": 2, "seed": 3} | settings)
+    return TrainConfig.of(**{"engine": "backprop", "batch_size": 16, "epochs": 2, "seed": 3} | settings)
 
 
 def train(config, task=None):
@@ -36,18 +36,18 @@ def textbook(config, make_optimizer, clip=None):
     """(trained network, [(loss, test loss, test accuracy) of each epoch])."""
     task = Tiny()
     (x, y), (test_x, test_y) = (dataset.tensors for dataset in task.data())
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.task.seed)
     model = nn.Sequential(*task.layers())
     optimizer, schedule = make_optimizer(model.parameters())
-    torch.manual_seed(config.seed + 1)
+    torch.manual_seed(config.task.seed + 1)
     epochs = []
-    for epoch in range(1, config.epochs + 1):
+    for epoch in range(1, config.task.epochs + 1):
         order = torch.randperm(
-            len(x), generator=torch.Generator().manual_seed(config.seed * 1_000_003 + epoch)
+            len(x), generator=torch.Generator().manual_seed(config.task.seed * 1_000_003 + epoch)
         )
         model.train()
         total = 0.0
-        for index in order.split(config.batch_size):
+        for index in order.split(config.task.batch_size):
             loss = F.cross_entropy(model(x[index]), y[index])
             total += loss.item() * len(index)
             optimizer.zero_grad()

@@ -11,7 +11,7 @@ from workers.coordination.collectives import Peers
 
 
 def test_the_run_ends_after_the_evaluation_that_reaches_the_target():
-    config = TrainConfig(engine="backprop", batch_size=16, epochs=5)
+    config = TrainConfig.of(engine="backprop", batch_size=16, epochs=5)
     context = context_of(Tiny(), config)
     engine, markers = Backprop(context, Peers(context.rendezvous)), []
     engine.train(markers.append, enough=lambda: len(markers) == 2)
@@ -38,6 +38,6 @@ def test_an_error_of_any_kind_names_rank_engine_and_step():
             self.calls = getattr(self, "calls", 0) + 1
             return super().loss(output, y) if self.calls < 4 else {}["missing"]
 
-    context = context_of(Broken(), TrainConfig(engine="backprop", batch_size=16))
+    context = context_of(Broken(), TrainConfig.of(engine="backprop", batch_size=16))
     with pytest.raises(Exception, match=r"rank 0 \(backprop\), at step 2: KeyError: 'missing'"):
         Backprop(context, Peers(context.rendezvous)).train(lambda marker: None)

@@ -17,7 +17,7 @@ from tests.support.tiny_task import Tiny, five_layers, plain_layers
 @pytest.mark.parametrize("rows", [49, 50, 55])
 def test_the_weights_are_those_of_sequential_backprop(rows, tmp_path):
     task = Tiny(plain_layers, train=rows, test=17)
-    config = TrainConfig(engine="ddp", batch_size=16, epochs=2, seed=3, optimizer="sgd", lr=0.5)
+    config = TrainConfig.of(engine="ddp", batch_size=16, epochs=2, seed=3, optimizer="sgd", lr=0.5)
     with Job(config, task, 3, tmp_path) as job:
         assert job.statuses() == [0] * 3, job.lines()
     summary = json.loads((job.out / "summary.json").read_text())
@@ -29,7 +29,7 @@ def test_the_weights_are_those_of_sequential_backprop(rows, tmp_path):
 
 def test_in_bf16_it_trains_almost_as_backprop_does(tmp_path):
     task = Tiny(plain_layers, train=50)
-    config = TrainConfig(engine="ddp", batch_size=16, epochs=2, optimizer="sgd", lr=0.5, precision="bf16")
+    config = TrainConfig.of(engine="ddp", batch_size=16, epochs=2, optimizer="sgd", lr=0.5, precision="bf16")
     with Job(config, task, 2, tmp_path) as job:
         assert job.statuses() == [0, 0], job.lines()
     weights, (alone, _) = load_all(job.out, 1), backprop(task, config)
@@ -38,14 +38,14 @@ def test_in_bf16_it_trains_almost_as_backprop_does(tmp_path):
 
 
 def test_a_part_of_one_row_under_batch_norm_is_refused_before_the_start(tmp_path):
-    config = TrainConfig(engine="ddp", batch_size=16)
+    config = TrainConfig.of(engine="ddp", batch_size=16)
     with Job(config, Tiny(five_layers, train=51), 2, tmp_path) as job:
         assert job.statuses() == [2, 2]
     assert len(job.lines()) == 1 and "leaves one of 2 processes a part of one sample" in job.lines()[0]
 
 
 def test_a_loss_out_of_bounds_ends_all_ranks_with_the_line_of_backprop(tmp_path):
-    config = TrainConfig(engine="ddp", batch_size=16, lr=1e30)
+    config = TrainConfig.of(engine="ddp", batch_size=16, lr=1e30)
     with Job(config, Tiny(plain_layers), 2, tmp_path) as job:
         statuses = job.statuses()
     assert set(statuses) <= {1, 2} and 2 in statuses

@@ -16,7 +16,7 @@ from tests.support.tiny_task import Tiny, plain_layers
 
 def test_every_independent_copy_trains_as_sequential_backprop(tmp_path: Path) -> None:
     task = Tiny(plain_layers, train=200, test=17)
-    config = TrainConfig(engine="copies", batch_size=16, epochs=2, seed=3, optimizer="sgd", lr=0.5)
+    config = TrainConfig.of(engine="copies", batch_size=16, epochs=2, seed=3, optimizer="sgd", lr=0.5)
     with Job(config, task, 2, tmp_path) as job:
         assert job.statuses() == [0, 0], job.lines()
     summary = json.loads((job.out / "summary.json").read_text())
@@ -28,11 +28,11 @@ def test_every_independent_copy_trains_as_sequential_backprop(tmp_path: Path) ->
 def test_the_throughput_of_independent_copies_is_their_sum(tmp_path: Path) -> None:
     task = Tiny(plain_layers, train=160)
     gigaflops = 1e-4  # so slow that nothing else counts
-    config = TrainConfig(engine="copies", batch_size=16, emulate_gflops=gigaflops, epochs=1)
+    config = TrainConfig.of(engine="copies", batch_size=16, emulate_gflops=gigaflops, epochs=1)
     with Job(config, task, 2, tmp_path / "two") as job:
         assert job.statuses() == [0, 0], job.lines()
     two = json.loads((job.out / "summary.json").read_text())["epochs"][-1]["samples_per_s"]
-    alone = TrainConfig(engine="backprop", batch_size=16, emulate_gflops=gigaflops, epochs=1)
+    alone = TrainConfig.of(engine="backprop", batch_size=16, emulate_gflops=gigaflops, epochs=1)
     with Job(alone, task, 1, tmp_path / "one") as job:
         assert job.statuses() == [0], job.lines()
     one = json.loads((job.out / "summary.json").read_text())["epochs"][-1]["samples_per_s"]

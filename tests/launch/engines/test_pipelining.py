@@ -2,7 +2,6 @@
 
 import json
 import signal
-from dataclasses import replace
 
 import pytest
 import torch
@@ -44,7 +43,7 @@ class Transposed(nn.Module):
 )
 def test_the_weights_are_those_of_sequential_backprop(engine, stages, count, rows, make, tmp_path):
     task = Tiny(make, train=rows, test=21)
-    config = TrainConfig(
+    config = TrainConfig.of(
         engine=engine, micro_batches=count, batch_size=16, epochs=2, seed=3, optimizer="sgd", lr=0.5
     )
     with Job(config, task, stages, tmp_path) as job:
@@ -58,19 +57,19 @@ def test_the_weights_are_those_of_sequential_backprop(engine, stages, count, row
 def test_in_bf16_a_single_micro_batch_trains_as_sequential_backprop(tmp_path):
     """With whole batches the operations are those of backprop."""
     task = Tiny(in_place_layers, train=49, test=21)
-    config = TrainConfig(
+    config = TrainConfig.of(
         engine="gpipe", micro_batches=1, batch_size=16, epochs=2, optimizer="sgd", lr=0.5, precision="bf16"
     )
     with Job(config, task, 2, tmp_path) as job:
         assert job.statuses() == [0, 0], job.lines()
     summary = json.loads((job.out / "summary.json").read_text())
     check_same_training(summary, load_all(job.out, 2), task, config, 49, 21)
-    in_fp32, _ = backprop(task, replace(config, precision="fp32"))
+    in_fp32, _ = backprop(task, config.changed(precision="fp32"))
     assert not torch.equal(in_fp32["0.weight"], load_all(job.out, 2)["0.weight"])
 
 
 def test_a_deterministic_run_takes_the_most_micro_batches_whatever_the_clock_says(tmp_path):
-    config = TrainConfig(engine="gpipe", batch_size=16, epochs=1, deterministic=True)
+    config = TrainConfig.of(engine="gpipe", batch_size=16, epochs=1, deterministic=True)
     with Job(config, Tiny(plain_layers), 2, tmp_path) as job:
         assert job.statuses() == [0, 0], job.lines()
     assert json.loads((job.out / "summary.json").read_text())["micro_batches"] == 8
@@ -84,11 +83,11 @@ def normed_layers():
 def test_running_statistics_are_those_of_the_micro_batches_alone(tmp_path):
     """Neither the trials nor the set-up leave a trace in them."""
     task = Tiny(normed_layers, train=32, test=20)
-    config = TrainConfig(engine="gpipe", batch_size=16, epochs=1, lr=1e-30, cut="2", seed=3)
+    config = TrainConfig.of(engine="gpipe", batch_size=16, epochs=1, lr=1e-30, cut="2", seed=3)
     with Job(config, task, 2, tmp_path) as job:
         assert job.statuses() == [0, 0], job.lines()
     count = json.loads((job.out / "summary.json").read_text())["micro_batches"]
-    context = context_of(task, TrainConfig(engine="backprop", batch_size=16, seed=3))
+    context = context_of(task, TrainConfig.of(engine="backprop", batch_size=16, seed=3))
     model = Backprop(context, Peers(context.rendezvous)).module.train()
     with torch.no_grad():
         for x, _ in context.data.training(1):
@@ -106,7 +105,7 @@ def test_emulated_stages_compute_as_long_as_their_operations_take_and_wait_in_th
     engine, count, tmp_path
 ):
     rows, gflops = 512, 0.002
-    config = TrainConfig(
+    config = TrainConfig.of(
         engine=engine, micro_batches=count, batch_size=rows, epochs=1, cut="3", emulate_gflops=gflops
     )
     with Job(config, Tiny(plain_layers, train=8 * rows, test=rows), 2, tmp_path) as job:
@@ -136,7 +135,7 @@ def test_emulated_stages_compute_as_long_as_their_operations_take_and_wait_in_th
     ],
 )
 def test_bad_input_is_one_line_and_status_2(ranks, words, settings, tmp_path):
-    config = TrainConfig(engine="1f1b", batch_size=16, **settings)
+    config = TrainConfig.of(engine="1f1b", batch_size=16, **settings)
     with Job(config, Tiny(plain_layers), ranks, tmp_path) as job:
         statuses = job.statuses()
     assert set(statuses) <= {1, 2} and 2 in statuses
@@ -160,7 +159,7 @@ def failing_layers():
 
 
 def test_an_error_of_a_layer_is_told_in_its_own_words(tmp_path):
-    config = TrainConfig(engine="gpipe", batch_size=16, micro_batches=1, cut="1")
+    config = TrainConfig.of(engine="gpipe", batch_size=16, micro_batches=1, cut="1")
     with Job(config, Tiny(failing_layers), 2, tmp_path) as job:
         assert job.statuses() == [1, 1]
     assert job.lines() == ["dni-async: rank 1 (gpipe), at step 2: IndexError: no such row"]

@@ -34,9 +34,9 @@ def test_every_engine_but_decoupled_is_a_baseline():
     ],
 )
 def test_in_a_comparison_every_engine_gets_its_number_of_processes(tmp_path, engine, stages, cut, threads):
-    job = CompareConfig(stages=3, cut="1,2", threads=0).job(engine, tmp_path)
-    assert (job.stages, job.cut, job.threads) == (stages, cut, threads)
-    assert job.engine_name == engine and job.out == str(tmp_path)
+    job = CompareConfig.of(stages=3, cut="1,2", threads=0).job(engine, tmp_path)
+    assert (job.partition.stages, job.partition.cut, job.runtime.threads) == (stages, cut, threads)
+    assert job.engine_name == engine and job.output.out == str(tmp_path)
 
 
 @pytest.fixture

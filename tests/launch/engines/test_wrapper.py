@@ -24,7 +24,7 @@ from workers.coordination.collectives import Peers
 
 def trained(engine, make=DniLocal, **settings):
     """(loop after training, markers)."""
-    config = TrainConfig(**{"engine": engine, "batch_size": 16, "epochs": 2, "lr": 0.01} | settings)
+    config = TrainConfig.of(**{"engine": engine, "batch_size": 16, "epochs": 2, "lr": 0.01} | settings)
     context = context_of(Tiny(plain_layers), config)
     loop = make(context, Peers(context.rendezvous))
     markers = []
@@ -82,7 +82,7 @@ def test_the_engine_trains_as_the_wrapper_in_a_plain_loop(conditional):
 
 
 def test_the_wrapper_engine_runs_as_a_job(tmp_path):
-    config = TrainConfig(engine="dni-local", batch_size=64, epochs=1)
+    config = TrainConfig.of(engine="dni-local", batch_size=64, epochs=1)
     with Job(config, DigitsFcn(depth=3, width=32), 1, tmp_path) as job:
         assert job.statuses() == [0], job.lines()
     summary = json.loads((job.out / "summary.json").read_text())

@@ -29,7 +29,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, dict[str, An
 def test_layers_are_compiled_for_batches_as_they_will_come(
     compiled: list[tuple[Tensor, dict[str, Any]]], first: int, shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    context = context_of(Tiny(), TrainConfig(batch_size=16, compile=True, precision="bf16"))
+    context = context_of(Tiny(), TrainConfig.of(batch_size=16, compile=True, precision="bf16"))
     context.compile(nn.Identity(), first, trains=True, gradients={first > 0})
     ((x, how),) = compiled
     assert (x.shape, x.dtype) == (shape, dtype)
@@ -40,19 +40,21 @@ def test_no_rank_continues_before_all_ranks_have_compiled(
     compiled: list[tuple[Tensor, dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = dist.HashStore()
-    config = TrainConfig(batch_size=16, compile=True, cut="2")
+    config = TrainConfig.of(batch_size=16, compile=True, cut="2")
     context = context_of(Tiny(), config, Rendezvous(0, 2, 0, 2, store))
     met: list[str] = []
 
-    def exchange(self: Rendezvous, key: str, mine: bool, timeout: float) -> None:
+    def all_gather(self: Rendezvous, key: str, mine: bool, timeout: float) -> None:
         assert timeout > 600 and len(compiled) == 1
         met.append(key)
 
-    monkeypatch.setattr(Rendezvous, "exchange", exchange)
+    monkeypatch.setattr(Rendezvous, "all_gather", all_gather)
     context.compile(nn.Identity(), 0, trains=True, gradients={False})
     assert met == ["compiled"]
 
 
 def test_without_the_option_nothing_is_compiled(compiled: list[tuple[Tensor, dict[str, Any]]]) -> None:
-    context_of(Tiny(), TrainConfig(batch_size=16)).compile(nn.Identity(), 0, trains=True, gradients={False})
+    context_of(Tiny(), TrainConfig.of(batch_size=16)).compile(
+        nn.Identity(), 0, trains=True, gradients={False}
+    )
     assert not compiled

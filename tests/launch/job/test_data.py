@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import IterableDataset, TensorDataset
 
 from dni_async.errors import UserError
-from launch.config.train import TrainConfig
+from launch.config.task import TaskConfig
 from launch.job.data import Data, batches, read, size
 from tasks.contiguous import ContiguousBatches
 from tests.support.numbered_data import Pairs, data, labels, numbered
@@ -153,13 +153,13 @@ def test_evaluations_are_on_the_validation_set_where_there_is_one():
 
 def test_the_validation_set_is_read_only_with_patience():
     task = Tiny(validation=7)
-    assert read(TrainConfig(), task).validation is None
-    assert size(read(TrainConfig(patience=1), task).validation) == 7
+    assert read(TaskConfig(), task).validation is None
+    assert size(read(TaskConfig(), task, patience=1).validation) == 7
 
 
 def test_patience_without_a_validation_set_is_refused():
     with pytest.raises(UserError) as error:
-        read(TrainConfig(patience=3), Tiny())
+        read(TaskConfig(), Tiny(), patience=3)
     assert str(error.value) == (
         "patience is 3, and task Tiny has no validation set to end early by; leave it out, or hold samples "
         "out (--task-args validation=N; in a task of your own write `validation`)"

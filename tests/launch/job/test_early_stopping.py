@@ -38,7 +38,7 @@ def trained(folder: Path, ranks: int = 2, **settings: Any) -> tuple[dict[str, An
     """Summary and weights of a job that ended well."""
     one_network = settings.get("engine") in ("backprop", "ddp", "copies")
     cut = {} if one_network or ranks == 1 else {"cut": "2"}
-    with Job(TrainConfig(**SETTINGS | cut | settings), task(), ranks, folder) as job:
+    with Job(TrainConfig.of(**SETTINGS | cut | settings), task(), ranks, folder) as job:
         assert job.statuses() == [0] * ranks, job.lines()
     return json.loads((job.out / "summary.json").read_text()), load_all(job.out, 1 if one_network else ranks)
 
@@ -75,7 +75,7 @@ def check(summary: dict[str, Any], weights: dict[str, Tensor]) -> None:
 def test_with_exact_gradients_two_stages_stop_as_sequential_backprop_does_to_the_bit(tmp_path: Path) -> None:
     summary, stages = trained(tmp_path, rule="oracle")
     check(summary, stages)
-    context = context_of(task(), TrainConfig(engine="backprop", quiet=True, **SETTINGS))
+    context = context_of(task(), TrainConfig.of(engine="backprop", quiet=True, **SETTINGS))
     textbook, recorder = Backprop(context, Peers(context.rendezvous)), Recorder(context)
     recorder.start()
     textbook.train(recorder.on_marker, lambda: recorder.should_stop)
@@ -131,7 +131,7 @@ def test_a_run_that_stopped_early_is_only_tested_again_when_resumed_also_in_anot
 
 
 def test_without_a_validation_set_the_run_is_refused_in_one_line(tmp_path: Path) -> None:
-    with Job(TrainConfig(**SETTINGS), Tiny(plain_layers), 2, tmp_path) as job:
+    with Job(TrainConfig.of(**SETTINGS), Tiny(plain_layers), 2, tmp_path) as job:
         assert job.statuses() == [2, 2]
     (line,) = job.lines()
     assert "patience is 2, and task Tiny has no validation set to end early by; leave it out" in line

@@ -7,7 +7,6 @@ import mmap
 import re
 import resource
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ STEPS = 48
 
 def struck(folder: Path, fault: str, ranks: int = 2, **settings: Any) -> Job:
     """A job of two epochs, to be struck by a fault."""
-    config = TrainConfig(**{"batch_size": 64, "epochs": 2} | settings)
+    config = TrainConfig.of(**{"batch_size": 64, "epochs": 2} | settings)
     return Job(config, DigitsFcn(depth=3, width=32), ranks, folder, DNI_ASYNC_INJECT=fault)
 
 
@@ -178,7 +177,7 @@ def with_full_disk(at: int | None) -> list[nn.Module]:
 def test_a_checkpoint_that_fails_on_a_full_disk_leaves_the_older_checkpoint(tmp_path: Path) -> None:
     """Stage 1 is killed later, and the job goes on from there."""
     settings = {"batch_size": 16, "epochs": 4, "cut": "3", "checkpoint_every": 3, "deterministic": True}
-    config = TrainConfig(out="set by the job", **settings)
+    config = TrainConfig.of(out="set by the job", **settings)
     task = Tiny(partial(with_full_disk, 5))
     with Job(config, task, 2, tmp_path, DNI_ASYNC_INJECT="kill@1:15") as job:
         assert sorted(job.statuses()) == [-9, 1], job.lines()
@@ -186,7 +185,7 @@ def test_a_checkpoint_that_fails_on_a_full_disk_leaves_the_older_checkpoint(tmp_
     assert "checkpoint of step 6 could not be written" in told and "File too large" in told
     assert told.endswith("; the one before is kept")
     assert CheckpointStore(job.out).steps() == [3, 4]
-    config.resume = True
+    config.recovery.resume = True
     with Job(config, Tiny(partial(with_full_disk, None)), 2, tmp_path) as job:
         assert job.statuses() == [0, 0], job.lines()
     summary = json.loads((job.out / "summary.json").read_text())
@@ -222,9 +221,9 @@ def test_no_memory_grows_while_one_stage_is_slow_for_a_thousand_steps(tmp_path: 
 @pytest.mark.slow
 def test_two_runs_at_the_same_time_do_not_disturb_each_other(tmp_path: Path) -> None:
     """Over every transport, each gives the weights that it gives alone."""
-    config = TrainConfig(batch_size=16, epochs=3, cut="1,3", deterministic=True)
+    config = TrainConfig.of(batch_size=16, epochs=3, cut="1,3", deterministic=True)
     for transport in ("shm", "dist", "rpc"):
-        config = replace(config, transport=transport, trust_network=True)
+        config = config.changed(transport=transport, trust_network=True)
         folders = [tmp_path / transport / name for name in ("alone", "a", "b")]
         with Job(config, Tiny(), 3, folders[0]) as job:
             assert job.statuses() == [0] * 3, job.lines()
@@ -236,7 +235,7 @@ def test_two_runs_at_the_same_time_do_not_disturb_each_other(tmp_path: Path) -> 
 
 
 def test_a_lost_test_batch_is_missing_from_the_result() -> None:
-    rank = context_of(Tiny(test=20), TrainConfig())
+    rank = context_of(Tiny(test=20), TrainConfig.of())
     marker = Marker(MarkerKind.EPOCH, 7, 1, True, {"result": {"tested": 19}})
     with pytest.raises(
         StageError, match=r"^the evaluation of step 7 was on 19 of 20 samples: some got lost$"

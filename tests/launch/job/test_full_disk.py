@@ -15,7 +15,7 @@ from tests.support.tiny_task import Tiny, plain_layers
 def test_a_file_that_cannot_be_written_is_named_and_the_others_are_kept(tmp_path: Path, ranks: int) -> None:
     (tmp_path / "run" / "summary.json" / "in the way").mkdir(parents=True)
     cut = {"cut": "2"} if ranks == 2 else {}
-    config = TrainConfig(batch_size=10, epochs=2, **cut)
+    config = TrainConfig.of(batch_size=10, epochs=2, **cut)
     with Job(config, Tiny(plain_layers), ranks, tmp_path) as job:
         assert job.statuses()[0] == 1
     (line,) = job.lines()
@@ -27,7 +27,7 @@ def test_a_file_that_cannot_be_written_is_named_and_the_others_are_kept(tmp_path
 def test_weights_that_cannot_be_written_end_the_run_after_its_summary(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "weights").touch()
-    with Job(TrainConfig(batch_size=10, epochs=2, cut="2"), Tiny(plain_layers), 2, tmp_path) as job:
+    with Job(TrainConfig.of(batch_size=10, epochs=2, cut="2"), Tiny(plain_layers), 2, tmp_path) as job:
         assert 1 in job.statuses()
     assert all(f"cannot write {job.out / 'weights'} (File exists)" in line for line in job.lines())
     assert (job.out / "summary.json").exists()

@@ -24,7 +24,7 @@ def held(rule: str, stages: int) -> list[int]:
     """The most bytes in each stage's pending and replay window, or stash, when all run far ahead."""
     task = DigitsFcn(depth=stages, width=WIDTH)
     cut = ",".join(map(str, range(1, stages)))
-    config = TrainConfig(rule=rule, cut=cut, epochs=2, batch_size=BATCH, in_flight=IN_FLIGHT)
+    config = TrainConfig.of(rule=rule, cut=cut, epochs=2, batch_size=BATCH, in_flight=IN_FLIGHT)
     parts, _ = simulated(task, config, stages)
     return [stage.stats()["held_bytes"] for stage in parts[:-1]]
 

@@ -1,5 +1,7 @@
 """The stream of messages that stage 0 works through."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -34,23 +36,33 @@ def test_messages_come_in_the_order_of_the_diagram():
     ]
 
 
-def test_a_report_is_requested_after_more_than_a_second():
+def test_a_report_is_requested_after_a_fifth_of_a_second():
     clock, messages = Clock(), []
     for message in stream(data(train=12), 1, CPU, clock):
         messages.append(show(message))
-        clock.now += 0.5 if messages[-1] in ("A0", "A1", "A2", "A3", "A4") else 0.0
-    # seconds     0.5   1.0   1.5                   2.0   2.5
+        clock.now += 0.1 if messages[-1] in ("A0", "A1", "A2", "A3", "A4") else 0.0
+    # seconds     0.1   0.2   0.3                   0.4   0.5
     assert messages == [
         *("A0", "A1", "A2", "REPORT(3,1)", "A3", "A4"),
         *("A5", "E0", "E1", "EPOCH(6,1)", "STOP(6,1)"),
     ]
 
 
+def test_reports_of_a_long_run_are_a_second_apart():
+    clock, reported = Clock(), []
+    for message in stream(data(train=1200), 1, CPU, clock):
+        clock.now += 0.3 if isinstance(message, Activation) else 0.0
+        if show(message).startswith("REPORT"):
+            reported.append(clock.now)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(reported) if earlier > 50]
+    assert len(gaps) > 50 and 1.0 < min(gaps) <= max(gaps) < 1.3
+
+
 def test_reports_are_requested_in_every_epoch():
     clock, messages = Clock(), []
     for message in stream(data(train=4), 2, CPU, clock):
         messages.append(show(message))
-        clock.now += 0.6 if messages[-1].startswith("A") else 0.0
+        clock.now += 0.15 if messages[-1].startswith("A") else 0.0
     assert [m for m in messages if m.startswith("REPORT")] == ["REPORT(2,1)", "REPORT(4,2)"]
 
 

@@ -18,7 +18,7 @@ STEPS = 24
 
 def finished(folder: Path, ranks: int, **settings: Any) -> dict[str, Any]:
     """The summary of a job that has ended well."""
-    config = TrainConfig(**{"batch_size": 64, "epochs": 100, "evaluations": 4} | settings)
+    config = TrainConfig.of(**{"batch_size": 64, "epochs": 100, "evaluations": 4} | settings)
     with Job(config, DigitsFcn(depth=3, width=32), ranks, folder) as job:
         assert job.statuses() == [0] * ranks, job.lines()
     return json.loads((job.out / "summary.json").read_text())
@@ -72,7 +72,7 @@ def test_an_accuracy_out_of_reach_lets_all_epochs_pass(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_when_the_time_is_up_training_ends_wherever_the_epoch_stands(tmp_path: Path, ranks: int) -> None:
     """Here before the first evaluation."""
-    config = TrainConfig(batch_size=3, epochs=100_000, minutes=0.02 / 60)
+    config = TrainConfig.of(batch_size=3, epochs=100_000, minutes=0.02 / 60)
     with Job(config, DigitsFcn(depth=3, width=32), ranks, tmp_path) as job:
         assert job.statuses() == [0] * ranks, job.lines()
     summary = json.loads((job.out / "summary.json").read_text())

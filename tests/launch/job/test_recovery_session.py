@@ -48,7 +48,7 @@ class Bombed(Tiny):
 
 def config(**settings: Any) -> TrainConfig:
     chosen = {"batch_size": 16, "epochs": EPOCHS, "checkpoint_every": 2, "out": "set by the job"}
-    return TrainConfig(**{"supervise": True, "stage_restarts": 2} | chosen | settings)
+    return TrainConfig.of(**{"supervise": True, "stage_restarts": 2} | chosen | settings)
 
 
 def summary_of(job: Job) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import torch.distributed as dist
 from torch import nn
 
 from dni_async.errors import UserError
-from dni_async.networks.settings import SGConfig
 from launch.config.train import TrainConfig
 from launch.job.restart import BEGUN, decide_start, with_checkpoints
 from launch.report.weights import load_all
@@ -27,9 +26,6 @@ from tests.support.resumable_jobs import EPOCH_STEPS, SETTINGS, equal, trained
 from tests.support.tiny_task import Tiny, data_of, five_layers
 from workers.checkpoint.store import CheckpointStore
 from workers.coordination.rendezvous import Rendezvous
-
-LINEAR = SGConfig(kind="linear")
-"""With the bomb in it the network is no chain of known layers, which would have another SG network."""
 
 
 class Bombed(Tiny):
@@ -45,7 +41,7 @@ class Bombed(Tiny):
 
 
 def config(**settings: Any) -> TrainConfig:
-    return TrainConfig(**{"out": "set by the job", "max_restarts": 2, "sg": LINEAR} | SETTINGS | settings)
+    return TrainConfig.of(**{"out": "set by the job", "max_restarts": 2} | SETTINGS | settings)
 
 
 def lines_of(out: Path) -> list[dict[str, Any]]:
@@ -56,7 +52,7 @@ def lines_of(out: Path) -> list[dict[str, Any]]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run left that nothing happened to; checkpoints of steps 9 and 12."""
     folder = tmp_path_factory.mktemp("whole")
-    trained(folder, sg=LINEAR)
+    trained(folder)
     return folder / "run"
 
 
@@ -199,7 +195,9 @@ def test_a_job_that_may_be_started_anew_keeps_checkpoints(
     settings: dict[str, Any], max_restarts: int, every: int | None
 ) -> None:
     alone = Rendezvous(0, 1, 0, 1, dist.HashStore(), max_restarts=max_restarts)
-    assert with_checkpoints(config(**{"max_restarts": 0} | settings), alone).checkpoint_every == every
+    assert (
+        with_checkpoints(config(**{"max_restarts": 0} | settings), alone).recovery.checkpoint_every == every
+    )
 
 
 LAUNCHERS = {

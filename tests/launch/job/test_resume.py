@@ -113,14 +113,14 @@ def test_a_killed_job_resumes_without_losing_a_sample_or_training_one_twice(tmp_
     """Running free."""
     settings = {"batch_size": 64, "epochs": 100_000, "checkpoint_every": 5, "out": "set by the job"}
     task, checkpoints = DigitsFcn(depth=3, width=32), CheckpointStore(tmp_path / "run")
-    with Job(TrainConfig(**settings), task, 2, tmp_path) as job:
+    with Job(TrainConfig.of(**settings), task, 2, tmp_path) as job:
         until(lambda: bool(checkpoints.steps()[-1:] > [30]), 60, "some checkpoints")
         job.ranks[1].kill()
         job.statuses()
     manifest, _ = checkpoints.newest()
     assert manifest is not None
     epochs = manifest.step // 24 + 2
-    with Job(TrainConfig(**settings | {"epochs": epochs, "resume": True}), task, 2, tmp_path) as job:
+    with Job(TrainConfig.of(**settings | {"epochs": epochs, "resume": True}), task, 2, tmp_path) as job:
         assert job.statuses() == [0, 0], job.lines()
     summary = json.loads((job.out / "summary.json").read_text())
     assert summary["checkpoints"]["resumed_at"] == manifest.step
@@ -217,7 +217,7 @@ class TestWhereToStart:
         assert self.start(finished, task, resume=True, **settings).position.step == 12
 
     def test_without_a_folder_there_is_nothing_to_choose(self, task: Tiny) -> None:
-        chosen = TrainConfig(cut="2")
+        chosen = TrainConfig.of(cut="2")
         start = choose_start(chosen, task, data_of(task, chosen), 2)
         assert (start.position.step, start.cut, start.notes) == (0, "2", [])
 

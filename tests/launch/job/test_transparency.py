@@ -46,7 +46,7 @@ def trained(
     precision: str = "fp32",
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Weights of a run in `stages` processes, and the transports of its links."""
-    config = TrainConfig(
+    config = TrainConfig.of(
         rule=rule,
         epochs=EPOCHS,
         batch_size=BATCH,
@@ -107,7 +107,7 @@ def test_without_an_oracle_the_weights_differ(textbook: dict[str, Tensor], tmp_p
 @pytest.mark.parametrize("rule", ["cdni", pytest.param("delayed", marks=pytest.mark.slow)])
 def test_lock_step_gives_the_same_weights_again(tmp_path: Path, rule: str) -> None:
     settings = {"deterministic": True, "cut": "2,4"}
-    config = TrainConfig(rule=rule, epochs=EPOCHS, batch_size=BATCH, seed=SEED, **settings)
+    config = TrainConfig.of(rule=rule, epochs=EPOCHS, batch_size=BATCH, seed=SEED, **settings)
     runs = []
     for name in ("first", "second"):
         with Job(config, DigitsFcn(depth=4, width=48), 3, tmp_path / name) as job:

@@ -73,7 +73,7 @@ class Launcher:
 def launched(monkeypatch, launcher, **settings):
     monkeypatch.setattr(local, "elastic_launch", launcher)
     monkeypatch.delenv(FAILURE_FILE, raising=False)
-    run_local(TrainConfig(**settings), Tiny(train=33))
+    run_local(TrainConfig.of(**settings), Tiny(train=33))
     return launcher
 
 
@@ -92,7 +92,7 @@ def failing(*codes, line=""):
 def test_the_ranks_get_configuration_and_task(monkeypatch):
     launcher = launched(monkeypatch, Launcher(), stages=3, lr=0.5)
     assert launcher.module == "launch.local.rank_main"
-    assert launcher.config == TrainConfig(stages=3, lr=0.5)
+    assert launcher.config == TrainConfig.of(stages=3, lr=0.5)
     assert launcher.task.sizes == (33, 20) and len(launcher.task.layers()) == 5
     assert launcher.launch.nproc_per_node == 3 and launcher.launch.max_restarts == 0
     assert launcher.launch.rdzv_endpoint == "127.0.0.1:0"

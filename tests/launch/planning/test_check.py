@@ -27,16 +27,16 @@ def test_every_engine_runs_with_the_cut_that_was_predicted_for_it(
         config: CompareConfig, task: object, engine: str, out: Path, repeat: int
     ) -> dict[str, Any]:
         job = config.job(engine, out)
-        jobs.append((job.engine_name, job.stages, job.cut, job.batch_size))
+        jobs.append((job.engine_name, job.partition.stages, job.partition.cut, job.task.batch_size))
         return {"error": "it broke"} if engine == "dni" else {"samples_per_s": 2.0}
 
     monkeypatch.setattr(planning_check, "run_engine", run_engine)
-    config = PlanConfig(engines=("dni", "backprop", "cdni"), batch_size=BATCH)
+    config = PlanConfig.of(engines=("dni", "backprop", "cdni"), batch_size=BATCH)
     measured = profile(6)
     monkeypatch.setattr(planning_check, "EMULATED", ())
     checks = run_checks(config, Tiny(), measured, tmp_path, RankRunner())
     assert jobs == [("backprop", 1, "", BATCH), ("dni", 2, "3", BATCH), ("cdni", 2, "3", BATCH)]
-    predicted = Planner(measured, config).predict("cdni", 2).samples_per_s
+    predicted = Planner(measured, config.partition).predict("cdni", 2).samples_per_s
     assert [(c.engine, c.measured, c.reason) for c in checks] == [
         ("backprop", 2.0, ""),
         ("dni", None, "it broke"),
@@ -54,7 +54,7 @@ def test_more_stages_than_cores_are_emulated_each_with_a_profile_of_its_own(
     def run_engine(
         config: CompareConfig, task: object, engine: str, out: Path, repeat: int
     ) -> dict[str, Any]:
-        jobs.append((config.stages, config.emulate_gflops))
+        jobs.append((config.partition.stages, config.runtime.emulate_gflops))
         return {"samples_per_s": 1.0}
 
     def measure(config: PlanConfig, task: object) -> Profile:
@@ -63,7 +63,7 @@ def test_more_stages_than_cores_are_emulated_each_with_a_profile_of_its_own(
     monkeypatch.setattr(planning_check, "run_engine", run_engine)
     monkeypatch.setattr(module, "gflop_per_batch", lambda config, task: 3.0)
     monkeypatch.setattr(module, "measure", measure)
-    config = PlanConfig(engines=("cdni",), batch_size=BATCH)
+    config = PlanConfig.of(engines=("cdni",), batch_size=BATCH)
     checks = run_checks(config, Tiny(), profile(6), tmp_path, RankRunner())
     speed = float(f"{3 / 24 / 16:.2g}")
     assert jobs == [(2, None), (4, speed)]  # eight stages need eight layers
@@ -72,4 +72,4 @@ def test_more_stages_than_cores_are_emulated_each_with_a_profile_of_its_own(
 
 def test_a_network_of_one_layer_cannot_be_checked(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--check runs 2 stages, and the network has 1 layers"):
-        run_checks(PlanConfig(), Tiny(), profile(1), tmp_path, RankRunner())
+        run_checks(PlanConfig.of(), Tiny(), profile(1), tmp_path, RankRunner())

@@ -22,7 +22,7 @@ def _three_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measured(task: Tiny, **settings: object) -> Profile:
-    config = PlanConfig(**{"batch_size": 32} | settings)  # type: ignore[arg-type]
+    config = PlanConfig.of(**{"batch_size": 32} | settings)  # type: ignore[arg-type]
     return measure(config, task, lambda config: Ping({"shm": LINK, "dist": GLOO}, Line(9, 9), {}))
 
 
@@ -43,7 +43,7 @@ def test_a_tiny_task_is_measured_layer_by_layer() -> None:
 
 
 def test_every_rule_is_measured_at_every_interface_for_two_stages_and_for_more() -> None:
-    found = measured(Tiny(plain_layers), sg=SGConfig(kind="linear"))
+    found = measured(Tiny(plain_layers))
     for rule in ("dni", "cdni"):
         two, three = found.interfaces_of(rule, 2), found.interfaces_of(rule, 3)
         assert len(two) == len(three) == 4
@@ -83,5 +83,5 @@ def test_on_an_emulated_device_a_section_lasts_flops_by_speed() -> None:
 def test_operations_of_a_batch_are_counted() -> None:
     """Forward of 6 -> 8 -> 7 -> 6 -> 5 -> 3; backward twice that, but for the gradient at the input."""
     forward = 2 * 32 * (6 * 8 + 8 * 7 + 7 * 6 + 6 * 5 + 5 * 3)
-    counted = gflop_per_batch(PlanConfig(batch_size=32), Tiny(plain_layers))
+    counted = gflop_per_batch(PlanConfig.of(batch_size=32), Tiny(plain_layers))
     assert counted * 1e9 == approx(3 * forward - 2 * 32 * 6 * 8)

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dni_async.partition.costs import InterfaceCost, LayerCost
-from launch.config.plan import PlanConfig
+from launch.config.partition import PipelineConfig
 from launch.planning.predict import ENGINES, Planner
 from launch.planning.prediction import Prediction
 from launch.planning.profile import InterfaceProfile
@@ -13,8 +13,8 @@ from tests.support.plans import BATCH, layer, network, profile
 from workers.transport.link_benchmark import Line, LinkCost
 
 
-def predict(engine: str, stages: int = 4, config: PlanConfig | None = None, **changes: Any) -> Prediction:
-    return Planner(profile(**changes), config or PlanConfig()).predict(engine, stages)
+def predict(engine: str, stages: int = 4, config: PipelineConfig | None = None, **changes: Any) -> Prediction:
+    return Planner(profile(**changes), config or PipelineConfig()).predict(engine, stages)
 
 
 def test_backprop_is_the_sum_of_its_layers_in_one_process() -> None:
@@ -53,8 +53,8 @@ def test_micro_batches_that_cost_as_much_as_whole_ones_are_few(engine: str) -> N
 
 
 def test_a_number_of_micro_batches_may_be_given() -> None:
-    assert predict("gpipe", config=PlanConfig(micro_batches=32)).micro_batches == 32
-    refused = predict("gpipe", config=PlanConfig(micro_batches=48)).error
+    assert predict("gpipe", config=PipelineConfig(micro_batches=32)).micro_batches == 32
+    refused = predict("gpipe", config=PipelineConfig(micro_batches=48)).error
     assert refused is not None and refused.startswith("micro-batches is 48; it must divide the batch of 64")
 
 
@@ -83,7 +83,7 @@ def test_three_stages_and_more_pay_for_replay() -> None:
 def test_sporadic_targets_save_a_network_its_learning() -> None:
     interfaces = {"cdni 2": [network(1, 3)] * 3}
     speedups = [
-        predict("cdni", 2, PlanConfig(target_every=every), layers=4, interfaces=interfaces).speedup
+        predict("cdni", 2, PipelineConfig(target_every=every), layers=4, interfaces=interfaces).speedup
         for every in (1, 3)
     ]
     assert speedups == [pytest.approx(16 / (8 + 1 + 3)), pytest.approx(16 / (8 + 1 + 3 / 3))]
@@ -109,13 +109,13 @@ def test_messages_cost_by_their_bytes() -> None:
 
 def test_one_batch_in_flight_shows_the_latency() -> None:
     link = LinkCost(send=Line(0, 0), latency=Line(2.0, 0.0), receive=Line(0, 0), credit=Line(0, 0))
-    assert predict("local", 2, config=PlanConfig(in_flight=1), link=link).speedup < 1.7
-    assert predict("local", 2, config=PlanConfig(in_flight=2), link=link).speedup == pytest.approx(2)
+    assert predict("local", 2, config=PipelineConfig(in_flight=1), link=link).speedup < 1.7
+    assert predict("local", 2, config=PipelineConfig(in_flight=2), link=link).speedup == pytest.approx(2)
 
 
 def test_delayed_stages_with_few_graphs_wait_for_the_way_back() -> None:
     assert predict("delayed", 8).speedup == pytest.approx(8)
-    assert predict("delayed", 8, PlanConfig(stash=2)).speedup < 4
+    assert predict("delayed", 8, PipelineConfig(stash=2)).speedup < 4
 
 
 def test_staleness_is_that_of_stage_0() -> None:
@@ -132,7 +132,7 @@ def test_memory_of_a_decoupled_stage_is_bounded_by_what_may_be_in_flight() -> No
     """Two layers, SG network, graph; the slots of both ways; the pending."""
     own, sg, graph = 2 * 400, 10_000, 2 * 1000
     for in_flight in (1, 4, 16):
-        found = predict("cdni", 4, PlanConfig(in_flight=in_flight))
+        found = predict("cdni", 4, PipelineConfig(in_flight=in_flight))
         pending, down, up = 2 * (640 + 128), 2 * (640 + 64), in_flight * 640
         assert found.memory_bytes is not None
         assert own + sg + graph < found.memory_bytes <= own + sg + graph + pending + down + up

@@ -12,7 +12,7 @@ from launch.config.plan import PlanConfig
 from launch.planning.profile import load_profile
 from tests.support.plans import BATCH, layer, network, profile
 
-CONFIG = PlanConfig(batch_size=BATCH)
+CONFIG = PlanConfig.of(batch_size=BATCH)
 
 
 def refusal(path: Path, config: PlanConfig = CONFIG) -> str:
@@ -72,7 +72,7 @@ def test_a_profile_of_other_settings_is_refused(
     settings: dict[str, Any], difference: str, tmp_path: Path
 ) -> None:
     profile().save(tmp_path / "profile.json")
-    told = refusal(tmp_path / "profile.json", PlanConfig(**{"batch_size": BATCH} | settings))
+    told = refusal(tmp_path / "profile.json", PlanConfig.of(**{"batch_size": BATCH} | settings))
     assert told == (
         f"profile {tmp_path}/profile.json was measured with {difference}; measure one without --profile"
     )
@@ -80,7 +80,7 @@ def test_a_profile_of_other_settings_is_refused(
 
 def test_settings_that_no_cost_depends_on_may_differ(tmp_path: Path) -> None:
     profile().save(tmp_path / "profile.json")
-    load_profile(tmp_path / "profile.json", PlanConfig(batch_size=BATCH, in_flight=9, epochs=3, lr=0.1))
+    load_profile(tmp_path / "profile.json", PlanConfig.of(batch_size=BATCH, in_flight=9, epochs=3, lr=0.1))
 
 
 def test_the_middle_layers_are_repeated_whole() -> None:

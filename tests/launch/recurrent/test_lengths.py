@@ -23,7 +23,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 def finals(bptt: int, rule: str) -> list[dict[str, Any]]:
     """What three seeds reach within 10,000 updates."""
     settings: dict[str, Any] = {"task": "copy", "bptt": bptt, "rule": rule, "epochs": 10, "quiet": True}
-    return [run_sequences(RankRunner(), SequenceConfig(seed=seed, **settings))["final"] for seed in (0, 1, 2)]
+    return [
+        run_sequences(RankRunner(), SequenceConfig.of(seed=seed, **settings))["final"] for seed in (0, 1, 2)
+    ]
 
 
 def lengths(bptt: int, rule: str) -> list[int]:

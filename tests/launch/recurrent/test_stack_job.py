@@ -18,6 +18,7 @@ from dni_async.state.state_dict import State
 from launch.compare import work as compare
 from launch.config.train import TrainConfig
 from launch.fit import fit
+from launch.job.message_stream import StreamPosition
 from launch.job.partition_plan import make_plan
 from launch.job.stage_factory import build_stage
 from launch.report.weights import load_all
@@ -46,7 +47,7 @@ def task(text: str, **settings: Any) -> CharLMStack:
 
 
 def config(stages: int, **settings: Any) -> TrainConfig:
-    return TrainConfig(**SETTINGS | {"cut": CUT[stages]} | settings)
+    return TrainConfig.of(**SETTINGS | {"cut": CUT[stages]} | settings)
 
 
 def weights_of(stages: list[Stage]) -> list[Tensor]:
@@ -60,7 +61,7 @@ def equal(first: list[Tensor], second: list[Tensor]) -> bool:
 @pytest.fixture(scope="module")
 def textbook(text: str) -> dict[str, Tensor]:
     """The weights of sequential training, synthetic gradients through time included."""
-    return backprop(task(text), TrainConfig(**SETTINGS))[0]
+    return backprop(task(text), TrainConfig.of(**SETTINGS))[0]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_without_exact_gradients_at_window_ends_the_weights_differ(
     textbook: dict[str, Tensor], text: str, end: str
 ) -> None:
     """So the comparison above can fail."""
-    other = backprop(task(text, end=end), TrainConfig(**SETTINGS))[0]
+    other = backprop(task(text, end=end), TrainConfig.of(**SETTINGS))[0]
     assert not equal(list(other.values()), list(textbook.values()))
 
 
@@ -121,7 +122,7 @@ def test_two_processes_learn_the_text_and_report_bits_per_character(text: str, t
         assert job.statuses() == [0, 0], job.lines()
     summary = json.loads((job.out / "summary.json").read_text())
     assert summary["metric_name"] == "bits_per_char"
-    bits = [epoch["test_accuracy"] for epoch in summary["epochs"]]
+    bits = [epoch["test_bits_per_char"] for epoch in summary["epochs"]]
     assert bits[-1] < bits[0] < math.log2(summary["facts"]["symbols"]) + 0.2
     assert bits[-1] == pytest.approx(summary["final"]["test_loss"] / math.log(2), rel=1e-5)
     assert [stage["steps"] for stage in summary["stages"]] == [2 * WINDOWS] * 2
@@ -151,7 +152,7 @@ def test_a_resumed_run_equals_the_uninterrupted_run_to_the_bit(
                 simulation.targets[i].extend(targets_under_way(parts[start, i]))
             else:
                 stage.save_checkpoint = lambda step, part, i=i: parts.update({(step, i): part}) or {}  # type: ignore[misc]
-        messages = messages_of(data, settings, start=start, checkpoint_every=11)
+        messages = messages_of(data, settings, position=StreamPosition(start), checkpoint_every=11)
         simulation.run(messages, downstream_first)
         return stages
 
@@ -205,5 +206,5 @@ def test_engines_are_compared_and_those_that_split_batches_are_refused(
     monkeypatch.setattr("sys.argv", ["compare", *arguments, "--cut", "2", "--out", str(tmp_path), "--quiet"])
     compare(RankRunner())
     rows = {row["engine"]: row for row in json.loads((tmp_path / "compare.json").read_text())["rows"]}
-    assert rows["cdni"]["speedup"] > 0 and 0 < rows["backprop"]["test_accuracy"] < 6
+    assert rows["cdni"]["speedup"] > 0 and 0 < rows["backprop"]["test_bits_per_char"] < 6
     assert "carry state from batch to batch" in rows["1f1b"]["error"]

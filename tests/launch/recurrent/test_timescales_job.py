@@ -38,8 +38,8 @@ def task(**settings: Any) -> Drawn:
 
 @pytest.mark.parametrize("ticks", [1, 2])
 def test_with_an_oracle_the_two_stages_equal_sequential_training_to_the_bit(ticks: int) -> None:
-    expected, _ = backprop(task(ticks=ticks), TrainConfig(**SETTINGS))
-    stages, _ = simulated(task(ticks=ticks), TrainConfig(**SETTINGS, cut="1", rule="oracle"), 2)
+    expected, _ = backprop(task(ticks=ticks), TrainConfig.of(**SETTINGS))
+    stages, _ = simulated(task(ticks=ticks), TrainConfig.of(**SETTINGS, cut="1", rule="oracle"), 2)
     weights = [tensor for stage in stages for tensor in stage.layers.state_dict().values()]
     assert all(torch.equal(a, b) for a, b in zip(weights, expected.values(), strict=True))
 
@@ -47,7 +47,7 @@ def test_with_an_oracle_the_two_stages_equal_sequential_training_to_the_bit(tick
 @pytest.mark.slow
 def test_both_stages_learn_without_waiting_for_each_other() -> None:
     epochs = 40
-    config = TrainConfig(**SETTINGS | {"epochs": epochs, "lr": 1e-2}, cut="1")
+    config = TrainConfig.of(**SETTINGS | {"epochs": epochs, "lr": 1e-2}, cut="1")
     (first, second), markers = simulated(task(), config, 2)
     assert first.steps == second.steps == first.targets_received == epochs * (600 // 4 // 8 * 2)
     assert markers[-2].body["0"]["local_accuracy"] > 0.95
@@ -57,7 +57,7 @@ def test_both_stages_learn_without_waiting_for_each_other() -> None:
 
 @pytest.mark.slow
 def test_the_two_stages_train_in_two_processes(tmp_path: Path) -> None:
-    with Job(TrainConfig(**SETTINGS, cut="1"), task(), 2, tmp_path) as job:
+    with Job(TrainConfig.of(**SETTINGS, cut="1"), task(), 2, tmp_path) as job:
         assert job.statuses() == [0, 0], job.lines()
     summary = json.loads((job.out / "summary.json").read_text())
     assert 0 < summary["stages"][0]["local_accuracy"] < 1 and 0 <= summary["final"]["test_accuracy"] <= 1

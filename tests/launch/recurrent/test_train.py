@@ -22,7 +22,7 @@ TINY = ("width=8", "updates=20")
 
 def run(task: str, *args: str, **settings: Any) -> dict[str, Any]:
     defaults = {"epochs": 2, "batch_size": 8, "quiet": True}
-    return run_sequences(RankRunner(), SequenceConfig(task=task, task_args=args, **defaults | settings))
+    return run_sequences(RankRunner(), SequenceConfig.of(task=task, task_args=args, **defaults | settings))
 
 
 @pytest.fixture
@@ -74,8 +74,8 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(text: str) -> Non
 
 
 def trainer(task: SequenceTask, **settings: Any) -> Trainer:
-    config = SequenceConfig(batch_size=8, **settings)
-    return Trainer(config, task, task.sequences(None, 8, config.seed), torch.device("cpu"))
+    config = SequenceConfig.of(batch_size=8, **settings)
+    return Trainer(config, task, task.sequences(None, 8, config.task.seed), torch.device("cpu"))
 
 
 def test_evaluation_does_not_depend_on_the_window_length(text: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,23 +6,24 @@ from typing import Any
 
 import pytest
 
+from launch.config.flat import FlatConfig
 from launch.config.recurrent import SequenceConfig
-from launch.config.train import JobConfig, TrainConfig
+from launch.config.train import TrainConfig
 from launch.report.metadata import initial_summary, run_metadata
 from tests.support.tiny_task import Tiny, context_of
 
 
 def at_the_start(start: int = 0, **settings: Any) -> dict[str, Any]:
-    context = context_of(Tiny(), TrainConfig(**settings))
+    context = context_of(Tiny(), TrainConfig.of(**settings))
     context.plan.start = start
     return initial_summary(context)
 
 
 @pytest.mark.parametrize(
-    ("config", "of_its_kind"), [(TrainConfig(lr=0.25), "rule"), (SequenceConfig(lr=0.25), "bptt")]
+    ("config", "of_its_kind"), [(TrainConfig.of(lr=0.25), "rule"), (SequenceConfig.of(lr=0.25), "bptt")]
 )
-def test_metadata_holds_settings_versions_and_hardware(config: JobConfig, of_its_kind: str) -> None:
-    summary = run_metadata("copy", "dni", config)
+def test_metadata_holds_settings_versions_and_hardware(config: FlatConfig, of_its_kind: str) -> None:
+    summary = run_metadata("copy", "dni", 0, config.as_json())
     assert (summary["task"], summary["rule"], summary["seed"]) == ("copy", "dni", 0)
     assert summary["settings"]["lr"] == 0.25 and of_its_kind in summary["settings"]
     assert summary["settings"]["sg"]["units"] == "sample"

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from launch.config.plan import PlanConfig
+from launch.config.partition import PipelineConfig
 from launch.planning.predict import Planner
 from launch.planning.prediction import Prediction
 from launch.report.plan_plot import SIZE, plot_plan
@@ -14,7 +14,7 @@ from tests.support.plans import profile
 
 @pytest.mark.parametrize("counts", [(2,), (2, 4, 8)])
 def test_the_picture_has_its_size_and_is_not_empty(counts: tuple[int, ...], tmp_path: Path) -> None:
-    planner = Planner(profile(), PlanConfig())
+    planner = Planner(profile(), PipelineConfig())
     predictions = [planner.predict("backprop", 1)]
     predictions += [planner.predict(engine, n) for n in counts for engine in ("gpipe", "delayed", "cdni")]
     plot_plan(predictions, tmp_path / "plan.png", profile())

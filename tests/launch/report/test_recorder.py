@@ -69,7 +69,7 @@ def mark(kind, step, epoch, told, sg=SG, timeline=None):
 def recorder(out=None, progress=None, task=None, start=0, record=None, before=None, **settings):
     """A recorder that has started, of a job of two stages."""
     task = task or Tiny()
-    config = TrainConfig(
+    config = TrainConfig.of(
         **{"task": "my:Tiny", "seed": 7, "epochs": 2, "stages": 2, "out": str(out or "")} | settings
     )
     plan = PartitionPlan([(0, 2), (2, 5)], [], [], [], 0, STEPS, 50, 20, start=start)

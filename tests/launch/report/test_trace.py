@@ -60,3 +60,40 @@ def test_a_run_on_emulated_devices_is_called_so_wherever_it_is_shown():
         == "dni_async mnist-fcn, cdni, emulated (2.5 GFLOP/s per stage)"
     )
     assert trace["otherData"]["emulated_gflops"] == 2.5
+
+
+def arrows(timeline: list[dict]) -> list[tuple]:
+    """Name, stages and times of the arrows."""
+    events = [event for event in chrome_trace(timeline)["traceEvents"] if event["ph"] in "sf"]
+    pairs = zip(events[::2], events[1::2], strict=True)
+    assert all((a["ph"], b["ph"], a["id"]) == ("s", "f", b["id"]) for a, b in pairs)
+    pairs = zip(events[::2], events[1::2], strict=True)
+    return [(a["name"], a["tid"], b["tid"], a["ts"], b["ts"]) for a, b in pairs]
+
+
+def test_an_arrow_leads_from_each_sending_to_the_work_that_it_starts():
+    upper = [
+        ["forward", 0, 5, 7],
+        ["send", 5, 1, 7],
+        ["sg", 6, 1, 7],
+        ["backward", 7, 3, 7],
+        ["sg", 40, 5, 7],
+    ]
+    lower = [["forward", 10, 5, 7], ["backward", 15, 9, 7], ["send", 24, 1, 7]]
+    assert arrows([{"stage": 0, "events": upper}, {"stage": 1, "events": lower}]) == [
+        ("activation", 0, 1, 5.0, 10.0),
+        ("target gradient", 1, 0, 24.0, 40.0),
+    ]
+
+
+def test_a_stage_that_waits_for_its_gradient_receives_the_target_in_its_backward():
+    upper = [["forward", 0, 5, 7], ["send", 5, 1, 7], ["backward", 30, 3, 7]]
+    lower = [["forward", 10, 5, 7], ["backward", 15, 9, 7], ["send", 24, 1, 7]]
+    assert arrows([{"stage": 0, "events": upper}, {"stage": 1, "events": lower}])[1:] == [
+        ("target gradient", 1, 0, 24.0, 30.0)
+    ]
+
+
+def test_engines_that_send_nothing_have_no_arrows():
+    rows = [{"stage": i, "events": [["forward", 0, 5, 7], ["backward", 6, 5, 7]]} for i in range(2)]
+    assert arrows(rows) == []

@@ -81,7 +81,7 @@ def test_what_ends_a_window_may_be_chosen(tmp_path: Path, end: str) -> None:
     layers = nn.Sequential(*chars(tmp_path, end=end).layers())
     for _ in range(2):
         layers(torch.zeros(3, 5, dtype=torch.long)).sum().backward()
-    kinds = {type(m.through.predictor).__name__ for m in layers.modules() if isinstance(m, StatefulRNN)}
+    kinds = {type(m.through_time.predictor).__name__ for m in layers.modules() if isinstance(m, StatefulRNN)}
     assert kinds == {{"bptt": "NoneType", "dni": "CalibratedPredictor", "dni-permuted": "_Permuted"}[end]}
 
 

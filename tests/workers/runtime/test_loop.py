@@ -33,6 +33,7 @@ from tests.support.stages import (
 from workers.runtime import loop as loop_module
 from workers.runtime.loop import StageLoop
 from workers.transport.base import Sender, wait_any
+from workers.transport.slots import Slot
 
 SIZES = (30, 30, 30, 30, 17)
 STAGES = {1: (), 2: (2,), 3: (1, 3)}
@@ -116,6 +117,13 @@ class TestTransparency:
         stages = pipeline(STAGES[2])
         run_stages(stages, with_stop(batches(SIZES)))
         assert not same_bits(state_of(stages), textbook(batches(SIZES)))
+
+
+def test_no_message_is_copied_because_the_loop_still_refers_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[Slot] = []
+    monkeypatch.setattr(Slot, "leave_to_holders", copied.append)
+    run_stages(pipeline(STAGES[3]), with_stop(batches(SIZES)), CHANNELS["shm"])
+    assert not copied
 
 
 class TestLockstep:

@@ -1,0 +1,33 @@
+"""Checks of values that users give; each raises UserError in one line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from dni_async.errors import UserError
+
+
+def at_least(low: int, **settings: int | None) -> None:
+    """Raise UserError unless the values are at least `low`; None is allowed."""
+    for name, value in settings.items():
+        if value is not None and value < low:
+            raise UserError(f"{option(name)} is {value}; it must be at least {low}")
+
+
+def positive(**settings: float | None) -> None:
+    """Raise UserError unless the values are positive and finite; None is allowed."""
+    for name, value in settings.items():
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{option(name)} is {value}; it must be positive and finite")
+
+
+def one_of(what: str, value: str, known: Sequence[str]) -> None:
+    """Raise UserError unless the value is one of the known ones."""
+    if value not in known:
+        raise UserError(f"unknown {what} ({value}); use one of {', '.join(known)}")
+
+
+def option(name: str) -> str:
+    """Return the name of a setting as on the command line, without dashes in front."""
+    return name.replace("_", "-")
