@@ -125,10 +125,16 @@ class TrainingStep(StageState):
             self.updater.drop()
             yield from self._answer(message, x.detach()[:0])
             return
-        yield from self._answer(message, x.grad if x.requires_grad else x.detach()[:0])
+        yield from self._answer(message, self._target(x))
         self.rule.before_update()
         self.updater.step()
         self.on_phase_end("update")
+
+    def _target(self, x: Tensor) -> Tensor:
+        """Return dL/dx, (B, ...): zero if the layers give x none, without rows if none was asked for."""
+        if not x.requires_grad:
+            return x.detach()[:0]
+        return torch.zeros_like(x) if x.grad is None else x.grad
 
     def _gradients_to_check(self, x: Tensor) -> list[Tensor]:
         """Return the gradient that is about to be sent, and with `skip_nonfinite` those of the weights.
@@ -140,10 +146,9 @@ class TrainingStep(StageState):
         to_send = [x.grad] if x.grad is not None else []
         return to_send + (self.updater.gradients() if self.skip_nonfinite else [])
 
-    def _answer(self, message: Activation | TargetGradient, grad: Tensor | None) -> Iterator[Message]:
+    def _answer(self, message: Activation | TargetGradient, grad: Tensor) -> Iterator[Message]:
         """Send the target gradient of the batch, (B, ...) or without rows, if a stage upstream needs it."""
         if self.send_targets:
-            assert grad is not None
             self.targets_sent += 1
             yield TargetGradient(message.step, self.version, clone_if_borrowed(grad, message))
 

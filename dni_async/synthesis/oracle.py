@@ -12,7 +12,7 @@ from typing_extensions import override
 from dni_async.errors import StageError, UserError
 from dni_async.messages import TargetGradient
 from dni_async.optim import Updater
-from dni_async.state.state_dict import State
+from dni_async.state.state_dict import State, load_random_state, random_state
 from dni_async.synthesis.predictor import Predictor
 
 
@@ -42,10 +42,10 @@ class Oracle(Predictor):
         self.downstream.train()
         leaf = h.detach().requires_grad_()
         self.loss(self.downstream(leaf.clone()), y).backward()  # a clone: the first layer may work in place
-        assert leaf.grad is not None
+        gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad  # layers may give it none
         self.updater.step()
-        self._predictions[step] = version, leaf.grad
-        return leaf.grad
+        self._predictions[step] = version, gradient
+        return gradient
 
     @override
     def take(self, target: TargetGradient) -> int | None:
@@ -66,3 +66,29 @@ class Oracle(Predictor):
     @override
     def state_dict(self) -> State:
         raise UserError("rule oracle checks the pipeline and keeps no checkpoint; use another rule")
+
+
+class SeparateRandomness(nn.Module):
+    """Runs a module with random numbers of its own: those that its stage draws in another process.
+
+    Without it, a replica would use other dropout masks than the stages downstream, and its gradient would not
+    be exact.
+
+    state: of the random generators before the first forward, as `random_state` returns it.
+    """
+
+    def __init__(self, module: nn.Module, state: State) -> None:
+        super().__init__()
+        self.module = module
+        self._state = state
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output (B, ...) for x (B, ...); the generators of the process stay as they are."""
+        outside = random_state()
+        load_random_state(self._state)
+        try:
+            output: Tensor = self.module(x)
+            self._state = random_state()
+        finally:
+            load_random_state(outside)
+        return output

@@ -11,6 +11,8 @@ from dni_async.optim import Updater, optimizer_factory, schedule_factor
 from dni_async.rules import LossRule, Rule
 from dni_async.rules.registry import find_rule
 from dni_async.stage.stage import Stage
+from dni_async.state.state_dict import random_state
+from dni_async.synthesis.oracle import SeparateRandomness
 from launch.config.optimizer import OptimizerConfig
 from launch.config.train import TrainConfig
 from launch.job.early_stopping import patience_of
@@ -43,7 +45,7 @@ def build_stage(
     rest = sequential(layers[end:], config.runtime.precision)
     total_steps = config.task.epochs * plan.steps_per_epoch
     rule = _rule(config, task, plan, index, rest, device)
-    seed_everything(config.task.seed + 1 + index)  # dropout and the like differ between stages
+    seed_stage(config, index)
     stage = Stage(
         index,
         mine,
@@ -55,6 +57,11 @@ def build_stage(
         patience=patience_of(config.evaluation.patience, plan.steps_per_epoch),
     )
     return stage, names
+
+
+def seed_stage(config: TrainConfig, index: int) -> None:
+    """Seed the process of stage `index`: dropout and the like differ between stages."""
+    seed_everything(config.task.seed + 1 + index)
 
 
 def _rule(
@@ -74,7 +81,12 @@ def _rule(
         total_steps = config.task.epochs * plan.steps_per_epoch
         end = plan.bounds[index][1]
         parts = [replica[a - end : b - end] for a, b in plan.bounds[index + 1 :]]
-        return replica, _Together([build_updater(config.optimizer, part, total_steps) for part in parts])
+        updaters = [build_updater(config.optimizer, part, total_steps) for part in parts]
+        seeded = []
+        for stage, part in enumerate(parts, index + 1):
+            seed_stage(config, stage)
+            seeded.append(SeparateRandomness(part, random_state()))
+        return nn.Sequential(*seeded), _Together(updaters)
 
     shape, output_shape = plan.shapes[plan.bounds[index][1] - 1], plan.shapes[-1]
     seed = config.task.seed + 1000 + index

@@ -177,15 +177,20 @@ class TestTargetEvery:
         for i in (0, 3, 6):
             assert torch.equal(all_targets[i].grad, targets[i].grad)
 
-    def test_a_gradient_that_layers_keep_back_is_not_taken_for_none_wanted(self) -> None:
-        class KeepsBack(nn.Linear):
+    def test_layers_that_give_their_input_no_gradient_send_a_target_of_zeros(self) -> None:
+        class Detached(nn.Linear):
             def forward(self, x: Tensor) -> Tensor:
                 return super().forward(x.detach())
 
-        layers = KeepsBack(WIDTH, WIDTH)
-        stage = a_stage(layers, updater=adam(layers))
-        with pytest.raises(AssertionError):
-            list(stage.on(Activation(0, 0, *hidden(0), train=True)))
+        for rule in ("loss", "dni"):
+            layers = Detached(WIDTH, CLASSES if rule == "loss" else WIDTH)
+            stage = a_stage(layers, rule=rule, updater=adam(layers))
+            before = clone_state(layers)
+            message = Activation(0, 0, torch.randn(6, WIDTH), torch.arange(6) % CLASSES)
+            target = list(stage.on(message))[-1]
+            assert isinstance(target, TargetGradient)
+            assert torch.equal(target.grad, torch.zeros(6, WIDTH))
+            assert changed(stage, before) is (rule == "loss")  # an untrained SG network predicts zero
 
     def test_nobody_misses_them(self) -> None:
         stages = pipeline()

@@ -7,7 +7,8 @@ from torch.nn import functional as F
 
 from dni_async.errors import StageError
 from dni_async.messages import TargetGradient
-from dni_async.synthesis.oracle import Oracle
+from dni_async.state.state_dict import random_state
+from dni_async.synthesis.oracle import Oracle, SeparateRandomness
 from tests.support.stages import CLASSES, WIDTH, adam
 
 
@@ -65,3 +66,17 @@ def test_it_reports_no_error() -> None:
     seer = oracle()
     seer.new_epoch()
     assert seer.stats() == {"sg_relative_error": 0.0, "sg_cosine": 1.0}
+
+
+def test_separate_randomness_draws_as_a_process_of_its_own_and_leaves_the_others_alone() -> None:
+    dropout, x = nn.Dropout(0.5), torch.ones(40)
+    torch.manual_seed(7)
+    wanted = [dropout(x), dropout(x)]
+    torch.manual_seed(7)
+    separate = SeparateRandomness(dropout, random_state())
+    torch.manual_seed(3)
+    first = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(separate(x), wanted[0])
+    assert torch.equal(torch.rand(1), first)
+    assert torch.equal(separate(x), wanted[1])

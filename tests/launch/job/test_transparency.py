@@ -16,6 +16,7 @@ from launch.report.weights import load_all
 from tasks.base import seed_everything
 from tasks.vision.digits import DigitsFcn
 from tests.support.forks import Job
+from tests.support.tiny_task import CLASSES, FEATURES, Tiny
 
 EPOCHS, BATCH, SEED = 2, 100, 3
 
@@ -89,6 +90,17 @@ def test_the_oracle_is_exact_in_bf16_too(textbook: dict[str, Tensor], tmp_path: 
     weights, _ = trained(tmp_path, 3, "oracle", "shm,dist", precision="bf16")
     assert any(not torch.equal(weights[name], textbook[name]) for name in textbook)
     assert {name: w.dtype for name, w in weights.items()} == {name: w.dtype for name, w in textbook.items()}
+
+
+def test_an_oracle_draws_the_random_numbers_of_the_stages_downstream(tmp_path: Path) -> None:
+    """There is dropout in stages 0 and 1: with other masks, a replica predicts other gradients."""
+    config = TrainConfig.of(rule="oracle", epochs=2, batch_size=10, cut="2,4")
+    with Job(config, Tiny(with_dropout), 3, tmp_path) as job:
+        assert job.statuses() == [0] * 3, job.lines()
+
+
+def with_dropout() -> list[nn.Module]:
+    return [nn.Linear(FEATURES, 8), nn.Dropout(0.5), nn.Linear(8, 7), nn.Dropout(0.5), nn.Linear(7, CLASSES)]
 
 
 def test_delayed_gradients_with_room_for_one_batch_equal_backprop_to_the_bit(
