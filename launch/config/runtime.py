@@ -8,7 +8,7 @@ from typing import Literal
 from dni_async.errors import UserError
 from launch.config.checks import at_least, one_of, positive
 from launch.config.flat import Group
-from workers.runtime.execution import PRECISIONS
+from workers.runtime.precision import PRECISIONS
 from workers.transport.registry import check_transports
 
 
@@ -32,7 +32,7 @@ class LinkedConfig(DeviceConfig):
 
     transport: str = "auto"
     """auto, shm, tcp, dist, rpc or the dotted path of your own; several, one per link, with commas. Auto: shm
-    within a host, else dist."""
+    within a host, else tcp."""
     trust_network: bool = False
     """Allow --transport rpc, by which anybody who reaches a rank's port can run code in it."""
     timeout: float = 60.0

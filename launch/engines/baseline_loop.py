@@ -30,7 +30,7 @@ from launch.report.recorder import Recorder
 from tasks.base import seed_everything
 from workers.coordination.collectives import Peers, process_group
 from workers.runtime.emulation import make_probe
-from workers.runtime.execution import in_precision, sequential
+from workers.runtime.precision import in_precision, sequential
 from workers.runtime.probe import Throughput, process_metadata, warmup_steps
 from workers.transport.base import timed_out
 

@@ -20,10 +20,11 @@ from launch.job.stage_factory import build_stage
 from launch.report.recorder import Recorder
 from workers.checkpoint.store import CheckpointStore
 from workers.recovery.journaled_source import JournaledSource
+from workers.runtime.channels import StageChannels
 from workers.runtime.emulation import make_probe
 from workers.runtime.endpoints import Sink, Source
 from workers.runtime.fault_injection import EventInjector
-from workers.runtime.loop import StageChannels, StageLoop
+from workers.runtime.loop import StageLoop
 from workers.runtime.probe import Throughput, process_metadata, warmup_steps
 from workers.transport.connect import Links, agree_on_transports, open_links
 

@@ -34,7 +34,7 @@ from launch.job.stage_factory import build_updater
 from launch.report.recorder import Recorder
 from workers.coordination.collectives import Peers
 from workers.runtime.emulation import make_probe
-from workers.runtime.execution import sequential
+from workers.runtime.precision import sequential
 from workers.runtime.probe import Probe
 
 

@@ -18,8 +18,8 @@ from launch.job.start import Start
 from tasks.base import Task
 from workers.coordination.rendezvous import Rendezvous
 from workers.failure.rank_runner import RankRunner
+from workers.runtime.compilation import compile_ahead
 from workers.runtime.device import Placement
-from workers.runtime.execution import compile_ahead
 
 COMPILE_TIMEOUT_S = 1800.0
 """Seconds that a rank may wait for the compilers of the others."""

@@ -34,7 +34,7 @@ from launch.job.task_checks import (
 from tasks.base import Task, seed_everything
 from workers.coordination.rendezvous import Rendezvous
 from workers.runtime.emulation import flop_clock
-from workers.runtime.execution import in_precision, sequential
+from workers.runtime.precision import in_precision, sequential
 
 KEY = "plan"
 

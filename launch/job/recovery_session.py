@@ -73,19 +73,13 @@ class RecoverySession:
     def start(self, stage: Stage, loop: StageLoop, position: StreamPosition) -> None:
         """Restore the loop, and from now on journal the state after every message."""
         if self.before is not None:
-            loop.inputs_open = self.before["inputs_open"]
-            loop.sequence_check.load_state_dict(self.before["sequence_check"])
-            loop.probe.totals = self.before["totals"]
-            loop.throughput.samples, loop.throughput.seconds = self.before["throughput"]
+            loop.load_state_dict(self.before["loop"])
 
         def state_dict() -> dict[str, Any]:
             return {
                 "stage": stage.counters(),
                 "position": position.state_dict(),
-                "inputs_open": loop.inputs_open,
-                "sequence_check": loop.sequence_check.state_dict(),
-                "totals": loop.probe.totals,
-                "throughput": [loop.throughput.samples, loop.throughput.seconds],
+                "loop": loop.state_dict(),
                 "lost_updates": self._lost_updates,
                 "record": self._record,
             }

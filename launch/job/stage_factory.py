@@ -18,7 +18,7 @@ from launch.config.train import TrainConfig
 from launch.job.early_stopping import patience_of
 from launch.job.partition_plan import PartitionPlan, build_layers, rule_context
 from tasks.base import Task, seed_everything
-from workers.runtime.execution import in_precision, sequential
+from workers.runtime.precision import in_precision, sequential
 
 
 def build_updater(config: OptimizerConfig, module: nn.Module, total_steps: int) -> Updater:

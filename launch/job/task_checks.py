@@ -12,7 +12,7 @@ from dni_async.errors import UserError
 from launch.engines.registry import ENGINES, find_engine
 from launch.job.data import Data, size
 from tasks.base import Task
-from workers.runtime.execution import sequential
+from workers.runtime.precision import sequential
 
 
 @torch.no_grad()

@@ -22,11 +22,12 @@ from tests.support import forks
 from tests.support.stages import show
 from workers.failure.rank_runner import RankRunner
 from workers.failure.signals import exit_process
-from workers.runtime.cuda_copies import copy_out
+from workers.runtime.channels import StageChannels
 from workers.runtime.endpoints import Sink, Source
-from workers.runtime.loop import StageChannels, StageLoop
+from workers.runtime.loop import StageLoop
 from workers.runtime.probe import Probe, Throughput
 from workers.transport.base import Receiver, Sender
+from workers.transport.cuda_copies import copy_out
 from workers.transport.memory import memory_channel
 from workers.transport.shm import ShmListener, connect
 
@@ -128,7 +129,7 @@ def one_loop(
 
 
 def close_all(ends: StageChannels) -> None:
-    for end in ends.all():
+    for end in ends.ends:
         end.close()
 
 

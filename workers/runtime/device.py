@@ -14,7 +14,7 @@ from dni_async.errors import UserError
 
 @dataclass(slots=True)
 class Placement:
-    """What one rank got."""
+    """Device, threads and cores of one rank."""
 
     device: torch.device
     threads: int
@@ -76,7 +76,7 @@ def place(device: str, threads: int, local_rank: int, local_world: int) -> Place
 
 
 def pick_device(device: str, local_rank: int) -> torch.device:
-    """The CPU, or this rank's GPU; ranks share GPUs in turn when there are fewer."""
+    """The CPU, or the GPU of this rank; if there are fewer GPUs than ranks, ranks share them."""
     if device == "cpu":
         return torch.device("cpu")
     if device != "cuda":

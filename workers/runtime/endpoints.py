@@ -1,110 +1,109 @@
-"""Endpoints that are no transport: the data and the report at stage 0, and targets ahead of their turn."""
+"""Channel ends that belong to no transport: stage 0's data and report, and a receiver that takes in
+everything."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
+from typing_extensions import override
+
 from dni_async.messages import Marker, Message, TargetGradient
-from workers.transport.base import PeerGone, Receiver, Sender
+from workers.transport.base import Channel, PeerGone, Receiver, Sender
 from workers.transport.forwarding import ForwardingReceiver
 
 
-class Source(Receiver):
-    """Gives stage 0 its batches and markers, one whenever it asks; never makes it wait."""
+class _LocalEnd(Channel):
+    """An end whose other side is in this process: always ready, so nobody sleeps on it."""
 
     peer = -1
+
+    @override
+    def fileno(self) -> int:
+        raise AssertionError("source and sink are always ready")
+
+    @override
+    def peer_gone(self) -> bool:
+        return False
+
+    @override
+    def close(self) -> None:
+        pass
+
+
+class Source(_LocalEnd, Receiver):
+    """Delivers the batches and markers of stage 0 from an iterator that ends with the STOP marker."""
 
     def __init__(self, messages: Iterator[Message]) -> None:
         self._messages = messages
 
-    def fileno(self) -> int:
-        """Not to be waited on."""
-        raise AssertionError("the source is always ready")
-
-    def peer_gone(self) -> bool:
-        """Never."""
-        return False
-
+    @override
     def poll(self) -> bool:
-        """Always; the STOP marker is its last message."""
         return True
 
+    @override
     def recv(self, timeout: float) -> Message:
-        """The next batch or marker."""
         return next(self._messages)
 
+    @override
     def release(self) -> None:
-        """Nothing is lent."""
-
-    def close(self) -> None:
-        """Nothing to give back."""
+        pass
 
 
-class Sink(Sender):
-    """Takes the markers that come back to stage 0."""
-
-    peer = -1
+class Sink(_LocalEnd, Sender):
+    """Passes the markers that come back to stage 0 to `report`."""
 
     def __init__(self, report: Callable[[Marker], None]) -> None:
         self._report = report
 
-    def fileno(self) -> int:
-        """Not to be waited on."""
-        raise AssertionError("the sink is always ready")
-
-    def peer_gone(self) -> bool:
-        """Never."""
-        return False
-
+    @override
     def ready(self) -> bool:
-        """Always."""
         return True
 
+    @override
     def send(self, message: Message, timeout: float) -> None:
-        """Hand the marker to the report."""
         assert isinstance(message, Marker), message
         self._report(message)
 
+    @override
     def held_bytes(self) -> int:
-        """Nothing."""
         return 0
 
-    def close(self) -> None:
-        """Nothing to give back."""
 
+class DrainingReceiver(ForwardingReceiver):
+    """Takes in every message at once, so that the neighbour has room to send while messages wait here.
 
-class Drained(ForwardingReceiver):
-    """Takes in whatever has arrived, so that the neighbour's way out has room while messages wait here.
+    In lockstep a target waits until it is due, and markers wait behind it. Left in the channel they would
+    fill it, the neighbour would take no more activations, and no target would ever be due. The descriptor is
+    quiet after `poll`, even while messages wait here.
 
-    In lockstep a target waits for its turn, and markers queue behind it. Left in the channel they would
-    fill it, the neighbour would take no more activations, and nobody's turn would ever come.
-
-    first: messages that count as arrived before all others. The descriptor is quiet after `poll` even while
-    messages wait here.
+    Args:
+        initial: messages that come before all others.
     """
 
-    def __init__(self, receiver: Receiver, first: Iterable[Message] = ()) -> None:
+    def __init__(self, receiver: Receiver, initial: Iterable[Message] = ()) -> None:
         super().__init__(receiver)
-        self.spin_s = 0.0  # a stage that waits for its turn leaves the core to the others
-        self._kept: deque[Message] = deque(first)
+        self.spin_s = 0.0  # a stage whose next message is not due leaves the core to the others
+        self._waiting: deque[Message] = deque(initial)
 
+    @override
     def poll(self) -> bool:
-        """Take in what has arrived; whether a message waits here."""
         try:
             while self._receiver.poll():
-                self._kept.append(self._take())
+                self._waiting.append(self._take())
         except PeerGone:
-            if not self._kept:
+            if not self._waiting:
                 raise
-        return bool(self._kept)
+        return bool(self._waiting)
 
+    @override
     def recv(self, timeout: float) -> Message:
         """The oldest message, in memory of its own."""
-        return self._kept.popleft() if self._kept else self._take(timeout)
+        return self._waiting.popleft() if self._waiting else self._take(timeout)
 
+    @override
     def release(self) -> None:
-        """It was given back when it was taken in."""
+        """Nothing: the message was released when it was taken in."""
 
     def _take(self, timeout: float = 0.0) -> Message:
         message = self._receiver.recv(timeout)

@@ -30,7 +30,7 @@ from pathlib import Path
 
 from dni_async.errors import UserError
 from dni_async.messages import Activation, Message, TargetGradient
-from workers.runtime.loop import StageChannels
+from workers.runtime.channels import StageChannels
 from workers.transport.base import Receiver, Sender
 from workers.transport.forwarding import ForwardingReceiver, ForwardingSender
 

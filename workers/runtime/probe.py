@@ -49,10 +49,12 @@ class Probe:
         self._last = clock()
 
     def begin(self, step: int, training: bool, before: str = "wait", work: Hashable = None) -> None:
-        """A message is taken up; the time before it went into `before`.
+        """Begin a message; the time since the last mark was spent on `before`.
 
-        work: names what is done for it, so that the same name means the same FLOPs (a kind of message and
-        its shape); None for what costs nothing, such as a mark.
+        Args:
+            work: key of the work that the message causes (its kind and shape), so that the same key means the
+                same
+                FLOPs; None for work that costs nothing, such as a marker's.
         """
         self.step, self.training = step, training
         self.mark(before)
@@ -61,7 +63,7 @@ class Probe:
         """The message has been handled."""
 
     def mark(self, kind: str) -> None:
-        """The work since the last mark was of this kind."""
+        """Count the time since the last mark as work of this kind."""
         now = self.clock()
         if self.training:
             self.totals[kind] = self.totals.get(kind, 0.0) + now - self._last
@@ -70,7 +72,7 @@ class Probe:
         self._last = now
 
     def step_done(self) -> None:
-        """One more training step is done; after the warm-up the totals start from zero."""
+        """Count a training step; at the end of the warm-up the totals start from zero."""
         if self._warmup > 0:
             self._warmup -= 1
             self.totals.clear()
@@ -112,7 +114,7 @@ class Throughput:
         self._last = 0.0
 
     def trained(self, samples: int) -> None:
-        """A training step has just ended."""
+        """Count the training step that has just ended."""
         now = self.clock()
         if self._skip:
             self._skip -= 1
@@ -122,11 +124,11 @@ class Throughput:
         self._last = now
 
     def pause(self) -> None:
-        """Something else than training happens now."""
+        """Stop counting until `warmup` more steps are done: something else than training happens now."""
         self._skip = self.warmup
 
     def per_second(self) -> float | None:
-        """None until something was counted."""
+        """Samples per second; None until something was counted."""
         return self.samples / self.seconds if self.seconds else None
 
 

@@ -1,10 +1,10 @@
-"""Every message in its turn: what is lost, comes twice or overtakes another is an error at once.
+"""Checks that messages come in order: one that is lost, comes twice or overtakes another is an error at once.
 
     activations  A0 A1 A2  E0 E1  EPOCH(3)  A3 ...  STOP(4)     numbered through the run; test batches from 0
-    targets      T0 T1 T2 T3  EPOCH(3)  STOP(4)                 behind the targets of all that was before it
+    targets      T0 T1 T2 T3  EPOCH(3)  STOP(4)                 a marker follows the targets of all before it
 
-A marker says how many training batches are before it. The stage counts what it has handled, so nothing has to
-be remembered for this but the test batches and the last marker of each kind.
+A marker carries the number of training batches before it. The stage counts what it has handled, so only the
+test batches and the last marker of each kind are counted here.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class SequenceCheck:
         self._marks: dict[tuple[int, bool], int] = {}
 
     def state_dict(self) -> list[Any]:
-        """What has to be remembered, JSON-able, for a stage that is started again."""
+        """What the check continues from when the stage is restarted, JSON-able."""
         markers = [[int(kind), int(returning), step] for (kind, returning), step in self._marks.items()]
         return [self._tests, markers]
 
     def load_state_dict(self, state: list[Any]) -> None:
-        """Remember it."""
+        """Continue from what `state_dict` returned."""
         self._tests, markers = state
         self._marks = {(MarkerKind(kind), bool(returning)): step for kind, returning, step in markers}
 
     def check(self, message: Message) -> None:
-        """Raises StageError when another message was due."""
+        """Raises StageError if this is not the next message."""
         stage = self._stage
         if isinstance(message, TargetGradient):
             if message.step != stage.targets_received:

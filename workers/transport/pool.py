@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from workers.runtime.cuda_copies import Event
+from workers.transport.cuda_copies import Event
 from workers.transport.slots import Slot
 
 _GROWTH = 1.25

@@ -14,7 +14,7 @@ TRANSPORTS = {
     "dist": "workers.transport.dist_link:DistTransport",
     "rpc": "workers.transport.rpc_link:RpcTransport",
 }
-AUTO = ("shm", "dist")
+AUTO = ("shm", "tcp")
 """What `auto` chooses from: for each link, the first that can connect its two hosts."""
 
 

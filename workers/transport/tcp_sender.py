@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from dni_async.messages import Message
-from workers.runtime.cuda_copies import copy_out, wait_for
 from workers.transport.base import Deadline, PeerGone, Sender, TransportError, TransportTimeout, wait_any
+from workers.transport.cuda_copies import copy_out, wait_for
 from workers.transport.pool import InFlight, SlotPool
 from workers.transport.tcp_socket import (
     NO_WAIT,

@@ -8,7 +8,7 @@ import torch
 from dni_async.messages import Marker, MarkerKind, Message, TargetGradient
 from tests.support.channels import CHANNELS
 from tests.support.stages import batches
-from workers.runtime.endpoints import Drained, Sink, Source
+from workers.runtime.endpoints import DrainingReceiver, Sink, Source
 from workers.transport.base import PeerGone, Receiver, Sender, TransportTimeout, wait_any
 
 
@@ -61,7 +61,7 @@ def test_nobody_waits_on_source_or_sink() -> None:
 @pytest.fixture(params=CHANNELS)
 def drained(request: pytest.FixtureRequest) -> Iterator[tuple[Sender, Receiver]]:
     sender, receiver = CHANNELS[request.param](2, 1, 0)
-    with sender, Drained(receiver) as end:
+    with sender, DrainingReceiver(receiver) as end:
         yield sender, end
 
 
@@ -121,7 +121,7 @@ class TestDrained:
 
     def test_what_counts_as_arrived_comes_before_all_that_is_sent(self) -> None:
         sender, receiver = CHANNELS["memory"](2, 1, 0)
-        with sender, Drained(receiver, [target(3), target(4)]) as end:
+        with sender, DrainingReceiver(receiver, [target(3), target(4)]) as end:
             assert end.poll()
             sender.send(target(5), 1.0)
             assert end.poll()

@@ -12,6 +12,7 @@ from dni_async.errors import UserError
 from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient
 from tests.support.channels import shm_channel
 from tests.support.stages import batches, show
+from workers.runtime.channels import StageChannels
 from workers.runtime.endpoints import Sink, Source
 from workers.runtime.fault_injection import (
     EventInjector,
@@ -21,7 +22,6 @@ from workers.runtime.fault_injection import (
     faults_of,
     to_itself,
 )
-from workers.runtime.loop import StageChannels
 from workers.transport.memory import memory_channel
 
 

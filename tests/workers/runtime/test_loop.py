@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dni_async.errors import StageError, UserError
+from dni_async.errors import Late, StageError, UserError
 from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient
 from dni_async.rules import DelayedRule, DniRule, FrozenRule
 from dni_async.stage.stage import Stage
@@ -32,8 +32,7 @@ from tests.support.stages import (
 )
 from workers.runtime import loop as loop_module
 from workers.runtime.loop import StageLoop
-from workers.transport.base import Sender, wait_any
-from workers.transport.slots import Slot
+from workers.transport.base import Deadline, Doorbell, Receiver, Sender, wait_any
 
 SIZES = (30, 30, 30, 30, 17)
 STAGES = {1: (), 2: (2,), 3: (1, 3)}
@@ -117,13 +116,6 @@ class TestTransparency:
         stages = pipeline(STAGES[2])
         run_stages(stages, with_stop(batches(SIZES)))
         assert not same_bits(state_of(stages), textbook(batches(SIZES)))
-
-
-def test_no_message_is_copied_because_the_loop_still_refers_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    copied: list[Slot] = []
-    monkeypatch.setattr(Slot, "leave_to_holders", copied.append)
-    run_stages(pipeline(STAGES[3]), with_stop(batches(SIZES)), CHANNELS["shm"])
-    assert not copied
 
 
 class TestLockstep:
@@ -244,6 +236,42 @@ class TestResumed:
         assert [stage.targets_received for stage in fresh] == [5, 5, 0]
 
 
+class Chatty(Receiver):
+    """Wakes its stage all the time, and has no message: a broken or hostile peer."""
+
+    peer = 0
+
+    def __init__(self) -> None:
+        self.bell = Doorbell()
+        self.bell.ring()
+
+    def fileno(self) -> int:
+        return self.bell.fileno()
+
+    def peer_gone(self) -> bool:
+        return False
+
+    def poll(self) -> bool:
+        return False
+
+    def recv(self, timeout: float) -> Message:
+        raise AssertionError
+
+    def release(self) -> None:
+        raise AssertionError
+
+    def close(self) -> None:
+        self.bell.close()
+
+
+def test_news_that_brings_no_message_does_not_put_the_deadline_off() -> None:
+    with one_loop(a_middle_stage(), timeout=0.3) as (loop, _):
+        loop.channels.activations_in.close()
+        loop.channels.activations_in = Chatty()
+        with pytest.raises(Late, match=r"nothing came from .* for 0\.3 s"):
+            loop.run()
+
+
 class TestWhatComesNext:
     def test_a_target_goes_before_the_next_batch(self) -> None:
         stage = pipeline(cut=(2,))[0]
@@ -267,7 +295,7 @@ class TestWhatComesNext:
                 assert steps(loop) == 0  # lent is not given back
                 far.activations_out.release()
                 assert steps(loop) == 1
-                assert loop.ends.activations_out.sent == stage.steps == count
+                assert loop.channels.activations_out.sent == stage.steps == count
 
     @over_every_channel
     def test_targets_are_taken_when_the_way_down_is_full_and_batches_are_not(self, channel: str) -> None:
@@ -311,7 +339,7 @@ class TestWhatComesNext:
             assert steps(loop) == 2
             for step, handled_now in ((0, 2), (1, 3)):
                 far.targets_in.send(a_target(step), 1.0)
-                loop._wait()
+                loop._wait(Deadline(loop.timeout))
                 for _ in range(handled_now):
                     assert loop.step()
                 assert loop.stage.has_room is (step == 1)
@@ -324,7 +352,7 @@ class TestWhatComesNext:
             assert steps(loop) == 1
             far.activations_out.recv(1.0)
             far.activations_out.release()
-            loop._wait()
+            loop._wait(Deadline(loop.timeout))
             assert steps(loop) == 1
 
     @over_gpu_like_channels_too
@@ -365,7 +393,7 @@ class TestWaiting:
             return wait_any(channels, timeout, eager)
 
         monkeypatch.setattr(loop_module, "wait_any", counting)
-        monkeypatch.setattr(loop_module, "SLICE", 0.1)
+        monkeypatch.setattr(loop_module, "PEER_CHECK_INTERVAL_S", 0.1)
         return seen
 
     @over_every_channel
@@ -444,7 +472,7 @@ class TestNeighboursThatLeave:
     def test_are_noticed_by_a_stage_that_waits_for_the_other_one(
         self, channel: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(loop_module, "SLICE", 0.05)
+        monkeypatch.setattr(loop_module, "PEER_CHECK_INTERVAL_S", 0.05)
         with one_loop(a_middle_stage(), (), CHANNELS[channel], capacity=1, timeout=5.0) as (loop, far):
             far.activations_in.send(a_middle_batch(0), 1.0)
             assert steps(loop) == 1  # and now the way up is full
@@ -480,7 +508,7 @@ class TestNeighboursThatLeave:
     def test_below_may_be_gone_for_long_while_the_stop_mark_waits_for_room_above(
         self, channel: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(loop_module, "SLICE", 0.05)
+        monkeypatch.setattr(loop_module, "PEER_CHECK_INTERVAL_S", 0.05)
         with one_loop(a_middle_stage(), (), CHANNELS[channel], capacity=1, timeout=0.12) as (loop, far):
             markers: list[Message] = []
             for kind in (MarkerKind.REPORT, MarkerKind.STOP):
@@ -585,7 +613,7 @@ class TestTrouble:
         stage = pipeline(cut=(2,), rule=lambda: DniRule(synthesizer(capacity=2)))[0]
         markers: list[Marker] = []
         with one_loop(stage, with_stop(batches(SIZES[:4])), CHANNELS[channel], capacity=6) as (loop, far):
-            loop.ends.targets_out._report = markers.append
+            loop.channels.targets_out._report = markers.append
             assert steps(loop) == 5
             for step in range(4):
                 far.targets_in.send(a_target(step), 1.0)
@@ -667,7 +695,7 @@ class TestMarks:
             mark(MarkerKind.STOP),
         ]
         with one_loop(stage, numbered(messages), clock=clock) as (loop, _):
-            loop.ends.targets_out._report = markers.append
+            loop.channels.targets_out._report = markers.append
             loop.run()
         found = [m.body["result"]["samples_per_s"] for m in markers]
         assert found == [None, (30 + 17 + 13) / 6]  # the first after the start and a pause do not count

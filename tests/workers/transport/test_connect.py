@@ -63,7 +63,7 @@ class TestAgreement:
         monkeypatch.setattr(rendezvous_module, "host_identity", next_host)
         chosen = in_threads(3, lambda me: agree_on_transports(me, "auto", PATIENCE))
         assert chosen[0] == chosen[1] == chosen[2]
-        assert set(chosen[0]) <= {"shm", "dist"} and "dist" in chosen[0]  # type: ignore[call-overload, operator]
+        assert set(chosen[0]) <= {"shm", "tcp"} and "tcp" in chosen[0]  # type: ignore[call-overload, operator]
         assert "GLOO_SOCKET_IFNAME" not in os.environ
 
     def test_ranks_of_one_host_need_only_its_loopback(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,13 +14,13 @@ from workers.transport.registry import AUTO, TRANSPORTS, check_transports, choos
     [
         ("auto", "a", []),
         ("auto", "aa", ["shm"]),
-        ("auto", "ab", ["dist"]),
-        ("auto", "aabb", ["shm", "dist", "shm"]),
+        ("auto", "ab", ["tcp"]),
+        ("auto", "aabb", ["shm", "tcp", "shm"]),
         ("shm", "aaa", ["shm", "shm"]),
         ("dist", "aab", ["dist", "dist"]),
         ("rpc", "ab", ["rpc"]),
         ("shm,dist,rpc", "aaab", ["shm", "dist", "rpc"]),
-        ("rpc,auto,auto", "aaab", ["rpc", "shm", "dist"]),
+        ("rpc,auto,auto", "aaab", ["rpc", "shm", "tcp"]),
     ],
 )
 def test_the_choice_for_each_request_and_hosts(asked: str, hosts: str, chosen: list[str]) -> None:

@@ -2,9 +2,9 @@
 
     compute stream   forward ──┬─ sg ─ backward ─ update ─ forward ...
     copy stream                └─ to the slot ─┐ event
-    host             ... send, which goes on ──┴─ the packet leaves: at the next look, or before a sleep
+    host             send returns at once ─────┴─ the packet is sent by the next ready, send or flush
 
-On the CPU a copy is done as soon as it is asked for, and the packet leaves at once; the rest is the same.
+On the CPU a copy is done when the call returns, and the packet is sent at once.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from workers.transport.base import TransportTimeout
 
 
 class Event(Protocol):
-    """When a copy is done. (A `torch.cuda.Event` is one.)"""
+    """Tells whether a copy is done; a `torch.cuda.Event` is one."""
 
     def query(self) -> bool:
-        """Whether it is."""
+        """Whether the copy is done."""
 
 
 class _Done:
@@ -34,13 +34,13 @@ class _Done:
 
 
 DONE = _Done()
-"""It is."""
+"""The event of a copy that is done."""
 
 
 def wait_for(event: Event, timeout: float) -> None:
-    """Return when the copy is done. Raises TransportTimeout after `timeout` seconds: a GPU may hang.
+    """Wait until the copy is done. Raises TransportTimeout after `timeout` seconds, as a GPU may hang.
 
-    (`torch.cuda.Event.synchronize` knows no deadline.)
+    (`torch.cuda.Event.synchronize` has no deadline.)
     """
     end = time.monotonic() + timeout
     while not event.query():
@@ -50,26 +50,26 @@ def wait_for(event: Event, timeout: float) -> None:
 
 
 def copy_out(places: Sequence[Tensor], tensors: Sequence[Tensor]) -> Event:
-    """Copy tensors, on any device, to places in the host's memory, which may be read after the event."""
+    """Copy tensors, on any device, to places in host memory, which may be read once the event is done."""
     device = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
     if device is None:
         for place, tensor in zip(places, tensors, strict=True):
             place.copy_(tensor)
         return DONE
     side = _side_stream(device)
-    side.wait_stream(torch.cuda.current_stream(device))  # they may not be computed yet
+    side.wait_stream(torch.cuda.current_stream(device))  # the tensors may not be computed yet
     with torch.cuda.stream(side):
         for place, tensor in zip(places, tensors, strict=True):
             place.copy_(tensor, non_blocking=True)
             if tensor.is_cuda:
-                tensor.record_stream(side)  # its memory is not used again before it is copied
+                tensor.record_stream(side)  # its memory must not be used again before the copy
         return side.record_event()
 
 
 def move(message: Message, device: torch.device) -> Event:
-    """Bring a message's tensors to `device`, in place; where they were may be overwritten after the event.
+    """Replace the message's tensors by copies on `device`; the originals may be overwritten after the event.
 
-    What this thread computes on the device from now on waits for them there.
+    What this thread computes on the device from now on waits for the copies.
     """
     if isinstance(message, Activation):
         (message.h, message.y), event = _copies_on([message.h, message.y], device)

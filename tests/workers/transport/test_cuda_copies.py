@@ -7,8 +7,8 @@ import torch
 
 from dni_async.messages import Activation, Marker, MarkerKind, TargetGradient
 from tests.support.channels import Copying
-from workers.runtime.cuda_copies import DONE, copy_out, move, wait_for
 from workers.transport.base import TransportTimeout
+from workers.transport.cuda_copies import DONE, copy_out, move, wait_for
 
 
 def test_on_the_cpu_a_copy_is_done_at_once() -> None:

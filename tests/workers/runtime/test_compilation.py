@@ -1,5 +1,3 @@
-"""Layers in fp32 and bf16."""
-
 import copy
 
 import pytest
@@ -7,49 +5,8 @@ import torch
 from torch import nn
 
 from dni_async.errors import UserError
-from workers.runtime.execution import compile_ahead, in_precision, sequential
-
-CPU = torch.device("cpu")
-
-
-def layers():
-    return [nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)]
-
-
-def test_fp32_changes_nothing():
-    parts, x = layers(), torch.randn(5, 4)
-    ours, plain = sequential(parts, "fp32"), nn.Sequential(*parts)
-    assert torch.equal(ours(x), plain(x)) and repr(ours) == repr(plain)
-    assert in_precision(torch.mm, "fp32", CPU) is torch.mm
-
-
-def test_bf16_computes_what_autocast_does_and_keeps_weights_and_gradients_in_fp32():
-    ours = sequential(layers(), "bf16")
-    plain = nn.Sequential(*copy.deepcopy(list(ours)))
-    x = torch.randn(5, 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        wanted = plain(x)
-    output = ours(x)
-    assert output.dtype is torch.bfloat16 and torch.equal(output, wanted)
-    for h in (output, wanted):
-        h.float().square().sum().backward()
-    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
-        assert a.dtype is a.grad.dtype is torch.float32
-        assert torch.equal(a.grad, b.grad)
-    assert ours.state_dict().keys() == plain.state_dict().keys()
-    assert not torch.is_autocast_enabled("cpu")
-
-
-@pytest.mark.parametrize("derive", [copy.deepcopy, lambda module: module[:1], lambda module: module[1:]])
-def test_copies_and_slices_keep_the_precision(derive):
-    derived = derive(sequential([nn.Linear(3, 3), nn.Linear(3, 3)], "bf16"))
-    assert derived(torch.randn(2, 3)).dtype is torch.bfloat16
-
-
-def test_a_function_works_in_bf16_inside_only():
-    a = torch.randn(3, 3)
-    assert in_precision(torch.mm, "bf16", CPU)(a, a).dtype is torch.bfloat16
-    assert torch.mm(a, a).dtype is torch.float32
+from workers.runtime.compilation import compile_ahead
+from workers.runtime.precision import sequential
 
 
 class TestCompileAhead:
@@ -96,7 +53,7 @@ class TestCompileAhead:
         assert len(graphs) == ahead > 0
 
     def test_it_computes_the_same(self, compiled):
-        parts = layers()
+        parts = [nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)]
         plain, x = copy.deepcopy(nn.Sequential(*parts)), torch.randn(6, 4)
         assert torch.equal(compiled(*parts)(x), plain(x))
 
@@ -117,7 +74,7 @@ class TestCompileAhead:
             UserError, match=r"^torch.compile does not work here \(.*\); leave --compile out$"
         ):
             compile_ahead(
-                sequential(layers(), "fp32"),
+                sequential([nn.Linear(4, 3), nn.ReLU()], "fp32"),
                 torch.ones(5, 4),
                 trains=True,
                 gradients=(True,),

@@ -1,0 +1,36 @@
+"""The four channels of a stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from workers.transport.base import Channel, Receiver, Sender
+
+
+@dataclass(slots=True)
+class StageChannels:
+    """The inputs and outputs of a stage; the last stage has no `activations_out` and `targets_in`."""
+
+    activations_in: Receiver
+    targets_out: Sender
+    activations_out: Sender | None = None
+    targets_in: Receiver | None = None
+
+    @property
+    def senders(self) -> list[Sender]:
+        """The sending ends."""
+        return [self.targets_out, *([self.activations_out] if self.activations_out else [])]
+
+    @property
+    def downstream(self) -> list[Channel]:
+        """Both ends to the stage downstream; none for the last stage."""
+        return [end for end in (self.activations_out, self.targets_in) if end is not None]
+
+    @property
+    def ends(self) -> list[Channel]:
+        """All ends that exist."""
+        return [self.activations_in, self.targets_out, *self.downstream]
+
+    def held_bytes(self) -> int:
+        """Bytes that the senders hold for messages that were not released."""
+        return sum(sender.held_bytes() for sender in self.senders)

@@ -1,0 +1,54 @@
+"""The precision in which layers and loss are computed.
+
+    fp32   layers                 -> loss                   nothing changes, bit for bit
+    bf16   layers under autocast  -> loss under autocast    weights, gradients and optimizer stay fp32
+
+A stage sends its last layer's output as it is, so with bf16 most activations and target gradients are half as
+large. SG networks compute in fp32, whatever the type of their input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+PRECISIONS = ("fp32", "bf16")
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def sequential(layers: Iterable[nn.Module], precision: str) -> nn.Sequential:
+    """One module of the layers that computes in `precision`; weights have the names of nn.Sequential."""
+    return (_Bf16 if precision == "bf16" else _Layers)(*layers)
+
+
+def in_precision(function: F, precision: str, device: torch.device) -> F:
+    """The function, such as a loss, computed in `precision` on tensors of `device`."""
+    if precision == "fp32":
+        return function
+    return cast(F, torch.autocast(device.type, torch.bfloat16)(function))
+
+
+class _Layers(nn.Sequential):
+    """nn.Sequential with a `forward` of its own: `compile()` does nothing for torch's own containers."""
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        output: Tensor = super().forward(input)
+        return output
+
+    def _get_name(self) -> str:
+        return nn.Sequential.__name__
+
+
+class _Bf16(_Layers):
+    """Layers under autocast. A class rather than a hook, so that copies and slices keep it."""
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        with torch.autocast(input.device.type, torch.bfloat16):
+            return super().forward(input)
