@@ -116,7 +116,7 @@ def _channels(context: RankContext, recorder: Recorder | None, links: Links) -> 
         channels = StageChannels(upstream.receiver, upstream.sender)
     if downstream is not None:
         channels.activations_out, channels.targets_in = downstream.sender, downstream.receiver
-    return EventInjector.from_environment(context.index).between(channels)
+    return EventInjector.from_environment(context.index).wrap(channels)
 
 
 def _report(context: RankContext, recorder: Recorder, marker: Marker) -> None:

@@ -31,7 +31,7 @@ from workers.transport.cuda_copies import copy_out
 from workers.transport.memory import memory_channel
 from workers.transport.shm import ShmListener, connect
 
-PATIENCE = 40.0
+TEST_TIMEOUT_S = 40.0
 """Seconds after which something that should happen did not."""
 
 MakeChannel = Callable[[int, int, int], tuple[Sender, Receiver]]
@@ -41,8 +41,8 @@ MakeChannel = Callable[[int, int, int], tuple[Sender, Receiver]]
 def shm_channel(capacity: int, sender_stage: int = 0, receiver_stage: int = 1) -> tuple[Sender, Receiver]:
     """As `memory_channel`, through shared memory and a socket."""
     listener = ShmListener(sender_stage)
-    sender = connect(listener.address, receiver_stage, capacity, PATIENCE)
-    return sender, listener.accept(PATIENCE)
+    sender = connect(listener.address, receiver_stage, capacity, TEST_TIMEOUT_S)
+    return sender, listener.accept(TEST_TIMEOUT_S)
 
 
 class Copying:
@@ -173,7 +173,7 @@ def run_stages(
             ends,
             Probe(clock=now),
             Throughput(1, now),
-            timeout=PATIENCE / 2,
+            timeout=TEST_TIMEOUT_S / 2,
             under_way=(under_way or {}).get(stage.index, ()),
             **settings,
         )
@@ -189,7 +189,7 @@ def run_stages(
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TEST_TIMEOUT_S)
     assert not any(thread.is_alive() for thread in threads), f"stuck after {handled}"
     if errors:
         raise errors[0]
@@ -250,12 +250,12 @@ class Child:
 
     def hear(self) -> object:
         """What the work sends, in time."""
-        assert self.ear.poll(PATIENCE), "the child said nothing"
+        assert self.ear.poll(TEST_TIMEOUT_S), "the child said nothing"
         return self.ear.recv()
 
     def status(self) -> int | None:
         """Its exit status, in time."""
-        self.process.join(PATIENCE)
+        self.process.join(TEST_TIMEOUT_S)
         assert self.process.exitcode is not None, "the child did not end"
         return self.process.exitcode
 

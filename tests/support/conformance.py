@@ -33,7 +33,7 @@ from workers.transport.base import (
 from workers.transport.wire import DTYPES
 
 CAPACITY = 3
-PATIENCE = 20.0
+TEST_TIMEOUT_S = 20.0
 """Seconds after which something that should happen did not."""
 
 
@@ -130,7 +130,7 @@ def converse(
             sends, moved = sends - 1, True
         if not moved:
             channels = [*([link.rx] if receives else []), *([link.tx] if sends else [])]
-            assert wait_any(channels, PATIENCE), f"stuck with {sends} to send and {receives} to receive"
+            assert wait_any(channels, TEST_TIMEOUT_S), f"stuck with {sends} to send and {receives} to receive"
 
 
 def comes_ready(tx: Sender, timeout: float) -> bool:
@@ -143,7 +143,7 @@ def comes_ready(tx: Sender, timeout: float) -> bool:
 
 def seconds_until_gone(channel: Sender | Receiver, look: Callable[[], object]) -> float:
     """Sleeping on the descriptor alone: it has to become readable."""
-    begin, deadline = time.monotonic(), Deadline(PATIENCE)
+    begin, deadline = time.monotonic(), Deadline(TEST_TIMEOUT_S)
     while True:
         try:
             look()
@@ -184,13 +184,13 @@ def capacity_bounds(side: Side, link: Link) -> None:
     """Full after `capacity` messages; room only after a release."""
     if side.rank == 1:
         side.barrier()
-        first = link.rx.recv(PATIENCE)
+        first = link.rx.recv(TEST_TIMEOUT_S)
         side.barrier()  # received, not released: still full
         side.barrier()
         assert_same(first, TargetGradient(0, 0, torch.full((50,), 0.0)))
         link.rx.release()
         for count in itertools.count(1):
-            got = link.rx.recv(PATIENCE)
+            got = link.rx.recv(TEST_TIMEOUT_S)
             link.rx.release()
             if isinstance(got, Marker):
                 return
@@ -208,8 +208,8 @@ def capacity_bounds(side: Side, link: Link) -> None:
     side.barrier()
     assert not comes_ready(link.tx, 0.2)
     side.barrier()
-    assert comes_ready(link.tx, PATIENCE)
-    link.tx.send(Marker(MarkerKind.EPOCH, count, 0), PATIENCE)
+    assert comes_ready(link.tx, TEST_TIMEOUT_S)
+    link.tx.send(Marker(MarkerKind.EPOCH, count, 0), TEST_TIMEOUT_S)
 
 
 def many_messages_both_ways(side: Side) -> None:
@@ -238,17 +238,17 @@ def closing_loses_nothing(side: Side) -> None:
         side.barrier()
         if side.rank == speaker:
             for i in range(CAPACITY):
-                side.wide.tx.send(message(i), PATIENCE)
+                side.wide.tx.send(message(i), TEST_TIMEOUT_S)
             side.wide.tx.close()
             side.wide.tx.close()
             continue
         for i in range(CAPACITY):
-            assert_same(side.wide.rx.recv(PATIENCE), message(i))
+            assert_same(side.wide.rx.recv(TEST_TIMEOUT_S), message(i))
             side.wide.rx.release()
         assert seconds_until_gone(side.wide.rx, side.wide.rx.poll) < 5.0
         assert side.wide.rx.peer_gone()
         with pytest.raises(PeerGone):
-            side.wide.rx.recv(PATIENCE)
+            side.wide.rx.recv(TEST_TIMEOUT_S)
     side.barrier()
     side.wide.close()
     with pytest.raises(TransportError):
@@ -261,18 +261,18 @@ def a_dead_peer_is_noticed(side: Side) -> None:
     """SIGKILL: what it sent is still there, then both channels say so within 5 seconds."""
     link = side.narrow
     if side.rank == 1:
-        link.tx.send(message(2), PATIENCE)
+        link.tx.send(message(2), TEST_TIMEOUT_S)
         side.barrier()
         os.kill(os.getpid(), signal.SIGKILL)
     while not link.rx.poll():
-        assert wait_any([link.rx], PATIENCE)
+        assert wait_any([link.rx], TEST_TIMEOUT_S)
     side.barrier()
-    assert_same(link.rx.recv(PATIENCE), message(2))
+    assert_same(link.rx.recv(TEST_TIMEOUT_S), message(2))
     link.rx.release()
     assert seconds_until_gone(link.rx, link.rx.poll) < 5.0
     assert seconds_until_gone(link.tx, link.tx.ready) < 5.0
     assert link.rx.peer_gone() and link.tx.peer_gone()
-    for call in (lambda: link.tx.send(message(0), PATIENCE), lambda: link.rx.recv(PATIENCE)):
+    for call in (lambda: link.tx.send(message(0), TEST_TIMEOUT_S), lambda: link.rx.recv(TEST_TIMEOUT_S)):
         with pytest.raises(PeerGone):
             call()
     link.close()
@@ -338,7 +338,7 @@ def over_channels(make: Callable[[int, int, int], tuple[Sender, Receiver]]) -> O
 def run_in_threads(sides: list[Side], metadata: tuple[Callable[[Side], None], ...] = FACTS) -> Outcome:
     """Both sides in this process; nobody is killed."""
     reports: list[dict[str, str]] = [{}, {}]
-    barrier = threading.Barrier(2, timeout=PATIENCE)
+    barrier = threading.Barrier(2, timeout=TEST_TIMEOUT_S)
 
     def body(side: Side) -> None:
         side.barrier = barrier.wait

@@ -26,7 +26,7 @@ from tasks.base import Task
 from workers.failure.rank_runner import RankRunner
 from workers.failure.signals import exit_process
 
-PATIENCE = 60.0
+TEST_TIMEOUT_S = 60.0
 """Seconds after which a job should have ended."""
 
 
@@ -78,7 +78,7 @@ class Job:
             rank.kill()
             rank.join()
 
-    def statuses(self, timeout: float = PATIENCE) -> list[int | None]:
+    def statuses(self, timeout: float = TEST_TIMEOUT_S) -> list[int | None]:
         """Exit status of every rank, when all have ended."""
         for rank in self.ranks:
             rank.join(timeout)

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable
 from contextlib import ExitStack
 
-from tests.support.conformance import PATIENCE
+from tests.support.conformance import TEST_TIMEOUT_S
 from workers.transport.handshake import (
     ANSWER_BYTES,
     CHALLENGE_BYTES,
@@ -31,7 +31,7 @@ HOST = "127.0.0.1"
 _SO_ATTACH_FILTER = 26
 
 
-def listen(peer: int = 1, timeout: float = PATIENCE) -> TcpListener:
+def listen(peer: int = 1, timeout: float = TEST_TIMEOUT_S) -> TcpListener:
     return TcpListener(peer, HOST, SECRET, timeout)
 
 
@@ -40,32 +40,34 @@ def tcp_channel(
     sender_stage: int = 0,
     receiver_stage: int = 1,
     stripes: int = 1,
-    timeout: float = PATIENCE,
+    timeout: float = TEST_TIMEOUT_S,
 ) -> tuple[TcpSender, TcpReceiver]:
     """Both ends of a channel."""
     listener = listen(sender_stage, timeout)
     sender = connect(listener.address, SECRET, receiver_stage, capacity, timeout, stripes=stripes)
-    return sender, listener.accept(PATIENCE)
+    return sender, listener.accept(TEST_TIMEOUT_S)
 
 
 def receiver_of_raw_socket(capacity: int = 2) -> tuple[socket.socket, TcpReceiver]:
     """A receiver, and the socket of a peer that knows the secret and then sends what it likes."""
     listener = listen()
     raw = introduce(listener.address, Hello(0, 1, capacity))
-    return raw, listener.accept(PATIENCE)
+    return raw, listener.accept(TEST_TIMEOUT_S)
 
 
 def introduce(address: Address, hello: Hello, secret: bytes = SECRET) -> socket.socket:
     """Connect as one stripe of a sender, and wait for the listener's answer."""
     with ExitStack() as stack:
-        raw = stack.enter_context(socket.create_connection(address, PATIENCE))
+        raw = stack.enter_context(socket.create_connection(address, TEST_TIMEOUT_S))
         raw.sendall(make_hello(secret, read(raw, CHALLENGE_BYTES), hello))
         read(raw, ANSWER_BYTES)
         stack.pop_all()
     return raw
 
 
-def sender_of_raw_socket(capacity: int = 2, timeout: float = PATIENCE) -> tuple[TcpSender, socket.socket]:
+def sender_of_raw_socket(
+    capacity: int = 2, timeout: float = TEST_TIMEOUT_S
+) -> tuple[TcpSender, socket.socket]:
     """A sender, and the socket of a peer that knows the secret and then sends what it likes."""
     with socket.create_server((HOST, 0)) as server, Answering(server) as answering:
         sender = connect(server.getsockname(), SECRET, 1, capacity, timeout, stripes=1)
@@ -88,7 +90,7 @@ class Answering:
 
     def _run(self) -> None:
         self.raw, _ = self._server.accept()
-        self.raw.settimeout(PATIENCE)
+        self.raw.settimeout(TEST_TIMEOUT_S)
         challenge = make_challenge()
         self.raw.sendall(challenge)
         packet = read(self.raw, HELLO_BYTES)

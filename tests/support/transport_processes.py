@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 
 from tests.support import forks
-from tests.support.conformance import CAPACITY, PATIENCE, Link, Outcome, Report, Side, run_side
+from tests.support.conformance import CAPACITY, TEST_TIMEOUT_S, Link, Outcome, Report, Side, run_side
 from workers.transport.base import Deadline
 
-DEADLINE = 60.0
+SUITE_TIMEOUT_S = 60.0
 """Seconds for the whole suite, start of the processes included."""
 
 Open = Callable[[int, Path, Callable[[], object]], tuple[Link, Link, Callable[[], None]]]
@@ -31,8 +31,8 @@ def shm_links(rank: int, folder: Path, barrier: Callable[[], object]) -> tuple[L
     links = []
     addresses = (folder / f"{1 - rank}").read_text().split()
     for listener, address, capacity in zip(listeners, addresses, (CAPACITY, 1), strict=True):
-        sender = connect(address, 1 - rank, capacity, PATIENCE)
-        links.append(Link(sender, listener.accept(PATIENCE), capacity))
+        sender = connect(address, 1 - rank, capacity, TEST_TIMEOUT_S)
+        links.append(Link(sender, listener.accept(TEST_TIMEOUT_S), capacity))
     return links[0], links[1], lambda: None
 
 
@@ -47,13 +47,13 @@ def tcp_links(rank: int, folder: Path, barrier: Callable[[], object]) -> tuple[L
     ports = (folder / f"{1 - rank}").read_text().split()
     for listener, port, capacity in zip(listeners, ports, (CAPACITY, 1), strict=True):
         address = (listener.address[0], int(port))
-        sender = connect(address, SECRET, 1 - rank, capacity, PATIENCE, stripes=1 + capacity % 2)
-        links.append(Link(sender, listener.accept(PATIENCE), capacity))
+        sender = connect(address, SECRET, 1 - rank, capacity, TEST_TIMEOUT_S, stripes=1 + capacity % 2)
+        links.append(Link(sender, listener.accept(TEST_TIMEOUT_S), capacity))
     return links[0], links[1], lambda: None
 
 
 def dist_links(
-    rank: int, folder: Path, barrier: Callable[[], object], timeout: float = PATIENCE
+    rank: int, folder: Path, barrier: Callable[[], object], timeout: float = TEST_TIMEOUT_S
 ) -> tuple[Link, Link, Callable]:
     import torch.distributed as dist
 
@@ -72,12 +72,12 @@ def dist_links(
 def rpc_links(rank: int, folder: Path, barrier: Callable[[], object]) -> tuple[Link, Link, Callable]:
     from workers.transport.rpc import RpcReceiver, RpcSender, start_rpc, stop_rpc
 
-    start_rpc(rank, 2, PATIENCE, f"file://{folder / 'store'}")
+    start_rpc(rank, 2, TEST_TIMEOUT_S, f"file://{folder / 'store'}")
     links = []
     for name, capacity in (("wide", CAPACITY), ("narrow", 1)):
         sender = RpcSender(rank, 1 - rank, capacity, name)
         links.append(Link(sender, RpcReceiver(rank, 1 - rank, name), capacity))
-    return links[0], links[1], lambda: stop_rpc(PATIENCE, graceful=False)
+    return links[0], links[1], lambda: stop_rpc(TEST_TIMEOUT_S, graceful=False)
 
 
 def the_suite(side: Side, report: Report) -> None:
@@ -90,11 +90,11 @@ def run_in_processes(
     folder: Path,
     play: Play = the_suite,
     exits: tuple[int, int] = (0, -signal.SIGKILL),
-    deadline: float = DEADLINE,
+    deadline: float = SUITE_TIMEOUT_S,
 ) -> Outcome:
     """Run a play over what `open_links` opens; every child is reaped before this returns."""
     context = forks.context()
-    barrier = context.Barrier(2, timeout=PATIENCE)
+    barrier = context.Barrier(2, timeout=TEST_TIMEOUT_S)
     ears, children = [], []
     try:
         for rank in (0, 1):

@@ -4,15 +4,15 @@
     emulated | forward ...sleep.. | backward ... sleep .... | update | wait | ...
              |<--- FLOPs / G ---->|<----- FLOPs / G ------->|
 
-Learning and messages are real, only the pace is made: a section that is computed sooner sleeps for the rest,
-so that more stages than cores can work side by side. What counts is matrix products, convolutions, attention
-and recurrent layers (`partition.flops`), counted once for every kind of message and shape by running the
-first one of it under the counter. Elementwise work, reductions and optimizer steps count nothing: they take
-the time that they really take.
+Learning and messages are real, only the pace is emulated: a section that is computed sooner sleeps for the
+rest, so that more stages than cores can run side by side. Matrix products, convolutions, attention and
+recurrent layers count (`partition.flops`), counted once for every kind of message and shape, when the first
+of it is handled. Elementwise work, reductions and optimizer steps count nothing: they take the time that they
+really take.
 
 Two things keep the pace honest. A sleep that lasts too long shortens the next ones, so that the average is
-exact. And a section whose real work takes longer than FLOPs / G has overrun, for then it is this machine that
-is measured: the share of such time is reported as `emulation_overrun`.
+exact. A section whose real work takes longer than FLOPs / G measures this machine, not the emulated one: the
+share of such time is reported as `emulation_overrun`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from torch.utils.flop_counter import FlopCounterMode
+from typing_extensions import override
 
 from dni_async.partition.flops import flop_counter
 from workers.runtime.probe import COMPUTE, Probe
@@ -32,21 +33,22 @@ OVERRUN_WARNING = 0.05
 
 
 def make_probe(gflops: float | None, warmup: int) -> Probe:
-    """The probe of one rank of any engine: an `Emulator` where a device is emulated."""
+    """The probe of one rank: an `Emulator` if a device is emulated."""
     return Probe(warmup) if gflops is None else Emulator(gflops, warmup)
 
 
 @contextmanager
 def flop_clock(gflops: float) -> Iterator[Callable[[], float]]:
-    """A clock that shows the seconds that an emulated device needs for what is computed in the context."""
+    """A clock of the seconds that an emulated device needs for what is computed in the context."""
     with flop_counter() as counter:
         yield lambda: counter.get_total_flops() / (gflops * 1e9)
 
 
 class Emulator(Probe):
-    """A probe that holds back the end of every section of compute until the emulated device is done.
+    """A probe that delays the end of every section of compute until the emulated device would be done.
 
-    gflops: 1e9 floating-point operations per second (a multiplication and an addition are two).
+    Args:
+        gflops: 1e9 floating-point operations per second (a multiplication and an addition are two).
     """
 
     def __init__(
@@ -63,17 +65,17 @@ class Emulator(Probe):
         self.overrun = 0.0
         """Seconds of training sections beyond FLOPs / G; like the totals, without the warm-up."""
         self._known: dict[Hashable, list[int]] = {}
-        """FLOPs of the sections of every work seen so far, in their order."""
+        """FLOPs of the sections of every key of work seen so far, in order."""
         self._work: Hashable = None
         self._sections: list[int] = []
         self._position = 0
         self._late = 0.0
-        """Seconds by which sleeps have lasted too long, not yet made up for."""
+        """Seconds by which sleeps have lasted too long and that shorten the next ones."""
         self._counter: FlopCounterMode | None = None
         self._counted = 0
 
+    @override
     def begin(self, step: int, training: bool, before: str = "wait", work: Hashable = None) -> None:
-        """Also looks up what the work costs, or begins to count it."""
         self.end()
         super().begin(step, training, before, work)
         self._work, self._position = work, 0
@@ -84,32 +86,35 @@ class Emulator(Probe):
         else:
             self._sections = self._known.get(work, [])
 
+    @override
     def end(self) -> None:
-        """What was counted is known from now on."""
         if self._counter is not None:
             self._counter.__exit__(None, None, None)
             self._counter = None
             self._known[self._work] = self._sections
 
+    @override
     def mark(self, kind: str) -> None:
-        """Sleep first if this was a section of compute."""
+        """As in `Probe`, after sleeping if this was a section of compute."""
         if kind in COMPUTE:
             self._last_at_least(self._flops() / self.flops_per_s)
         super().mark(kind)
 
+    @override
     def step_done(self) -> None:
-        """Overrun counts from the end of the warm-up, too."""
         if self._warmup > 0:
             self.overrun = 0.0
         super().step_done()
 
+    @override
     def stats(self) -> dict[str, Any]:
-        """Also `emulation_overrun`, the share of the sections' time in which this machine was too slow."""
+        """As in `Probe`, with `emulation_overrun`: the share of the time in which this machine was too
+        slow."""
         stats = super().stats()
         return stats | {"emulation_overrun": self.overrun / stats["busy_s"] if stats["busy_s"] else 0.0}
 
     def _flops(self) -> int:
-        """Of the section that ends now. One that the first such work did not have counts as none."""
+        """FLOPs of the section that ends now; 0 for a section that the first such work did not have."""
         if self._counter is not None:
             total = self._counter.get_total_flops()
             self._sections.append(total - self._counted)
@@ -118,7 +123,7 @@ class Emulator(Probe):
         return self._sections[self._position - 1] if self._position <= len(self._sections) else 0
 
     def _last_at_least(self, seconds: float) -> None:
-        """Sleep until the section has lasted so long."""
+        """Sleep until the section has lasted `seconds`."""
         spent = self.clock() - self._last
         if spent > seconds:
             self.overrun += spent - seconds if self.training else 0.0
@@ -130,7 +135,8 @@ class Emulator(Probe):
 
 
 def overrun_warning(stages: list[dict[str, Any]]) -> str | None:
-    """One line when this machine was too slow for what it emulates; `stages`: what the stages report."""
+    """A warning if this machine was too slow for what it emulates, or None; `stages` are the stages'
+    reports."""
     worst = max(stages, key=lambda stage: stage["emulation_overrun"])
     share = worst["emulation_overrun"]
     if share <= OVERRUN_WARNING:

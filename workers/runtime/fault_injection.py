@@ -1,19 +1,19 @@
-"""Faults on purpose, for tests and campaigns: what a stage does when a process, a host or a network fails it.
+"""Injects faults into a stage, for tests and campaigns: failures of its process, its host or its network.
 
     DNI_ASYNC_INJECT=kill@1:40,slow@2:0:0.02x1000,drop-target@1:7
 
-Each fault strikes once, at (stage, step). What the stage does when it takes up the activation of that step:
+Each fault strikes once, at (stage, step). When the stage receives the activation of that step, it does:
 
     kill                     SIGKILL to itself
     stall    :seconds        SIGSTOP to itself, and SIGCONT after so long
     slow     :seconds[xN]    sleeps so long before this step and the N - 1 that follow
 
-What becomes of a message that it sends (activations; with "-target", target gradients):
+To a message that it sends (the activation of that step; with "-target", the target gradient) happens:
 
     drop        A6     A8 A9      duplicate   A6 A7 A7 A8      reorder   A6 A8 A7 A9     corrupt   NaN in A7
 
-DNI_ASYNC_INJECTED names a folder where every fault that struck leaves a file of its name: a job that is
-started anew in the same environment is not struck by the same fault again.
+DNI_ASYNC_INJECTED names a folder where every fault that has struck leaves a file of its name, so that a job
+that is restarted in the same environment is not struck again.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from typing_extensions import override
 
 from dni_async.errors import UserError
 from dni_async.messages import Activation, Message, TargetGradient
@@ -42,29 +44,29 @@ _FORM = re.compile(r"(\w+)(-target)?@(\d+):(\d+)(?::([\d.]+)(?:x(\d+))?)?")
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong, where and when."""
+    """One fault: what goes wrong, where and when."""
 
     action: str
     stage: int
     step: int
     """Number of a training batch."""
     target: bool = False
-    """Whether it befalls the target gradient of the batch, not its activation."""
+    """Whether it strikes the target gradient of the batch, not its activation."""
     seconds: float = 0.0
     times: int = 1
 
     def __str__(self) -> str:
         return f"{self.action}{'-target' * self.target}@{self.stage}:{self.step}"
 
-    def befalls(self, message: Message) -> bool:
-        """Whether this message is the one."""
+    def strikes(self, message: Message) -> bool:
+        """Whether the fault is for this message."""
         if self.target:
             return isinstance(message, TargetGradient) and message.step == self.step
         return is_activation(message) and self.step <= message.step < self.step + self.times
 
 
-def faults_of(text: str) -> list[Fault]:
-    """The faults that a text names. Raises UserError."""
+def parse_faults(text: str) -> list[Fault]:
+    """Parse the faults in `text`. Raises UserError."""
     return [_fault(part) for part in text.split(",") if part]
 
 
@@ -78,9 +80,10 @@ def _fault(text: str) -> Fault:
 
 
 class EventInjector:
-    """Brings the faults of one stage about, between the stage and its ends.
+    """Injects the faults of one stage between the stage and its channels.
 
-    struck: a folder in which faults that struck leave their marker; none if empty.
+    Args:
+        struck: a folder in which faults that have struck leave a file; none if empty.
     """
 
     def __init__(self, faults: Sequence[Fault], stage: int, struck: str = "") -> None:
@@ -91,32 +94,32 @@ class EventInjector:
 
     @classmethod
     def from_environment(cls, stage: int) -> EventInjector:
-        """With the faults that the environment asks for. Raises UserError."""
-        return cls(faults_of(os.environ.get(VARIABLE, "")), stage, os.environ.get(STRUCK, ""))
+        """An injector of the faults in the environment. Raises UserError."""
+        return cls(parse_faults(os.environ.get(VARIABLE, "")), stage, os.environ.get(STRUCK, ""))
 
-    def between(self, ends: StageChannels) -> StageChannels:
-        """The ends with the faults in them; the same ends when there are none."""
+    def wrap(self, channels: StageChannels) -> StageChannels:
+        """The channels with the faults in them; the same channels if there are none."""
         if self._to_itself:
-            taken = FaultyReceiver(ends.activations_in, self._to_itself, self._strikes)
-            ends = replace(ends, activations_in=taken)
+            receiver = FaultyReceiver(channels.activations_in, self._to_itself, self._strikes)
+            channels = replace(channels, activations_in=receiver)
         if self._to_messages:
-            down = ends.activations_out
-            ends = replace(
-                ends,
-                targets_out=FaultySender(ends.targets_out, self._to_messages, self._strikes),
+            down = channels.activations_out
+            channels = replace(
+                channels,
+                targets_out=FaultySender(channels.targets_out, self._to_messages, self._strikes),
                 activations_out=FaultySender(down, self._to_messages, self._strikes) if down else None,
             )
-        return ends
+        return channels
 
 
 class _Strikes:
-    """Which faults have struck, in this process and, by files in a folder, in those before it."""
+    """Which faults have struck, in this process and, by files in a folder, in earlier ones."""
 
     def __init__(self, folder: str = "") -> None:
         self._folder = Path(folder) if folder else None
 
     def first(self, fault: Fault) -> bool:
-        """Whether the fault strikes now for the first time; from then on it does not."""
+        """Whether this is the first call for the fault, also among processes that share the folder."""
         if self._folder is None:
             return True
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +131,7 @@ class _Strikes:
 
 
 class FaultyReceiver(ForwardingReceiver):
-    """Between a stage and where its activations come from: strikes the stage when it takes one up."""
+    """Strikes the stage when it receives an activation."""
 
     def __init__(
         self,
@@ -141,33 +144,33 @@ class FaultyReceiver(ForwardingReceiver):
         self._faults, self._strikes = faults, strikes
         self._strike = strike or to_itself
 
+    @override
     def recv(self, timeout: float) -> Message:
-        """The next message, which may be the stage's last."""
         message = super().recv(timeout)
         for fault in self._faults:
-            if fault.befalls(message) and (fault.times > 1 or self._strikes.first(fault)):
+            if fault.strikes(message) and (fault.times > 1 or self._strikes.first(fault)):
                 self._strike(fault)
         return message
 
 
 class FaultySender(ForwardingSender):
-    """Between a stage and a neighbour: loses, doubles, delays or spoils a message."""
+    """Drops, duplicates, delays or corrupts messages to a neighbour."""
 
     def __init__(self, sender: Sender, faults: Sequence[Fault], strikes: _Strikes) -> None:
         super().__init__(sender)
         self._faults, self._strikes = faults, strikes
         self._late: list[Message] = []
 
+    @override
     def send(self, message: Message, timeout: float) -> None:
-        """Send it, or not, or twice, or behind the next one, or with NaN in it."""
         self.sent += 1
         late, self._late = self._late, []
-        fault = next((f for f in self._faults if f.befalls(message) and self._strikes.first(f)), None)
+        fault = next((f for f in self._faults if f.strikes(message) and self._strikes.first(f)), None)
         action = fault.action if fault else ""
         if action == "reorder":
-            self._late.append(_lasting(message))
+            self._late.append(_cloned(message))
         elif action != "drop":
-            messages = [_spoilt(message) if action == "corrupt" else message, *late]
+            messages = [_corrupted(message) if action == "corrupt" else message, *late]
             for each in messages + [message] * (action == "duplicate"):
                 self._sender.send(each, timeout)
 
@@ -178,7 +181,7 @@ def is_activation(message: Message) -> bool:
 
 
 def to_itself(fault: Fault) -> None:
-    """Let this process suffer the fault."""
+    """Kill, stop or slow down this process."""
     if fault.action == "slow":
         time.sleep(fault.seconds)
         return
@@ -189,18 +192,18 @@ def to_itself(fault: Fault) -> None:
     os.kill(me, signal.SIGKILL if fault.action == "kill" else signal.SIGSTOP)
 
 
-def _lasting(message: Message) -> Message:
-    """The message in memory of its own: it leaves later than its tensors are lent for."""
+def _cloned(message: Message) -> Message:
+    """The message in memory of its own, to be sent after its tensors may have been overwritten."""
     if isinstance(message, Activation):
         return replace(message, h=message.h.clone(), y=message.y.clone())
     return replace(message, grad=message.grad.clone()) if isinstance(message, TargetGradient) else message
 
 
-def _spoilt(message: Message) -> Message:
+def _corrupted(message: Message) -> Message:
     """The message with NaN in place of one number."""
-    spoilt = _lasting(message)
-    if isinstance(spoilt, Activation):
-        spoilt.h.view(-1)[0] = math.nan
-    elif isinstance(spoilt, TargetGradient):
-        spoilt.grad.view(-1)[0] = math.nan
-    return spoilt
+    corrupted = _cloned(message)
+    if isinstance(corrupted, Activation):
+        corrupted.h.view(-1)[0] = math.nan
+    elif isinstance(corrupted, TargetGradient):
+        corrupted.grad.view(-1)[0] = math.nan
+    return corrupted

@@ -1,31 +1,32 @@
 """Channels across hosts: torch.distributed point-to-point, gloo for headers and CPU tensors, NCCL for CUDA.
 
-One daemon thread per end waits, so that nobody else has to. A gloo send is a rendezvous: it ends only
-when the receive is posted. That is what bounds the channel, without credit messages: the receiver posts
-no receive while its share is full.
+One daemon thread per end does the waiting. A gloo send is a rendezvous: it ends only when the receive is
+posted. That bounds the channel without credit messages: the receiver posts no receive while its share is
+full.
 
     sender's caller   sender's thread              receiver's thread            receiver's caller
-    send ----------->  send_log (1 message)
+    send ----------->  queue (1 message)
                        header         ~~waits~~>   while queued + unreleased
                                                      < max(1, capacity - 1)
                        each tensor    --------->   tensors of the header's shape
-    <--- ready         (send_log is empty)           inbox ---------------------> recv
+    <--- ready         (queue is empty)              inbox ---------------------> recv
                                                                                 use
                                                    may post again  <----------- release
                        heartbeat      --------->   (ignored)
     close ---------->  goodbye        --------->   (the end)
 
-In flight: send_log and receiver's share together, that is `capacity`, but 2 where `capacity` is 1.
+In flight: the sender's queue and the receiver's share, together `capacity` messages, but 2 if `capacity` is
+1.
 
-Dead peers: a broken connection fails the pending operation at once; a sender with nothing to say finds
-out by its next heartbeat. A receiver whose share is full learns of it when its caller releases.
+Dead peers: a broken connection fails the pending operation at once; an idle sender notices at its next
+heartbeat, a receiver whose share is full when its caller releases.
 
 Deadlines: the group's `timeout` is the longest that a message (or a heartbeat) may wait for the
 receiver to post. A receiver that holds its share for longer than that ends the channel.
 
 Close all ends before `destroy_process_group`: a thread that still waits inside gloo when its group or the
 interpreter ends can abort the process. Close the senders first: two stages that both close their receiver
-first wait LINGER seconds for each other's goodbye. What is open when the interpreter ends is closed then.
+first wait CLOSE_TIMEOUT_S for each other's goodbye. What is open when the interpreter ends is closed then.
 The receiver's `close` reads on in the background until the goodbye, so the sender never hangs in its own
 `close`; the sender learns of it by the process's end only.
 """
@@ -43,6 +44,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from typing_extensions import override
 
 from dni_async.messages import Message
 from workers.transport.base import PeerGone, TransportError, TransportTimeout, check_capacity, timed_out
@@ -58,10 +60,10 @@ from workers.transport.wire import (
     payload_bytes,
 )
 
-HEARTBEAT = 2.0
-"""Seconds of silence after which the sender says that it is alive (sooner for short group timeouts)."""
-LINGER = 5.0
-"""Seconds that `close` waits for the peer to take what is still to be sent."""
+HEARTBEAT_INTERVAL_S = 2.0
+"""After how long a silent sender shows that it is alive (sooner for short group timeouts)."""
+CLOSE_TIMEOUT_S = 5.0
+"""How long `close` waits for the peer to take what is still to be sent."""
 
 _HEARTBEAT_FRAME = b"beat".ljust(HEADER_BYTES, b"\0")
 _GOODBYE_FRAME = b"bye!".ljust(HEADER_BYTES, b"\0")
@@ -78,7 +80,7 @@ class Groups:
     device: torch.device
     """Where payloads are sent from and received to."""
     ends: list[DistSender | DistReceiver] = field(repr=False)
-    """What is open on these groups and those made together with them."""
+    """Open ends of these groups and of those made together with them."""
 
 
 def make_groups(
@@ -105,50 +107,50 @@ def make_groups(
 
 
 def _close_all(ends: list[DistSender | DistReceiver]) -> None:
-    """Say goodbye on all channels, then wait for the goodbyes."""
+    """Close all senders, then all receivers, which wait for the goodbyes of theirs."""
     for end in sorted(ends, key=lambda end: isinstance(end, DistReceiver)):
         end.close()
 
 
 class DistSender(QueueSender):
-    """The end that messages go into. `peer` is the receiver's stage and, in the default group, its rank."""
+    """The sending end. `peer` is the receiver's stage and, in the default group, its rank."""
 
     def __init__(self, peer: int, groups: Groups) -> None:
-        super().__init__(peer, Credits(1))  # the credit is the send_log's: it holds one message
+        super().__init__(peer, Credits(1))  # one credit: the queue holds one message
         self._groups = groups
-        self._outbox: queue.SimpleQueue[_Parcel | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Parcel | None] = queue.SimpleQueue()
         self._sending = 0
         self._thread = threading.Thread(target=self._run, name=f"send to {peer}", daemon=True)
         self._thread.start()
         groups.ends.append(self)
 
+    @override
     def send(self, message: Message, timeout: float) -> None:
-        """Put the message into the send_log; its tensors are read until `ready`."""
         header, tensors, _ = encode(message)
         self._credits.take(timeout)
         self._sending = payload_bytes(message)
-        self._outbox.put(_Parcel(add_checksum(header), [tensor.contiguous() for tensor in tensors]))
+        self._queue.put(_Parcel(add_checksum(header), [tensor.contiguous() for tensor in tensors]))
         self.sent += 1
 
+    @override
     def held_bytes(self) -> int:
-        """Bytes of the message in the send_log."""
         return self._sending
 
     def close(self) -> None:
-        """Send what is left and the goodbye, waiting up to LINGER seconds for the peer to take it."""
-        self._outbox.put(None)
-        self._thread.join(LINGER)
+        """Send what is left and the goodbye, waiting up to CLOSE_TIMEOUT_S for the peer to take them."""
+        self._queue.put(None)
+        self._thread.join(CLOSE_TIMEOUT_S)
         if self in self._groups.ends:
             self._groups.ends.remove(self)
         self._credits.close()
 
     def _run(self) -> None:
         """Send parcels until the goodbye; the thread's body."""
-        silence = min(HEARTBEAT, self._groups.timeout / 4)
+        silence = min(HEARTBEAT_INTERVAL_S, self._groups.timeout / 4)
         with _thread_of(self._credits, self.peer, self._groups.device):
             while True:
                 try:
-                    parcel = self._outbox.get(timeout=silence)
+                    parcel = self._queue.get(timeout=silence)
                 except queue.Empty:
                     self._frame(_HEARTBEAT_FRAME)
                     continue
@@ -173,7 +175,7 @@ class DistSender(QueueSender):
 
 
 class DistReceiver(QueueReceiver):
-    """The end that messages come out of, with tensors on the groups' device."""
+    """The receiving end; tensors arrive on the groups' device."""
 
     def __init__(self, peer: int, groups: Groups, capacity: int) -> None:
         super().__init__(peer, Inbox())
@@ -185,10 +187,10 @@ class DistReceiver(QueueReceiver):
         groups.ends.append(self)
 
     def close(self) -> None:
-        """Read on to the goodbye, waiting up to LINGER seconds for it; the messages are dropped."""
+        """Read up to the goodbye, waiting at most CLOSE_TIMEOUT_S; the messages are dropped."""
         self._closed = True
         self._room.release()
-        self._thread.join(LINGER)
+        self._thread.join(CLOSE_TIMEOUT_S)
         if self in self._groups.ends:
             self._groups.ends.remove(self)
         self._inbox.close()
@@ -247,13 +249,13 @@ class _Parcel:
 
 
 def _bytes(tensor: Tensor) -> Tensor:
-    """A tensor as bytes, since gloo does not know every dtype."""
+    """The tensor as bytes, since gloo does not know every dtype."""
     return tensor.view(-1).view(torch.uint8)
 
 
 @contextlib.contextmanager
 def _thread_of(end: Inbox | Credits, peer: int, device: torch.device) -> Iterator[None]:
-    """Choose the thread's device; turn what ends the thread into what the channel's next call raises."""
+    """Set the thread's device, and turn an error that ends the thread into one that the channel raises."""
     try:
         if device.type == "cuda":
             torch.cuda.set_device(device)

@@ -8,8 +8,10 @@
     rpc_async(_deliver, number, nothing) ------>  (the end, after all that was sent)
     (the end)      <------ rpc_async(_leave)      close
 
-rpc runs calls in a pool of threads, in any order; hence the numbers. Every end pings its peer once a
-second, since a call to a dead process fails at once and silence tells nothing.
+rpc runs calls in a pool of threads, in any order; hence the numbers. Every end pings its peer once a second:
+a call to a dead process fails at once, while an idle channel would notice nothing.
+
+Anybody who reaches the port of such a process can let it call any function: only for a trusted network.
 
 Call `start_rpc` before the first channel is made and `stop_rpc` after the last one is closed.
 """
@@ -27,16 +29,16 @@ import torch
 import torch.distributed.rpc as rpc
 import torch.distributed.rpc.constants as constants
 from torch import Tensor
+from typing_extensions import override
 
 from dni_async.messages import Message
 from workers.transport.base import Deadline, PeerGone, TransportError, check_capacity
 from workers.transport.queues import Credits, Inbox, QueueReceiver, QueueSender
 from workers.transport.wire import WireError, add_checksum, assemble, decode, encode
 
-PING = 1.0
-"""Seconds between two pings."""
-LINGER = 5.0
-"""Seconds that `close` waits for the answers to calls under way."""
+PING_INTERVAL_S = 1.0
+CLOSE_TIMEOUT_S = 5.0
+"""How long `close` waits for the answers to calls under way."""
 
 
 def start_rpc(rank: int, world_size: int, timeout: float, url: str = "env://", attempt: int = 0) -> None:
@@ -59,7 +61,7 @@ def stop_rpc(timeout: float, graceful: bool = True) -> None:
     """Leave the rpc, waiting up to `timeout` seconds for all others if `graceful`; forget all channels."""
     with _quiet():
         rpc.shutdown(graceful=graceful, timeout=timeout)
-    _ENDS.clear()
+    _CHANNELS.clear()
 
 
 def worker_name(rank: int) -> str:
@@ -68,57 +70,57 @@ def worker_name(rank: int) -> str:
 
 
 class RpcSender(QueueSender):
-    """The end that messages go into. Several channels from `me` to `peer` need different names."""
+    """The sending end. Several channels from `me` to `peer` need different names."""
 
     def __init__(self, me: int, peer: int, capacity: int, name: str = "") -> None:
         self._key = _key(me, peer, name)
-        super().__init__(peer, _ENDS.credits(self._key))
+        super().__init__(peer, _CHANNELS.credits(self._key))
         for _ in range(check_capacity(capacity)):
             self._credits.give()
-        self._line = _Line(peer, self._credits.fail)
+        self._caller = _Caller(peer, self._credits.fail)
 
+    @override
     def send(self, message: Message, timeout: float) -> None:
-        """Call the receiver, without waiting for the answer. Tensors are copied to the CPU."""
         header, tensors, _ = encode(message)
         self._credits.take(timeout)
         packet = add_checksum(header)
-        self._line.call(_deliver, self._key, self.sent, packet, [tensor.cpu() for tensor in tensors])
+        self._caller.call(_deliver, self._key, self.sent, packet, [tensor.cpu() for tensor in tensors])
         self.sent += 1
 
+    @override
     def held_bytes(self) -> int:
-        """Bytes of the messages that the receiver has not acknowledged."""
-        return self._line.pending_bytes()
+        return self._caller.pending_bytes()
 
     def close(self) -> None:
-        """Tell the receiver that this was all, and wait up to LINGER seconds for its answers."""
-        if not self._line.closed:
-            self._line.call(_deliver, self._key, self.sent, b"", [])
-            self._line.close()
+        """Tell the receiver that this was all, and wait up to CLOSE_TIMEOUT_S for its answers."""
+        if not self._caller.closed:
+            self._caller.call(_deliver, self._key, self.sent, b"", [])
+            self._caller.close()
         self._credits.close()
 
 
 class RpcReceiver(QueueReceiver):
-    """The end that messages come out of."""
+    """The receiving end."""
 
     def __init__(self, me: int, peer: int, name: str = "") -> None:
         self._key = _key(peer, me, name)
-        self._buffer = _ENDS.buffer(self._key)
+        self._buffer = _CHANNELS.buffer(self._key)
         super().__init__(peer, self._buffer.inbox)
-        self._line = _Line(peer, self._inbox.fail)
+        self._caller = _Caller(peer, self._inbox.fail)
 
     def close(self) -> None:
         """Tell the sender that nobody listens."""
-        if not self._line.closed:
-            self._line.call(_leave, self._key)
-            self._line.close()
+        if not self._caller.closed:
+            self._caller.call(_leave, self._key)
+            self._caller.close()
         self._inbox.close()
 
     def _return_credit(self) -> None:
-        self._line.call(_credit, self._key)
+        self._caller.call(_credit, self._key)
 
 
-class _Line:
-    """Calls to one peer, the watch on their answers, and a ping a second."""
+class _Caller:
+    """Calls to one peer: watches their answers, and pings once a second."""
 
     def __init__(self, peer: int, fail: Callable[[TransportError], None]) -> None:
         self.closed = False
@@ -149,10 +151,10 @@ class _Line:
             return sum(self._pending.values())
 
     def close(self) -> None:
-        """Stop pinging and wait up to LINGER seconds for the answers."""
+        """Stop pinging and wait up to CLOSE_TIMEOUT_S for the answers."""
         self.closed = True
         self._stop.set()
-        deadline = Deadline(LINGER)
+        deadline = Deadline(CLOSE_TIMEOUT_S)
         self._thread.join(deadline.left())
         with self._idle:
             while self._pending and deadline.left():
@@ -172,7 +174,7 @@ class _Line:
         self._fail(PeerGone(f"stage {self._peer} is gone ({cause[0]})"))
 
     def _ping(self) -> None:
-        while not self._stop.wait(PING):
+        while not self._stop.wait(PING_INTERVAL_S):
             self.call(_nothing)
 
 
@@ -198,10 +200,10 @@ class _Buffer:
                     self.inbox.put(following)
 
 
-class _Ends:
-    """The ends in this process, by channel: where a call from outside finds its channel.
+class _Channels:
+    """The ends in this process, by channel key, where a call of a peer finds them.
 
-    An end exists from its first mention, since a call can come before its channel is made here.
+    An end is created at its first use, since a call can come before the channel is made here.
     """
 
     def __init__(self) -> None:
@@ -234,12 +236,12 @@ class _Ends:
             self._credits.clear()
 
 
-_ENDS = _Ends()
+_CHANNELS = _Channels()
 
 
 def _deliver(key: str, number: int, header: bytes, tensors: list[Tensor]) -> None:
-    """Called by the sender; an empty header is the end. What cannot be read ends the channel for both."""
-    buffer = _ENDS.buffer(key)
+    """Called by the sender; an empty header is the end. A damaged message ends the channel at both ends."""
+    buffer = _CHANNELS.buffer(key)
     try:
         message = _message(header, tensors) if header else None
     except WireError as error:
@@ -250,16 +252,16 @@ def _deliver(key: str, number: int, header: bytes, tensors: list[Tensor]) -> Non
 
 def _credit(key: str) -> None:
     """Called by the receiver for each release."""
-    _ENDS.credits(key).give()
+    _CHANNELS.credits(key).give()
 
 
 def _leave(key: str) -> None:
     """Called by the receiver when it closes."""
-    _ENDS.credits(key).fail(PeerGone("the peer closed its end"))
+    _CHANNELS.credits(key).fail(PeerGone("the peer closed its end"))
 
 
 def _nothing() -> None:
-    """Called to see whether somebody answers."""
+    """Called as a ping."""
 
 
 def _message(header: bytes, tensors: list[Tensor]) -> Message:
@@ -280,7 +282,7 @@ def _size(args: tuple[object, ...]) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the notice that rpc is deprecated: whoever asked for it knows."""
+    """Suppress the warning that rpc is deprecated."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

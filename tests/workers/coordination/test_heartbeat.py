@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch.distributed as dist
 
-from tests.support.channels import PATIENCE, Clock
+from tests.support.channels import TEST_TIMEOUT_S, Clock
 from workers.coordination.heartbeat import BEAT_INTERVAL_S, SILENCE_TIMEOUT_S, Heartbeat
 from workers.coordination.rendezvous import Rendezvous
 
@@ -85,7 +85,7 @@ def test_a_thread_beats_until_the_store_is_gone() -> None:
         Heartbeat(Rendezvous(rank, 2, rank, 2, store), lambda: "busy", beats.set) for rank in range(2)
     )
     first.start()
-    assert beats.wait(PATIENCE)
+    assert beats.wait(TEST_TIMEOUT_S)
     second.beat()
     assert (
         second.describe() == "busy, lives and has done so for 0 s; raise --timeout if that may take so long"

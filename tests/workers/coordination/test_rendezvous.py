@@ -17,7 +17,7 @@ import pytest
 import torch.distributed as dist
 
 from dni_async.errors import Late, StageError, UserError
-from tests.support.channels import PATIENCE, Child
+from tests.support.channels import TEST_TIMEOUT_S, Child
 from tests.support.jobs import ROOT
 from workers.coordination.rendezvous import Rendezvous, host_identity
 from workers.failure.rank_runner import RankRunner
@@ -98,10 +98,12 @@ class TestTheStore:
     def test_a_reader_waits_for_the_publisher(self) -> None:
         first, second = ranks(2)
         read: list[object] = []
-        reader = threading.Thread(target=lambda: read.append(second.read("plan", PATIENCE)), daemon=True)
+        reader = threading.Thread(
+            target=lambda: read.append(second.read("plan", TEST_TIMEOUT_S)), daemon=True
+        )
         reader.start()
         first.publish("plan", 5)
-        reader.join(PATIENCE)
+        reader.join(TEST_TIMEOUT_S)
         assert read == [5]
 
     def test_it_does_not_wait_for_ever(self) -> None:
@@ -117,7 +119,7 @@ class TestTheStore:
 
     def test_of_many_that_claim_at_once_one_gets_it(self) -> None:
         claims: list[bool] = []
-        barrier = threading.Barrier(8, timeout=PATIENCE)
+        barrier = threading.Barrier(8, timeout=TEST_TIMEOUT_S)
 
         def claim(rank: Rendezvous) -> None:
             barrier.wait()
@@ -127,7 +129,7 @@ class TestTheStore:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(PATIENCE)
+            thread.join(TEST_TIMEOUT_S)
         assert sorted(claims) == [False] * 7 + [True]
 
 
@@ -205,12 +207,12 @@ class TestAnotherConnection:
             "job", dist.TCPStore("127.0.0.1", server.port, is_master=False, wait_for_workers=False)
         )
         first = Rendezvous(0, 2, 0, 2, store)
-        second = first.with_own_connection(PATIENCE)
+        second = first.with_own_connection(TEST_TIMEOUT_S)
         read: list[object] = []
-        reader = threading.Thread(target=lambda: read.append(first.read("plan", PATIENCE)), daemon=True)
+        reader = threading.Thread(target=lambda: read.append(first.read("plan", TEST_TIMEOUT_S)), daemon=True)
         reader.start()
         second.publish("plan", 5)  # the first connection is, or will be, taken by the wait
-        reader.join(PATIENCE)
+        reader.join(TEST_TIMEOUT_S)
         assert read == [5] and second.peek("plan") == 5
 
 
@@ -222,14 +224,14 @@ class TestWhoIsGone:
 
     def test_a_process_that_ended_is_even_before_its_parent_knows(self) -> None:
         first, second = ranks(2)
-        with subprocess.Popen(["sleep", str(PATIENCE)]) as process:
+        with subprocess.Popen(["sleep", str(TEST_TIMEOUT_S)]) as process:
             first.publish_process()
             second.publish("process/1", [host_identity(), process.pid])
             assert first.gone_ranks() == []
             process.kill()
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
             assert first.gone_ranks() == [1]
-            process.wait(PATIENCE)
+            process.wait(TEST_TIMEOUT_S)
             assert first.gone_ranks() == [1]
 
     def test_of_other_hosts_nothing_is_known(self) -> None:
@@ -295,13 +297,13 @@ class TestMeeting:
 
 
 def meet_and_tell(runner: RankRunner, mouth: Connection) -> None:
-    me = runner.join(PATIENCE)
-    assert runner.join(PATIENCE) is me
+    me = runner.join(TEST_TIMEOUT_S)
+    assert runner.join(TEST_TIMEOUT_S) is me
     me.publish(f"who/{me.rank}", [os.getpid(), host_identity()])
     mouth.send(
         {
             "place": [me.rank, me.world, me.local_rank, me.local_world],
-            "processes": [me.read(f"who/{rank}", PATIENCE) for rank in range(me.world)],
+            "processes": [me.read(f"who/{rank}", TEST_TIMEOUT_S) for rank in range(me.world)],
             "first": me.claim("first"),
         }
     )
@@ -320,7 +322,7 @@ except UserError as error:
     if subprocess.run([*unshare, "true"], capture_output=True).returncode:
         pytest.skip("this system makes no network namespaces")
     run = [*unshare, sys.executable, "-c", script]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=PATIENCE, cwd=ROOT)
+    done = subprocess.run(run, capture_output=True, text=True, timeout=TEST_TIMEOUT_S, cwd=ROOT)
     assert done.stdout.startswith("the loopback interface does not work (Network is unreachable)"), (
         done.stderr
     )
@@ -344,7 +346,7 @@ def test_a_signal_is_heard_while_a_rank_waits_for_a_store_that_is_not_there(
         try:
             asks.start()
             with pytest.raises(Heard):
-                Rendezvous.from_env(PATIENCE)
+                Rendezvous.from_env(TEST_TIMEOUT_S)
         finally:
             asks.join()
             signal.signal(signal.SIGUSR1, before)

@@ -17,7 +17,7 @@ import pytest
 import torch.distributed as dist
 
 from dni_async.errors import Late, StageError, UserError
-from tests.support.channels import PATIENCE, Child, Work
+from tests.support.channels import TEST_TIMEOUT_S, Child, Work
 from workers.coordination.heartbeat import BEAT_INTERVAL_S
 from workers.coordination.rendezvous import Rendezvous
 from workers.failure.errors import AlreadyReported, StdoutClosed, exit_status, format_error, is_timeout
@@ -287,47 +287,47 @@ class TestSeveralRanks:
 
 
 def fail_first(runner: RankRunner, mouth: Connection) -> None:
-    runner.join(PATIENCE)
+    runner.join(TEST_TIMEOUT_S)
     raise UserError("rank 1 was first")
 
 
 def fail_after_another(runner: RankRunner, mouth: Connection) -> None:
     """Fail once the other rank has said why it fails."""
-    runner.join(PATIENCE).store.wait(["failure"])
+    runner.join(TEST_TIMEOUT_S).store.wait(["failure"])
     raise StageError("the second")
 
 
 def meet_and_print_for_nobody(runner: RankRunner, mouth: Connection) -> None:
-    runner.join(PATIENCE)
+    runner.join(TEST_TIMEOUT_S)
     print_for_nobody(runner, mouth)
 
 
 def busy_until_told(runner: RankRunner, mouth: Connection) -> None:
-    runner.join(PATIENCE).store.wait(["failure_printed"])
+    runner.join(TEST_TIMEOUT_S).store.wait(["failure_printed"])
 
 
 def stop_for_ever(runner: RankRunner, mouth: Connection) -> None:
     """After a few beats."""
     runner.describe_activity = lambda: "stage 1 (rank 1), at step 8, computing"
-    runner.join(PATIENCE)
+    runner.join(TEST_TIMEOUT_S)
     time.sleep(2 * BEAT_INTERVAL_S)
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def late(runner: RankRunner, mouth: Connection) -> None:
     """Wait 3 s, from the other's beats on."""
-    runner.join(PATIENCE).store.wait(["heartbeat/1"])
+    runner.join(TEST_TIMEOUT_S).store.wait(["heartbeat/1"])
     time.sleep(2 * BEAT_INTERVAL_S + 3)
     raise Late("stage 0 (rank 0), after step 7: nothing came from stage 1 for 3 s", [1])
 
 
 def killed(runner: RankRunner, mouth: Connection) -> None:
-    runner.join(PATIENCE)
+    runner.join(TEST_TIMEOUT_S)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def stopped_when_the_other_is_gone(runner: RankRunner, mouth: Connection) -> None:
-    rendezvous, deadline = runner.join(PATIENCE), time.monotonic() + PATIENCE
+    rendezvous, deadline = runner.join(TEST_TIMEOUT_S), time.monotonic() + TEST_TIMEOUT_S
     rendezvous.store.wait([f"process/{1 - rendezvous.rank}"])
     while not rendezvous.gone_ranks() and time.monotonic() < deadline:
         pass
@@ -356,7 +356,7 @@ def launch_and_die(runner: RankRunner, mouth: Connection) -> None:
         def work(runner: RankRunner) -> None:
             mouth.send(os.getpid())
             os.write(told_ready, b"!")
-            for _ in range(int(PATIENCE / 0.05)):  # a sleep that began a moment too late must end as well
+            for _ in range(int(TEST_TIMEOUT_S / 0.05)):  # a sleep that began too late must end too
                 time.sleep(0.05)
 
         exit_process(RankRunner().run(work))
@@ -412,7 +412,7 @@ class TestWhoTells:
             runner = RankRunner()
             runner.rendezvous = rendezvous
             if meet:
-                runner.join(PATIENCE)
+                runner.join(TEST_TIMEOUT_S)
             assert runner.run(lambda runner: user_error(runner, None)) == 2  # type: ignore[arg-type]
             return capsys.readouterr().err
 

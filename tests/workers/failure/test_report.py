@@ -9,7 +9,7 @@ import time
 import pytest
 import torch.distributed as dist
 
-from tests.support.channels import PATIENCE
+from tests.support.channels import TEST_TIMEOUT_S
 from workers.coordination.rendezvous import Rendezvous, host_identity
 from workers.failure import report
 from workers.failure.report import FailureReporter
@@ -39,7 +39,7 @@ def test_the_first_rank_says_it_and_rank_0_prints_it_once(jobs: list[Rendezvous]
     assert capsys.readouterr().err == ""
     first.print_pending()
     for thread in saying:
-        thread.join(PATIENCE)
+        thread.join(TEST_TIMEOUT_S)
         assert not thread.is_alive()
     first.report("everybody is gone", 1)
     assert capsys.readouterr().err == "dni-async: a disk is full\n"
@@ -55,7 +55,7 @@ def test_rank_0_needs_nobody(jobs: list[Rendezvous], capsys: Capture) -> None:
 
 def test_when_rank_0_is_dead_another_prints_at_once(jobs: list[Rendezvous], capsys: Capture) -> None:
     with subprocess.Popen(["true"]) as process:
-        process.wait(PATIENCE)
+        process.wait(TEST_TIMEOUT_S)
     jobs[0].publish("process/0", [host_identity(), process.pid])
     begin = time.monotonic()
     FailureReporter(jobs[2]).report("rank 0 is gone", 1)

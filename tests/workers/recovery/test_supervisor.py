@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from dni_async.errors import StageCrash, StageError, UserError
-from tests.support.channels import PATIENCE, Child
+from tests.support.channels import TEST_TIMEOUT_S, Child
 from workers.failure.errors import AlreadyReported
 from workers.failure.rank_runner import RankRunner
 from workers.failure.signals import Stopped
@@ -145,14 +145,14 @@ class _Sleeper:
             if self.deaf:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
             mouth.send(os.getpid())
-            for _ in range(int(PATIENCE / 0.05)):
+            for _ in range(int(TEST_TIMEOUT_S / 0.05)):
                 time.sleep(0.05)
 
         keep_running(StableStorage.create(0, 1, 1), 3, "stage 0 (rank 0)", work)
 
 
 def gone(pid: int) -> bool:
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TEST_TIMEOUT_S
     while time.monotonic() < end:
         try:
             if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:

@@ -19,21 +19,21 @@ from workers.runtime.fault_injection import (
     Fault,
     FaultyReceiver,
     FaultySender,
-    faults_of,
+    parse_faults,
     to_itself,
 )
 from workers.transport.memory import memory_channel
 
 
 def test_faults_are_read_from_a_text() -> None:
-    assert faults_of("kill@1:40,slow@2:0:0.02x1000,drop-target@1:7,stall@0:3:1.5") == [
+    assert parse_faults("kill@1:40,slow@2:0:0.02x1000,drop-target@1:7,stall@0:3:1.5") == [
         Fault("kill", 1, 40),
         Fault("slow", 2, 0, seconds=0.02, times=1000),
         Fault("drop", 1, 7, target=True),
         Fault("stall", 0, 3, seconds=1.5),
     ]
-    assert faults_of("") == []
-    assert [str(fault) for fault in faults_of("kill@1:40,drop-target@1:7")] == [
+    assert parse_faults("") == []
+    assert [str(fault) for fault in parse_faults("kill@1:40,drop-target@1:7")] == [
         "kill@1:40",
         "drop-target@1:7",
     ]
@@ -42,7 +42,7 @@ def test_faults_are_read_from_a_text() -> None:
 @pytest.mark.parametrize("text", ["kil@1:2", "kill@1", "kill-target@1:2", "drop@a:1", "drop@1:2:x", "drop"])
 def test_what_is_no_fault_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=f"DNI_ASYNC_INJECT has {text}; write ACTION@STAGE:STEP"):
-        faults_of(text)
+        parse_faults(text)
 
 
 def ends() -> tuple[StageChannels, list[Message]]:
@@ -57,13 +57,13 @@ def ends() -> tuple[StageChannels, list[Message]]:
 
 def test_without_the_variable_nothing_stands_between() -> None:
     made, _ = ends()
-    assert EventInjector.from_environment(1).between(made) is made
+    assert EventInjector.from_environment(1).wrap(made) is made
 
 
 def test_nor_where_others_are_struck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DNI_ASYNC_INJECT", "kill@0:1,drop@2:1")
     made, _ = ends()
-    assert EventInjector.from_environment(1).between(made) is made
+    assert EventInjector.from_environment(1).wrap(made) is made
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_what_becomes_of_messages(fault: str, arrives: str, channel, monkeypatch
     made, _ = ends()
     sender, receiver = channel(16, 1, 2)
     made.activations_out = sender
-    faulty = EventInjector.from_environment(1).between(made).activations_out
+    faulty = EventInjector.from_environment(1).wrap(made).activations_out
     assert faulty is not None and faulty.ready() and faulty.peer == 2
     sent = [*batches([4] * 6), Marker(MarkerKind.STOP, 6, 0)]
     for message in sent:
@@ -125,13 +125,13 @@ class Once:
 
 
 def injected_sender(sender, text: str) -> FaultySender:
-    return FaultySender(sender, faults_of(text), Once())  # type: ignore[arg-type]
+    return FaultySender(sender, parse_faults(text), Once())  # type: ignore[arg-type]
 
 
 def test_a_stage_is_struck_when_it_takes_up_the_batch() -> None:
     struck: list[str] = []
     source = [*batches([4] * 2, train=False), *batches([4] * 4)]
-    faults = faults_of("kill@1:1,slow@1:2:0.5x2")
+    faults = parse_faults("kill@1:1,slow@1:2:0.5x2")
     receiver = FaultyReceiver(
         Source(iter(source)), faults, Once(), lambda fault: struck.append(f"{fault} at {show(message)}")
     )
@@ -155,7 +155,7 @@ def test_in_a_folder_faults_leave_their_names_and_strike_once(
     monkeypatch.setenv("DNI_ASYNC_INJECTED", str(tmp_path / "struck"))
     for run, arrives in enumerate(["A0 A1 A3 A5", "A0 A1 A2 A3 A4 A5"]):
         made, sent = ends()
-        faulty = EventInjector.from_environment(1).between(made).activations_out
+        faulty = EventInjector.from_environment(1).wrap(made).activations_out
         assert faulty is not None
         for message in batches([4] * 6):
             faulty.send(message, 1.0)

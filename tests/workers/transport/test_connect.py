@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from dni_async.errors import StageError
 from dni_async.messages import Activation, Marker, MarkerKind, TargetGradient
-from tests.support.channels import PATIENCE, Child
+from tests.support.channels import TEST_TIMEOUT_S, Child
 from workers.coordination import rendezvous as rendezvous_module
 from workers.coordination.rendezvous import Rendezvous
 from workers.failure.rank_runner import RankRunner
@@ -38,7 +38,7 @@ def in_threads(world: int, rank_does: Callable[[Rendezvous], object]) -> list[ob
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TEST_TIMEOUT_S)
     assert not any(thread.is_alive() for thread in threads), found
     return found
 
@@ -61,14 +61,14 @@ class TestAgreement:
                 return next(hosts)
 
         monkeypatch.setattr(rendezvous_module, "host_identity", next_host)
-        chosen = in_threads(3, lambda me: agree_on_transports(me, "auto", PATIENCE))
+        chosen = in_threads(3, lambda me: agree_on_transports(me, "auto", TEST_TIMEOUT_S))
         assert chosen[0] == chosen[1] == chosen[2]
         assert set(chosen[0]) <= {"shm", "tcp"} and "tcp" in chosen[0]  # type: ignore[call-overload, operator]
         assert "GLOO_SOCKET_IFNAME" not in os.environ
 
     def test_ranks_of_one_host_need_only_its_loopback(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TP_SOCKET_IFNAME", "eth9")
-        assert in_threads(2, lambda me: agree_on_transports(me, "auto", PATIENCE)) == [["shm"], ["shm"]]
+        assert in_threads(2, lambda me: agree_on_transports(me, "auto", TEST_TIMEOUT_S)) == [["shm"], ["shm"]]
         assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
         assert os.environ["TP_SOCKET_IFNAME"] == "eth9"  # the user knows better
 
@@ -82,16 +82,16 @@ def greet(me: Rendezvous, links: Links) -> list[object]:
     """Send one message to each neighbour; what came from them."""
     if links.downstream:
         h = torch.full((2, 3), float(me.rank))
-        links.downstream.sender.send(Activation(me.rank, 0, h, torch.arange(2)), PATIENCE)
+        links.downstream.sender.send(Activation(me.rank, 0, h, torch.arange(2)), TEST_TIMEOUT_S)
     if links.upstream:
         grad = torch.full((4,), 10.0 * me.rank)
-        links.upstream.sender.send(TargetGradient(me.rank, 0, grad), PATIENCE)
+        links.upstream.sender.send(TargetGradient(me.rank, 0, grad), TEST_TIMEOUT_S)
     heard: list[object] = []
     for link in (links.upstream, links.downstream):
         if link is None:
             heard.append(None)
             continue
-        message = link.receiver.recv(PATIENCE)
+        message = link.receiver.recv(TEST_TIMEOUT_S)
         tensor = message.h if isinstance(message, Activation) else message.grad
         heard.append((type(message).__name__, message.step, tensor.flatten().tolist()))
         link.receiver.release()
@@ -99,7 +99,7 @@ def greet(me: Rendezvous, links: Links) -> list[object]:
 
 
 def shm_rank(me: Rendezvous) -> list[object]:
-    with open_links(me, ["shm"] * (me.world - 1), 1, PATIENCE, CPU) as links:
+    with open_links(me, ["shm"] * (me.world - 1), 1, TEST_TIMEOUT_S, CPU) as links:
         return greet(me, links)
 
 
@@ -132,10 +132,10 @@ class TestShm:
             assert links == Links(None, None)
 
     def test_they_have_the_capacity_and_the_peers_that_were_asked_for(self) -> None:
-        barrier = threading.Barrier(2, timeout=PATIENCE)
+        barrier = threading.Barrier(2, timeout=TEST_TIMEOUT_S)
 
         def rank_does(me: Rendezvous) -> object:
-            with open_links(me, ["shm"], 3, PATIENCE, CPU) as links:
+            with open_links(me, ["shm"], 3, TEST_TIMEOUT_S, CPU) as links:
                 link = links.downstream or links.upstream
                 assert link is not None
                 assert isinstance(link.sender, ShmSender) and isinstance(link.receiver, ShmReceiver)
@@ -150,7 +150,7 @@ class TestShm:
 
     def test_they_are_closed_at_the_end(self) -> None:
         def rank_does(me: Rendezvous) -> object:
-            with open_links(me, ["shm"], 1, PATIENCE, CPU) as links:
+            with open_links(me, ["shm"], 1, TEST_TIMEOUT_S, CPU) as links:
                 link = links.downstream or links.upstream
                 assert link is not None
             return [link.sender.fileno(), link.receiver.fileno()]
@@ -164,7 +164,7 @@ class TestShm:
 
 
 def a_shm_rank(runner: RankRunner, mouth: Connection) -> None:
-    mouth.send(shm_rank(runner.join(PATIENCE)))
+    mouth.send(shm_rank(runner.join(TEST_TIMEOUT_S)))
 
 
 def a_lonely_rank(runner: RankRunner, mouth: Connection) -> None:

@@ -11,7 +11,7 @@ import torch
 from tests.support.conformance import (
     KILLED,
     NAMES,
-    PATIENCE,
+    TEST_TIMEOUT_S,
     Outcome,
     Report,
     Side,
@@ -56,13 +56,13 @@ def a_full_receiver_may_take_its_time(side: Side) -> None:
     """Half the timeout without a release is no reason to fail."""
     if side.rank == 1:
         for i in range(3):
-            assert_same(side.wide.rx.recv(PATIENCE), message(i))
+            assert_same(side.wide.rx.recv(TEST_TIMEOUT_S), message(i))
             time.sleep(TIMEOUT / 2)
             side.wide.rx.release()
     else:
         for i in range(3):
-            side.wide.tx.send(message(i), PATIENCE)
-        assert comes_ready(side.wide.tx, PATIENCE)
+            side.wide.tx.send(message(i), TEST_TIMEOUT_S)
+        assert comes_ready(side.wide.tx, TEST_TIMEOUT_S)
     side.barrier()
 
 
@@ -71,7 +71,7 @@ def a_full_receiver_ends_the_channel_at_the_timeout(side: Side) -> None:
         for i in range(2):
             side.narrow.tx.send(message(i), TIMEOUT)  # one there, one in the send_log
         with pytest.raises(TransportTimeout, match="stage 1 did not answer"):
-            side.narrow.tx.send(message(2), PATIENCE)
+            side.narrow.tx.send(message(2), TEST_TIMEOUT_S)
     side.barrier()
 
 
@@ -83,7 +83,7 @@ def a_damaged_header_ends_the_channel(side: Side) -> None:
         side.wide.tx._frame(bytes(header))
     else:
         with pytest.raises(TransportError, match=r"^header is damaged \(checksum differs\)$"):
-            side.wide.rx.recv(PATIENCE)
+            side.wide.rx.recv(TEST_TIMEOUT_S)
     side.barrier()
 
 
@@ -119,5 +119,5 @@ def test_no_frame_but_ours_is_taken_for_a_message(monkeypatch: pytest.MonkeyPatc
         frames.append(torch.frombuffer(damaged, dtype=torch.uint8))
         receiver = DistReceiver(1, Groups(None, None, 1.0, torch.device("cpu"), []), 2)  # type: ignore[arg-type]
         with pytest.raises(TransportError, match="header"):
-            receiver.recv(PATIENCE)
+            receiver.recv(TEST_TIMEOUT_S)
         receiver.close()

@@ -8,7 +8,7 @@ import time
 import pytest
 import torch.distributed as dist
 
-from tests.support.conformance import PATIENCE
+from tests.support.conformance import TEST_TIMEOUT_S
 from workers.coordination.rendezvous import Rendezvous
 from workers.transport.in_flight import agree_on_in_flight, choose_in_flight
 
@@ -63,7 +63,7 @@ def test_ranks_agree_and_the_longest_link_counts() -> None:
     def body(rank: int) -> None:
         seen = SlowStore(store, (0.0, 0.02, 0.04)[rank])
         rendezvous = Rendezvous(rank, 3, rank, 3, seen)  # type: ignore[arg-type]
-        found[rank] = agree_on_in_flight(rendezvous, 0.01, PATIENCE)
+        found[rank] = agree_on_in_flight(rendezvous, 0.01, TEST_TIMEOUT_S)
 
     threads = [threading.Thread(target=body, args=(rank,)) for rank in range(3)]
     for thread in threads:

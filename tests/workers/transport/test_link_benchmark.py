@@ -6,7 +6,7 @@ import time
 import pytest
 
 from dni_async.errors import StageError
-from tests.support.forks import PATIENCE, context
+from tests.support.forks import TEST_TIMEOUT_S, context
 from workers.transport.link_benchmark import Line, fit, ping
 
 SIZES = (1024, 1 << 20, 1 << 22)
@@ -34,7 +34,7 @@ def test_neither_number_is_negative() -> None:
 
 
 def test_two_processes_measure_a_message_over_every_transport() -> None:
-    found = ping(["shm"], sizes=SIZES, repeats=3, timeout=PATIENCE, context=context())
+    found = ping(["shm"], sizes=SIZES, repeats=3, timeout=TEST_TIMEOUT_S, context=context())
     assert set(found.links) == {"shm", "dist"}
     for cost in found.links.values():
         assert all(line.start >= 0 and line.per_byte >= 0 for line in (cost.send, cost.latency))
@@ -55,11 +55,11 @@ def test_processes_that_do_not_answer_are_not_waited_for() -> None:
 
 def test_a_transport_that_is_none_fails_without_hanging() -> None:
     with pytest.raises(StageError, match="measuring messages failed"):
-        ping(["pigeon"], sizes=(64,), repeats=1, timeout=PATIENCE, context=context())
+        ping(["pigeon"], sizes=(64,), repeats=1, timeout=TEST_TIMEOUT_S, context=context())
 
 
 def test_a_process_that_dies_is_noticed_at_once() -> None:
     begun = time.monotonic()
     with pytest.raises(StageError, match="measuring messages failed"):
-        ping(["shm"], sizes=(-4,), repeats=1, timeout=2 * PATIENCE, context=context())
-    assert time.monotonic() - begun < PATIENCE
+        ping(["shm"], sizes=(-4,), repeats=1, timeout=2 * TEST_TIMEOUT_S, context=context())
+    assert time.monotonic() - begun < TEST_TIMEOUT_S

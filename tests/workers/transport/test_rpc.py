@@ -53,7 +53,7 @@ def start_alone(runner: RankRunner, mouth: Connection) -> None:
 @pytest.fixture
 def no_channels() -> Iterator[None]:
     yield
-    rpc._ENDS.clear()
+    rpc._CHANNELS.clear()
 
 
 @pytest.mark.usefixtures("no_channels")
@@ -73,4 +73,4 @@ def test_what_cannot_be_read_ends_the_channel_on_both_sides() -> None:
         with pytest.raises(WireError):  # at the sender: rpc brings it back
             rpc._deliver(f"fuzz {i}", 0, bad, given)
         with pytest.raises(TransportError, match="header"):
-            rpc._ENDS.buffer(f"fuzz {i}").inbox.poll()
+            rpc._CHANNELS.buffer(f"fuzz {i}").inbox.poll()

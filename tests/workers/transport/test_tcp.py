@@ -15,7 +15,7 @@ from tests.support.channels import copy_late
 from tests.support.conformance import (
     KILLED,
     NAMES,
-    PATIENCE,
+    TEST_TIMEOUT_S,
     Outcome,
     assert_same,
     message,
@@ -66,10 +66,10 @@ def test_large_messages_arrive_equal_and_in_order(stripes: int) -> None:
     sizes = [3_000_000, 1, 10, 2_000_000, 0, 5, 4_000_000, 7, 8, 9]
     with nothing_left_open():
         sender, receiver = tcp_channel(3, stripes=stripes)
-        sending = threading.Thread(target=lambda: [sender.send(gradient(n), PATIENCE) for n in sizes])
+        sending = threading.Thread(target=lambda: [sender.send(gradient(n), TEST_TIMEOUT_S) for n in sizes])
         sending.start()
         for size in sizes:
-            assert_same(receiver.recv(PATIENCE), gradient(size))
+            assert_same(receiver.recv(TEST_TIMEOUT_S), gradient(size))
             receiver.release()
         sending.join()
         sender.close()
@@ -86,7 +86,7 @@ def test_a_message_leaves_without_the_receivers_caller() -> None:
         for _ in range(4):
             assert_same(receiver.recv(0.0), gradient(1_000_000))
         with pytest.raises(PeerGone, match=r"stage 0 closed its end \(after 4 messages from it\)"):
-            receiver.recv(PATIENCE)
+            receiver.recv(TEST_TIMEOUT_S)
 
 
 def test_credits_that_nobody_read_do_not_cost_messages() -> None:
@@ -95,7 +95,7 @@ def test_credits_that_nobody_read_do_not_cost_messages() -> None:
         sender, receiver = tcp_channel(3)
         for i in range(3):
             sender.send(message(i), 0.0)
-        receiver.recv(PATIENCE)
+        receiver.recv(TEST_TIMEOUT_S)
         receiver.release()
         sender.close()
         for i in (1, 2):
@@ -109,7 +109,7 @@ def test_the_senders_tensors_are_its_own_again_after_send() -> None:
         tensor = torch.ones(500_000)
         sender.send(Activation(0, 0, tensor, torch.zeros(1)), 0.0)
         tensor.zero_()
-        received = receiver.recv(PATIENCE)
+        received = receiver.recv(TEST_TIMEOUT_S)
         assert isinstance(received, Activation) and received.h.min() == 1
 
 
@@ -119,7 +119,7 @@ def test_both_ends_use_few_slots_again_and_again() -> None:
         addresses = set()
         for _ in range(30):
             sender.send(gradient(10_000), 0.0)
-            addresses.add(receiver.recv(PATIENCE).grad.data_ptr())
+            addresses.add(receiver.recv(TEST_TIMEOUT_S).grad.data_ptr())
             receiver.release()
             while sender._pool.in_flight:
                 sender.ready()
@@ -131,8 +131,8 @@ def test_a_copy_from_a_gpu_may_take_its_time() -> None:
     sender.copy_out = copy_late  # type: ignore[method-assign, assignment]
     with receiver, sender:
         for i in range(6):
-            sender.send(gradient(i), PATIENCE)
-            assert_same(receiver.recv(PATIENCE), gradient(i))
+            sender.send(gradient(i), TEST_TIMEOUT_S)
+            assert_same(receiver.recv(TEST_TIMEOUT_S), gradient(i))
             receiver.release()
 
 
@@ -147,7 +147,7 @@ def test_a_copy_that_never_ends_ends_the_channel() -> None:
         sender.send(gradient(1), 0.0)
         with pytest.raises(TransportTimeout, match="a copy between the GPU and the host was not done"):
             while True:
-                sender.send(gradient(1), PATIENCE)
+                sender.send(gradient(1), TEST_TIMEOUT_S)
 
 
 def test_sending_in_inference_mode() -> None:
@@ -155,8 +155,8 @@ def test_sending_in_inference_mode() -> None:
     with receiver, sender:
         for inference in (True, False, True):
             with torch.inference_mode(inference):
-                sender.send(gradient(10 + inference), PATIENCE)
-            receiver.recv(PATIENCE).grad.requires_grad_()
+                sender.send(gradient(10 + inference), TEST_TIMEOUT_S)
+            receiver.recv(TEST_TIMEOUT_S).grad.requires_grad_()
             receiver.release()
 
 
@@ -206,7 +206,7 @@ def test_an_idle_channel_lives_on() -> None:
     with receiver, sender:
         time.sleep(2.5)
         sender.send(gradient(5), 0.0)
-        assert_same(receiver.recv(PATIENCE), gradient(5))
+        assert_same(receiver.recv(TEST_TIMEOUT_S), gradient(5))
 
 
 def test_a_slow_stage_may_take_longer_than_the_timeout() -> None:
@@ -231,7 +231,7 @@ def test_whatever_is_changed_in_a_header_it_is_refused() -> None:
         with raw, receiver:
             raw.sendall(damaged)
             with pytest.raises(TransportError, match="header"):
-                receiver.recv(PATIENCE)
+                receiver.recv(TEST_TIMEOUT_S)
             assert receiver.peer_gone()
 
 
@@ -244,9 +244,9 @@ def test_an_end_in_the_middle_of_a_message_is_no_message(share: float) -> None:
     with raw, receiver:
         raw.sendall(whole + whole[: int(len(whole) * share)])
         raw.close()
-        assert_same(receiver.recv(PATIENCE), gradient(1000))
+        assert_same(receiver.recv(TEST_TIMEOUT_S), gradient(1000))
         with pytest.raises(PeerGone, match="in the middle of a message"):
-            receiver.recv(PATIENCE)
+            receiver.recv(TEST_TIMEOUT_S)
 
 
 def test_more_messages_than_credits_are_refused() -> None:
@@ -256,9 +256,9 @@ def test_more_messages_than_credits_are_refused() -> None:
     with raw, receiver:
         raw.sendall((header + tensors[0].numpy().tobytes()) * 3)
         for _ in range(2):
-            receiver.recv(PATIENCE)
+            receiver.recv(TEST_TIMEOUT_S)
         with pytest.raises(TransportError, match="stage 1 sent more messages than it had credits for"):
-            receiver.recv(PATIENCE)
+            receiver.recv(TEST_TIMEOUT_S)
 
 
 @pytest.mark.parametrize("credits", [b"\1\1", b"\0", b"HTTP/1.1 200 OK"])
@@ -279,8 +279,8 @@ def test_a_receiver_that_reads_nothing_is_given_up_at_the_deadline() -> None:
         begin = time.monotonic()
         with pytest.raises(PeerGone, match="stage 1 is gone"):
             while True:
-                sender.send(gradient(250_000), PATIENCE)
-        assert time.monotonic() - begin < 2 * PATIENCE
+                sender.send(gradient(250_000), TEST_TIMEOUT_S)
+        assert time.monotonic() - begin < 2 * TEST_TIMEOUT_S
         sender.close()
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from dni_async.errors import StageError
-from tests.support.conformance import PATIENCE, assert_same
+from tests.support.conformance import TEST_TIMEOUT_S, assert_same
 from tests.support.gradients import gradient
 from workers.coordination.rendezvous import Rendezvous
 from workers.transport.base import TransportError
@@ -25,7 +25,7 @@ def _loopback(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def chain(store: dist.Store, secrets: tuple[bytes, ...], timeout: float = PATIENCE) -> list[object]:
+def chain(store: dist.Store, secrets: tuple[bytes, ...], timeout: float = TEST_TIMEOUT_S) -> list[object]:
     """What each rank of a chain receives from its neighbours, or the error that ended it."""
     found: list[object] = [None] * len(secrets)
 
@@ -50,7 +50,7 @@ def chain(store: dist.Store, secrets: tuple[bytes, ...], timeout: float = PATIEN
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(PATIENCE)
+        thread.join(TEST_TIMEOUT_S)
     return found
 
 

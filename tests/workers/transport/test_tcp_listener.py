@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from dni_async.errors import UserError
-from tests.support.conformance import PATIENCE, assert_same, nothing_left_open
+from tests.support.conformance import TEST_TIMEOUT_S, assert_same, nothing_left_open
 from tests.support.gradients import gradient
 from tests.support.tcp_channels import HOST, SECRET, introduce, listen, read
 from workers.transport import tcp_listener
@@ -32,16 +32,16 @@ def listener() -> Iterator[TcpListener]:
 def admits_its_sender(listener: TcpListener) -> None:
     """As ever, two stripes: a message arrives."""
     with (
-        connect(listener.address, SECRET, 1, 1, PATIENCE, stripes=2) as sender,
-        listener.accept(PATIENCE) as receiver,
+        connect(listener.address, SECRET, 1, 1, TEST_TIMEOUT_S, stripes=2) as sender,
+        listener.accept(TEST_TIMEOUT_S) as receiver,
     ):
-        sender.send(gradient(3), PATIENCE)
-        assert_same(receiver.recv(PATIENCE), gradient(3))
+        sender.send(gradient(3), TEST_TIMEOUT_S)
+        assert_same(receiver.recv(TEST_TIMEOUT_S), gradient(3))
 
 
 @pytest.mark.parametrize("words", [b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01" * 100, b"DNI-TCP1" * 200])
 def test_a_foreign_protocol_is_turned_away(listener: TcpListener, words: bytes) -> None:
-    with socket.create_connection(listener.address, PATIENCE) as stranger:
+    with socket.create_connection(listener.address, TEST_TIMEOUT_S) as stranger:
         read(stranger, CHALLENGE_BYTES)
         stranger.sendall(words)
         if len(words) < HELLO_BYTES:
@@ -56,14 +56,14 @@ def test_a_foreign_protocol_is_turned_away(listener: TcpListener, words: bytes) 
 def test_a_wrong_secret_is_turned_away(listener: TcpListener) -> None:
     line = r"what listens at 127\.0\.0\.1:\d+ is not stage 1 of this job: it does not accept the secret"
     with pytest.raises(TransportError, match=line):
-        connect(listener.address, b"guessed", 1, 1, PATIENCE)
+        connect(listener.address, b"guessed", 1, 1, TEST_TIMEOUT_S)
     admits_its_sender(listener)
 
 
 def test_a_recorded_hello_is_turned_away(listener: TcpListener) -> None:
-    with socket.create_connection(listener.address, PATIENCE) as spied:
+    with socket.create_connection(listener.address, TEST_TIMEOUT_S) as spied:
         packet = make_hello(SECRET, read(spied, CHALLENGE_BYTES), Hello(0, 1, 1))
-    with socket.create_connection(listener.address, PATIENCE) as stranger:
+    with socket.create_connection(listener.address, TEST_TIMEOUT_S) as stranger:
         read(stranger, CHALLENGE_BYTES)
         stranger.sendall(packet)
         assert stranger.recv(1) == b""
@@ -71,7 +71,7 @@ def test_a_recorded_hello_is_turned_away(listener: TcpListener) -> None:
 
 
 def test_who_says_nothing_keeps_nobody_waiting(listener: TcpListener) -> None:
-    strangers = [socket.create_connection(listener.address, PATIENCE) for _ in range(70)]
+    strangers = [socket.create_connection(listener.address, TEST_TIMEOUT_S) for _ in range(70)]
     begin = time.monotonic()
     admits_its_sender(listener)
     assert time.monotonic() - begin < 5.0
@@ -83,7 +83,7 @@ def test_who_says_nothing_is_turned_away_at_the_deadline(
     monkeypatch: pytest.MonkeyPatch, listener: TcpListener
 ) -> None:
     monkeypatch.setattr(tcp_listener, "_HANDSHAKE_TIMEOUT_S", 0.2)
-    with socket.create_connection(listener.address, PATIENCE) as stranger:
+    with socket.create_connection(listener.address, TEST_TIMEOUT_S) as stranger:
         read(stranger, CHALLENGE_BYTES)
         assert stranger.recv(1) == b""
     admits_its_sender(listener)
@@ -91,7 +91,7 @@ def test_who_says_nothing_is_turned_away_at_the_deadline(
 
 def test_who_leaves_at_once_does_no_harm(listener: TcpListener) -> None:
     for _ in range(20):
-        stranger = socket.create_connection(listener.address, PATIENCE)
+        stranger = socket.create_connection(listener.address, TEST_TIMEOUT_S)
         stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         stranger.close()  # with a reset
     admits_its_sender(listener)
@@ -103,7 +103,7 @@ def test_stripes_must_belong_together(listener: TcpListener, second: Hello) -> N
     with pytest.raises(AssertionError):
         introduce(listener.address, second)
     last = introduce(listener.address, Hello(1, 2, 5))
-    with first, last, listener.accept(PATIENCE):
+    with first, last, listener.accept(TEST_TIMEOUT_S):
         pass
 
 
@@ -115,12 +115,12 @@ def test_a_sender_that_does_not_come_is_waited_for_in_vain(listener: TcpListener
 
 
 def test_a_listener_can_be_closed_before_anybody_came(listener: TcpListener) -> None:
-    stranger = socket.create_connection(listener.address, PATIENCE)
+    stranger = socket.create_connection(listener.address, TEST_TIMEOUT_S)
     read(stranger, CHALLENGE_BYTES)
     listener.close()
     listener.close()
     with stranger, pytest.raises(PeerGone, match="stage 1 does not listen at"):
-        connect(listener.address, SECRET, 1, 1, PATIENCE)
+        connect(listener.address, SECRET, 1, 1, TEST_TIMEOUT_S)
 
 
 def test_a_sender_recognises_a_stranger_that_listens() -> None:
@@ -129,7 +129,7 @@ def test_a_sender_recognises_a_stranger_that_listens() -> None:
         greeting = threading.Thread(target=greet_one, args=(server,))
         greeting.start()
         with pytest.raises(TransportError, match="it does not speak our protocol"):
-            connect(server.getsockname(), SECRET, 1, 1, PATIENCE)
+            connect(server.getsockname(), SECRET, 1, 1, TEST_TIMEOUT_S)
         greeting.join()
 
 
