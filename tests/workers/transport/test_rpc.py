@@ -19,7 +19,7 @@ from workers.failure.rank_runner import RankRunner
 from workers.transport import rpc
 from workers.transport.base import TransportError
 from workers.transport.rpc import start_rpc
-from workers.transport.wire import WireError, encode
+from workers.transport.wire import WireError, add_checksum, encode
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,8 @@ def no_channels() -> Iterator[None]:
 def test_what_cannot_be_read_ends_the_channel_on_both_sides() -> None:
     """Headers that were damaged, and tensors that are not those of the header."""
     rng = random.Random(0)
-    header, tensors, _ = encode(TargetGradient(1, 0, torch.ones(4, 3)))
+    fields, tensors, _ = encode(TargetGradient(1, 0, torch.ones(4, 3)))
+    header = add_checksum(fields)
     other = [torch.ones(3, 4), torch.ones(4, 3, dtype=torch.float64), torch.ones(4, 2)]
     forged = [(header, [tensor]) for tensor in other] + [(header, []), (header, [*tensors, *tensors])]
     for _ in range(300):
