@@ -38,28 +38,28 @@ class GenerateConfig:
             raise UserError(f"temperature is {self.temperature}; it must be 0 or more")
 
 
-def generate(speaker: TextGenerator, config: GenerateConfig) -> str:
-    """The prompt and what follows it. Raises UserError for a prompt that is not of the vocabulary."""
-    prompt = speaker.language.split(config.prompt)
-    begin = encode(prompt or [speaker.symbols[0]], speaker.symbols)
-    said = [speaker.symbols[i] for i in sample(speaker, begin, config)]
-    return speaker.language.separator.join([*prompt, *said])
+def generate(model: TextGenerator, config: GenerateConfig) -> str:
+    """Return the prompt and what follows it. Raises UserError for a prompt outside of the vocabulary."""
+    prompt = model.language.split(config.prompt)
+    begin = encode(prompt or [model.symbols[0]], model.symbols)
+    added = [model.symbols[i] for i in sample(model, begin, config)]
+    return model.language.separator.join([*prompt, *added])
 
 
-def sample(speaker: TextGenerator, begin: Tensor, config: GenerateConfig) -> list[int]:
-    """`config.length` symbols that follow `begin` (N,)."""
+def sample(model: TextGenerator, begin: Tensor, config: GenerateConfig) -> list[int]:
+    """Return `config.length` symbols that follow `begin` (N,)."""
     generator = torch.Generator().manual_seed(config.seed)
-    x, said = begin.unsqueeze(0), []
+    x, symbols = begin.unsqueeze(0), []
     for _ in range(config.length):
-        logits = speaker.follow(x)
+        logits = model.next_logits(x)
         if config.temperature == 0:
             symbol = int(logits.argmax())
         else:
             odds = (logits / config.temperature).softmax(0)
             symbol = int(torch.multinomial(odds, 1, generator=generator))
-        said.append(symbol)
+        symbols.append(symbol)
         x = torch.tensor([[symbol]])
-    return said
+    return symbols
 
 
 def work(runner: RankRunner) -> None:

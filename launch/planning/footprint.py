@@ -17,8 +17,8 @@ def saved_bytes(layers: list[nn.Module], x: Tensor) -> tuple[list[int], list[int
     buffers and the batch itself do not count.
     """
     layers = copy.deepcopy(layers)
-    lasting = {_address(t) for layer in layers for t in (*layer.parameters(), *layer.buffers())}
-    kept = {address: 0 for address in (*lasting, _address(x))}
+    permanent = {_address(t) for layer in layers for t in (*layer.parameters(), *layer.buffers())}
+    kept = {address: 0 for address in (*permanent, _address(x))}
     saved, outputs = [], []
 
     def pack(tensor: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from dni_async.errors import UserError
 from dni_async.partition.costs import InterfaceCost, LayerCost
 from launch.config.flat import FlatConfig
 from launch.report.files import jsonable, write_json
+from tasks.data_files import read_data
 from workers.transport.link_benchmark import Line, LinkCost
 
 FORMAT = "dni_async profile 1"
@@ -121,11 +122,9 @@ class Profile:
 def load_profile(path: Path, config: FlatConfig) -> Profile:
     """Return a saved profile. Raises UserError when it is damaged, or was measured with other settings."""
     try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(
-            f"cannot read profile {path} ({error.strerror}); measure one without --profile"
-        ) from None
+        content = json.loads(read_data(path))
+    except UserError as error:
+        raise UserError(f"{error}; measure a profile without --profile") from None
     except ValueError:  # no JSON, or not even text
         content = None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -1,4 +1,4 @@
-"""Language models of finished runs, as something that goes on with a text: one process's, or a stack's."""
+"""Language models of finished runs, trained over time or in layers, as generators of text."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from launch.config.task import TaskConfig
 from launch.export import weights_of
 from launch.recurrent.weights import Trained, load
 from tasks.base import Task
+from tasks.data_files import read_data
 from tasks.registry import create
 from tasks.sequence.base import SequenceTask
 from tasks.text.language import LanguageModel
@@ -28,33 +29,33 @@ class TextGenerator:
 
     language: LanguageModel
     symbols: tuple[str, ...]
-    follow: Callable[[Tensor], Tensor]
-    """(1, T) numbers of symbols -> (V,) logits of what comes next, after all that it was given before."""
+    next_logits: Callable[[Tensor], Tensor]
+    """From (1, T) symbols to (V,) logits of the next one; the state is carried from call to call."""
 
 
 def generator_of(run: Path) -> TextGenerator:
-    """The model of a run of char-lm or word-lm, or of a stack of them. Raises UserError for another."""
-    summary = run / "summary.json"
-    told = json.loads(summary.read_text(encoding="utf-8")) if summary.exists() else {}
-    return layered_generator(run, told) if "facts" in told else sequence_generator(load(run))
+    """Return the model of a run of char-lm or word-lm, or their stacks. Raises UserError for another task."""
+    path = run / "summary.json"
+    summary = json.loads(read_data(path)) if path.exists() else {}
+    return layered_generator(run, summary) if "facts" in summary else sequence_generator(load(run))
 
 
 def sequence_generator(trained: Trained) -> TextGenerator:
-    """Of a model that was trained over time in one process."""
+    """Return the generator of a model that was trained over time in one process."""
     model, core, state = trained.model.eval(), RecurrentCore(trained.model.core), None
 
     @torch.no_grad()
-    def follow(x: Tensor) -> Tensor:
+    def next_logits(x: Tensor) -> Tensor:
         nonlocal state
         out, state = core(model.encoder(x), state)
         logits: Tensor = model.head(out[0, -1])
         return logits
 
-    return TextGenerator(_language(trained.task), trained.symbols, follow)
+    return TextGenerator(_language(trained.task), trained.symbols, next_logits)
 
 
 def layered_generator(run: Path, summary: dict[str, Any]) -> TextGenerator:
-    """Of a model that was trained in stages; its vocabulary is made anew from the text of its training."""
+    """Return the generator of a model trained in stages; the vocabulary is read from its text again."""
     settings = summary["settings"]
     task = create(settings["task"], settings["task_args"])
     language = _language(task)
@@ -71,14 +72,14 @@ def layered_generator(run: Path, summary: dict[str, Any]) -> TextGenerator:
     except RuntimeError as error:
         cause = " ".join(str(error).split())[:160]
         raise UserError(f"the weights in {run} do not fit {task.name} ({cause}); train it again") from error
-    model.eval()  # its layers carry their state from call to call
+    model.eval()  # its layers carry their state
 
     @torch.no_grad()
-    def follow(x: Tensor) -> Tensor:
+    def next_logits(x: Tensor) -> Tensor:
         logits: Tensor = model(x)[0, -1]
         return logits
 
-    return TextGenerator(language, symbols, follow)
+    return TextGenerator(language, symbols, next_logits)
 
 
 def _language(task: Task | SequenceTask) -> LanguageModel:

@@ -1,6 +1,6 @@
-"""Trains a task over time in this process.
+"""Train a task over time in this process.
 
-epoch:  windows ─ forward, backward with the SG at the end, update ─ ... ─ validation ─ keep the best
+epoch:  windows ─ forward, backward with the SG at the end, update ─ ... ─ validation ─ copy the best weights
 end:    the best weights ─ test ─ summary.json, metrics.jsonl, model/
 """
 
@@ -33,7 +33,7 @@ from workers.runtime.device import place
 
 
 def run_sequences(runner: RankRunner, config: SequenceConfig) -> dict[str, Any]:
-    """The whole run; its summary. Raises UserError for bad input and for a loss that is no number."""
+    """Train, and return the summary. Raises UserError for bad input and for a loss that is not finite."""
     task = create_any(config.task.name, config.task.task_args)
     if not isinstance(task, SequenceTask):
         raise UserError(f"{task.name} is not a task over time; train it with launch.train")
@@ -91,11 +91,11 @@ class Trainer:
         self.best = Best(self.model, Patience(config.patience))
 
     def describe_position(self) -> str:
-        """For the line that reports a failure."""
+        """Return where training stands, for the line that reports a failure."""
         return f"at update {self.updates}"
 
     def run(self) -> Iterator[dict[str, Any]]:
-        """Yields a record per epoch."""
+        """Train, and yield a record per epoch."""
         for epoch in range(1, self.config.task.epochs + 1):
             record = self._epoch(epoch)
             cost = self._evaluate("validation")
@@ -107,7 +107,7 @@ class Trainer:
                 return
 
     def final(self) -> dict[str, Any]:
-        """The test's scores under the best weights, which the model then has; what a curriculum reached."""
+        """Load the best weights, and return their test scores and what a curriculum reached."""
         final = dict(self.sequences.progress())
         best = self.best.patience.loss
         if best is not None:
@@ -135,7 +135,7 @@ class Trainer:
         return record
 
     def _train(self, window: Window) -> Tensor:
-        """One window, one update; its loss."""
+        """Train on one window, with one update; return its loss."""
         out = self.model.head(self.through(self.model.encoder(window.x)))
         loss = self.task.loss(out, window)
         self.through.backward(loss, window.is_last)
@@ -153,7 +153,7 @@ class Trainer:
 
     @torch.no_grad()
     def _evaluate(self, split: str) -> float | None:
-        """Mean cost, state carried over the whole of each sequence; None when the task has no such split."""
+        """Return the mean cost over whole sequences; None when the task has no such split."""
         self.model.eval()
         state, total, count = None, 0.0, 0
         for window in self.sequences.evaluation(split):
@@ -173,7 +173,7 @@ def _predictor(config: SequenceConfig) -> MakePredictor | None:
 
 
 def line_of(record: dict[str, Any], epochs: int) -> str:
-    """`epoch 1/5  updates 1,000  loss 0.2501  longest_solved_length 2  5.2 s`."""
+    """Return `epoch 1/5  updates 1,000  loss 0.2501  longest_solved_length 2  5.2 s`."""
     parts = [
         f"epoch {record['epoch']}/{epochs}",
         f"updates {record['updates']:,}",

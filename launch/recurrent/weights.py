@@ -1,4 +1,4 @@
-"""A trained model over time on disk, with all that is needed to build it again.
+"""A model trained over time on disk, with what is needed to build it again.
 
 model/model.safetensors     the weights
 model/model.json            task, task_args, symbols (the vocabulary of a text)
@@ -15,13 +15,14 @@ from safetensors.torch import load_model, save_model
 
 from dni_async.errors import UserError
 from launch.report.files import write_json
+from tasks.data_files import read_data
 from tasks.registry import create_any
 from tasks.sequence.base import SequenceModel, SequenceTask
 
 
 @dataclass(slots=True)
 class Trained:
-    """A model, the task that it was made for, and the vocabulary of its text."""
+    """A trained model, its task, and the vocabulary of its text."""
 
     task: SequenceTask
     model: SequenceModel
@@ -31,25 +32,25 @@ class Trained:
 def save(
     folder: Path, model: SequenceModel, task: str, task_args: tuple[str, ...], symbols: tuple[str, ...]
 ) -> None:
-    """Write the model into `folder`/model, all or nothing."""
+    """Write the model into `folder`/model, atomically."""
     folder = folder / "model"
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".model.tmp"
-    save_model(model, str(temporary))  # knows tied weights
+    save_model(model, str(temporary))  # unlike save_file it accepts tied weights
     temporary.replace(folder / "model.safetensors")
     write_json(folder / "model.json", {"task": task, "task_args": task_args, "symbols": symbols})
 
 
 def load(folder: Path) -> Trained:
-    """The model in `folder`/model. Raises UserError when it is missing, damaged or does not fit."""
+    """Return the model in `folder`/model. Raises UserError when it is missing, damaged or does not fit."""
     folder = folder / "model"
     description, weights = folder / "model.json", folder / "model.safetensors"
     for path in (description, weights):
         if not path.exists():
             raise UserError(f"no trained model here ({path} is missing); give the --out of a finished run")
     try:
-        told = json.loads(description.read_text(encoding="utf-8"))
-        name, args, symbols = told["task"], tuple(told["task_args"]), tuple(told["symbols"])
+        content = json.loads(read_data(description))
+        name, args, symbols = content["task"], tuple(content["task_args"]), tuple(content["symbols"])
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"the description of the model is damaged ({description}); train it again") from error
     task = create_any(name, args)

@@ -60,9 +60,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_trained_stack_continues_the_prompt_and_remembers_it(stack: Path) -> None:
     text = generate(generator_of(stack / "run"), config(prompt="abcdefghabc", length=9, temperature=0))
     assert text == "abcdefghabcdefghabcd"
-    follow = generator_of(stack / "run").follow
+    follow = generator_of(stack / "run").next_logits
     apart = [follow(torch.tensor([[i]])) for i in range(3)][-1]
-    torch.testing.assert_close(apart, generator_of(stack / "run").follow(torch.tensor([[0, 1, 2]])))
+    torch.testing.assert_close(apart, generator_of(stack / "run").next_logits(torch.tensor([[0, 1, 2]])))
 
 
 def test_a_text_of_another_vocabulary_is_refused(stack: Path) -> None:

@@ -30,7 +30,8 @@ def test_a_saved_profile_is_read_back_as_it_was(tmp_path: Path) -> None:
 
 def test_a_missing_profile_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.json") == (
-        f"cannot read profile {tmp_path}/none.json (No such file or directory); measure one without --profile"
+        f"cannot read the file ({tmp_path}/none.json): No such file or directory; "
+        "measure a profile without --profile"
     )
 
 
