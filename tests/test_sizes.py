@@ -13,7 +13,7 @@ LONGER_FILES = {
     "tests/support/channels.py": 275,
     "tests/support/conformance.py": 365,
     "workers/coordination/rendezvous.py": 280,
-    "workers/runtime/loop.py": 277,
+    "workers/runtime/loop.py": 282,
     "workers/transport/dist.py": 270,
     "workers/transport/rpc.py": 290,
 }

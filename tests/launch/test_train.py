@@ -230,7 +230,7 @@ def test_a_killed_rank_ends_the_job_with_one_line_and_leaves_nothing(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    "transport", ["shm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dist", "rpc"))]
+    "transport", ["shm", *(pytest.param(name, marks=pytest.mark.slow) for name in ("tcp", "dist", "rpc"))]
 )
 @pytest.mark.parametrize(
     "victim", [1, pytest.param(0, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]

@@ -63,6 +63,6 @@ def choose_transports(asked: str, hosts: Sequence[str]) -> list[str]:
         fitting = [each for each in AUTO if same_host or not find_transport(each).same_host_only]
         name = fitting[0] if name == "auto" else name
         if find_transport(name).same_host_only and not same_host:
-            raise UserError(f"transport {name} needs stages {i} and {i + 1} on one host; use auto or dist")
+            raise UserError(f"transport {name} needs stages {i} and {i + 1} on one host; use auto or tcp")
         chosen.append(name)
     return chosen

@@ -222,7 +222,7 @@ def test_no_memory_grows_while_one_stage_is_slow_for_a_thousand_steps(tmp_path: 
 def test_two_runs_at_the_same_time_do_not_disturb_each_other(tmp_path: Path) -> None:
     """Over every transport, each gives the weights that it gives alone."""
     config = TrainConfig.of(batch_size=16, epochs=3, cut="1,3", deterministic=True)
-    for transport in ("shm", "dist", "rpc"):
+    for transport in ("shm", "tcp", "dist", "rpc"):
         config = config.changed(transport=transport, trust_network=True)
         folders = [tmp_path / transport / name for name in ("alone", "a", "b")]
         with Job(config, Tiny(), 3, folders[0]) as job:

@@ -86,7 +86,7 @@ def test_a_restarted_lockstep_run_equals_the_uninterrupted_run_to_the_bit(
     assert CheckpointStore(second.out).steps()[-1] == 3 * EPOCH_STEPS
 
 
-@pytest.mark.parametrize("transport", [pytest.param("dist", marks=pytest.mark.slow), "rpc"])
+@pytest.mark.parametrize("transport", [pytest.param("dist", marks=pytest.mark.slow), "tcp", "rpc"])
 def test_a_restart_does_not_depend_on_earlier_connections(tmp_path: Path, transport: str) -> None:
     """Whose addresses still stand in the launcher's store."""
     task, settings = (

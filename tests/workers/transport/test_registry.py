@@ -29,7 +29,7 @@ def test_the_choice_for_each_request_and_hosts(asked: str, hosts: str, chosen: l
 
 @pytest.mark.parametrize(("asked", "hosts", "link"), [("shm", "ab", (0, 1)), ("shm,shm", "aab", (1, 2))])
 def test_shm_between_hosts_is_refused(asked: str, hosts: str, link: tuple[int, int]) -> None:
-    text = rf"transport shm needs stages {link[0]} and {link[1]} on one host; use auto or dist"
+    text = rf"transport shm needs stages {link[0]} and {link[1]} on one host; use auto or tcp"
     with pytest.raises(UserError, match=text):
         choose_transports(asked, hosts)
 
