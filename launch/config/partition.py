@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from dni_async.errors import UserError
 from launch.config.checks import at_least
 from launch.config.flat import Group
 from workers.transport.base import MAX_CAPACITY
+from workers.transport.in_flight import WITHIN_A_HOST
 
 
 @dataclass(kw_only=True, slots=True)
@@ -16,8 +18,9 @@ class PipelineConfig(Group):
 
     micro_batches: int = 0
     """Of gpipe and 1f1b, per batch; 0 takes the fastest of several counts (with `deterministic` the most)."""
-    in_flight: int = 4
-    """Batches that may lie between two neighbouring stages."""
+    in_flight: int | Literal["auto"] = "auto"
+    """Batches that may be between two neighbouring stages; auto: 4 within a host, and between hosts 4 and one
+    for every step that fits into the longest round trip (always 4 with --deterministic)."""
     target_every: int = 1
     """One batch in so many sends true gradients upstream, under rules dni and cdni; the others save the stage
     below a product and the SG network an update."""
@@ -26,10 +29,15 @@ class PipelineConfig(Group):
     it to the loss, itself included."""
 
     def __post_init__(self) -> None:
-        at_least(1, stash=self.stash, in_flight=self.in_flight, target_every=self.target_every)
+        at_least(1, stash=self.stash, in_flight=self.capacity, target_every=self.target_every)
         at_least(0, micro_batches=self.micro_batches)
-        if self.in_flight > MAX_CAPACITY:
+        if self.capacity > MAX_CAPACITY:
             raise UserError(f"in-flight is {self.in_flight}; it must be at most {MAX_CAPACITY}")
+
+    @property
+    def capacity(self) -> int:
+        """Messages in flight per channel; of auto, those within a host."""
+        return WITHIN_A_HOST if self.in_flight == "auto" else self.in_flight
 
     def stash_of(self, index: int, stages: int) -> int:
         """Return how many batches may wait in stage `index` of so many, under rule delayed."""

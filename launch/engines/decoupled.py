@@ -27,12 +27,15 @@ from workers.runtime.fault_injection import EventInjector
 from workers.runtime.loop import StageLoop
 from workers.runtime.probe import Throughput, process_metadata, warmup_steps
 from workers.transport.connect import Links, agree_on_transports, open_links
+from workers.transport.in_flight import agree_on_in_flight
+from workers.transport.registry import find_transport
 
 
 def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
     """Build this rank's stage, connect it to its neighbours, and run it to the end. Returns its layers."""
-    config, device, session = context.config, context.placement.device, context.session
-    transports = agree_on_transports(context.rendezvous, config.runtime.transport, config.runtime.timeout)
+    device, session = context.placement.device, context.session
+    transports = _agree_on_links(context)
+    config = context.config
     stage, names = build_stage(config, context.task, context.plan, context.index, device)
     under_way = _restore(context, stage)
     context.compile(
@@ -44,10 +47,10 @@ def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
     save_parts(context, stage)
     journal = (session.storage, session.journal) if session else None
     with open_links(
-        context.rendezvous, transports, config.partition.in_flight, config.runtime.timeout, device, journal
+        context.rendezvous, transports, config.partition.capacity, config.runtime.timeout, device, journal
     ) as links:
         if recorder:
-            recorder.start(transports)
+            recorder.start(transports, {"in_flight": config.partition.capacity})
         loop = _loop(context, recorder, stage, names, links, under_way)
         context.runner.describe_position = loop.describe_position
         context.runner.describe_activity = loop.describe_activity
@@ -57,6 +60,18 @@ def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
             session.start(stage, loop, context.start.position)
         loop.run()
     return stage.layers
+
+
+def _agree_on_links(context: RankContext) -> list[str]:
+    """Return the transport of each link, and set the context's messages in flight if they are to be found."""
+    config, rendezvous = context.config, context.rendezvous
+    transports = agree_on_transports(rendezvous, config.runtime.transport, config.runtime.timeout)
+    near = all(find_transport(name).same_host_only for name in transports)
+    if config.partition.in_flight == "auto" and not (near or config.runtime.deterministic):
+        step_s = max(context.plan.costs, default=0.0)
+        in_flight = agree_on_in_flight(rendezvous, step_s, config.runtime.timeout)
+        context.config = config.changed(in_flight=in_flight)
+    return transports
 
 
 def _restore(context: RankContext, stage: Stage) -> list[TargetGradient]:
@@ -96,7 +111,7 @@ def _loop(
         Throughput(warmup),
         timeout=config.runtime.timeout,
         eager=placement.alone,
-        lockstep=config.partition.in_flight if config.runtime.deterministic else 0,
+        lockstep=config.partition.capacity if config.runtime.deterministic else 0,
         metadata=metadata,
         device=placement.device,
         under_way=under_way,

@@ -179,7 +179,7 @@ def rule_context(
         stages=stages,
         sg=config.sg,
         local=config.local,
-        pending_capacity=2 * config.partition.in_flight + 2,
+        pending_capacity=2 * config.partition.capacity + 2,
         stash_capacity=config.partition.stash_of(index, stages),
         seed=seed,
         device=device,

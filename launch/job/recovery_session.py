@@ -38,7 +38,7 @@ def supervise(runner: RankRunner, config: TrainConfig, work: Work) -> None:
     for module in (find_engine(config.engine).module, "torch._dynamo"):  # optimizers import the latter
         import_module(module)  # once, for all processes that are forked off
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    storage = StableStorage.create(rank, world, config.partition.in_flight)
+    storage = StableStorage.create(rank, world, config.partition.capacity)
     try:
         keep_running(storage, config.recovery.stage_restarts, f"stage {rank} (rank {rank})", work)
     except StageError:

@@ -116,7 +116,7 @@ class Planner:
             costs,
             needs_targets=rule.needs_targets,
             keeps_graphs=rule.keeps_graphs,
-            in_flight=self.config.in_flight,
+            in_flight=self.config.capacity,
             stash=[self.config.stash_of(k, stages) for k in range(stages)] if rule.keeps_graphs else None,
             # stashes fill before the pace is steady
             batches=max(96, 5 * stages // 2) if rule.keeps_graphs else max(96, min(512, 200_000 // stages)),

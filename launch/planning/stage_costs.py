@@ -110,7 +110,7 @@ class StageCosts:
         h = self.layers[end - 1].output_bytes if end < len(self.layers) else 0
         slots = steady.in_flight[stage] * (h + self.profile.label_bytes)
         if able.needs_targets:
-            slots += self.config.in_flight * self.input_bytes(first)
+            slots += self.config.capacity * self.input_bytes(first)
         own = self.state_bytes(first, end) + sum(one.state_bytes + one.replay_bytes for one in interface)
         held, saved = steady.held[stage], self.saved_bytes(first, end)
         if able.keeps_graphs:

@@ -61,7 +61,8 @@ def _staleness(stage: Mapping[str, Any]) -> str:
 def _title(summary: Mapping[str, Any]) -> str:
     transports = " + ".join(summary.get("transports") or ())
     count = len(summary["stages"])
-    parts = [run_name(summary), f"{count} stage" + "s" * (count != 1), transports]
+    in_flight = f"{summary['in_flight']} in flight" if summary.get("in_flight") and transports else ""
+    parts = [run_name(summary), f"{count} stage" + "s" * (count != 1), transports, in_flight]
     return ", ".join([*(part for part in parts if part), f"seed {summary['seed']}"])
 
 

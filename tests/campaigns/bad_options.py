@@ -46,7 +46,7 @@ VALUES: dict[str, dict[str, str]] = {
         "--milestones": "x 0 1 -0.5 nan",
         "--clip-norm": "x 0 -1 nan inf",
         "--micro-batches": "x -1",
-        "--in-flight": "x 0 -1",
+        "--in-flight": "x 0 -1 129",
         "--target-every": "x 0 -1",
         "--stash": "x 0 -1",
         "--transport": "nothing auto,nothing shm,shm",

@@ -189,7 +189,9 @@ def test_engines_run_on_emulated_hosts(tmp_path: Path) -> None:
     compared = json.loads((tmp_path / "compare.json").read_text())
     assert [row["engine"] for row in compared["rows"] if "error" not in row] == ["cdni", "ddp", "backprop"]
     assert "emulated hosts 10 ms apart (round trip) at 1000 Mbit/s" in compared["title"]
-    assert json.loads((tmp_path / "cdni" / "summary.json").read_text())["transports"] == ["tcp"]
+    summary = json.loads((tmp_path / "cdni" / "summary.json").read_text())
+    assert summary["transports"] == ["tcp"] and summary["in_flight"] > 4
+    assert summary["settings"]["in_flight"] == "auto"
 
 
 @pytest.mark.parametrize(

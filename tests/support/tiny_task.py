@@ -93,7 +93,7 @@ def simulated(
     data = data_of(task, config)
     plan = make_plan(config, task, data, stages)
     parts = [build_stage(config, task, plan, i, torch.device("cpu"))[0] for i in range(stages)]
-    simulation = Simulation(parts, config.partition.in_flight)
+    simulation = Simulation(parts, config.partition.capacity)
     simulation.run(messages_of(data, config), order)
     return parts, simulation.markers
 
