@@ -20,7 +20,7 @@ class NetworkSettings:
     """What the command line says of the size of an SG network."""
 
     hidden: int
-    """Hidden units or channels."""
+    """Hidden units or channels, 0 for none."""
     layers: int
     """Hidden layers."""
     rank: int
@@ -54,6 +54,8 @@ class DNINetwork(nn.Module):
     """Whether the labels must be one-hot classes."""
     replays: ClassVar[bool] = True
     """Whether from three stages on it learns better with replayed tuples (by default 2 per target)."""
+    follows_schedule: ClassVar[bool] = False
+    """Whether its learning rate follows the schedule of the stage's."""
     default_lr: ClassVar[float] = 1e-3
     default_layers: ClassVar[int] = 1
 
@@ -67,7 +69,12 @@ class DNINetwork(nn.Module):
         self._hidden_fits: Any = None
 
     @classmethod
-    def default_hidden(cls, shape: tuple[int, ...]) -> int:
+    def for_shape(cls, shape: tuple[int, ...]) -> type[DNINetwork]:
+        """The class for activations of `shape` (without the batch): this one, unless it has variants."""
+        return cls
+
+    @classmethod
+    def default_hidden(cls, shape: tuple[int, ...]) -> int | None:
         """Hidden units for activations of `shape` (without the batch): as many as features or channels."""
         return shape[0] if cls.feature_dim == 1 else shape[-1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -28,7 +28,12 @@ WIDE = 128
 
 
 def resolve(
-    config: SGConfig, shape: tuple[int, ...], stages: int, conditional: bool, classes: bool
+    config: SGConfig,
+    shape: tuple[int, ...],
+    stages: int,
+    conditional: bool,
+    classes: bool,
+    batch_normalised: bool = False,
 ) -> SGConfig:
     """The same settings with every None decided.
 
@@ -38,12 +43,15 @@ def resolve(
         stages: of the whole network.
         conditional: whether the network sees the labels.
         classes: whether the labels are classes.
+        batch_normalised: whether the activation is (see `networks.batch_normalised`).
 
     Raises:
         UserError: the kind that was asked for does not fit.
     """
-    kind = automatic_kind(shape, conditional, classes) if config.kind == AUTO else config.kind
-    network = find_network(kind)
+    kind = config.kind
+    if kind == AUTO:
+        kind = automatic_kind(shape, conditional, classes, batch_normalised)
+    network = find_network(kind).for_shape(shape)
     image = len(shape) == 3
     if network.feature_dim == 1 and not image:
         raise UserError(f"SG network {kind} needs activations (B, C, H, W), not {('B', *shape)}; use linear")
@@ -68,13 +76,11 @@ def build_network(config: SGConfig, shape: tuple[int, ...], label_size: int) -> 
     Raises:
         UserError: a class of the user's cannot be built so.
     """
-    assert config.rank is not None and config.hidden is not None and config.layers is not None, (
-        "resolve first"
-    )
-    cls = find_network(config.kind)
+    assert config.rank is not None and config.layers is not None, "resolve first"
+    cls = find_network(config.kind).for_shape(shape)
     inner = _inner_shape(cls, shape)
     settings = NetworkSettings(
-        hidden=config.hidden, layers=config.layers, rank=config.rank, memory=config.memory
+        hidden=config.hidden or 0, layers=config.layers, rank=config.rank, memory=config.memory
     )
     if label_size and "labels" not in inspect.signature(cls.forward).parameters:
         raise UserError(f"SG network {config.kind} has no labels in its forward; use rule dni")
@@ -103,6 +109,7 @@ def build_synthesizer(
     device: torch.device | None = None,
     seed: int = 0,
     guarded: bool = False,
+    schedule: Callable[[int], float] | None = None,
 ) -> Synthesizer:
     """A synthesizer by a resolved `config`; the same seed gives the same initial network."""
     assert config.lr is not None and config.replay is not None, "resolve first"
@@ -119,6 +126,7 @@ def build_synthesizer(
         replay_window=config.replay_window,
         seed=seed,
         guarded=guarded,
+        schedule=schedule,
     )
 
 

@@ -28,6 +28,8 @@ class ClassifierSG(DNINetwork):
 
     learns_when_predicting = True
     needs_classes = True
+    replays = False
+    follows_schedule = True
     default_lr = 3e-3
     rms_decay = 0.99
 
@@ -40,6 +42,11 @@ class ClassifierSG(DNINetwork):
         self.target_count: Tensor
         self.register_buffer("target_square", torch.zeros(()))
         self.register_buffer("target_count", torch.zeros(()))
+
+    @classmethod
+    @override
+    def for_shape(cls, shape: tuple[int, ...]) -> type[DNINetwork]:
+        return HeadSG if len(shape) == 3 else FeatureHeadSG
 
     def forward(
         self, input: Tensor, hidden: Tensor | None = None, labels: Tensor | None = None
@@ -115,6 +122,15 @@ class FeatureHeadSG(ClassifierSG):
         hidden = [nn.Linear(width, hidden_size), nn.ReLU()] if hidden_size else []
         head = nn.Sequential(nn.LayerNorm(width), *hidden, nn.Linear(hidden_size or width, classes))
         super().__init__(head, width, hidden_size, classes)
+
+    @classmethod
+    def default_hidden(cls, shape: tuple[int, ...]) -> None:
+        """No hidden layer."""
+
+    @classmethod
+    @override
+    def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:
+        return cls(shape[-1], label_size, settings.hidden)
 
 
 def classifier(channels: int, hidden_size: int, classes: int, height: int) -> nn.Sequential:

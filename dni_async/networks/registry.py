@@ -13,7 +13,7 @@ NETWORKS = {
     "least-squares": "dni_async.networks.least_squares:LeastSquaresSG",
     "mlp": "dni_async.networks.mlp:MlpSG",
     "conv": "dni_async.networks.conv:ConvSG",
-    "head": "dni_async.networks.head:HeadSG",
+    "head": "dni_async.networks.head:ClassifierSG",
 }
 """Name on the command line -> class."""
 
@@ -31,13 +31,18 @@ def find_network(kind: str) -> type[DNINetwork]:
     return load_class(path, "SG network", DNINetwork)
 
 
-def automatic_kind(shape: tuple[int, ...], conditional: bool, classes: bool) -> str:
+def automatic_kind(shape: tuple[int, ...], conditional: bool, classes: bool, batch_normalised: bool) -> str:
     """The kind that was measured to be best for activations of `shape` (without the batch).
+
+        labels that are classes, seen by the network    head, but linear for batch-normalised features
+        any others, or none                             conv for images, linear for features
 
     Args:
         conditional: whether the network sees the labels.
         classes: whether the labels are classes.
+        batch_normalised: whether the activation is, in a network without residual connections.
     """
-    if len(shape) != 3:
-        return "linear"
-    return "head" if conditional and classes else "conv"
+    image = len(shape) == 3
+    if conditional and classes and not (batch_normalised and not image):
+        return "head"
+    return "conv" if image else "linear"

@@ -16,12 +16,13 @@ class SGConfig:
 
     kind: str = "auto"
     """auto, linear, least-squares (in closed form), mlp, conv, head, or your own as my_pkg.my_sg:MySG. Auto:
-    for (B, C, H, W) head (conv when unconditional), else linear; through time least-squares up to width
-    256."""
+    head for class labels, but linear for batch-normalised features without residual connections; for other
+    labels or none conv for (B, C, H, W), else linear; through time least-squares up to width 256."""
     rank: int | None = None
     """Rank of the linear network, 0 for full. By default full up to width 128, 64 above."""
     hidden: int | None = None
-    """Hidden units (mlp: width of h) or channels (conv: those of h, head: twice those, at most 32)."""
+    """Hidden units (mlp: width of h, head: no hidden layer) or, for (B, C, H, W), channels (conv: those of h,
+    head: twice those, at most 32)."""
     layers: int | None = None
     """Hidden layers of mlp (1) or conv (2)."""
     memory: int | None = None

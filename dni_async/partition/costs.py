@@ -146,20 +146,18 @@ def layer_runs(
 
 
 def rule_runs(
-    layers: Iterable[LayerRun], y: Tensor, rule: Callable[[tuple[int, ...]], Rule | None]
+    layers: Sequence[LayerRun], y: Tensor, rule: Callable[[int], Rule | None]
 ) -> list[RuleRun | None]:
-    """Return a run of the rule after each layer but the last, shared by outputs of the same shape.
+    """Return a run of the rule after each layer but the last, shared by outputs that have the same rule.
 
-    rule: makes one for a shape without the batch, or None if the gradient costs nothing.
+    rule: returns the one after layer i, or None if the gradient costs nothing.
     """
-    outputs = [run.output for run in layers][:-1]
-    known: dict[tuple[int, ...], RuleRun | None] = {}
-    for h in outputs:
-        shape = tuple(h.shape[1:])
-        if shape not in known:
-            made = rule(shape)
-            known[shape] = RuleRun(made, h, y) if made else None
-    return [known[tuple(h.shape[1:])] for h in outputs]
+    known: dict[Rule, RuleRun] = {}
+    found: list[RuleRun | None] = []
+    for i, run in enumerate(layers[:-1]):
+        made = rule(i)
+        found.append(known.setdefault(made, RuleRun(made, run.output, y)) if made else None)
+    return found
 
 
 def measure_rounds(
@@ -190,7 +188,7 @@ def measure_costs(
     *,
     loss: Loss,
     optimizer: OptimizerFactory,
-    rule: Callable[[tuple[int, ...]], Rule | None],
+    rule: Callable[[int], Rule | None],
     clock: Clock,
     rounds: int = ROUNDS,
 ) -> Costs:

@@ -49,6 +49,10 @@ class RuleContext:
     seed: int = 0
     """Of the rule's own weights."""
     device: torch.device | None = None
+    batch_normalised: bool = False
+    """Whether h is, in a network without residual connections (see `networks.batch_normalised`)."""
+    schedule: Callable[[int], float] | None = None
+    """Factor of the stage's learning rate by weight version; None where it is constant."""
     guarded: bool = False
     """Whether the rule shall raise NonFinite instead of learning from NaN or infinite gradients."""
     in_precision: Callable[[nn.Module], nn.Module] = _unchanged

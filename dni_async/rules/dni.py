@@ -10,6 +10,7 @@ from typing_extensions import Self, override
 
 from dni_async.messages import TargetGradient
 from dni_async.networks.factory import build_synthesizer, resolve
+from dni_async.networks.registry import find_network
 from dni_async.nonfinite import check_finite
 from dni_async.rules.base import Rule
 from dni_async.rules.capabilities import RuleCapabilities
@@ -49,7 +50,12 @@ class DniRule(Rule):
     def build(cls, context: RuleContext) -> Self:
         conditional = cls.capabilities.conditional
         settings = resolve(
-            context.sg, context.shape, context.stages, conditional, context.classes is not None
+            context.sg,
+            context.shape,
+            context.stages,
+            conditional,
+            classes=context.classes is not None and context.classes == context.label_size,
+            batch_normalised=context.batch_normalised,
         )
         synthesizer = build_synthesizer(
             settings,
@@ -60,6 +66,7 @@ class DniRule(Rule):
             device=context.device,
             seed=context.seed,
             guarded=context.guarded,
+            schedule=context.schedule if find_network(settings.kind).follows_schedule else None,
         )
         return cls(synthesizer)
 

@@ -41,6 +41,7 @@ class Synthesizer(Predictor):
         condition: y (B, ...) -> (B, C) floats, for conditional DNI; None for plain DNI.
         scale: units of the gradients that the network works in.
         replay: extra steps per target, on tuples of the last `replay_window` batches, chosen by `seed`.
+        schedule: factor of the learning rate by the version of the stage's weights; None: constant.
         guarded: raise NonFinite before the network learns from NaN or infinite gradients.
     """
 
@@ -60,6 +61,7 @@ class Synthesizer(Predictor):
         replay_window: int = 16,
         seed: int = 0,
         guarded: bool = False,
+        schedule: Callable[[int], float] | None = None,
     ) -> None:
         self.network = network
         self.optimizer = optimizer
@@ -73,6 +75,8 @@ class Synthesizer(Predictor):
         self._recent: deque[tuple[PendingPrediction, Tensor]] = deque(maxlen=replay_window)
         self._generator = torch.Generator().manual_seed(seed)
         self._taken = self._most_bytes = 0
+        self._schedule = schedule
+        self._rates = [group["lr"] for group in optimizer.param_groups]
 
     @override
     def predict(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
@@ -102,6 +106,8 @@ class Synthesizer(Predictor):
         Raises:
             UserError: the SG network's output has another shape than h.
         """
+        if self._schedule is not None:
+            self._set_rates(self._schedule(version))
         network, labels = self.network, self._labels(y)
         inputs = self._cast(h, labels)
         hidden = network.start(inputs[0])
@@ -225,6 +231,10 @@ class Synthesizer(Predictor):
             prediction = self.network.regress(h, labels, wanted)
         self._update()
         return prediction
+
+    def _set_rates(self, factor: float) -> None:
+        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
 
     def _dtype(self) -> torch.dtype:
         dtype: torch.dtype = self.optimizer.param_groups[0]["params"][0].dtype

@@ -74,7 +74,8 @@ class Maker:
         classes: whether its labels are one-hot classes.
         """
         conditional = self.label_size > 0
-        settings = resolve(self.settings, shape, self.layers + 1, conditional, classes)
+        # features keep the linear network by default: a hook does not know the layers before and behind it
+        settings = resolve(self.settings, shape, self.layers + 1, conditional, classes, batch_normalised=True)
         with torch.random.fork_rng(devices=[]):  # leaves the user's random numbers alone
             if self.network is None:
                 network: DNINetwork = build_network(settings, shape, self.label_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dni_async.errors import StageError, UserError
+from dni_async.networks.batch_normalised import batch_normalised
 from dni_async.networks.factory import label_size_of
 from dni_async.optim import Updater, optimizer_factory
 from dni_async.partition.costs import ROUNDS, Clock, Costs, measure_costs
@@ -124,7 +126,7 @@ def make_plan(
     cut = config.partition.cut_layers()
     if cut is None:
         costs = (
-            _measure(config, task, layers, (x.to(device), y.to(device)), shapes[-1], label_size, stages)
+            _measure(config, task, layers, (x.to(device), y.to(device)), shapes, label_size, stages)
             if stages > 1
             else None
         )
@@ -162,6 +164,9 @@ def rule_context(
     device: torch.device,
     index: int = 0,
     copy_downstream: Callable[[], tuple[nn.Module, Updater]] | None = None,
+    *,
+    batch_normalised: bool,
+    schedule: Callable[[int], float] | None = None,
 ) -> RuleContext:
     """What the rule of stage `index` is built from, at an interface of `shape`.
 
@@ -183,10 +188,42 @@ def rule_context(
         stash_capacity=config.partition.stash_of(index, stages),
         seed=seed,
         device=device,
+        batch_normalised=batch_normalised,
+        schedule=schedule,
         guarded=config.recovery.on_nonfinite == "skip",
         in_precision=lambda module: sequential([module], config.runtime.precision),
         copy_downstream=copy_downstream,
     )
+
+
+def rules_to_measure(
+    config: TrainConfig,
+    task: Task,
+    layers: list[nn.Module],
+    shapes: list[tuple[int, ...]],
+    label_size: int,
+    stages: int,
+    device: torch.device,
+) -> Callable[[int], Rule]:
+    """Returns the rule after layer i; the same one for all outputs that are alike."""
+    normalised = batch_normalised(layers)
+
+    @functools.cache
+    def build(shape: tuple[int, ...], is_normalised: bool) -> Rule:
+        context = rule_context(
+            config,
+            task,
+            shape,
+            shapes[-1],
+            label_size,
+            stages,
+            config.task.seed,
+            device,
+            batch_normalised=is_normalised,
+        )
+        return find_rule(config.rule).build(context)
+
+    return lambda i: build(shapes[i], normalised[i])
 
 
 def _measure(
@@ -194,20 +231,12 @@ def _measure(
     task: Task,
     layers: list[nn.Module],
     batch: tuple[Tensor, Tensor],
-    output_shape: tuple[int, ...],
+    shapes: list[tuple[int, ...]],
     label_size: int,
     stages: int,
 ) -> Costs:
     device = batch[0].device
-
-    def rule(shape: tuple[int, ...]) -> Rule | None:
-        if not config.capabilities.has_network:
-            return None
-        context = rule_context(
-            config, task, shape, output_shape, label_size, stages, config.task.seed, device
-        )
-        return find_rule(config.rule).build(context)
-
+    rules = rules_to_measure(config, task, layers, shapes, label_size, stages, device)
     with cost_clock(config.runtime, device) as (clock, rounds):
         costs = measure_costs(
             [sequential([copy.deepcopy(layer)], config.runtime.precision).to(device) for layer in layers],
@@ -216,7 +245,7 @@ def _measure(
             optimizer=optimizer_factory(
                 config.optimizer.name, config.optimizer.lr, **config.optimizer.settings()
             ),
-            rule=rule,
+            rule=rules if config.capabilities.has_network else lambda i: None,
             clock=clock,
             rounds=rounds,
         )

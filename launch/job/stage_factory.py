@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
+from dni_async.networks.batch_normalised import batch_normalised
 from dni_async.optim import Updater, optimizer_factory, schedule_factor
 from dni_async.rules import LossRule, Rule
 from dni_async.rules.registry import find_rule
@@ -21,13 +23,19 @@ from tasks.base import Task, seed_everything
 from workers.runtime.precision import in_precision, sequential
 
 
+def schedule_of(config: OptimizerConfig, total_steps: int) -> Callable[[int], float] | None:
+    """Return the factor of the learning rate by weight version; None if it is constant."""
+    if config.schedule == "constant":
+        return None
+    return schedule_factor(config.schedule, total_steps, config.milestones)
+
+
 def build_updater(config: OptimizerConfig, module: nn.Module, total_steps: int) -> Updater:
     """Optimizer, schedule and clipping for the parameters of `module`; the same for every engine."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     make = optimizer_factory(config.name, config.lr, **config.settings())
-    factor = schedule_factor(config.schedule, total_steps, config.milestones)
-    constant = config.schedule == "constant"
-    return Updater(make(parameters) if parameters else None, None if constant else factor, config.clip_norm)
+    optimizer = make(parameters) if parameters else None
+    return Updater(optimizer, schedule_of(config, total_steps), config.clip_norm)
 
 
 def build_stage(
@@ -42,9 +50,8 @@ def build_stage(
     first, end = plan.bounds[index]
     names = [f"{i} {type(layers[i]).__name__}" for i in range(first, end)]
     mine = sequential(layers[first:end], config.runtime.precision).to(device)
-    rest = sequential(layers[end:], config.runtime.precision)
     total_steps = config.task.epochs * plan.steps_per_epoch
-    rule = _rule(config, task, plan, index, rest, device)
+    rule = _rule(config, task, plan, index, layers, device)
     seed_stage(config, index)
     stage = Stage(
         index,
@@ -69,17 +76,16 @@ def _rule(
     task: Task,
     plan: PartitionPlan,
     index: int,
-    rest: nn.Sequential,
+    layers: Sequence[nn.Module],
     device: torch.device,
 ) -> Rule:
-    stages = len(plan.bounds)
+    stages, end = len(plan.bounds), plan.bounds[index][1]
+    total_steps = config.task.epochs * plan.steps_per_epoch
     if index == stages - 1:
         return LossRule(in_precision(task.loss, config.runtime.precision, device), task.metric)
 
     def copy_downstream() -> tuple[nn.Module, Updater]:
-        replica = copy.deepcopy(rest).to(device)
-        total_steps = config.task.epochs * plan.steps_per_epoch
-        end = plan.bounds[index][1]
+        replica = copy.deepcopy(sequential(layers[end:], config.runtime.precision)).to(device)
         parts = [replica[a - end : b - end] for a, b in plan.bounds[index + 1 :]]
         updaters = [build_updater(config.optimizer, part, total_steps) for part in parts]
         seeded = []
@@ -88,10 +94,19 @@ def _rule(
             seeded.append(SeparateRandomness(part, random_state()))
         return nn.Sequential(*seeded), _Together(updaters)
 
-    shape, output_shape = plan.shapes[plan.bounds[index][1] - 1], plan.shapes[-1]
-    seed = config.task.seed + 1000 + index
     context = rule_context(
-        config, task, shape, output_shape, plan.label_size, stages, seed, device, index, copy_downstream
+        config,
+        task,
+        plan.shapes[end - 1],
+        plan.shapes[-1],
+        plan.label_size,
+        stages,
+        config.task.seed + 1000 + index,
+        device,
+        index,
+        copy_downstream,
+        batch_normalised=batch_normalised(layers)[end - 1],
+        schedule=schedule_of(config.optimizer, total_steps),
     )
     return find_rule(config.rule).build(context)
 

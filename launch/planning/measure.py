@@ -27,11 +27,11 @@ from dni_async.partition.costs import (
     rule_runs,
 )
 from dni_async.rules import Rule
-from dni_async.rules.registry import find_rule, rules_with
+from dni_async.rules.registry import rules_with
 from launch.config.plan import PlanConfig
 from launch.config.train import TrainConfig
 from launch.job.data import read
-from launch.job.partition_plan import build_layers, device_clock, rule_context
+from launch.job.partition_plan import build_layers, device_clock, rules_to_measure
 from launch.job.task_checks import check_labels, check_scores, run_through
 from launch.planning.footprint import optimized_bytes, saved_bytes, state_bytes, total_bytes
 from launch.planning.profile import DEPTHS, InterfaceProfile, LayerProfile, Profile, settings_of
@@ -166,12 +166,10 @@ class _Measurement:
             found[f"{name} {stages}"] = [run for run in runs if run]
         return found
 
-    def _maker(self, name: str, stages: int) -> Callable[[tuple[int, ...]], Rule | None]:
+    def _maker(self, name: str, stages: int) -> Callable[[int], Rule]:
         config = self.config.to(TrainConfig, rule=name)
         labels = label_size_of(self.task.condition, self.y) if config.capabilities.conditional else 0
-        return lambda shape: find_rule(name).build(
-            rule_context(config, self.task, shape, self.shapes[-1], labels, stages, 0, self.device)
-        )
+        return rules_to_measure(config, self.task, self.layers, self.shapes, labels, stages, self.device)
 
     def _seconds(self, runs: Iterable[Run]) -> Seconds:
         """Return the seconds of every section; on an emulated device at least those that it takes here."""

@@ -25,8 +25,14 @@ from dni_async.synthesis.synthesizer import Synthesizer
 from tests.support.stages import CLASSES, clone_state, one_hot
 
 
-def decided(shape: tuple[int, ...], stages: int, conditional: bool = True, **asked: Any) -> dict[str, Any]:
-    return asdict(resolve(SGConfig(**asked), shape, stages, conditional, classes=True))
+def decided(
+    shape: tuple[int, ...],
+    stages: int,
+    conditional: bool = True,
+    batch_normalised: bool = False,
+    **asked: Any,
+) -> dict[str, Any]:
+    return asdict(resolve(SGConfig(**asked), shape, stages, conditional, True, batch_normalised))
 
 
 @pytest.mark.parametrize(
@@ -38,14 +44,12 @@ def decided(shape: tuple[int, ...], stages: int, conditional: bool = True, **ask
         ((256,), 2, True, "linear", 64, 256, 1, 1e-3, 0),
         ((257,), 2, True, "linear", 64, 257, 1, 1e-3, 0),
         ((1000,), 3, True, "linear", 64, 1000, 1, 1e-3, 2),
-        ((7, 64), 3, True, "linear", 0, 64, 1, 1e-3, 2),
+        ((7, 64), 3, False, "linear", 0, 64, 1, 1e-3, 2),
         ((16, 8, 8), 2, True, "head", 64, 32, 1, 3e-3, 0),
-        ((16, 8, 8), 5, True, "head", 64, 32, 1, 3e-3, 0),
-        ((64, 8, 8), 2, True, "head", 64, 32, 1, 3e-3, 0),
         ((16, 8, 8), 3, False, "conv", 64, 16, 2, 1e-3, 0),
     ],
 )
-def test_the_defaults(
+def test_the_defaults_of_batch_normalised_activations(
     shape: tuple[int, ...],
     stages: int,
     conditional: bool,
@@ -56,18 +60,30 @@ def test_the_defaults(
     lr: float,
     replay: int,
 ) -> None:
-    assert decided(shape, stages, conditional) == {
-        "kind": kind,
-        "rank": rank,
-        "hidden": hidden,
-        "layers": layers,
-        "memory": None,
-        "optimizer": "adam",
-        "lr": lr,
-        "replay": replay,
-        "replay_window": 16,
-        "units": "sample",
-    }
+    wanted = {"kind": kind, "rank": rank, "hidden": hidden, "layers": layers, "lr": lr, "replay": replay}
+    assert decided(shape, stages, conditional, batch_normalised=True) == OTHERS | wanted
+
+
+OTHERS = {"memory": None, "optimizer": "adam", "replay_window": 16, "units": "sample"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "rank", "hidden"),
+    [
+        ((64,), 0, None),
+        ((256,), 64, None),
+        ((7, 64), 0, None),
+        ((16, 8, 8), 64, 32),
+        ((64, 8, 8), 64, 32),
+        ((4, 8, 8), 64, 8),
+    ],
+)
+@pytest.mark.parametrize("stages", [2, 5])
+def test_class_labels_get_a_head_by_default(
+    shape: tuple[int, ...], rank: int, hidden: int | None, stages: int
+) -> None:
+    wanted = {"kind": "head", "rank": rank, "hidden": hidden, "layers": 1, "lr": 3e-3, "replay": 0}
+    assert decided(shape, stages) == OTHERS | wanted
 
 
 @pytest.mark.parametrize(
@@ -88,7 +104,8 @@ def test_least_squares_replay_nothing_since_they_forget_nothing_at_once() -> Non
 
 
 def test_real_valued_labels_get_no_head() -> None:
-    assert resolve(SGConfig(), (16, 8, 8), 3, conditional=True, classes=False).kind == "conv"
+    for shape, kind in (((16, 8, 8), "conv"), ((64,), "linear")):
+        assert resolve(SGConfig(), shape, 3, conditional=True, classes=False).kind == kind
 
 
 @pytest.mark.parametrize(
@@ -120,7 +137,7 @@ def test_impossible_settings_are_the_users_to_mend(asked: dict[str, Any], messag
     ("kind", "shape", "conditional", "classes", "message"),
     [
         ("conv", (64,), True, True, "SG network conv needs activations"),
-        ("head", (7, 64), True, True, "SG network head needs activations"),
+        ("head", (7, 64), False, True, "SG network head needs class labels"),
         ("head", (16, 8, 8), False, True, "SG network head needs class labels"),
         ("head", (16, 8, 8), True, False, "SG network head needs class labels"),
     ],
@@ -176,7 +193,7 @@ def test_a_flattened_network_learns_as_the_one_inside() -> None:
 def build(
     shape: tuple[int, ...] = (400,), seed: int = 0, condition: Any = one_hot, **asked: Any
 ) -> Synthesizer:
-    config = resolve(SGConfig(**asked), shape, 3, conditional=condition is not None, classes=True)
+    config = resolve(SGConfig(**asked), shape, 3, condition is not None, True, batch_normalised=True)
     return build_synthesizer(
         config, shape, label_size=CLASSES, condition=condition, pending_capacity=5, seed=seed
     )

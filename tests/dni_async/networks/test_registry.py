@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dni_async.errors import UserError
-from dni_async.networks import DNINetwork
+from dni_async.networks import DNINetwork, FeatureHeadSG, HeadSG
 from dni_async.networks.factory import Flattened, build_network, resolve
 from dni_async.networks.registry import NETWORKS, automatic_kind, find_network
 from dni_async.networks.settings import SGConfig
@@ -60,18 +60,33 @@ def test_every_kind_is_a_network(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "conditional", "classes", "kind"),
+    ("shape", "conditional", "classes", "batch_normalised", "kind"),
     [
-        ((64,), True, True, "linear"),
-        ((64,), False, False, "linear"),
-        ((7, 64), True, True, "linear"),
-        ((3, 8, 8), True, True, "head"),
-        ((3, 8, 8), True, False, "conv"),
-        ((3, 8, 8), False, True, "conv"),
+        ((64,), True, True, False, "head"),
+        ((64,), True, True, True, "linear"),
+        ((64,), True, False, False, "linear"),
+        ((64,), False, True, False, "linear"),
+        ((7, 64), True, True, False, "head"),
+        ((7, 64), False, True, False, "linear"),
+        ((3, 8, 8), True, True, False, "head"),
+        ((3, 8, 8), True, True, True, "head"),
+        ((3, 8, 8), True, False, False, "conv"),
+        ((3, 8, 8), False, True, False, "conv"),
     ],
 )
-def test_the_automatic_kind(shape: tuple[int, ...], conditional: bool, classes: bool, kind: str) -> None:
-    assert automatic_kind(shape, conditional, classes) == kind
+def test_the_automatic_kind(
+    shape: tuple[int, ...], conditional: bool, classes: bool, batch_normalised: bool, kind: str
+) -> None:
+    assert automatic_kind(shape, conditional, classes, batch_normalised) == kind
+
+
+@pytest.mark.parametrize(
+    ("shape", "variant"), [((4,), FeatureHeadSG), ((5, 4), FeatureHeadSG), ((4, 3, 3), HeadSG)]
+)
+def test_a_head_suits_the_shape_of_the_activation(shape: tuple[int, ...], variant: type[DNINetwork]) -> None:
+    config = resolve(SGConfig(kind="head"), shape, 3, True, classes=True)
+    network = build_network(config, shape, 10)
+    assert type(network) is variant
 
 
 def test_a_network_of_the_users_gets_its_sizes_and_its_defaults() -> None:

@@ -2,13 +2,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from dni_async.messages import TargetGradient
-from dni_async.rules import DniRule
+from dni_async.networks import DNINetwork, FeatureHeadSG, LinearSG
+from dni_async.networks.settings import SGConfig
+from dni_async.rules.context import RuleContext
+from dni_async.rules.dni import CdniRule, DniRule
 from dni_async.synthesis.predictor import Predictor
-from tests.support.stages import CLASSES, WIDTH, synthesizer
+from dni_async.synthesis.synthesizer import Synthesizer
+from tests.support.stages import CLASSES, WIDTH, one_hot, synthesizer
 
 H, Y = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)
 
@@ -108,3 +114,42 @@ def test_with_a_synthesizer_the_gradient_becomes_the_target_that_keeps_coming() 
 def test_it_wants_targets_and_updates() -> None:
     rule = DniRule(Known())
     assert (rule.capabilities.needs_targets, rule.capabilities.updates) == (True, True)
+
+
+def context(**settings: Any) -> RuleContext:
+    settings = {"condition": one_hot, "label_size": CLASSES, "classes": CLASSES} | settings
+    return RuleContext(
+        shape=(WIDTH,), output_shape=(CLASSES,), loss=F.cross_entropy, metric=F.cross_entropy, **settings
+    )
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings", "network"),
+    [
+        (CdniRule, {}, FeatureHeadSG),
+        (CdniRule, {"batch_normalised": True}, LinearSG),
+        (CdniRule, {"batch_normalised": True, "sg": SGConfig(kind="head")}, FeatureHeadSG),
+        (CdniRule, {"sg": SGConfig(kind="linear")}, LinearSG),
+        (CdniRule, {"classes": None}, LinearSG),
+        (
+            CdniRule,
+            {"classes": CLASSES + 1},
+            LinearSG,
+        ),  # columns are not classes
+        (DniRule, {}, LinearSG),
+    ],
+)
+def test_the_default_network_depends_on_labels_and_normalisation(
+    rule: type[DniRule], settings: dict[str, Any], network: type[DNINetwork]
+) -> None:
+    predictor = rule.build(context(**settings)).predictor
+    assert isinstance(predictor, Synthesizer)
+    assert type(predictor.network) is network
+
+
+def test_the_heads_learning_rate_follows_the_schedule_of_the_stage_and_the_linear_networks_does_not() -> None:
+    for normalised, rate in ((False, 3e-3 / 2), (True, 1e-3)):
+        rule = CdniRule.build(context(batch_normalised=normalised, schedule=lambda version: 0.5))
+        rule.gradient(0, 0, torch.randn(4, WIDTH), torch.arange(4) % CLASSES)
+        assert rule.optimizer is not None
+        assert rule.optimizer.param_groups[0]["lr"] == rate

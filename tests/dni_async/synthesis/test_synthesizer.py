@@ -202,6 +202,19 @@ def test_a_network_that_learns_when_predicting_is_stepped_at_once() -> None:
     assert not torch.equal(before["log_scale"], network.log_scale)
 
 
+def test_the_learning_rate_follows_a_schedule_by_the_version_of_the_stages_weights() -> None:
+    network = LinearSG(WIDTH, WIDTH, CLASSES)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+    sg = Synthesizer(
+        network, optimizer, PendingPredictions(4), condition=one_hot, schedule=lambda version: 1 - version / 4
+    )
+    rates = []
+    for version in (0, 1, 3):
+        sg.predict(version, version, *batch())
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates == [0.5, 0.375, 0.125]
+
+
 def test_gradients_are_cleared_after_every_update() -> None:
     for network, shape in ((LinearSG(WIDTH, WIDTH, CLASSES), (WIDTH,)), (HeadSG(2, CLASSES, 5), (2, 5, 5))):
         sg = synthesizer(network, condition=one_hot)

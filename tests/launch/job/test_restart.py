@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 
 from dni_async.errors import UserError
+from dni_async.networks.settings import SGConfig
 from launch.config.train import TrainConfig
 from launch.job.restart import BEGUN, decide_start, with_checkpoints
 from launch.report.weights import load_all
@@ -26,6 +27,9 @@ from tests.support.resumable_jobs import EPOCH_STEPS, SETTINGS, equal, trained
 from tests.support.tiny_task import Tiny, data_of, five_layers
 from workers.checkpoint.store import CheckpointStore
 from workers.coordination.rendezvous import Rendezvous
+
+LINEAR = SGConfig(kind="linear")
+"""With the bomb in it the network is no chain of known layers, which would have another SG network."""
 
 
 class Bombed(Tiny):
@@ -41,7 +45,8 @@ class Bombed(Tiny):
 
 
 def config(**settings: Any) -> TrainConfig:
-    return TrainConfig.of(**{"out": "set by the job", "max_restarts": 2} | SETTINGS | settings)
+    own = {"out": "set by the job", "max_restarts": 2, "sg": LINEAR}
+    return TrainConfig.of(**own | SETTINGS | settings)
 
 
 def lines_of(out: Path) -> list[dict[str, Any]]:
@@ -52,7 +57,7 @@ def lines_of(out: Path) -> list[dict[str, Any]]:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a run left that nothing happened to; checkpoints of steps 9 and 12."""
     folder = tmp_path_factory.mktemp("whole")
-    trained(folder)
+    trained(folder, sg=LINEAR)
     return folder / "run"
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dni_async.messages import Activation, TargetGradient
-from dni_async.networks import LinearSG
+from dni_async.networks import FeatureHeadSG, LinearSG
 from dni_async.networks.settings import LocalConfig, SGConfig
 from dni_async.rules import CdniRule, DelayedRule, DniRule, FrozenRule, LocalRule, LossRule, OracleRule
 from dni_async.stage.simulation import downstream_first, upstream_first
@@ -98,13 +98,17 @@ def test_only_an_sg_network_can_do_without_targets(rule, every):
     assert [stage.target_every for stage in built(3, rule=rule, target_every=4)] == [every] * 3
 
 
-@pytest.mark.parametrize(("rule", "label_size"), [("dni", 0), ("cdni", 3)])
-def test_the_sg_network_fits_its_cut(rule, label_size):
+@pytest.mark.parametrize(
+    ("rule", "label_size", "kinds"),
+    [("dni", 0, (LinearSG, LinearSG)), ("cdni", 3, (LinearSG, FeatureHeadSG))],
+)
+def test_the_sg_network_fits_its_cut(rule, label_size, kinds):
+    """The first cut is behind batch norm and ReLU, the second behind a linear layer and dropout."""
     first, second, _ = built(3, rule=rule)
-    for stage, width in ((first, 8), (second, 7)):
+    for stage, width, kind in ((first, 8, kinds[0]), (second, 7, kinds[1])):
         assert isinstance(stage.rule.predictor, Synthesizer)
         network = stage.rule.predictor.network
-        assert isinstance(network, LinearSG)
+        assert isinstance(network, kind)
         assert (network.input_size, network.output_size) == (width, width)
         labels = torch.zeros(4, label_size) if label_size else None
         assert network.synthesize(torch.randn(4, width), labels).shape == (4, width)

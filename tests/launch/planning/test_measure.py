@@ -43,7 +43,7 @@ def test_a_tiny_task_is_measured_layer_by_layer() -> None:
 
 
 def test_every_rule_is_measured_at_every_interface_for_two_stages_and_for_more() -> None:
-    found = measured(Tiny(plain_layers))
+    found = measured(Tiny(plain_layers), sg=SGConfig(kind="linear"))
     for rule in ("dni", "cdni"):
         two, three = found.interfaces_of(rule, 2), found.interfaces_of(rule, 3)
         assert len(two) == len(three) == 4
