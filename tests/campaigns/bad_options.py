@@ -131,7 +131,6 @@ KNOWN_FAULTS = {
     "train --sg.rank 33": "issue 15, item 18",
     "train --sg.lr nan": "issue 15, item 18",
     "train --sg.lr inf": "issue 15, item 18",
-    "windows --task digits-fcn": "issue 15, item 18 (AssertionError)",
     "latency --transports <nothing>": "issue 15, item 18 (an empty table)",
     "latency --timeout 0": "issue 15, item 18 (status 1)",
     "latency --timeout -1": "issue 15, item 18 (status 1)",

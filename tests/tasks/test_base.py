@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from tasks.base import Task, seed_everything
@@ -53,6 +55,18 @@ def test_real_values_are_scored_by_their_squared_error() -> None:
     task, y = Regression(), torch.zeros(2, 3)
     assert task.loss(OUTPUT, y).item() == pytest.approx(5 / 6)
     assert task.metric(OUTPUT, y).tolist() == pytest.approx([-4 / 3, -1 / 3])
+    assert task.metric_name == "negative squared error"
+
+
+def test_a_metric_of_the_users_own_has_the_name_that_the_task_gives_it() -> None:
+    class Own(Regression):
+        def metric(self, output: Tensor, y: Tensor) -> Tensor:
+            return output[:, 0]
+
+    class Named(Own):
+        metric_name = "r2"
+
+    assert (Own().metric_name, Named().metric_name) == ("metric", "r2")
 
 
 def test_real_values_are_seen_as_they_are_and_flat() -> None:
@@ -68,3 +82,11 @@ def test_the_same_seed_makes_the_same_layers() -> None:
         seed_everything(5)
         made.append(nn.Linear(3, 3).weight)
     assert torch.equal(*made)
+
+
+def test_the_same_seed_makes_numpy_and_python_draw_the_same() -> None:
+    drawn = []
+    for _ in range(2):
+        seed_everything(5)
+        drawn.append((numpy.random.rand(), random.random()))
+    assert drawn[0] == drawn[1]
