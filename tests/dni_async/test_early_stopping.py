@@ -38,7 +38,7 @@ class TestPatience:
         assert (patience.loss, patience.best_at, patience.over) == (1.0, 60, False)
 
     @pytest.mark.parametrize(("limit", "last"), [(10, 30), (20, 40), (30, 50), (31, 60)])
-    def test_it_is_over_when_the_best_is_too_long_ago_and_what_comes_then_does_not_count(
+    def test_patience_ends_when_the_best_is_too_long_ago_and_ignores_later_losses(
         self, limit: int, last: int
     ) -> None:
         better, patience = self.judged(limit)
@@ -46,7 +46,7 @@ class TestPatience:
         assert better[-1] is (last == 60)
         assert patience.over is (last < 60)
 
-    def test_it_goes_on_where_it_was(self) -> None:
+    def test_restored_patience_continues_its_count(self) -> None:
         patience, again = Patience(20), Patience(30)
         for at, loss in ((10, 2.0), (20, 3.0)):
             patience.better(at, loss)
@@ -200,7 +200,7 @@ def test_the_best_validation_is_not_the_last_one() -> None:
     assert not equal(run.seen[0][best], run.seen[0][len(SIZES)])
 
 
-def test_a_stage_takes_no_activation_until_the_restore_mark_is_back() -> None:
+def test_a_stage_takes_no_activation_until_the_restore_marker_is_back() -> None:
     stage = Run(pipeline(CUT)).stages[0]
     marker = Marker(MarkerKind.RESTORE, 0, 0)
     assert list(stage.on(marker)) == [marker] and not stage.has_room

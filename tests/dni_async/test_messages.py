@@ -22,24 +22,24 @@ H, Y = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)
         (Marker(MarkerKind.EPOCH, 0, 0, returning=True), True),
     ],
 )
-def test_activations_and_marks_go_down_targets_and_returning_marks_go_up(
+def test_activations_and_markers_go_down_and_targets_and_returning_markers_go_up(
     message: Message, upstream: bool
 ) -> None:
     assert goes_upstream(message) is upstream
 
 
-def test_a_batch_is_for_training_and_a_mark_goes_down_unless_said_otherwise() -> None:
+def test_by_default_a_batch_is_for_training_and_a_marker_goes_down() -> None:
     assert Activation(0, 0, H, Y).train
     assert not Marker(MarkerKind.STOP, 0, 0).returning
 
 
-def test_marks_do_not_share_their_bodies() -> None:
+def test_markers_do_not_share_their_bodies() -> None:
     first, second = Marker(MarkerKind.REPORT, 0, 0), Marker(MarkerKind.REPORT, 0, 0)
     first.body["0"] = {}
     assert second.body == {}
 
 
-def test_the_kinds_of_mark_are_numbers_on_the_wire() -> None:
+def test_the_kinds_of_markers_are_numbers_on_the_wire() -> None:
     assert {kind.name: int(kind) for kind in MarkerKind} == {
         "REPORT": 0,
         "EPOCH": 1,
@@ -55,7 +55,7 @@ def test_a_message_takes_no_unknown_field() -> None:
         Activation(0, 0, H, Y).label = Y  # type: ignore[attr-defined]
 
 
-def test_a_mark_goes_down_behind_the_activations_and_up_behind_the_targets() -> None:
+def test_a_marker_goes_down_behind_the_activations_and_up_behind_the_targets() -> None:
     """The diagram of `Marker`."""
     simulation = Simulation(pipeline(cut=(1, 2)))
     down: list[list[str]] = [[], [], []]
@@ -74,7 +74,7 @@ def test_a_mark_goes_down_behind_the_activations_and_up_behind_the_targets() -> 
     assert [show(marker) for marker in simulation.markers] == ["EPOCH"]
 
 
-def test_the_body_of_a_mark_survives_json() -> None:
+def test_the_body_of_a_marker_survives_json() -> None:
     simulation = Simulation(pipeline()).run(
         [*batches([4, 4]), *batches([4], train=False), Marker(MarkerKind.EPOCH, 2, 0)]
     )

@@ -57,17 +57,17 @@ def test_large_values_are_not_infinite_though_their_sum_is() -> None:
 
 
 @pytest.mark.parametrize("tensor", [torch.empty(0, 3), torch.arange(4), torch.tensor([True])], ids=str)
-def test_what_cannot_be_bad_is_fine(tensor: Tensor) -> None:
+def test_finite_values_and_integers_are_accepted(tensor: Tensor) -> None:
     assert all_finite([]) and all_finite([tensor])
 
 
-def test_sparse_gradients_are_looked_at() -> None:
+def test_sparse_gradients_are_checked() -> None:
     sparse = torch.sparse_coo_tensor(torch.tensor([[1]]), torch.tensor([1.0]), (4,), check_invariants=True)
     assert all_finite([sparse])
     assert not all_finite([sparse * math.inf])
 
 
-def test_the_errors_say_what_it_is_and_what_to_do() -> None:
+def test_errors_name_what_is_not_finite_and_what_to_do() -> None:
     mend = "lower --lr or set --clip-norm, and check the data"
     with pytest.raises(NonFinite, match=f"^the gradient has NaN or infinite values; {mend}$"):
         check_finite("gradient", [torch.tensor(math.nan)])
@@ -160,7 +160,7 @@ def test_a_batch_with_a_bad_value_in_it_is_as_if_it_had_never_been(rule: str, va
 @pytest.mark.parametrize("at", [0, 1, 2])
 @pytest.mark.parametrize("where", ["forward", "backward"])
 @pytest.mark.parametrize("rule", ["dni", "delayed", "local"])
-def test_wherever_nan_comes_up_every_message_still_comes_in_its_turn(
+def test_wherever_nan_occurs_every_message_still_arrives_in_order(
     rule: str, where: str, at: int, order: Callable
 ) -> None:
     stages = stages_of(rule, poison=Poison(where), at=at)
@@ -218,7 +218,7 @@ def test_a_prediction_that_is_bad_updates_nothing_and_downstream_learns_all_the_
     assert [stage.version for stage in stages] == [0, 8, 8]
 
 
-def test_counts_are_on_every_mark_and_in_checkpoints() -> None:
+def test_counts_of_skipped_batches_are_on_every_marker_and_in_checkpoints() -> None:
     stages = stages_of("dni")
     messages = poisoned(batches(SIZES))
     messages.append(Marker(MarkerKind.CHECKPOINT, 8, 1))
@@ -242,7 +242,7 @@ def test_counts_are_on_every_mark_and_in_checkpoints() -> None:
         ("backward", "delayed", 1, "the gradient has NaN or infinite values"),
     ],
 )
-def test_without_leave_to_skip_the_run_stops_and_says_what_it_is(
+def test_without_on_nonfinite_skip_the_run_stops_and_names_the_cause(
     where: str, rule: str, at: int, what: str
 ) -> None:
     stages = stages_of(rule, skip=False, poison=Poison(where), at=at)
@@ -251,7 +251,7 @@ def test_without_leave_to_skip_the_run_stops_and_says_what_it_is(
     assert all(tensor.isfinite().all() for stage in stages for tensor in stage.layers.parameters())
 
 
-def test_a_local_head_stays_as_it_was() -> None:
+def test_a_skipped_batch_leaves_a_local_head_unchanged() -> None:
     rule = local_rule()
     before = copied(rule.state_dict())
     with pytest.raises(NonFinite, match=r"^the local loss is nan; lower --lr or --local\.lr"):

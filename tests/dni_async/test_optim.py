@@ -85,7 +85,7 @@ def test_the_factors_of_a_schedule_of_10_steps(schedule: str, factors: dict[int,
     assert {step: factor(step) for step in factors} == pytest.approx(factors)
 
 
-def test_these_are_all_schedules() -> None:
+def test_the_schedules_are_the_documented_ones() -> None:
     assert SCHEDULES == ("constant", "linear", "cosine", "step")
     with pytest.raises(AssertionError, match="sawtooth"):
         schedule_factor("sawtooth", 10)

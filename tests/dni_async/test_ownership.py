@@ -21,7 +21,7 @@ from dni_async.ownership import clone_if_borrowed, starts_in_place
         (nn.Sequential(), False),
     ],
 )
-def test_whether_layers_start_in_place(layers: nn.Module, answer: bool) -> None:
+def test_layers_that_begin_in_place_are_recognised(layers: nn.Module, answer: bool) -> None:
     assert starts_in_place(layers) is answer
 
 

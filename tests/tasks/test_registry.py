@@ -141,17 +141,17 @@ def test_a_value_is_read_as_its_annotation_or_default_says(own: str, arg: str, v
         ("=3", r"without a value \(=3\)"),
     ],
 )
-def test_a_setting_that_does_not_fit_is_told(own: str, arg: str, complaint: str) -> None:
+def test_a_setting_that_does_not_fit_is_refused(own: str, arg: str, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         create(f"{own}:Everything", [arg])
 
 
-def test_a_setting_given_twice_is_told() -> None:
+def test_a_setting_given_twice_is_refused() -> None:
     with pytest.raises(UserError, match=r"given twice \(depth\)"):
         create("mnist-fcn", ["depth=1", "depth=2"])
 
 
-def test_a_needed_setting_that_is_missing_is_told(own: str) -> None:
+def test_a_needed_setting_that_is_missing_is_named(own: str) -> None:
     assert create(f"{own}:Needy", ["path=x", "more=1"]).path == "x"  # type: ignore[attr-defined]
     with pytest.raises(UserError, match=r"missing \(more\): Needy needs it"):
         create(f"{own}:Needy", ["path=x"])
@@ -191,13 +191,13 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name: str) -> None:
         ("Half", r"not complete \(own_\d+:Half\): define data"),
     ],
 )
-def test_what_is_not_a_task_is_refused(own: str, class_name: str, complaint: str) -> None:
+def test_a_class_that_is_not_a_task_is_refused(own: str, class_name: str, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         create(f"{own}:{class_name}")
 
 
 @pytest.mark.parametrize("module", ["not_there", "not_there.at_all", "tasks.not_there"])
-def test_a_module_that_is_not_there_is_told(module: str) -> None:
+def test_a_missing_module_is_named(module: str) -> None:
     with pytest.raises(UserError, match=rf"module not found \({module}\)"):
         create(f"{module}:MyTask")
 
@@ -213,7 +213,7 @@ def test_a_module_that_is_not_there_is_told(module: str) -> None:
         ("def f(:\n", r"SyntaxError: invalid syntax \(broken_2\.py, line 1\)"),
     ],
 )
-def test_a_module_that_fails_is_told_with_the_place(
+def test_a_module_that_fails_is_named_with_the_place(
     tmp_path: Path, code: str, complaint: str, request: pytest.FixtureRequest
 ) -> None:
     module = complaint.partition("broken_")[2][:1]

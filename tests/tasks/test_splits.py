@@ -17,13 +17,13 @@ def test_the_last_samples_are_held_out(of) -> None:  # type: ignore[no-untyped-d
     assert (x_out.tolist(), y_out.tolist()) == ([3, 4], [13, 14])
 
 
-def test_none_may_be_held_out() -> None:
+def test_zero_samples_may_be_held_out() -> None:
     (x, _), (x_out, _) = split_off(0, torch.arange(5), torch.arange(5))
     assert (len(x), len(x_out)) == (5, 0)
 
 
 @pytest.mark.parametrize("count", [5, 6])
-def test_something_must_be_left(count: int) -> None:
+def test_holding_out_all_samples_is_refused(count: int) -> None:
     with pytest.raises(UserError) as error:
         split_off(count, torch.arange(5), torch.arange(5))
     assert str(error.value) == f"nothing is left to train on (validation={count}): give 4 or less"

@@ -19,7 +19,7 @@ from dni_async.networks import AuxiliaryHead, HeadSG
         ((3, 9, 9), (1, 6, 6), 3 * 8 * 9 + 16 + 4 * 8 * 36 + 36),
     ],
 )
-def test_it_maps_a_stages_output_to_the_networks(
+def test_the_auxiliary_head_maps_a_stages_output_to_the_networks_output(
     shape: tuple[int, ...], output: tuple[int, ...], parameters: int
 ) -> None:
     head = AuxiliaryHead(shape, output, 8)

@@ -67,7 +67,7 @@ def test_a_network_written_for_pytorch_dni_carries_its_hidden_state() -> None:
     assert set(network._modules) == {"hidden", "final"}
 
 
-def test_at_a_hidden_state_it_starts_there_and_goes_on_afterwards_from_where_it_was() -> None:
+def test_a_given_hidden_state_is_used_within_its_block_only() -> None:
     network, h = Migrant(), torch.randn(4, 3)
     first, second = network.synthesize(h, None), network.synthesize(h, None)
     with network.at(None):

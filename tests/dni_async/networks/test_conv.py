@@ -32,7 +32,7 @@ def test_untrained_it_predicts_exactly_zero_in_the_shape_of_h(
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3])
-def test_it_has_as_many_hidden_layers_as_asked_for(layers: int) -> None:
+def test_the_network_has_the_requested_number_of_hidden_layers(layers: int) -> None:
     network = ConvSG(3, 4, 3, 0, layers)
     assert [type(m).__name__ for m in network.body] == ["SameConv2d", "BatchNorm", "ReLU"] * layers
 
@@ -74,14 +74,14 @@ def test_labels_are_planes() -> None:
     assert (gradient - network.synthesize(h, b)).abs().max() > 1e-3
 
 
-def test_it_normalises_by_the_batch_in_train_and_in_eval_mode() -> None:
+def test_the_network_normalises_by_the_batch_in_train_and_in_eval_mode() -> None:
     network, h, labels = filled(), torch.randn(4, 2, 5, 5).double(), torch.randn(4, 3).double()
     trained = network.train().synthesize(h, labels)
     assert torch.equal(network.eval().synthesize(h, labels), trained)
     assert list(network.buffers()) == []
 
 
-def test_without_labels_it_ignores_them() -> None:
+def test_an_unconditional_network_ignores_labels() -> None:
     network, h = filled(classes=0), torch.randn(4, 2, 5, 5).double()
     assert torch.equal(network.synthesize(h, torch.randn(4, 3).double()), network.synthesize(h, None))
 
@@ -91,7 +91,7 @@ def test_a_conditional_network_insists_on_labels() -> None:
         filled().synthesize(torch.zeros(2, 2, 4, 4).double(), None)
 
 
-def test_what_is_no_image_is_the_users_to_mend() -> None:
+def test_an_activation_that_is_no_image_is_refused() -> None:
     with pytest.raises(
         UserError, match=r"ConvSG predicts for \(B, C, H, W\), not for \(2, 2\); use a linear"
     ):

@@ -216,7 +216,7 @@ COPIES: dict[str, Callable[[DNINetwork], DNINetwork]] = {
 
 @everywhere
 @pytest.mark.parametrize("way", COPIES)
-def test_a_copy_goes_on_as_the_network_would(name: str, way: str) -> None:
+def test_a_copy_continues_as_the_network_would(name: str, way: str) -> None:
     """In its weights, and in the hidden state that it carries."""
     network, shape = build(name, conditional=True)
     fill(network)
@@ -247,7 +247,7 @@ def test_a_state_dict_fills_a_fresh_network_whatever_the_batches_were(name: str)
 
 
 @everywhere
-def test_it_changes_its_type_between_batches(name: str) -> None:
+def test_a_network_can_change_its_dtype_between_batches(name: str) -> None:
     """The hidden state of another type is dropped, and the gradient has the type of the network."""
     network, shape = build(name, conditional=True)
     fill(network)
@@ -263,7 +263,7 @@ def test_it_changes_its_type_between_batches(name: str) -> None:
 
 
 @everywhere
-def test_it_works_where_its_parameters_and_inputs_are(name: str) -> None:
+def test_a_network_works_on_the_device_of_its_parameters_and_inputs(name: str) -> None:
     """On the meta device, which refuses to meet tensors of the CPU."""
     network, shape = build(name, conditional=True)
     h, labels = torch.randn(3, *shape), labels_for(3).float()
@@ -279,7 +279,7 @@ def test_it_works_where_its_parameters_and_inputs_are(name: str) -> None:
 
 
 @everywhere
-def test_under_autocast_it_learns_in_32_bits(name: str) -> None:
+def test_under_autocast_a_network_learns_in_32_bits(name: str) -> None:
     """As the same numbers in 32 bits do without autocast."""
     states = []
     for autocast in (True, False):
@@ -300,7 +300,7 @@ def test_under_autocast_it_learns_in_32_bits(name: str) -> None:
 
 
 @everywhere
-def test_it_is_the_same_in_train_and_in_eval_mode(name: str) -> None:
+def test_a_network_predicts_the_same_in_train_and_in_eval_mode(name: str) -> None:
     network, shape = build(name, conditional=True)
     fill(network)
     h, labels = torch.randn(3, *shape), labels_for(3).float()

@@ -95,7 +95,7 @@ def test_class_labels_get_a_head_by_default(
         ({"kind": "conv", "hidden": 9, "layers": 1, "lr": 0.5, "replay": 1, "rank": 0}, (16, 8, 8)),
     ],
 )
-def test_what_was_asked_for_is_kept(asked: dict[str, Any], shape: tuple[int, ...]) -> None:
+def test_given_settings_are_not_replaced_by_defaults(asked: dict[str, Any], shape: tuple[int, ...]) -> None:
     assert asked.items() <= decided(shape, 3, **asked).items()
 
 

@@ -75,7 +75,7 @@ def logits_of_features(network: ClassifierSG, h: Tensor, labels: Tensor) -> Tens
 
 
 @pytest.mark.parametrize(("height", "stride"), [(5, 1), (7, 1), (8, 2), (9, 2), (16, 2)])
-def test_it_strides_from_height_8_on(height: int, stride: int) -> None:
+def test_the_head_strides_from_height_8_on(height: int, stride: int) -> None:
     assert HeadSG(3, CLASSES, height).head[0].stride == (stride, stride)
 
 
@@ -89,7 +89,7 @@ def test_the_prediction_for_images_has_the_shape_of_h(height: int, width: int) -
 
 
 @bodies
-def test_it_predicts_the_scaled_gradient_of_the_per_sample_cross_entropy(body: Body) -> None:
+def test_the_head_predicts_the_scaled_gradient_of_the_per_sample_cross_entropy(body: Body) -> None:
     network, (h, labels) = network_for(body), batch(body)
     leaf = h.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(cross_entropy_by_hand(network, leaf, labels), leaf)
@@ -99,7 +99,7 @@ def test_it_predicts_the_scaled_gradient_of_the_per_sample_cross_entropy(body: B
 
 
 @bodies
-def test_untrained_it_predicts_something(body: Body) -> None:
+def test_an_untrained_head_predicts_a_gradient_that_is_not_zero(body: Body) -> None:
     """Its gradient is right in kind from the first step on, where the others start at zero."""
     h, labels = batch(body)
     assert network_for(body, scale=0.0).synthesize(h, labels).abs().max() > 1e-3
@@ -173,7 +173,7 @@ def test_the_error_is_measured_against_the_bias_corrected_running_square_of_the_
 
 
 @some_bodies
-def test_small_and_large_gradients_teach_alike(body: Body) -> None:
+def test_small_and_large_gradients_teach_the_head_alike(body: Body) -> None:
     """Scaling g and t by the same factor changes no gradient of the head."""
     h, labels = batch(body)
     target = torch.randn_like(h)
@@ -213,7 +213,7 @@ def test_the_head_insists_on_labels(body: Body) -> None:
 
 
 @pytest.mark.parametrize(("hidden", "channels"), [(0, 6), (10, 10)])
-def test_it_has_twice_the_channels_of_h_by_default(hidden: int, channels: int) -> None:
+def test_the_head_has_twice_the_channels_of_h_by_default(hidden: int, channels: int) -> None:
     network = HeadSG(3, CLASSES, 5, hidden)
     assert network.head[0].out_channels == channels
     assert network.hidden_size == channels

@@ -27,7 +27,7 @@ def taught(network: LeastSquaresSG, lessons: list[tuple[Tensor, Tensor]]) -> Lea
     return network
 
 
-def test_it_is_the_ridge_regression_on_all_targets_weighted_by_age() -> None:
+def test_the_weights_are_the_ridge_regression_on_all_targets_weighted_by_age() -> None:
     lessons = batches(SOLVE_EVERY)
     network = taught(LeastSquaresSG(WIDTH, WIDTH, memory=32).double(), lessons)
     age = torch.arange(SOLVE_EVERY - 1, -1, -1).double()
@@ -65,7 +65,7 @@ def test_directions_of_very_different_size_are_learned_at_once_where_gradient_de
     assert errors[LeastSquaresSG] < 0.1 and errors[LinearSG] > 0.5
 
 
-def test_it_forgets_a_relation_that_holds_no_more() -> None:
+def test_least_squares_forget_a_relation_that_no_longer_holds() -> None:
     network = LeastSquaresSG(WIDTH, WIDTH, memory=32).double()
     taught(network, [(h, h) for h, _ in batches(40)])
     taught(network, [(h, -h) for h, _ in batches(40, seed=1)])
@@ -73,7 +73,7 @@ def test_it_forgets_a_relation_that_holds_no_more() -> None:
     torch.testing.assert_close(network.synthesize(h, None), -h, rtol=0, atol=0.2)
 
 
-def test_it_learns_a_gradient_that_saturates() -> None:
+def test_least_squares_learn_a_gradient_that_saturates() -> None:
     network = LeastSquaresSG(WIDTH, WIDTH, memory=1600).double()
     taught(network, [(5 * h, (5 * h).tanh()) for h, _ in batches(40)])
     h = 5 * batches(1, seed=1)[0][0]
@@ -89,7 +89,7 @@ def test_labels_and_rows_over_time_are_features_and_samples() -> None:
     torch.testing.assert_close(network.synthesize(h, labels_for(LABELS)), target, rtol=0, atol=0.05)
 
 
-def test_what_cannot_be_solved_leaves_the_weights_alone() -> None:
+def test_a_system_that_cannot_be_solved_leaves_the_weights_alone() -> None:
     network = taught(LeastSquaresSG(WIDTH, WIDTH).double(), batches(SOLVE_EVERY))
     before = network.output.weight.clone()
     network.squares.fill_(-1e9)
@@ -122,7 +122,7 @@ def test_a_batch_larger_than_the_memory_is_all_that_counts() -> None:
     assert alone.memory == 2 * (2 * WIDTH + 1)
 
 
-def test_one_that_goes_on_from_a_state_dict_learns_the_same() -> None:
+def test_a_network_loaded_from_a_state_dict_learns_the_same() -> None:
     lessons = batches(2 * SOLVE_EVERY)
     first, other = (LeastSquaresSG(WIDTH, WIDTH).double() for _ in range(2))
     taught(first, lessons[:3])

@@ -69,7 +69,7 @@ def test_regress_changes_neither_its_input_nor_the_target() -> None:
 
 @pytest.mark.parametrize("rank", [0, 3])
 @pytest.mark.parametrize("shape", [(5, 8), (5, 2, 8)])
-def test_untrained_it_predicts_exactly_zero(shape: tuple[int, ...], rank: int) -> None:
+def test_an_untrained_network_predicts_exactly_zero(shape: tuple[int, ...], rank: int) -> None:
     labels = F.one_hot(torch.arange(5), 6).float()
     gradient = LinearSG(8, 8, 6, rank).synthesize(torch.randn(shape), labels)
     assert gradient.shape == shape
@@ -77,7 +77,7 @@ def test_untrained_it_predicts_exactly_zero(shape: tuple[int, ...], rank: int) -
 
 
 @pytest.mark.parametrize("rank", [0, 3])
-def test_it_is_affine_in_h_and_linear_in_the_labels(rank: int) -> None:
+def test_the_linear_network_is_affine_in_h_and_linear_in_the_labels(rank: int) -> None:
     network = filled(4, 3, rank)
     h, labels = torch.randn(5, 4).double(), torch.randn(5, 3).double()
     weight, of_labels = network.output.weight.split([rank or 4, 3], dim=1)
@@ -95,7 +95,7 @@ def test_rank_bounds_the_weights() -> None:
     assert size(8) == 2 * 8 * 100 + 100 + 10 * 100
 
 
-def test_without_labels_it_ignores_them() -> None:
+def test_an_unconditional_network_ignores_labels() -> None:
     network, h = filled(4, 0, 0), torch.randn(5, 4).double()
     assert network.label_size == 0
     assert torch.equal(network.synthesize(h, torch.randn(5, 3).double()), network.synthesize(h, None))
@@ -132,7 +132,7 @@ def test_full_rank_recovers_the_gradient_of_a_quadratic_loss() -> None:
     assert error < 1e-4
 
 
-def test_rank_r_recovers_a_map_of_rank_r_and_one_less_does_not() -> None:
+def test_rank_r_recovers_a_map_of_rank_r_and_rank_r_minus_1_does_not() -> None:
     torch.manual_seed(0)
     matrix, centre = symmetric(6, 2), torch.zeros(6)
     assert learn(LinearSG(6, 6, rank=2), matrix, centre, steps=1500, lr=0.5) < 1e-4

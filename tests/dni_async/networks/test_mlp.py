@@ -18,7 +18,7 @@ def filled(layers: int = 1, classes: int = 3) -> MlpSG:
 
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("shape", [(5, 8), (5, 2, 8)])
-def test_untrained_it_predicts_exactly_zero(shape: tuple[int, ...], layers: int) -> None:
+def test_an_untrained_network_predicts_exactly_zero(shape: tuple[int, ...], layers: int) -> None:
     labels = F.one_hot(torch.arange(5), 6).float()
     gradient = MlpSG(8, 16, 8, 6, layers).synthesize(torch.randn(shape), labels)
     assert gradient.shape == shape
@@ -26,7 +26,7 @@ def test_untrained_it_predicts_exactly_zero(shape: tuple[int, ...], layers: int)
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3])
-def test_it_has_as_many_hidden_layers_as_asked_for(layers: int) -> None:
+def test_the_network_has_the_requested_number_of_hidden_layers(layers: int) -> None:
     network = MlpSG(8, 16, 8, 0, layers)
     assert [type(m).__name__ for m in network.body] == ["Linear", "LayerNorm", "ReLU"] * layers
 
@@ -50,7 +50,7 @@ def test_a_time_step_predicts_as_a_batch_of_its_own() -> None:
         torch.testing.assert_close(over_time[:, t], network.synthesize(h[:, t], labels))
 
 
-def test_labels_matter() -> None:
+def test_a_conditional_prediction_depends_on_the_labels() -> None:
     network, h = filled(), torch.randn(2, 4).double()
     a, b = (F.one_hot(torch.full((2,), k), 3).double() for k in (0, 1))
     assert (network.synthesize(h, a) - network.synthesize(h, b)).abs().min() > 1e-6

@@ -15,7 +15,7 @@ def filled(norm: BatchNorm) -> BatchNorm:
 
 
 @pytest.mark.parametrize("shape", [(5, 3), (4, 3, 2), (2, 3, 4, 5), (2, 3, 1, 1), (1, 3, 2, 2)])
-def test_it_is_torchs_without_running_statistics(shape: tuple[int, ...]) -> None:
+def test_batch_normalisation_equals_torchs_without_running_statistics(shape: tuple[int, ...]) -> None:
     norm, x = filled(BatchNorm(3)), torch.randn(shape).double()
     torchs = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)](
         3, track_running_stats=False

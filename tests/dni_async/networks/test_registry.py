@@ -137,7 +137,7 @@ def test_a_network_without_labels_predicts_under_an_unconditional_rule() -> None
         (f"{HERE}:Path", f"no SG network ({HERE}:Path): derive the class from dni_async.networks.base.DNI"),
     ],
 )
-def test_what_is_wrong_with_a_kind_is_one_line(
+def test_a_wrong_kind_is_refused_in_one_line(
     kind: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -86,7 +86,7 @@ def test_with_time_first_the_batch_is_the_second_dimension_and_of_a_step_the_fir
     assert filled().samples_in(sequence(3, 6, 4)) == 3
 
 
-def test_reset_forgets() -> None:
+def test_reset_forgets_the_hidden_state() -> None:
     network, h = filled(), sequence(3, 6, 4)
     first, second = network.synthesize(h, None), network.synthesize(h, None)
     network.reset()
@@ -124,7 +124,7 @@ def test_a_late_target_trains_from_the_state_that_its_batch_was_predicted_from(k
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_learns_a_gradient_that_only_the_past_tells(kind: str) -> None:
+def test_a_recurrent_network_learns_a_gradient_that_depends_on_the_past(kind: str) -> None:
     """Half of what came one step before: no network without a memory gets below 1."""
     torch.manual_seed(0)
     sg = synthesizer(RNNDNI(2, 12, 2, kind=kind), lr=2e-2)

@@ -23,7 +23,7 @@ def test_a_stage_costs_its_layers_and_the_sg_network_at_its_end() -> None:
     assert [EXAMPLE.of_stage(*bounds) for bounds in ((0, 1), (0, 2), (2, 5), (0, 5))] == [5, 7, 6, 12]
 
 
-def test_the_example() -> None:
+def test_the_best_cut_of_the_example_is_found() -> None:
     """2 stages: 4+2+1 | 2+2+2, slowest 7; any other cut gives 8 or more."""
     assert best_cut(EXAMPLE, 2) == [2]
     assert {start: slowest(EXAMPLE, [start]) for start in range(1, 5)} == {1: 8, 2: 7, 3: 9, 4: 11}
@@ -86,5 +86,5 @@ def test_any_other_cut_is_the_users_to_mend(cut: list[int]) -> None:
 @pytest.mark.parametrize(
     ("cut", "bounds"), [([], [(0, 5)]), ([2], [(0, 2), (2, 5)]), ([1, 4], [(0, 1), (1, 4), (4, 5)])]
 )
-def test_the_bounds_of_the_stages(cut: list[int], bounds: list[tuple[int, int]]) -> None:
+def test_a_cut_gives_the_bounds_of_the_stages(cut: list[int], bounds: list[tuple[int, int]]) -> None:
     assert stage_bounds(cut, 5) == bounds

@@ -49,7 +49,7 @@ def test_layers_that_a_gpu_runs_together_count_together() -> None:
     assert _cudnn((STEPS, BATCH, INPUTS), weights, 4, None) == 2 * STEPS * BATCH * 32 * (6 + 8 + 8 + 8)
 
 
-def test_other_products_count_as_ever() -> None:
+def test_products_outside_the_lstm_are_counted_as_usual() -> None:
     with flop_counter() as counter:
         torch.ones(2, 3) @ torch.ones(3, 5)
     assert counter.get_total_flops() == 60

@@ -51,7 +51,7 @@ def taught(said: Tensor, target: Tensor, times: int = 3) -> CalibratedPredictor:
     return predictor
 
 
-def test_what_all_rows_have_in_common_is_taken_off() -> None:
+def test_the_mean_over_rows_is_subtracted_from_predictions() -> None:
     predictor = taught(PARTS + 7, PARTS - 3)
     torch.testing.assert_close(predictor.predict(9, 9, PARTS, PARTS), PARTS)
 
@@ -60,13 +60,13 @@ def test_what_all_rows_have_in_common_is_taken_off() -> None:
     ("target", "share"),
     [(PARTS, 1.0), (0.25 * PARTS, 0.25), (3 * PARTS, 1.0), (-PARTS, 0.0), (torch.zeros(3, 2), 0.0)],
 )
-def test_the_share_is_what_would_have_been_best(target: Tensor, share: float) -> None:
+def test_predictions_are_shrunk_by_the_best_recent_factor(target: Tensor, share: float) -> None:
     predictor = taught(PARTS, target)
     assert predictor.stats() == {"sg_cosine": 0.5, "sg_share": pytest.approx(share)}
     torch.testing.assert_close(predictor.predict(9, 9, PARTS, PARTS), share * PARTS)
 
 
-def test_the_share_follows_slowly() -> None:
+def test_the_factor_follows_slowly() -> None:
     predictor = taught(PARTS, PARTS, 50)
     predictor.take(TargetGradient(99, 99, PARTS))  # never predicted: says nothing of the share
     assert predictor.stats()["sg_share"] == pytest.approx(1.0)
@@ -86,7 +86,7 @@ def test_the_predictor_inside_learns_from_the_targets_as_they_are() -> None:
     assert inner.given_up == [] and predictor.stats()["sg_share"] == pytest.approx(1.0)
 
 
-def test_a_network_that_learns_gets_its_share() -> None:
+def test_the_factor_grows_while_the_network_learns() -> None:
     predictor, given = dni_through_time()(PARTS), []
     for step in range(20):
         given.append(predictor.predict(step, step, PARTS, PARTS))
@@ -95,7 +95,7 @@ def test_a_network_that_learns_gets_its_share() -> None:
     assert torch.nn.functional.cosine_similarity(given[-1].flatten(), PARTS.flatten(), dim=0) > 0.9
 
 
-def test_another_counts_on_and_waits_for_nothing() -> None:
+def test_a_calibration_loaded_from_a_state_continues_without_pending_predictions() -> None:
     predictor, other = (dni_through_time()(PARTS) for _ in range(2))
     for one in (predictor, other):
         one.predict(0, 0, PARTS, PARTS)
@@ -105,7 +105,7 @@ def test_another_counts_on_and_waits_for_nothing() -> None:
     assert copied(other.state_dict())["waiting"] == []
 
 
-def test_one_row_gets_nothing() -> None:
+def test_a_batch_of_one_row_gets_no_prediction() -> None:
     predictor = CalibratedPredictor(Says(PARTS[:1]))  # type: ignore[arg-type]
     assert torch.equal(predictor.predict(0, 0, PARTS[:1], PARTS[:1]), torch.zeros(1, 2))
 

@@ -50,7 +50,7 @@ def test_the_state_of_an_lstm_is_h_and_then_c() -> None:
     assert torch.equal(state, torch.cat([h[0], h[1], c[0], c[1]], 1))
 
 
-def test_its_state_dict_is_the_modules() -> None:
+def test_the_state_dict_of_a_core_is_that_of_its_module() -> None:
     lstm = nn.LSTM(INPUTS, HIDDEN)
     assert list(RecurrentCore(lstm).state_dict()) == [f"module.{name}" for name in lstm.state_dict()]
 

@@ -23,7 +23,7 @@ def test_the_root_gets_its_gradient_when_the_backward_comes_by() -> None:
     assert w.grad is not None and w.grad.tolist() == [15 + 10 * 2, 15 + 10 * 4]
 
 
-def test_what_comes_out_may_be_worked_on_in_place_and_is_contiguous() -> None:
+def test_an_injected_output_is_contiguous_and_can_be_changed_in_place() -> None:
     w = torch.ones(2, 3, requires_grad=True)
     before = 2 * w.T
     out = inject_gradient(before, w.sum(), lambda: torch.tensor(1.0))
@@ -32,7 +32,7 @@ def test_what_comes_out_may_be_worked_on_in_place_and_is_contiguous() -> None:
     assert before[0, 0] == 2 and w.grad is not None and torch.equal(w.grad, torch.full((2, 3), 9.0))
 
 
-def test_without_autograd_nothing_is_asked_for() -> None:
+def test_without_autograd_no_gradient_is_injected() -> None:
     with torch.no_grad():
         out = inject_gradient(torch.ones(2), torch.ones(()), lambda: torch.ones(()))
     assert not out.requires_grad and out.tolist() == [1.0, 1.0]

@@ -117,7 +117,7 @@ def test_backwards_may_come_when_the_next_windows_have_been_run(ahead: int) -> N
     assert all(torch.equal(target, torch.full((2, 1), 0.5 * (3 / 2 + 5))) for target in told.targets)
 
 
-def test_behind_a_sequence_the_state_starts_anew_and_nothing_is_predicted() -> None:
+def test_after_a_sequence_the_state_is_reset_and_nothing_is_predicted() -> None:
     told = RecordingPredictor(0.0)
     layer = StatefulRNN(Sums(), lambda state: told, sequence=2)
     first = []
@@ -132,7 +132,7 @@ def test_behind_a_sequence_the_state_starts_anew_and_nothing_is_predicted() -> N
     ]
 
 
-def test_evaluation_has_a_state_of_its_own_that_starts_anew_each_time() -> None:
+def test_every_evaluation_starts_with_a_state_of_its_own() -> None:
     layer = StatefulRNN(Adds())
     ones = torch.ones(1, 2, 1)
     assert layer(ones)[0, 0, 0] == 1
@@ -188,7 +188,9 @@ def test_weights_alone_are_saved_and_a_copy_goes_its_own_way() -> None:
 @pytest.mark.parametrize("make", [dni_through_time(), permuted(dni_through_time(SGConfig(kind="mlp")))])
 @pytest.mark.parametrize("name", CORES)
 @pytest.mark.parametrize("done", [1, 2, 3])
-def test_another_goes_on_from_what_it_carries(name: str, make: MakePredictor, done: int) -> None:
+def test_a_layer_loaded_from_a_state_continues_its_sequence(
+    name: str, make: MakePredictor, done: int
+) -> None:
     """From within a sequence of two windows, and from between two."""
     torch.manual_seed(0)
     windows = torch.randn(4, ROWS, 3, INPUTS)
@@ -206,7 +208,7 @@ def test_another_goes_on_from_what_it_carries(name: str, make: MakePredictor, do
     assert one.through_time.windows == other.through_time.windows
 
 
-def test_it_tells_of_state_and_synthetic_gradient_since_the_epoch_began() -> None:
+def test_stats_cover_state_and_synthetic_gradient_since_the_epoch_began() -> None:
     layer = StatefulRNN(lstm(), dni_through_time(), state_bound=0.05)
     assert layer.stats() == {"state_max": None, "time_sg_error": None, "time_sg_share": None}
     for _ in range(2):
@@ -221,7 +223,7 @@ def test_it_tells_of_state_and_synthetic_gradient_since_the_epoch_began() -> Non
     }  # its share goes on
 
 
-def test_layers_within_layers_are_told_how_long_sequences_are() -> None:
+def test_the_sequence_length_reaches_nested_layers() -> None:
     inner, outer, knowing = StatefulRNN(lstm()), StatefulRNN(lstm()), StatefulRNN(lstm(), sequence=2)
     set_sequence_length(7, nn.Sequential(nn.Sequential(inner)), outer, knowing, nn.Linear(1, 1))
     assert (inner.sequence, outer.sequence, knowing.sequence) == (7, 7, 2)

@@ -58,7 +58,7 @@ def test_rows_of_different_lengths_get_the_gradients_of_their_own_sequences() ->
         torch.testing.assert_close(target * share, oracle.predicted[step] * share, rtol=0, atol=1e-9)
 
 
-def test_without_a_predictor_it_is_truncated_bptt() -> None:
+def test_without_a_predictor_training_is_truncated_bptt() -> None:
     torch.manual_seed(0)
     lstm = nn.LSTM(INPUTS, HIDDEN, batch_first=True)
     x = torch.randn(ROWS, 6, INPUTS)
@@ -127,7 +127,7 @@ def test_the_state_that_is_carried_is_bounded() -> None:
     assert through.stats()["state_max"] == 2.5
 
 
-def test_stats_tell_of_the_sg_network_and_start_over() -> None:
+def test_stats_cover_the_sg_network_and_are_reset_each_epoch() -> None:
     _, through = lesson(dni_through_time(), 50)
     stats = through.stats()
     assert stats["state_max"] > 0 and stats["sg_updates"] == 50 and stats["targets_dropped"] == 0

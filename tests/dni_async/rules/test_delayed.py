@@ -83,7 +83,7 @@ def test_a_target_that_is_not_the_next_one_is_an_error(step: int, text: str) -> 
 
 
 @pytest.mark.parametrize("kind", list(MarkerKind))
-def test_a_mark_that_comes_back_before_a_target_is_an_error(kind: MarkerKind) -> None:
+def test_a_marker_that_comes_back_before_a_target_is_an_error(kind: MarkerKind) -> None:
     stage = first_stage()
     forward(stage, 0)
     forward(stage, 1)

@@ -111,7 +111,7 @@ def test_with_a_synthesizer_the_gradient_becomes_the_target_that_keeps_coming() 
     assert rule.stats()["sg_updates"] == 200
 
 
-def test_it_wants_targets_and_updates() -> None:
+def test_rule_dni_needs_targets_and_updates() -> None:
     rule = DniRule(Known())
     assert (rule.capabilities.needs_targets, rule.capabilities.updates) == (True, True)
 

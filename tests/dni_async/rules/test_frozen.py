@@ -8,12 +8,12 @@ from dni_async.stage.simulation import Simulation
 from tests.support.stages import batches, clone_state, pipeline, with_stop
 
 
-def test_its_gradient_is_zero() -> None:
+def test_a_frozen_stage_has_a_zero_gradient() -> None:
     h = torch.randn(3, 4)
     assert torch.equal(FrozenRule().gradient(0, 0, h, torch.zeros(3)), torch.zeros(3, 4))
 
 
-def test_it_wants_no_targets_and_does_not_update() -> None:
+def test_rule_frozen_needs_no_targets_and_does_not_update() -> None:
     assert (FrozenRule.capabilities.needs_targets, FrozenRule.capabilities.updates) == (False, False)
 
 

@@ -55,7 +55,7 @@ def test_the_head_takes_its_optimizers_step() -> None:
     assert [p.grad for p in local.head.parameters()] == [None] * 4
 
 
-def test_it_leaves_h_alone() -> None:
+def test_the_rule_leaves_h_unchanged() -> None:
     local, (h, y) = rule(), batch(6)
     before = h.clone()
     local.gradient(0, 0, h, y)
@@ -63,7 +63,7 @@ def test_it_leaves_h_alone() -> None:
     assert (h.requires_grad, h.grad) == (False, None)
 
 
-def test_it_wants_no_targets_and_ignores_them() -> None:
+def test_the_rule_needs_no_targets_and_ignores_them() -> None:
     local = rule()
     assert (local.capabilities.needs_targets, local.capabilities.updates, local.phase) == (
         False,

@@ -25,7 +25,7 @@ def test_the_gradient_is_autograds_to_the_bit() -> None:
     assert not gradient.requires_grad
 
 
-def test_it_leaves_h_alone() -> None:
+def test_the_rule_leaves_h_unchanged() -> None:
     h, y = batch(7)
     loss_rule().gradient(0, 0, h, y)
     assert not h.requires_grad
@@ -50,7 +50,7 @@ def test_evaluation_is_the_mean_over_samples_not_over_batches() -> None:
     assert result["loss"] is None
 
 
-def test_where_nothing_was_counted_there_is_no_mean() -> None:
+def test_without_samples_there_is_no_mean() -> None:
     assert loss_rule().result() == {
         "loss": None,
         "test_loss": None,
@@ -94,7 +94,7 @@ def test_a_loss_that_is_not_finite_is_the_users_to_mend(value: float, shown: str
     assert rule.result()["loss"] is None
 
 
-def test_nan_activations_are_noticed() -> None:
+def test_nan_activations_are_detected() -> None:
     h, y = batch(4)
     h[2, 1] = float("nan")
     with pytest.raises(UserError, match="the loss is nan"):
@@ -107,7 +107,7 @@ def test_a_regression_loss_works_as_well() -> None:
     torch.testing.assert_close(rule.gradient(0, 0, h, y), 2 * (h - y) / 18)
 
 
-def test_it_wants_no_targets_and_ignores_them() -> None:
+def test_the_rule_needs_no_targets_and_ignores_them() -> None:
     rule = loss_rule()
     assert (rule.capabilities.needs_targets, rule.capabilities.updates) == (False, True)
     rule.take_target(TargetGradient(0, 0, torch.zeros(2, 5)), 0)

@@ -129,7 +129,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ),
     ],
 )
-def test_what_is_wrong_with_a_path_is_one_line(
+def test_a_wrong_path_is_refused_in_one_line(
     modules: Path, source: str | None, path: str, words: str
 ) -> None:
     if source is not None:

@@ -205,7 +205,7 @@ class TestBytes:
         held = 2 * ROWS * (FEATURES + WIDTH + WIDTH) * FLOAT + ROWS * FEATURES * FLOAT
         assert stash.held_bytes() == held == stash.most_bytes
 
-    def test_buffers_are_the_layers_own(self) -> None:
+    def test_held_bytes_do_not_count_the_buffers_of_layers(self) -> None:
         layers, stash, (x,) = nn.BatchNorm1d(FEATURES), Stash(1), xs(1)
         stash.put(0, 0, x, stash.forward(layers, x))
         statistics = 2 * FEATURES * FLOAT  # the batch's mean and deviation
@@ -218,7 +218,7 @@ class TestBytes:
         copies = 2 * (FEATURES * WIDTH + WIDTH * WIDTH) * FLOAT  # of the two versions before the current one
         assert stash.most_bytes == 3 * ROWS * (FEATURES + WIDTH + WIDTH) * FLOAT + copies
 
-    def test_they_are_freed_with_the_batch(self) -> None:
+    def test_held_bytes_are_freed_with_the_batch(self) -> None:
         layers, stash, (x,) = linear(), Stash(1), xs(1)
         stash.put(0, 0, x, stash.forward(layers, x))
         batch = stash.pop(0)
@@ -246,11 +246,11 @@ class TestOrder:
         with pytest.raises(StageError, match=r"the target of step 8 came, and that of step 7 is missing"):
             self.full().pop(8)
 
-    def test_a_target_for_nobody_is_an_error(self) -> None:
+    def test_a_target_without_a_batch_is_an_error(self) -> None:
         with pytest.raises(StageError, match=r"the target of step 3 came, and no batch waits for it"):
             Stash(2).pop(3)
 
-    def test_what_should_have_been_answered_must_be(self) -> None:
+    def test_a_batch_without_its_target_at_the_end_is_an_error(self) -> None:
         stash = self.full()
         stash.check_answered(7)
         with pytest.raises(StageError, match=r"the target of step 7 never came"):

@@ -175,7 +175,7 @@ class TestTransparency:
         plain = backprop(messages)
         assert not same_bits(wanted, plain)
 
-    def test_with_evaluation_batches_and_marks_in_between(self) -> None:
+    def test_with_evaluation_batches_and_markers_in_between(self) -> None:
         messages = batches(SIZES)
         between = [*batches([7], train=False), Marker(MarkerKind.EPOCH, 2, 0)]
         stages = oracle_pipeline((1, 3))
@@ -203,7 +203,7 @@ class TestTransparency:
         assert same_bits(state_of(stages), backprop(messages, (), make, layers()))
         assert [stage.version for stage in stages] == [5, 5, 5, 5]
 
-    def test_convolutions_too(self) -> None:
+    def test_with_convolutions_the_oracle_equals_backprop(self) -> None:
         def layers() -> list[nn.Module]:
             torch.manual_seed(0)
             first = nn.Sequential(nn.Unflatten(1, (1, 3, 4)), nn.Conv2d(1, 3, 3, padding=1))
@@ -215,7 +215,7 @@ class TestTransparency:
         Simulation(stages).run(with_stop(messages))
         assert same_bits(state_of(stages), backprop(messages, (), adam, layers()))
 
-    def test_it_would_notice_a_gradient_that_is_not_exact(self) -> None:
+    def test_an_inexact_gradient_breaks_transparency(self) -> None:
         messages = batches(SIZES)
         stages = pipeline((1, 3))
         Simulation(stages).run(with_stop(messages))
@@ -354,7 +354,7 @@ class TestLostAndReordered:
         assert all(stage.done for stage in stages)
         assert all(stage.samples == 36 for stage in stages)
 
-    def test_when_every_target_is_lost_the_ledger_stays_bounded(self) -> None:
+    def test_when_every_target_is_lost_pending_predictions_stay_bounded(self) -> None:
         stages = pipeline(cut=(2,), rule=lambda: DniRule(synthesizer(capacity=4, replay=2)))
         Simulation(stages, keep=lambda target: False).run(with_stop(batches([4] * 12)))
         sg = stages[0].rule.predictor
@@ -424,14 +424,14 @@ class TestDelayed:
         Simulation(stages).run(with_stop(messages), ORDERS[order])
         assert same_bits(state_of(stages), backprop(messages))
 
-    def test_so_does_a_larger_one_while_one_batch_is_in_flight(self) -> None:
+    def test_a_larger_stash_equals_backprop_while_one_batch_is_in_flight(self) -> None:
         messages = batches(SIZES)
         stages = pipeline((1, 3), lambda: DelayedRule(3))
         Simulation(stages).run(with_stop(messages), downstream_first)
         assert same_bits(state_of(stages), backprop(messages))
         assert [stage.rule.stats()["staleness_max"] for stage in stages[:2]] == [0, 0]
 
-    def test_with_more_in_flight_the_numbers_differ(self) -> None:
+    def test_with_more_batches_in_flight_the_numbers_differ(self) -> None:
         messages = batches(SIZES)
         stages = pipeline((1, 3), lambda: DelayedRule(3))
         Simulation(stages).run(with_stop(messages))
@@ -444,7 +444,7 @@ class TestDelayed:
         Simulation(stages).run(with_stop(messages))
         assert same_bits(state_of(stages), backprop(messages, cut, make_updater))
 
-    def test_with_evaluation_batches_and_marks_in_between(self) -> None:
+    def test_with_evaluation_batches_and_markers_in_between(self) -> None:
         messages = batches(SIZES)
         between = [*batches([7], train=False), Marker(MarkerKind.EPOCH, 2, 0)]
         stages = pipeline((1, 3), lambda: DelayedRule(1))
@@ -564,7 +564,9 @@ class TestLearning:
         assert [report[str(i)]["targets_dropped"] for i in range(2)] == [0, 0]
 
     @pytest.mark.parametrize("rule", ["delayed", "local"])
-    def test_so_do_delayed_and_local_ones(self, digits: tuple[Tensor, Tensor], rule: str) -> None:
+    def test_delayed_and_local_stages_learn_what_frozen_ones_cannot(
+        self, digits: tuple[Tensor, Tensor], rule: str
+    ) -> None:
         trained = self.run(digits, {"delayed": lambda: DelayedRule(4), "local": self.local}[rule])
         assert self.accuracies(trained)[-1] > 0.75
         report = trained.markers[-1].body

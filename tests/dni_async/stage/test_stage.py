@@ -134,7 +134,7 @@ class TestOneTrainingBatch:
         assert stage.targets_received == 1
         assert stage.rule.stats()["staleness_max"] == 1
 
-    def test_every_piece_of_work_is_noticed_in_order(self) -> None:
+    def test_on_phase_end_is_called_for_every_phase_in_order(self) -> None:
         noticed: list[str] = []
         stage = self.trained()
         stage.on_phase_end = noticed.append
@@ -165,13 +165,13 @@ class TestTargetEvery:
         sent = [stage.on(Activation(step, 0, *hidden(step), train=True)) for step in range(7)]
         return stage, [target for messages in sent for target in messages]
 
-    def test_the_other_targets_have_no_rows(self) -> None:
+    def test_batches_without_target_send_a_target_of_no_rows(self) -> None:
         _, targets = self.last(3)
         assert [(target.step, len(target.grad)) for target in targets] == [
             (0, 5), (1, 0), (2, 0), (3, 5), (4, 0), (5, 0), (6, 5),
         ]  # fmt: skip
 
-    def test_what_is_learned_and_sent_is_the_same(self) -> None:
+    def test_with_sporadic_targets_the_learned_and_sent_targets_are_the_same(self) -> None:
         (always, all_targets), (sometimes, targets) = self.last(1), self.last(3)
         assert not changed(sometimes, dict(always.layers.named_parameters()))
         for i in (0, 3, 6):
@@ -192,7 +192,7 @@ class TestTargetEvery:
             assert torch.equal(target.grad, torch.zeros(6, WIDTH))
             assert changed(stage, before) is (rule == "loss")  # an untrained SG network predicts zero
 
-    def test_nobody_misses_them(self) -> None:
+    def test_targets_that_were_not_wanted_are_not_missed(self) -> None:
         stages = pipeline()
         for stage in stages:
             stage.target_every = 3
@@ -202,7 +202,7 @@ class TestTargetEvery:
             assert (stage.targets_received, stage.targets_skipped, synthesizer.updates) == (7, 0, 3)
             assert (len(synthesizer.pending), synthesizer.pending.unmatched) == (0, 0)
 
-    def test_one_that_was_to_come_and_has_no_rows_is_counted(self) -> None:
+    def test_a_wanted_target_without_rows_is_counted(self) -> None:
         stage = pipeline()[0]
         stage.target_every = 3
         for step in (3, 4):
@@ -234,7 +234,7 @@ def test_any_number_of_rows_works(train: bool) -> None:
 
 
 class TestEvaluation:
-    def test_it_neither_updates_nor_asks_for_a_gradient(self) -> None:
+    def test_an_evaluation_batch_neither_updates_nor_predicts_a_gradient(self) -> None:
         for stage in pipeline(cut=(1,)):
             before = clone_state(stage.layers)
             rows = torch.randn(30, FEATURES if stage.index == 0 else WIDTH)
@@ -244,12 +244,12 @@ class TestEvaluation:
             assert all(torch.equal(before[k], v) for k, v in stage.layers.state_dict().items())
             assert (stage.steps, stage.samples, stage.version, stage.targets_sent) == (0, 0, 0, 0)
 
-    def test_the_ledger_does_not_hear_of_it(self) -> None:
+    def test_an_evaluation_batch_leaves_no_pending_prediction(self) -> None:
         stage = pipeline(cut=(1,))[0]
         list(stage.on(one_batch(train=False)))
         assert len(stage.rule.predictor.pending) == 0
 
-    def test_it_uses_the_running_statistics_and_train_mode_returns(self) -> None:
+    def test_evaluation_uses_the_running_statistics_and_restores_train_mode(self) -> None:
         stage = pipeline(cut=(1,))[0]
         list(stage.on(one_batch()))
         linear, norm, _ = stage.layers[0]
@@ -263,7 +263,7 @@ class TestEvaluation:
         assert all(module.training for module in stage.layers.modules())
         assert norm.num_batches_tracked == 2
 
-    def test_the_last_stage_scores_it(self) -> None:
+    def test_the_last_stage_scores_an_evaluation_batch(self) -> None:
         [stage] = pipeline(cut=())
         message = one_batch(rows=17, train=False)
         list(stage.on(message))
@@ -282,7 +282,7 @@ class TestEvaluation:
 
 
 class TestMarks:
-    def test_a_mark_passes_down_untouched_and_the_last_stage_turns_it_round(self) -> None:
+    def test_a_marker_passes_down_unchanged_and_the_last_stage_returns_it(self) -> None:
         first, last = pipeline(cut=(1,))
         marker = Marker(MarkerKind.REPORT, 5, 1)
         assert list(first.on(marker)) == [marker]
@@ -296,7 +296,9 @@ class TestMarks:
     @pytest.mark.parametrize(
         ("kind", "done"), [(MarkerKind.REPORT, False), (MarkerKind.EPOCH, False), (MarkerKind.STOP, True)]
     )
-    def test_a_stage_is_done_once_it_has_sent_the_stop_mark_back(self, kind: MarkerKind, done: bool) -> None:
+    def test_a_stage_is_done_once_it_has_sent_the_stop_marker_back(
+        self, kind: MarkerKind, done: bool
+    ) -> None:
         first, last = pipeline(cut=(1,))
         marker = Marker(kind, 0, 0)
         list(first.on(marker))
@@ -308,7 +310,7 @@ class TestMarks:
     @pytest.mark.parametrize(
         ("kind", "cleared"), [(MarkerKind.REPORT, False), (MarkerKind.EPOCH, True), (MarkerKind.STOP, False)]
     )
-    def test_only_the_epoch_mark_starts_running_means_over(self, kind: MarkerKind, cleared: bool) -> None:
+    def test_only_the_epoch_marker_resets_running_means(self, kind: MarkerKind, cleared: bool) -> None:
         first, last = pipeline(cut=(1,))
         [activation] = list(first.on(one_batch()))
         [target] = list(last.on(activation))
@@ -322,7 +324,7 @@ class TestMarks:
         assert (first.stats()["sg_relative_error"] is None) is cleared
         assert first.stats()["steps"] == last.stats()["steps"] == 1
 
-    def test_an_evaluation_mark_starts_the_test_means_over_and_the_epochs_go_on(self) -> None:
+    def test_an_evaluation_marker_resets_the_test_means_and_keeps_those_of_the_epoch(self) -> None:
         first, last = pipeline(cut=(1,))
         [activation] = list(first.on(one_batch()))
         [target] = list(last.on(activation))
@@ -387,7 +389,9 @@ class TestMemory:
     @pytest.mark.parametrize("layers", [nn.Identity(), nn.Flatten(), nn.Linear(FEATURES, FEATURES)])
     @pytest.mark.parametrize("frozen", [True, False])
     @pytest.mark.parametrize("train", [True, False])
-    def test_what_was_sent_outlives_what_came(self, layers: nn.Module, frozen: bool, train: bool) -> None:
+    def test_a_sent_activation_outlives_the_received_one(
+        self, layers: nn.Module, frozen: bool, train: bool
+    ) -> None:
         """The activation is still on its way when the transport takes its memory back."""
         rule = FrozenRule() if frozen else DniRule(synthesizer(LinearSG(FEATURES, FEATURES)))
         stage = Stage(0, layers, rule, Updater(None), send_targets=False)
@@ -445,7 +449,7 @@ def test_whole_numbers_may_come_in() -> None:
     assert changed(stage, before)
 
 
-def test_the_counts_of_a_report() -> None:
+def test_a_report_has_the_counts_of_the_stage() -> None:
     first, last = pipeline(cut=(1,))
     for rows in (30, 17):
         [activation] = list(first.on(one_batch(rows)))
@@ -490,7 +494,7 @@ class TestDelayed:
         assert (stage.version, stage.targets_sent, stage.targets_received) == (1, 1, 1)
         assert [p for p in stage.layers.parameters() if p.grad is not None] == []
 
-    def test_every_piece_of_work_is_noticed_in_order(self) -> None:
+    def test_on_phase_end_is_called_for_every_phase_in_order(self) -> None:
         noticed: list[str] = []
         stage = self.stage()
         stage.on_phase_end = noticed.append
@@ -503,7 +507,7 @@ class TestDelayed:
         "layers",
         [nn.Linear(FEATURES, WIDTH), nn.Sequential(nn.ReLU(inplace=True), nn.Linear(FEATURES, WIDTH))],
     )
-    def test_what_came_may_be_overwritten_before_the_backward(self, layers: nn.Module) -> None:
+    def test_a_received_activation_may_be_overwritten_before_the_backward(self, layers: nn.Module) -> None:
         results = []
         for overwrite in (False, True):
             stage, message = self.stage(copy.deepcopy(layers)), one_batch()
@@ -515,7 +519,7 @@ class TestDelayed:
             results.append([target.grad, *clone_state(stage.layers).values()])
         assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
-    def test_what_is_sent_upstream_outlives_the_target(self) -> None:
+    def test_a_gradient_sent_upstream_outlives_the_target(self) -> None:
         stage = self.stage(nn.Flatten())
         list(stage.on(one_batch()))
         message = TargetGradient(0, 0, torch.ones(30, FEATURES))

@@ -158,7 +158,7 @@ def test_a_part_keeps_targets_of_its_own_batches_only_and_copies_them() -> None:
     assert all(torch.equal(target.grad, torch.ones(2)) for target in late)
 
 
-def test_a_part_is_the_state_when_the_mark_goes_down_or_where_that_must_wait_when_it_is_back() -> None:
+def test_a_part_is_the_state_when_the_marker_goes_down_or_when_it_is_back() -> None:
     for copy_late, wanted in ((False, [1.0, 2.0]), (True, [3.0, 3.0])):
         weight = torch.ones(1)
         parts = Parts(lambda weight=weight: {"weight": weight}, copy_late=copy_late)  # type: ignore[misc]
@@ -252,7 +252,7 @@ def test_a_part_of_other_layers_is_refused(parts: Kept) -> None:
         pipeline(CUT)[0].load_state_dict(parts[1])
 
 
-def test_means_of_an_epoch_that_ended_while_the_mark_was_under_way_start_over() -> None:
+def test_means_of_an_epoch_that_ended_while_the_marker_was_under_way_are_reset() -> None:
     """EPOCH goes down in front of CHECKPOINT and comes back when the stage has been copied."""
     stages = pipeline(CUT, RULES["cdni"])
     kept = keeping(stages)
@@ -278,7 +278,9 @@ class TestTakingOver:
 
     @pytest.mark.parametrize("rule", [rule for rule in RULES if rule != "delayed"])
     @pytest.mark.parametrize("index", [0, 2])
-    def test_counts_go_on_and_updates_since_the_weights_are_lost(self, rule: str, index: int) -> None:
+    def test_restored_counts_continue_and_updates_since_the_checkpoint_are_lost(
+        self, rule: str, index: int
+    ) -> None:
         stages = pipeline(CUT, RULES[rule])
         parts = keeping(stages)
         Simulation(stages, capacity=9).run(a_run())
@@ -291,7 +293,7 @@ class TestTakingOver:
         assert json.loads(json.dumps(fresh.counters())) == counters
         assert {**fresh.stats(), "held_bytes": 0} == {**stages[index].stats(), "held_bytes": 0}
 
-    def test_the_schedule_goes_on_where_it_was(self) -> None:
+    def test_the_schedule_of_a_restored_stage_continues(self) -> None:
         stage, fresh = (pipeline(CUT, make_updater=scheduled)[0] for _ in range(2))
         for batch in batches(SIZES):
             list(stage.on(batch))

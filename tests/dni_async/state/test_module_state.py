@@ -36,7 +36,7 @@ class Counts(StatefulModule):
         self.told = dict(state)
 
 
-def test_all_layers_tell_and_of_the_same_the_largest_number_counts() -> None:
+def test_stats_come_from_all_layers_and_the_largest_of_each_name_counts() -> None:
     layers = nn.Sequential(Counts(a=1.0, b=None), nn.Sequential(Counts(a=3.0), Counts(a=2.0, b=5.0, c=None)))
     assert collect_stats(layers) == {"a": 3.0, "b": 5.0, "c": None}
     reset_epoch_stats(layers)
@@ -44,7 +44,7 @@ def test_all_layers_tell_and_of_the_same_the_largest_number_counts() -> None:
     assert collect_stats(nn.ReLU()) == {}
 
 
-def test_a_stage_reports_what_its_layers_tell_of_an_epoch() -> None:
+def test_a_stage_reports_the_stats_of_its_layers_of_an_epoch() -> None:
     stage = Stage(0, Counts(a=1.0), FrozenRule(), None, send_targets=False)
     for kind, told in ((MarkerKind.EVALUATION, 1.0), (MarkerKind.EPOCH, 1.0), (MarkerKind.STOP, None)):
         (marker,) = stage.on(Marker(kind, 0, 1, returning=True))

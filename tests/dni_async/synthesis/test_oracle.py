@@ -23,7 +23,7 @@ def batch(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(7, WIDTH, generator=generator), torch.arange(7) % CLASSES
 
 
-def test_it_predicts_the_exact_gradient() -> None:
+def test_the_oracle_predicts_the_exact_gradient() -> None:
     seer, (h, y) = oracle(), batch()
     leaf = h.clone().requires_grad_()
     F.cross_entropy(oracle().downstream(leaf), y).backward()
@@ -32,7 +32,7 @@ def test_it_predicts_the_exact_gradient() -> None:
     assert not h.requires_grad
 
 
-def test_its_replica_learns_with_every_prediction() -> None:
+def test_the_replica_of_an_oracle_learns_with_every_prediction() -> None:
     seer, (h, y) = oracle(), batch()
     first = seer.predict(0, 0, h, y)
     second = seer.predict(1, 1, h, y)
@@ -62,7 +62,7 @@ def test_a_replica_may_begin_in_place() -> None:
     assert torch.equal(in_place, oracle(nn.ReLU()).predict(0, 0, h, y))
 
 
-def test_it_reports_no_error() -> None:
+def test_the_oracle_reports_no_error() -> None:
     seer = oracle()
     seer.new_epoch()
     assert seer.stats() == {"sg_relative_error": 0.0, "sg_cosine": 1.0}

@@ -35,7 +35,7 @@ def test_the_diagram() -> None:
     assert pending.unmatched == 1
 
 
-def test_it_gives_back_what_was_put() -> None:
+def test_taking_a_prediction_returns_what_was_put() -> None:
     pending, entry = PendingPredictions(4), waiting(version=11)
     pending.put(3, entry)
     assert pending.pop(3) is entry
@@ -69,7 +69,7 @@ def test_held_bytes_counts_activations_and_labels() -> None:
     assert pending.held_bytes() == 5 * 4 * 4
 
 
-def test_a_ledger_without_room_is_refused() -> None:
+def test_a_book_of_predictions_without_room_is_refused() -> None:
     with pytest.raises(AssertionError, match="capacity 0"):
         PendingPredictions(0)
 
@@ -80,7 +80,9 @@ def test_a_ledger_without_room_is_refused() -> None:
     st.lists(st.booleans(), max_size=60),
     st.randoms(use_true_random=False),
 )
-def test_it_is_bounded_and_counts_every_loss(capacity: int, puts: list[bool], random) -> None:
+def test_pending_predictions_are_bounded_and_every_loss_is_counted(
+    capacity: int, puts: list[bool], random
+) -> None:
     """Whatever is put and popped: room is never exceeded, and nothing disappears uncounted."""
     pending, step, matched, asked = PendingPredictions(capacity), 0, 0, 0
     for put in puts:
@@ -95,7 +97,7 @@ def test_it_is_bounded_and_counts_every_loss(capacity: int, puts: list[bool], ra
         assert asked == matched + pending.unmatched
 
 
-def test_what_was_remembered_comes_back_with_the_counts() -> None:
+def test_pending_predictions_come_back_from_a_state_with_the_counts() -> None:
     pending = PendingPredictions(3)
     for step in range(4):
         pending.put(step, PendingPrediction(torch.full((2, 4), float(step)), None, version=step))
@@ -109,7 +111,7 @@ def test_what_was_remembered_comes_back_with_the_counts() -> None:
     assert torch.equal(entry.h, torch.full((2, 4), 2.0))
 
 
-def test_with_less_room_than_there_was_the_oldest_make_way() -> None:
+def test_a_smaller_book_of_predictions_drops_the_oldest() -> None:
     pending = PendingPredictions(4)
     for step in range(4):
         pending.put(step, waiting())

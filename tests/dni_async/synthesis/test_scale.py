@@ -8,14 +8,14 @@ from dni_async.synthesis.scale import UNITS, GradientScale
 
 @pytest.mark.parametrize("units", UNITS)
 @pytest.mark.parametrize("shape", [(7, 3), (1, 3), (5, 4, 3), (3, 2, 4, 4)])
-def test_there_and_back_is_the_same_gradient(units: str, shape: tuple[int, ...]) -> None:
+def test_scaling_and_unscaling_returns_the_same_gradient(units: str, shape: tuple[int, ...]) -> None:
     scale = GradientScale(units)
     gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 1e-5
     torch.testing.assert_close(scale.to_stage(scale.to_network(gradient)), gradient, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("units", UNITS)
-def test_what_the_network_keeps_is_its_own_memory(units: str) -> None:
+def test_scaled_gradients_do_not_share_memory_with_the_target(units: str) -> None:
     gradient = torch.ones(4, 3)
     kept = GradientScale(units).to_network(gradient)
     before = kept.clone()

@@ -50,7 +50,7 @@ def target(step: int, rows: int = 4, value: float = 0.5) -> TargetGradient:
         (ConvSG(3, 4, 3, CLASSES), (3, 6, 6)),
     ],
 )
-def test_untrained_it_predicts_exactly_zero(network: DNINetwork, shape: tuple[int, ...]) -> None:
+def test_an_untrained_network_predicts_exactly_zero(network: DNINetwork, shape: tuple[int, ...]) -> None:
     sg = synthesizer(network, condition=one_hot)
     gradient = sg.predict(0, 0, torch.randn(4, *shape), torch.arange(4))
     assert gradient.shape == (4, *shape)
@@ -105,7 +105,7 @@ def test_an_unknown_target_is_dropped_and_counted() -> None:
     assert all(torch.equal(before[k], v) for k, v in sg.network.state_dict().items())
 
 
-def test_a_full_ledger_drops_the_oldest_batch() -> None:
+def test_a_full_book_of_predictions_drops_the_oldest_batch() -> None:
     sg = synthesizer(capacity=2)
     for step in range(5):
         sg.predict(step, step, *batch())
@@ -339,7 +339,7 @@ def test_held_bytes_counts_the_hidden_states() -> None:
     assert sg.held_bytes() == 3 * 4 * WIDTH * 4 + 2 * 3 * 4
 
 
-def test_held_bytes_counts_the_ledger_and_the_replay_window() -> None:
+def test_held_bytes_counts_pending_predictions_and_the_replay_window() -> None:
     h_bytes, label_bytes = 4 * WIDTH * 4, 4 * CLASSES * 4
     sg = synthesizer(replay=1, replay_window=2)
     for step in range(5):
@@ -351,7 +351,7 @@ def test_held_bytes_counts_the_ledger_and_the_replay_window() -> None:
     assert sg.stats()["held_bytes"] == 7 * h_bytes + 5 * label_bytes  # after the second target
 
 
-def test_without_replay_nothing_is_held_once_the_targets_came() -> None:
+def test_without_replay_nothing_is_held_after_the_targets() -> None:
     sg = synthesizer()
     for step in range(3):
         sg.predict(step, 0, *batch())
@@ -375,7 +375,7 @@ def stationary_run(sg: Synthesizer, steps: int, lateness: int = 3) -> list[float
     return errors
 
 
-def test_its_error_falls_on_a_stationary_problem_whose_targets_come_late() -> None:
+def test_the_error_falls_on_a_stationary_problem_with_late_targets() -> None:
     network = LinearSG(WIDTH, WIDTH)
     sg = Synthesizer(network, torch.optim.Adam(network.parameters(), lr=1e-2), PendingPredictions(8))
     errors = stationary_run(sg, 300)

@@ -58,11 +58,11 @@ def test_with_synthetic_gradients_alone_three_hundred_steps_learn_the_training_s
     assert tldr(seed, conditional=True, λ=0) < 0.1
 
 
-def test_with_the_default_mix_it_learns_by_the_arguments_of_the_old_readme() -> None:
+def test_with_the_default_mix_the_arguments_of_the_old_readme_learn() -> None:
     assert tldr(0, conditional=False, grad_optim="adam", grad_lr=0.0001) < 0.1
 
 
-def test_unlocked_it_learns_too() -> None:
+def test_an_unlocked_wrapper_learns() -> None:
     assert tldr(0, conditional=True, unlock="update") < 0.1
 
 

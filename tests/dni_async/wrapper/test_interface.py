@@ -64,14 +64,14 @@ def test_a_copy_trains_on_alike_and_apart(twin: Any, way: dict[str, Any]) -> Non
     assert other.dni_stats() == net.dni_stats()
 
 
-def test_a_fresh_copy_trains_too() -> None:
+def test_a_copy_of_an_untrained_wrapper_trains() -> None:
     net = copy.deepcopy(DNI(mlp()))
     train(net)
     assert net.dni_stats()["0"]["sg_updates"] > 0
 
 
 @pytest.mark.parametrize("λ", [0, 1])
-def test_it_moves_to_another_type_and_goes_on(λ: float) -> None:
+def test_a_wrapper_moves_to_another_dtype_and_continues(λ: float) -> None:
     net = DNI(mlp(), λ=λ)
     train(net)
     net.double()

@@ -44,7 +44,9 @@ def test_a_layer_is_seen_batch_first_and_features_last(module: nn.Module, shape:
     shape=st.lists(st.integers(1, 4), min_size=1, max_size=5),
     plain=st.booleans(),
 )
-def test_there_and_back_is_the_same_for_any_shape(module: nn.Module, shape: list[int], plain: bool) -> None:
+def test_converting_the_layout_and_back_is_the_identity_for_any_shape(
+    module: nn.Module, shape: list[int], plain: bool
+) -> None:
     h = torch.randn(shape)
     layout = Layout(module, h, plain)
     assert torch.equal(layout.to_layer(layout.to_network(h)), h)

@@ -53,7 +53,7 @@ def test_the_length_grows_when_512_sequences_had_few_wrong_bits() -> None:
     assert sequences.draw().x.shape == (32, 8, 4)
 
 
-def test_wrong_answers_do_not_grow_it_until_they_are_long_ago() -> None:
+def test_wrong_answers_keep_the_length_until_they_are_long_ago() -> None:
     sequences = Copy().sequences(None, 32, 0)
     answer(sequences, False, 20)
     assert sequences.solved == 0

@@ -74,7 +74,7 @@ def test_a_sees_no_answer() -> None:
     assert torch.equal(network(x), network(other))
 
 
-def test_the_loss_of_a_joins_in_the_backward_and_is_told() -> None:
+def test_the_loss_of_a_joins_in_the_backward_and_is_reported() -> None:
     torch.manual_seed(0)
     network = TwoTimescale(period=2, width=8).layers()[0]
     assert isinstance(network, NetworkA)

@@ -59,7 +59,9 @@ def test_there_is_a_layer_for_each_recurrent_one_between_embedding_and_head(
     assert shapes == [(3, 5, 6), *[(3, 5, 8)] * layers, (3, 5, task.metadata["symbols"])]
 
 
-def test_with_one_recurrent_layer_it_is_the_model_that_is_trained_over_time(tmp_path: Path) -> None:
+def test_with_one_recurrent_layer_the_stack_equals_the_model_that_is_trained_over_time(
+    tmp_path: Path,
+) -> None:
     torch.manual_seed(0)
     task = chars(tmp_path, layers=1)
     layers = nn.Sequential(*task.layers()).eval()
@@ -137,7 +139,7 @@ def test_sg_networks_see_the_next_symbol_of_each_step(tmp_path: Path) -> None:
     assert seen.sum().item() == 3.0
 
 
-def test_of_a_large_vocabulary_they_see_a_code_that_all_processes_share(tmp_path: Path) -> None:
+def test_of_a_large_vocabulary_sg_networks_see_a_code_that_all_processes_share(tmp_path: Path) -> None:
     task, other = words(tmp_path), words(tmp_path)
     symbols = task.metadata["symbols"]
     assert symbols > 128

@@ -38,7 +38,7 @@ def shapes(task: Task) -> list[tuple[int, ...]]:
     return found
 
 
-def test_each_convolution_is_a_layer_and_pools_where_it_is_told_to() -> None:
+def test_each_convolution_is_a_layer_and_the_named_ones_pool() -> None:
     assert shapes(CifarCnn(filters=(4, 5, 6), pools=(1, 3), kernel=3)) == [
         (4, 16, 16),
         (5, 16, 16),

@@ -75,7 +75,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes, complaint: str)
 
 
 @pytest.mark.parametrize("bit", range(8))
-def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, bit: int) -> None:
+def test_every_flipped_bit_is_detected(tmp_path: Path, bit: int) -> None:
     path = tmp_path / "images.gz"
     path.write_bytes(flipped(gzip.compress(idx(IMAGES)), bit))
     with pytest.raises(UserError, match=r"damaged gzip file.*images\.gz"):

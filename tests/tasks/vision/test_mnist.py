@@ -77,7 +77,7 @@ def test_settings_that_make_no_network_are_refused(make: Callable[[], Task], com
         make()
 
 
-def test_names() -> None:
+def test_the_mnist_tasks_have_their_names() -> None:
     assert (MnistFcn().name, MnistCnn().name) == ("mnist-fcn", "mnist-cnn")
 
 
@@ -139,7 +139,7 @@ def test_zipped_and_plain_files_give_the_same_numbers(tmp_path: Path) -> None:
     assert torch.equal(zipped[0], plain[0]) and torch.equal(zipped[1], plain[1])
 
 
-def test_what_is_nowhere_is_fetched_into_the_cache_once(tmp_path: Path, cache: Path) -> None:
+def test_missing_files_are_downloaded_into_the_cache_once(tmp_path: Path, cache: Path) -> None:
     class Fetching(MnistFcn):
         def fetch(self, folder: Path) -> None:
             write_mnist(folder)  # fails when the folder is there already
@@ -191,14 +191,14 @@ def test_a_damaged_file_is_never_replaced(tmp_path: Path, cache: Path, where: st
     assert path.read_bytes() == content[:-3]
 
 
-def test_images_and_labels_in_each_others_place_are_noticed(tmp_path: Path) -> None:
+def test_swapped_images_and_labels_are_detected(tmp_path: Path) -> None:
     folder = write_mnist(tmp_path / "mnist")
     (folder / f"{FILES[0]}.gz").write_bytes((folder / f"{FILES[1]}.gz").read_bytes())
     with pytest.raises(UserError, match=f"magic 0x00000801 instead of 0x00000803.*{FILES[0]}"):
         Offline().data(tmp_path)
 
 
-def test_training_labels_with_test_images_are_noticed(tmp_path: Path) -> None:
+def test_training_labels_with_test_images_are_detected(tmp_path: Path) -> None:
     folder = write_mnist(tmp_path / "mnist")
     (folder / f"{FILES[3]}.gz").write_bytes((folder / f"{FILES[1]}.gz").read_bytes())
     with pytest.raises(UserError, match=f"20 labels for the 10 images.*{FILES[3]}"):

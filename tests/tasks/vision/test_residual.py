@@ -58,7 +58,7 @@ def test_settings_that_make_no_network_are_refused(make: Callable[[], object], c
         make()
 
 
-def test_it_takes_the_images_flat_and_holds_some_out(tmp_path: Path) -> None:
+def test_the_task_takes_flat_images_and_can_hold_some_out(tmp_path: Path) -> None:
     write_mnist(tmp_path / "mnist")
     task = MnistResidual(subset=5, validation=4)
     train, test = task.data(tmp_path)

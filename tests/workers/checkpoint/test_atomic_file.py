@@ -19,7 +19,7 @@ def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_when_the_disk_takes_no_more_the_old_file_stays_and_no_other(tmp_path: Path) -> None:
+def test_on_a_full_disk_the_old_file_stays_and_no_other_is_left(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_whole(path, b"old")
     with full_disk(), pytest.raises(OSError, match="File too large"):

@@ -31,7 +31,7 @@ def test_a_state_comes_back_as_it_was() -> None:
     assert same_state(from_bytes(to_bytes(STATE)), STATE)
 
 
-def test_numbers_that_are_none_come_back_too() -> None:
+def test_nan_and_infinity_come_back() -> None:
     back = from_bytes(to_bytes({"loss": math.nan, "most": math.inf}))
     assert math.isnan(back["loss"]) and back["most"] == math.inf
 

@@ -63,19 +63,19 @@ def test_a_set_comes_back_as_it_was_written(tmp_path: Path) -> None:
     ]
 
 
-def test_there_is_none_at_first(tmp_path: Path) -> None:
+def test_a_new_folder_has_no_checkpoint(tmp_path: Path) -> None:
     assert CheckpointStore(tmp_path).newest() == (None, [])
     assert CheckpointStore(tmp_path).steps() == []
 
 
-def test_without_its_manifest_a_set_does_not_count(checkpoints: CheckpointStore) -> None:
+def test_a_set_without_its_manifest_does_not_count(checkpoints: CheckpointStore) -> None:
     written(checkpoints, 60, complete=False)
     assert checkpoints.steps() == [20, 40]
     found, refused = checkpoints.newest()
     assert found is not None and (found.step, refused) == (40, [])
 
 
-def test_the_newest_set_and_the_one_before_are_kept_and_what_is_not_ours(
+def test_the_two_newest_sets_and_foreign_files_are_left(
     checkpoints: CheckpointStore,
 ) -> None:
     written(checkpoints, 10, complete=False)
@@ -119,7 +119,7 @@ DAMAGE: list[tuple[Callable[[Path], None], str]] = [
 
 
 @pytest.mark.parametrize(("damage", "reason"), DAMAGE, ids=[damage.__name__ for damage, _ in DAMAGE])
-def test_a_damaged_part_is_refused_by_name_and_the_set_before_is_usable(
+def test_a_damaged_part_is_refused_by_name_and_the_older_set_is_usable(
     checkpoints: CheckpointStore, damage: Callable[[Path], None], reason: str
 ) -> None:
     manifest = checkpoints.manifest(40)
@@ -150,7 +150,7 @@ DAMAGED_MANIFEST: list[tuple[Callable[[Path], None], str]] = [
 
 
 @pytest.mark.parametrize(("damage", "reason"), DAMAGED_MANIFEST)
-def test_a_damaged_manifest_is_refused_by_name_and_the_set_before_is_usable(
+def test_a_damaged_manifest_is_refused_by_name_and_the_older_set_is_usable(
     checkpoints: CheckpointStore, damage: Callable[[Path], None], reason: str
 ) -> None:
     path = part(checkpoints).with_name(MANIFEST)
@@ -181,7 +181,7 @@ def test_a_file_with_a_right_checksum_that_is_no_state_is_refused(checkpoints: C
         checkpoints.read_part(manifest, 1)
 
 
-def test_a_full_disk_leaves_the_sets_that_there_are(checkpoints: CheckpointStore) -> None:
+def test_a_full_disk_leaves_the_existing_sets(checkpoints: CheckpointStore) -> None:
     big = {"layers": {"0.weight": torch.zeros(10_000)}}
     with full_disk():
         told = checkpoints.write_part(60, 0, big)
@@ -192,16 +192,14 @@ def test_a_full_disk_leaves_the_sets_that_there_are(checkpoints: CheckpointStore
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_from_which_nobody_could_go_on_are_not_written(
-    checkpoints: CheckpointStore, value: float
-) -> None:
+def test_weights_that_are_not_finite_are_not_written(checkpoints: CheckpointStore, value: float) -> None:
     state = a_state(60, 1)
     state["layers"]["0.weight"][2, 3] = value
     assert checkpoints.write_part(60, 1, state) == {"error": "weights of stage 1 are NaN or infinite"}
     assert not part(checkpoints, 60).exists()
 
 
-def test_after_a_fallback_the_set_before_outlives_the_damaged_one(checkpoints: CheckpointStore) -> None:
+def test_after_a_fallback_the_older_set_outlives_the_damaged_set(checkpoints: CheckpointStore) -> None:
     """Resumed from 20 because 40 is damaged: when 30 is written, 20 is still the one before."""
     flip_a_bit(part(checkpoints))
     written(checkpoints, 30)
@@ -221,17 +219,17 @@ class TestTheNewestPartOfAStage:
         state = checkpoints.newest_part(stage, bounds)
         return state and state["counts"]["steps"]
 
-    def test_is_of_the_newest_whole_set(self, checkpoints: CheckpointStore) -> None:
+    def test_comes_from_the_newest_whole_set(self, checkpoints: CheckpointStore) -> None:
         written(checkpoints, 60, complete=False)
         assert self.step(checkpoints) == 40
 
-    def test_does_not_mind_the_parts_of_others(self, checkpoints: CheckpointStore) -> None:
+    def test_does_not_depend_on_the_parts_of_other_stages(self, checkpoints: CheckpointStore) -> None:
         part(checkpoints, stage=0).unlink()
         assert self.step(checkpoints) == 40
         assert self.step(checkpoints, stage=0) == 20
 
-    def test_is_of_the_same_cut(self, checkpoints: CheckpointStore) -> None:
+    def test_comes_from_a_set_of_the_same_cut(self, checkpoints: CheckpointStore) -> None:
         assert self.step(checkpoints, bounds=[(0, 1), (1, 5)]) is None
 
-    def test_is_none_without_any(self, tmp_path: Path) -> None:
+    def test_is_none_without_a_checkpoint(self, tmp_path: Path) -> None:
         assert self.step(CheckpointStore(tmp_path)) is None

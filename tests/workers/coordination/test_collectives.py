@@ -15,7 +15,7 @@ def ranks(world: int) -> list[Rendezvous]:
     return [Rendezvous(rank, world, rank, world, store) for rank in range(world)]
 
 
-def test_alone_there_is_no_group_and_nobody_to_ask() -> None:
+def test_a_single_rank_makes_no_process_group() -> None:
     with process_group(ranks(1)[0], 1.0, torch.device("cpu")) as peers:
         assert not dist.is_initialized()
         assert peers.gather("mine") == peers.latest("mine") == ["mine"]
@@ -23,7 +23,7 @@ def test_alone_there_is_no_group_and_nobody_to_ask() -> None:
         assert peers.gone() == []
 
 
-def test_the_first_rank_hears_the_latest_of_all_once_all_have_spoken() -> None:
+def test_rank_0_gets_the_newest_values_once_all_ranks_have_sent_some() -> None:
     first, second, third = (Peers(rank) for rank in ranks(3))
     assert first.latest(0) is None
     assert second.latest({"steps": 1}) is third.latest({"steps": 2}) is None
@@ -35,7 +35,9 @@ def test_the_first_rank_hears_the_latest_of_all_once_all_have_spoken() -> None:
 @pytest.mark.parametrize(
     ("missing", "words"), [("is_gloo_available", "no gloo"), ("is_available", "no gloo")]
 )
-def test_without_gloo_the_user_is_told(missing: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_gloo_the_error_says_what_to_do(
+    missing: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(dist, missing, lambda: False)
     with pytest.raises(UserError, match=words):
         start_group(ranks(2)[0], 1.0, torch.device("cpu"))

@@ -40,13 +40,13 @@ class Ranks:
         return self.hearts[0].describe(peers)
 
 
-def test_a_rank_that_beats_no_more_is_named_with_its_last_step() -> None:
+def test_a_rank_whose_heartbeat_stops_is_named_with_its_last_step() -> None:
     ranks = Ranks()
     ranks.live(61, 2)
     assert ranks.describe(1) == "no sign of life for 61 s from stage 2 (rank 2), at step 1, computing"
 
 
-def test_of_ranks_that_live_those_that_are_waited_for_are_named_with_what_they_do() -> None:
+def test_living_ranks_that_keep_others_waiting_are_named_with_their_activity() -> None:
     ranks = Ranks()
     ranks.live(20)
     ranks.activities[1] = "stage 1 (rank 1), at step 2, computing"
@@ -59,7 +59,7 @@ def test_of_ranks_that_live_those_that_are_waited_for_are_named_with_what_they_d
     assert "at step 2, computing, lives and has done so for 30 s and stage 2 (rank 2), at step 1" in both
 
 
-def test_a_pause_is_no_silence() -> None:
+def test_a_short_pause_is_not_taken_for_death() -> None:
     ranks = Ranks()
     ranks.live(SILENCE_TIMEOUT_S - BEAT_INTERVAL_S, 1, 2)
     assert "no sign of life" not in ranks.describe()
@@ -67,7 +67,7 @@ def test_a_pause_is_no_silence() -> None:
     assert "no sign of life" in ranks.describe()
 
 
-def test_a_rank_that_was_stopped_itself_takes_nobody_for_dead() -> None:
+def test_a_rank_that_was_stopped_itself_reports_no_other_rank_as_dead() -> None:
     ranks = Ranks()
     ranks.live(100, 0)
     assert "no sign of life" not in ranks.describe()
@@ -92,7 +92,7 @@ def test_a_thread_beats_until_the_store_is_gone() -> None:
     )
 
 
-def test_without_a_store_the_thread_ends_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_store_the_heartbeat_thread_ends_silently(monkeypatch: pytest.MonkeyPatch) -> None:
     heart = Heartbeat(Rendezvous(0, 2, 0, 2, dist.HashStore()), lambda: "busy")
 
     def broken() -> None:

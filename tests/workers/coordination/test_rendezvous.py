@@ -67,13 +67,13 @@ class TestTheStore:
         first.publish("plan", [[0, 2], [2, 4]])
         assert second.read("plan", 1.0) == [[0, 2], [2, 4]]
 
-    def test_all_learn_what_all_tell(self) -> None:
+    def test_all_gather_returns_the_values_of_all_ranks(self) -> None:
         first, second = ranks(2)
         with pytest.raises(Late, match="'word/1' from another rank"):
             first.all_gather("word", "a", 0.05)
         assert second.all_gather("word", "b", 1.0) == first.all_gather("word", "a", 1.0) == ["a", "b"]
 
-    def test_a_signal_is_heard_while_it_waits(self) -> None:
+    def test_a_signal_interrupts_a_rank_that_waits_for_the_store(self) -> None:
         """In the store's own wait it would be heard at the deadline."""
 
         class Heard(Exception):
@@ -106,7 +106,7 @@ class TestTheStore:
         reader.join(TEST_TIMEOUT_S)
         assert read == [5]
 
-    def test_it_does_not_wait_for_ever(self) -> None:
+    def test_a_reader_gives_up_at_its_deadline(self) -> None:
         begin = time.monotonic()
         with pytest.raises(StageError, match=r"^rank 1 waited 0\.1 s for 'plan' from another rank$"):
             ranks(2)[1].read("plan", 0.1)
@@ -117,7 +117,7 @@ class TestTheStore:
         assert [rank.claim("failure") for rank in (second, first, third, second)] == [True] + [False] * 3
         assert first.claim("something else")
 
-    def test_of_many_that_claim_at_once_one_gets_it(self) -> None:
+    def test_of_many_simultaneous_claims_exactly_one_succeeds(self) -> None:
         claims: list[bool] = []
         barrier = threading.Barrier(8, timeout=TEST_TIMEOUT_S)
 
@@ -180,7 +180,7 @@ class TestSignatures:
 
 
 class TestAfterARestart:
-    def test_what_was_before_is_forgotten_but_for_what_was_to_be_remembered(self) -> None:
+    def test_a_restart_sees_only_the_values_published_for_restarts(self) -> None:
         base = dist.HashStore()
 
         def start(restart: int) -> Rendezvous:
@@ -194,14 +194,14 @@ class TestAfterARestart:
         assert second.read_before_restart("begun") == start(2).read_before_restart("begun") == {"step": 3}
         assert second.peek("plan") is second.read_before_restart("plan") is None
 
-    def test_where_nobody_would_restart_the_job_there_is_nothing_to_remember(self) -> None:
+    def test_without_restarts_no_value_is_published_for_restarts(self) -> None:
         alone = Rendezvous(0, 1, 0, 1, dist.HashStore())
         alone.publish_for_restart("begun", True)
         assert alone.read_before_restart("begun") is None
 
 
 class TestAnotherConnection:
-    def test_it_leads_to_the_same_store_and_goes_on_while_the_first_waits(self) -> None:
+    def test_another_connection_reaches_the_same_store_while_the_first_one_waits(self) -> None:
         server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         store = dist.PrefixStore(
             "job", dist.TCPStore("127.0.0.1", server.port, is_master=False, wait_for_workers=False)
@@ -217,12 +217,12 @@ class TestAnotherConnection:
 
 
 class TestWhoIsGone:
-    def test_nobody_is_while_all_run_or_have_not_come(self) -> None:
+    def test_no_rank_is_gone_while_all_run_or_have_not_come(self) -> None:
         first, second = ranks(2)
         first.publish_process()
         assert second.gone_ranks() == []
 
-    def test_a_process_that_ended_is_even_before_its_parent_knows(self) -> None:
+    def test_a_process_that_ended_is_gone_even_before_its_parent_knows(self) -> None:
         first, second = ranks(2)
         with subprocess.Popen(["sleep", str(TEST_TIMEOUT_S)]) as process:
             first.publish_process()
@@ -234,7 +234,7 @@ class TestWhoIsGone:
             process.wait(TEST_TIMEOUT_S)
             assert first.gone_ranks() == [1]
 
-    def test_of_other_hosts_nothing_is_known(self) -> None:
+    def test_processes_of_other_hosts_are_never_called_gone(self) -> None:
         first, second = ranks(2)
         second.publish("process/1", ["another host", 2**22 + 1])
         assert first.gone_ranks() == []

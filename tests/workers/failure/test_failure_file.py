@@ -7,7 +7,7 @@ import pytest
 from workers.failure.failure_file import FAILURE_FILE, already_reported, read_failure, report_failure
 
 
-def test_the_line_is_printed_and_left_with_the_status(
+def test_a_failure_line_is_printed_and_written_with_its_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
@@ -16,7 +16,7 @@ def test_the_line_is_printed_and_left_with_the_status(
     assert read_failure(tmp_path / "told") == ("batch size is 0", 2)
 
 
-def test_an_empty_line_is_left_but_not_printed(
+def test_an_empty_failure_line_is_written_but_not_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
@@ -34,13 +34,13 @@ def test_a_file_that_cannot_be_written_changes_nothing(
 
 
 @pytest.mark.parametrize("text", [None, "", "no number"])
-def test_where_nothing_was_told_there_is_nothing(tmp_path: Path, text: str | None) -> None:
+def test_a_missing_or_unreadable_failure_file_means_no_failure(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "told").write_text(text)
     assert read_failure(tmp_path / "told") == ("", 0)
 
 
-def test_whether_anything_was_told_is_known_to_those_who_come_after(
+def test_later_processes_see_that_a_failure_was_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(FAILURE_FILE, raising=False)

@@ -147,7 +147,9 @@ ENDS: dict[str, tuple[Work, int, list[str]]] = {
 
 
 @pytest.mark.parametrize(("work", "status", "lines"), ENDS.values(), ids=ENDS)
-def test_the_exit_status_and_the_only_line(work: Work, status: int, lines: list[str], tmp_path: Path) -> None:
+def test_every_failure_has_its_exit_status_and_one_line(
+    work: Work, status: int, lines: list[str], tmp_path: Path
+) -> None:
     with Child(work, tmp_path) as child:
         assert child.status() == status
         assert child.lines() == lines
@@ -155,7 +157,7 @@ def test_the_exit_status_and_the_only_line(work: Work, status: int, lines: list[
 
 class TestTheLog:
     @pytest.mark.parametrize("rank", [0, 3])
-    def test_the_traceback_goes_there(self, rank: int, tmp_path: Path) -> None:
+    def test_the_traceback_is_written_to_the_log(self, rank: int, tmp_path: Path) -> None:
         with Child(stage_error, tmp_path, RANK=str(rank)) as child:
             assert child.status() == 1
             assert len(child.lines()) == 1
@@ -166,7 +168,7 @@ class TestTheLog:
         assert 'raise StageError("stage 1 (rank 1), at step 3: no\\n  memory")' in text
         assert sorted(path.name for path in tmp_path.iterdir()) == [f"rank-{rank}.log", "stderr"]
 
-    def test_that_of_a_start_before_stays(self, tmp_path: Path) -> None:
+    def test_the_log_of_an_earlier_start_stays(self, tmp_path: Path) -> None:
         (tmp_path / "rank-0.log").write_text("the disk was full\n")
         with Child(stage_error, tmp_path, RANK="0") as child:
             child.status()
@@ -174,7 +176,7 @@ class TestTheLog:
         assert text.startswith("the disk was full\n") and "StageError" in text
 
     @pytest.mark.parametrize("work", [end_well, told, interrupted, fail_to_print])
-    def test_there_is_none_when_nothing_went_wrong_here(self, work: Work, tmp_path: Path) -> None:
+    def test_there_is_no_log_when_nothing_failed_in_this_rank(self, work: Work, tmp_path: Path) -> None:
         with Child(work, tmp_path) as child:
             child.status()
         assert not list(tmp_path.glob("*.log"))
@@ -190,19 +192,19 @@ def into_no_folder(runner: RankRunner, mouth: Connection) -> None:
 
 
 class TestTheFailureFile:
-    def test_it_gets_the_line(self, tmp_path: Path) -> None:
+    def test_the_failure_file_gets_the_line(self, tmp_path: Path) -> None:
         file = tmp_path / "told"
         with Child(user_error, tmp_path, **{FAILURE_FILE: str(file)}) as child:
             child.status()
         assert read_failure(file) == ("batch size is 0; it must be at least 1", 2)
 
-    def test_what_was_told_is_not_told_again(self, tmp_path: Path) -> None:
+    def test_a_reported_failure_is_not_printed_again(self, tmp_path: Path) -> None:
         file = tmp_path / "told"
         with Child(told, tmp_path, **{FAILURE_FILE: str(file)}) as child:
             child.status()
         assert not file.exists()
 
-    def test_a_rank_stopped_before_the_meeting_leaves_it_to_the_one_that_has_said_why(
+    def test_a_rank_stopped_before_it_joined_stays_silent_if_another_has_reported(
         self, tmp_path: Path
     ) -> None:
         file = tmp_path / "told"
@@ -211,7 +213,7 @@ class TestTheFailureFile:
             assert (child.status(), child.lines()) == (143, [])
         assert read_failure(file) == ("the engine splits batches", 2)
 
-    def test_and_says_so_itself_when_nobody_has(self, tmp_path: Path) -> None:
+    def test_a_rank_stopped_before_it_joined_reports_it_when_no_other_has(self, tmp_path: Path) -> None:
         file = tmp_path / "told"
         with Child(terminated, tmp_path, **{FAILURE_FILE: str(file)}) as child:
             assert (child.status(), len(child.lines())) == (143, 1)
@@ -242,36 +244,40 @@ class TestSeveralRanks:
             statuses = [child.status() for child in children]
             return statuses, [child.lines() for child in children]
 
-    def test_the_first_that_fails_speaks_for_all(self, tmp_path: Path, job: dict[str, str]) -> None:
+    def test_the_first_rank_that_fails_reports_for_all(self, tmp_path: Path, job: dict[str, str]) -> None:
         statuses, lines = self.play(tmp_path, job, fail_after_another, fail_first)
         assert statuses == [1, 2]
         assert lines == [["dni-async: rank 1 was first"], []]  # rank 0 prints
         assert (tmp_path / "0" / "rank-0.log").exists()  # nothing is lost
         assert (tmp_path / "1" / "rank-1.log").exists()
 
-    def test_where_nobody_reads_no_rank_says_a_word(self, tmp_path: Path, job: dict[str, str]) -> None:
+    def test_when_stdout_is_closed_no_rank_prints_anything(self, tmp_path: Path, job: dict[str, str]) -> None:
         statuses, lines = self.play(tmp_path, job, meet_and_print_for_nobody, fail_after_another)
         assert statuses == [141, 1]
         assert lines == [[], []]
 
-    def test_a_stopped_rank_names_the_one_that_is_gone(self, tmp_path: Path, job: dict[str, str]) -> None:
+    def test_a_stopped_rank_names_the_rank_that_is_gone(self, tmp_path: Path, job: dict[str, str]) -> None:
         statuses, lines = self.play(tmp_path, job, stopped_when_the_other_is_gone, killed)
         assert statuses == [143, -signal.SIGKILL]
         assert lines == [["dni-async: rank 1 is gone; rank 0, before the first step: stopped"], []]
 
-    def test_rank_0_prints_why_another_fails_while_it_is_busy(
+    def test_rank_0_prints_the_failure_of_another_rank_while_it_is_busy(
         self, tmp_path: Path, job: dict[str, str]
     ) -> None:
         statuses, lines = self.play(tmp_path, job, busy_until_told, fail_first)
         assert statuses == [0, 2]
         assert lines == [["dni-async: rank 1 was first"], []]
 
-    def test_when_rank_0_is_killed_another_prints(self, tmp_path: Path, job: dict[str, str]) -> None:
+    def test_when_rank_0_is_killed_another_rank_prints_the_failure(
+        self, tmp_path: Path, job: dict[str, str]
+    ) -> None:
         statuses, lines = self.play(tmp_path, job, killed, stopped_when_the_other_is_gone)
         assert statuses == [-signal.SIGKILL, 143]
         assert lines == [[], ["dni-async: rank 0 is gone; rank 1, before the first step: stopped"]]
 
-    def test_a_late_rank_says_who_shows_no_sign_of_life(self, tmp_path: Path, job: dict[str, str]) -> None:
+    def test_a_rank_at_its_deadline_names_the_ranks_without_heartbeat(
+        self, tmp_path: Path, job: dict[str, str]
+    ) -> None:
         with (
             Child(stop_for_ever, tmp_path / "1", RANK="1", **job) as other,
             Child(late, tmp_path / "0", RANK="0", **job) as child,
@@ -376,7 +382,7 @@ def launch_and_die(runner: RankRunner, mouth: Connection) -> None:
         (ZeroDivisionError("by zero"), 1, "ZeroDivisionError: by zero"),
     ],
 )
-def test_status_and_line_of_an_error(error: BaseException, status: int, line: str) -> None:
+def test_every_kind_of_error_has_its_status_and_line(error: BaseException, status: int, line: str) -> None:
     assert (exit_status(error), format_error(error)) == (status, line)
 
 
@@ -393,7 +399,7 @@ def test_status_and_line_of_an_error(error: BaseException, status: int, line: st
         (Stopped(signal.SIGTERM), False),
     ],
 )
-def test_which_waits_were_too_long(error: BaseException, late: bool) -> None:
+def test_errors_of_missed_deadlines_are_recognised(error: BaseException, late: bool) -> None:
     assert is_timeout(error) is late
 
 
@@ -418,14 +424,16 @@ class TestWhoTells:
 
         return run
 
-    def test_before_the_meeting_everybody(self, run: Callable) -> None:
+    def test_before_ranks_have_joined_every_rank_prints(self, run: Callable) -> None:
         assert run(None) != ""
 
-    def test_a_lonely_rank_each_time(self, run: Callable) -> None:
+    def test_a_single_rank_prints_every_failure(self, run: Callable) -> None:
         alone = Rendezvous(0, 1, 0, 1, dist.HashStore())
         assert run(alone) == run(alone) != ""
 
-    def test_with_a_broken_store_everybody(self, run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_with_a_broken_store_every_rank_prints(
+        self, run: Callable, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def broken(self: FailureReporter, line: str, status: int) -> None:
             raise dist.DistNetworkError("broken pipe")
 

@@ -26,7 +26,9 @@ def jobs() -> list[Rendezvous]:
     return ranks
 
 
-def test_the_first_rank_says_it_and_rank_0_prints_it_once(jobs: list[Rendezvous], capsys: Capture) -> None:
+def test_the_first_failure_is_reported_and_printed_once_by_rank_0(
+    jobs: list[Rendezvous], capsys: Capture
+) -> None:
     first, *others = (FailureReporter(job) for job in jobs)
     first.print_pending()  # nobody has said anything
     saying = [
@@ -45,7 +47,7 @@ def test_the_first_rank_says_it_and_rank_0_prints_it_once(jobs: list[Rendezvous]
     assert capsys.readouterr().err == "dni-async: a disk is full\n"
 
 
-def test_rank_0_needs_nobody(jobs: list[Rendezvous], capsys: Capture) -> None:
+def test_rank_0_prints_its_own_failure_at_once(jobs: list[Rendezvous], capsys: Capture) -> None:
     begin = time.monotonic()
     FailureReporter(jobs[0]).report("it was me", 1)
     FailureReporter(jobs[1]).report("rank 0 is gone", 1)
@@ -53,7 +55,7 @@ def test_rank_0_needs_nobody(jobs: list[Rendezvous], capsys: Capture) -> None:
     assert capsys.readouterr().err == "dni-async: it was me\n"
 
 
-def test_when_rank_0_is_dead_another_prints_at_once(jobs: list[Rendezvous], capsys: Capture) -> None:
+def test_when_rank_0_is_dead_another_rank_prints_at_once(jobs: list[Rendezvous], capsys: Capture) -> None:
     with subprocess.Popen(["true"]) as process:
         process.wait(TEST_TIMEOUT_S)
     jobs[0].publish("process/0", [host_identity(), process.pid])
@@ -63,7 +65,7 @@ def test_when_rank_0_is_dead_another_prints_at_once(jobs: list[Rendezvous], caps
     assert capsys.readouterr().err == "dni-async: rank 0 is gone\n"
 
 
-def test_when_rank_0_does_nothing_another_prints_after_a_while(
+def test_when_rank_0_does_not_print_another_rank_does_after_a_while(
     jobs: list[Rendezvous], capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "REPORT_TIMEOUT_S", 0.2)

@@ -18,12 +18,12 @@ def cell() -> Iterator[AtomicBuffer]:
     made.close()
 
 
-def test_an_empty_cell_has_nothing(cell: AtomicBuffer) -> None:
+def test_an_empty_buffer_holds_no_version(cell: AtomicBuffer) -> None:
     assert cell.newest() == (0, b"")
 
 
 @pytest.mark.parametrize("sizes", [(3, 3, 3), (0, 10_000, 1), (10_000, 5, 0, 7)])
-def test_the_last_write_counts_and_the_one_before_is_kept(cell: AtomicBuffer, sizes: tuple[int, ...]) -> None:
+def test_the_last_two_versions_can_be_read(cell: AtomicBuffer, sizes: tuple[int, ...]) -> None:
     kept = b""
     for version, size in enumerate(sizes, 1):
         data = bytes([version]) * size
@@ -36,7 +36,7 @@ def test_the_last_write_counts_and_the_one_before_is_kept(cell: AtomicBuffer, si
 
 
 @pytest.mark.parametrize("size", [0, 1, 19, 20, 25])
-def test_a_write_that_was_cut_off_leaves_the_one_before(
+def test_an_interrupted_write_leaves_the_previous_version(
     cell: AtomicBuffer, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     """Over an older write, of which the rest is still there."""
@@ -55,14 +55,14 @@ def test_a_write_that_was_cut_off_leaves_the_one_before(
     assert cell.read(2) == b"kept"
 
 
-def test_a_version_that_is_kept_no_more_is_not_given(cell: AtomicBuffer) -> None:
+def test_a_version_that_was_overwritten_is_not_returned(cell: AtomicBuffer) -> None:
     for version in (1, 2, 3):
         cell.write(version, b"x")
     with pytest.raises(AssertionError, match="version 1 was overwritten"):
         cell.read(1)
 
 
-def test_another_process_reads_what_a_killed_one_wrote(cell: AtomicBuffer) -> None:
+def test_another_process_reads_the_versions_of_a_killed_process(cell: AtomicBuffer) -> None:
     ready, told = os.pipe()
     writer = os.fork()
     if writer == 0:

@@ -37,7 +37,7 @@ def test_only_what_was_committed_is_found(cell: AtomicBuffer) -> None:
     assert again.delivered("from 1") == [0, 2, 0, 0]
 
 
-def test_the_next_process_goes_on_noting(cell: AtomicBuffer) -> None:
+def test_the_next_process_continues_the_journal(cell: AtomicBuffer) -> None:
     for life in range(5):
         journal = Journal(cell, 1.0)
         assert journal.delivered("source")[0] == life

@@ -8,7 +8,7 @@ from workers.recovery.journal import Journal
 from workers.recovery.journaled_source import JournaledSource
 
 
-def test_numbers_go_on_behind_what_was_handled() -> None:
+def test_message_numbers_continue_after_the_handled_messages() -> None:
     cell, stamps = AtomicBuffer(), []
     for messages in (3, 2):
         journal = Journal(cell, 1.0)

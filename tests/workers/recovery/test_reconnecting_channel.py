@@ -62,7 +62,7 @@ def test_messages_come_once_and_in_order(pair: Pair) -> None:
 
 
 class TestTheReceiverDies:
-    def test_what_it_had_not_released_comes_again(self, pair: Pair) -> None:
+    def test_messages_that_the_receiver_had_not_handled_come_again(self, pair: Pair) -> None:
         upper, lower = pair
         for step in range(3):
             upper.send(batch(step))
@@ -74,7 +74,7 @@ class TestTheReceiverDies:
         assert upper.sender.ready()  # the credit of the first arrived before the end of file
         assert [lower.take(), lower.take()] == ["A1", "A2"]
 
-    def test_what_it_had_handled_but_not_released_does_not(
+    def test_messages_that_the_receiver_had_handled_do_not_come_again(
         self, pair: Pair, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         upper, lower = pair
@@ -93,7 +93,7 @@ class TestTheReceiverDies:
         upper.send(batch(1))
         assert lower.take() == "A1"
 
-    def test_messages_may_be_sent_while_it_is_away(self, pair: Pair) -> None:
+    def test_messages_may_be_sent_while_the_receiver_is_away(self, pair: Pair) -> None:
         upper, lower = pair
         lower.die()
         for step in range(CAPACITY):
@@ -106,14 +106,14 @@ class TestTheReceiverDies:
         assert [lower.take() for _ in range(CAPACITY)] == ["A0", "A1", "A2"]
         assert upper.sender.ready()
 
-    def test_it_is_not_gone(self, pair: Pair) -> None:
+    def test_a_dead_receiver_is_not_taken_for_gone(self, pair: Pair) -> None:
         upper, lower = pair
         upper.send(batch(0))
         lower.take()
         lower.die()
         assert not upper.sender.peer_gone()
 
-    def test_its_supervisor_is(self, pair: Pair) -> None:
+    def test_a_receiver_whose_supervisor_died_is_gone(self, pair: Pair) -> None:
         upper, lower = pair
         upper.send(batch(0))
         lower.take()
@@ -126,7 +126,7 @@ class TestTheReceiverDies:
 
 
 class TestTheSenderDies:
-    def test_what_was_under_way_arrives(self, pair: Pair) -> None:
+    def test_messages_under_way_arrive_when_the_sender_dies(self, pair: Pair) -> None:
         upper, lower = pair
         for step in range(3):
             upper.send(batch(step))
@@ -140,7 +140,7 @@ class TestTheSenderDies:
         upper.send(batch(3))
         assert lower.take() == "A3"
 
-    def test_what_it_sends_again_is_taken_once(self, pair: Pair) -> None:
+    def test_messages_that_the_sender_sends_again_are_taken_once(self, pair: Pair) -> None:
         """It died between sending a message and writing it into the journal."""
         upper, lower = pair
         upper.send(batch(0))
@@ -168,7 +168,7 @@ class TestTheSenderDies:
         upper.send(batch(2))
         assert lower.take() == "A2"
 
-    def test_it_is_never_gone(self, pair: Pair) -> None:
+    def test_a_dead_sender_is_not_taken_for_gone(self, pair: Pair) -> None:
         upper, lower = pair
         upper.send(batch(0))
         upper.die()
@@ -178,7 +178,7 @@ class TestTheSenderDies:
         with pytest.raises(TransportTimeout, match="stage 0 sent no message"):
             lower.receiver.recv(0.01)
 
-    def test_its_coming_back_wakes_who_sleeps(self, pair: Pair) -> None:
+    def test_a_sender_that_comes_back_wakes_a_sleeping_receiver(self, pair: Pair) -> None:
         upper, lower = pair
         upper.send(batch(0))
         lower.take()
@@ -190,7 +190,7 @@ class TestTheSenderDies:
         assert wait_any([lower.receiver], 5.0)
 
 
-def test_both_die_and_nothing_is_lost(pair: Pair) -> None:
+def test_when_both_ends_die_nothing_is_lost(pair: Pair) -> None:
     upper, lower = pair
     for step in range(3):
         upper.send(batch(step))
@@ -205,7 +205,7 @@ def test_both_die_and_nothing_is_lost(pair: Pair) -> None:
 
 @settings(max_examples=40, deadline=None, database=None)
 @given(st.lists(st.sampled_from("ssssttttSTud"), max_size=40))
-def test_whoever_dies_whenever_every_message_is_taken_once_and_in_order(moves: list[str]) -> None:
+def test_every_message_is_taken_once_and_in_order_whichever_end_dies_when(moves: list[str]) -> None:
     """s, t: send, take. S, T: the same, killed before the journal says so. u, d: killed between messages."""
     upper, lower = stages()
     for move in moves:
@@ -235,7 +235,7 @@ def test_whoever_dies_whenever_every_message_is_taken_once_and_in_order(moves: l
     end(upper, lower)
 
 
-def test_upstream_marks_and_targets_are_in_order_each_and_not_together(pair: Pair) -> None:
+def test_upstream_markers_and_targets_are_in_order_each_but_not_together(pair: Pair) -> None:
     """A marker of message 3 may come behind the target of message 5; sent again, both are known."""
     upper, lower = pair
     messages = [
@@ -262,7 +262,7 @@ class TestDraining:
         lower.take()
         upper.sender.drain(5.0)
 
-    def test_brings_the_message_to_one_who_has_died(self, pair: Pair) -> None:
+    def test_brings_the_message_to_a_receiver_that_died(self, pair: Pair) -> None:
         upper, lower = pair
         upper.send(batch(0))
         with pytest.raises(Killed):
@@ -274,7 +274,7 @@ class TestDraining:
         assert lower.take() == "A0"
         upper.sender.drain(5.0)
 
-    def test_ends_when_nobody_listens_any_more(self, pair: Pair) -> None:
+    def test_ends_when_no_receiver_listens_any_more(self, pair: Pair) -> None:
         upper, lower = pair
         upper.send(batch(0))
         lower.die()

@@ -43,14 +43,14 @@ def recovered(capacity: int = 3) -> SendLog:
     return send_log
 
 
-def test_a_new_one_is_empty() -> None:
+def test_a_new_send_log_is_empty() -> None:
     send_log = recovered()
     assert not send_log.in_flight
     assert send_log.has_room()
     assert send_log.held_bytes() == 0
 
 
-def test_what_left_flies_again_in_the_same_order_and_slots() -> None:
+def test_messages_that_were_sent_are_sent_again_in_the_same_order_and_slots() -> None:
     send_log = recovered()
     send(send_log, 1), send(send_log, 2)
     send_log.release(1)
@@ -63,7 +63,7 @@ def test_what_left_flies_again_in_the_same_order_and_slots() -> None:
     assert not again.has_room()
 
 
-def test_what_never_left_does_not() -> None:
+def test_messages_that_were_never_sent_are_not_sent_again() -> None:
     """Its tensors may not be in the slot; who was handling its cause will handle it again."""
     send_log = recovered()
     send(send_log, 1)
@@ -100,7 +100,7 @@ def test_a_message_that_is_sent_again_is_logged_once() -> None:
     assert stamps(after_a_kill(again)) == [1, 2]
 
 
-def test_a_log_that_was_being_written_counts_for_nothing() -> None:
+def test_an_entry_whose_write_was_interrupted_is_ignored() -> None:
     send_log = recovered(2)
     send(send_log, 1), send(send_log, 2)
     send_log._log[:8] = bytes(8)  # the first thing that `on_send` does

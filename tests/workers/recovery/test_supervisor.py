@@ -115,7 +115,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize(("work", "limit", "status", "lines"), ENDS.values(), ids=ENDS)
-def test_how_a_stage_ends_and_what_is_said(
+def test_every_end_of_a_stage_has_its_status_and_line(
     work: Work, limit: int, status: int, lines: list[str], tmp_path: Path
 ) -> None:
     with Child(_Supervisor(work, limit), tmp_path) as child:
@@ -164,7 +164,7 @@ def gone(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_passes_through_and_is_told_once(signum: int, status: int, tmp_path: Path) -> None:
+def test_a_signal_reaches_the_stage_and_is_reported_once(signum: int, status: int, tmp_path: Path) -> None:
     with Child(_Sleeper(), tmp_path) as child:
         stage = child.hear()
         assert isinstance(stage, int) and child.process.pid
@@ -176,7 +176,7 @@ def test_a_signal_passes_through_and_is_told_once(signum: int, status: int, tmp_
 
 
 @pytest.mark.slow
-def test_a_stage_that_does_not_hear_is_killed(tmp_path: Path) -> None:
+def test_a_stage_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     with Child(_Sleeper(deaf=True), tmp_path) as child:
         stage = child.hear()
         assert isinstance(stage, int) and child.process.pid
@@ -206,5 +206,5 @@ def test_a_killed_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
         (Stopped(signal.SIGTERM), False),
     ],
 )
-def test_whose_fault_an_error_is(error: BaseException, own: bool) -> None:
+def test_errors_from_which_a_restarted_stage_recovers_are_recognised(error: BaseException, own: bool) -> None:
     assert is_recoverable(error) is own

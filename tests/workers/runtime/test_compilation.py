@@ -30,7 +30,7 @@ class TestCompileAhead:
 
         return make
 
-    def test_what_was_tried_out_leaves_no_trace(self, compiled):
+    def test_compiling_ahead_leaves_no_trace_in_weights_and_random_state(self, compiled):
         parts = [nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5)]
         before, torch_before = copy.deepcopy(nn.Sequential(*parts).state_dict()), torch.get_rng_state()
         module = compiled(*parts)
@@ -52,7 +52,7 @@ class TestCompileAhead:
                 module.eval()(torch.randn(rows, 4))
         assert len(graphs) == ahead > 0
 
-    def test_it_computes_the_same(self, compiled):
+    def test_compiled_layers_compute_the_same(self, compiled):
         parts = [nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)]
         plain, x = copy.deepcopy(nn.Sequential(*parts)), torch.randn(6, 4)
         assert torch.equal(compiled(*parts)(x), plain(x))

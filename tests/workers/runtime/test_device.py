@@ -25,7 +25,7 @@ needs_affinity = pytest.mark.skipif(not hasattr(psutil.Process(), "cpu_affinity"
         ([6], 3, [[6], [6], [6]]),
     ],
 )
-def test_the_shares_of_the_cores(cores: list[int], ranks: int, shares: list[list[int]]) -> None:
+def test_cores_are_shared_between_the_ranks(cores: list[int], ranks: int, shares: list[list[int]]) -> None:
     assert [share_of_cores(cores, rank, ranks) for rank in range(ranks)] == shares
 
 
@@ -112,11 +112,11 @@ class TestPickDevice:
         with pytest.raises(UserError, match="torch sees none here; use --device cpu"):
             pick_device("cuda", 0)
 
-    def test_an_unknown_name_too(self) -> None:
+    def test_an_unknown_device_is_the_users_to_mend(self) -> None:
         with pytest.raises(UserError, match=r"unknown device \(tpu\); use cpu or cuda"):
             pick_device("tpu", 0)
 
-    def test_the_cpu(self, gpus: list[torch.device]) -> None:
+    def test_the_cpu_is_chosen_by_name(self, gpus: list[torch.device]) -> None:
         assert pick_device("cpu", 3) == torch.device("cpu")
         assert gpus == []
 

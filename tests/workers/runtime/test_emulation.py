@@ -122,7 +122,7 @@ class TestCounting:
             work(probe, clock, [("forward", lambda rows=rows: product(rows), 0.0)], work=name)
         assert clock.now == 60 + 30 + 60 + 30
 
-    def test_work_that_has_no_end_ends_with_the_next(self, clock: Clock) -> None:
+    def test_work_without_an_end_ends_with_the_next_work(self, clock: Clock) -> None:
         probe, _ = emulator(clock)
         probe.begin(0, True, work="batch")
         product()
@@ -140,7 +140,7 @@ class TestCounting:
 
 
 class TestOverrun:
-    def test_it_is_the_share_of_time_beyond_the_flops(self, clock: Clock) -> None:
+    def test_overrun_is_the_share_of_time_beyond_the_flops(self, clock: Clock) -> None:
         probe, asked = emulator(clock)
         work(
             probe,
@@ -163,7 +163,7 @@ class TestOverrun:
         assert probe.stats()["emulation_overrun"] == 15 / 75
 
     @pytest.mark.parametrize(("shares", "told"), [([0.05, 0.0], None), ([0.01, 0.06, 0.2], ("20%", "2"))])
-    def test_a_machine_that_does_not_keep_up_is_told(
+    def test_a_machine_that_does_not_keep_up_is_reported(
         self, shares: list[float], told: tuple[str, str] | None
     ) -> None:
         stages = [{"index": i, "emulation_overrun": share} for i, share in enumerate(shares)]

@@ -40,7 +40,7 @@ def test_the_source_makes_a_message_only_when_it_is_asked() -> None:
     assert len(made) == 1
 
 
-def test_the_sink_hands_marks_to_the_report_and_takes_nothing_else() -> None:
+def test_the_sink_hands_markers_to_the_report_and_takes_nothing_else() -> None:
     reported: list[Marker] = []
     sink, marker = Sink(reported.append), Marker(MarkerKind.EPOCH, 3, 1, returning=True)
     assert sink.ready()
@@ -89,7 +89,7 @@ class TestDrained:
             assert torch.equal(message.grad, torch.full((3, 2), float(message.step)))
         assert not end.poll()
 
-    def test_it_is_quiet_while_messages_wait_and_wakes_at_the_next(
+    def test_the_channel_is_quiet_while_messages_wait_and_wakes_at_the_next(
         self, drained: tuple[Sender, Receiver]
     ) -> None:
         sender, end = drained

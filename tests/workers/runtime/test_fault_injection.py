@@ -40,7 +40,7 @@ def test_faults_are_read_from_a_text() -> None:
 
 
 @pytest.mark.parametrize("text", ["kil@1:2", "kill@1", "kill-target@1:2", "drop@a:1", "drop@1:2:x", "drop"])
-def test_what_is_no_fault_is_refused(text: str) -> None:
+def test_a_text_that_is_no_fault_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=f"DNI_ASYNC_INJECT has {text}; write ACTION@STAGE:STEP"):
         parse_faults(text)
 
@@ -55,12 +55,12 @@ def ends() -> tuple[StageChannels, list[Message]]:
     return made, sent
 
 
-def test_without_the_variable_nothing_stands_between() -> None:
+def test_without_the_variable_no_channel_is_wrapped() -> None:
     made, _ = ends()
     assert EventInjector.from_environment(1).wrap(made) is made
 
 
-def test_nor_where_others_are_struck(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stages_without_faults_are_not_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DNI_ASYNC_INJECT", "kill@0:1,drop@2:1")
     made, _ = ends()
     assert EventInjector.from_environment(1).wrap(made) is made
@@ -78,7 +78,9 @@ def test_nor_where_others_are_struck(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 @pytest.mark.parametrize("channel", [memory_channel, shm_channel])
-def test_what_becomes_of_messages(fault: str, arrives: str, channel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_message_fault_has_its_effect(
+    fault: str, arrives: str, channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DNI_ASYNC_INJECT", fault)
     made, _ = ends()
     sender, receiver = channel(16, 1, 2)
@@ -104,7 +106,7 @@ def test_what_becomes_of_messages(fault: str, arrives: str, channel, monkeypatch
     receiver.close()
 
 
-def test_targets_are_befallen_only_when_they_are_meant() -> None:
+def test_targets_are_struck_only_by_faults_of_targets() -> None:
     sent: list[Message] = []
     sender, receiver = memory_channel(9)
     sender.send = lambda message, timeout: sent.append(message)  # type: ignore[method-assign]
@@ -142,13 +144,13 @@ def test_a_stage_is_struck_when_it_takes_up_the_batch() -> None:
     assert struck == ["kill@1:1 at A1", "slow@1:2 at A2", "slow@1:2 at A3"]
 
 
-def test_to_be_slow_is_to_sleep() -> None:
+def test_a_slow_stage_sleeps_for_every_batch() -> None:
     start = time.monotonic()
     to_itself(Fault("slow", 0, 0, seconds=0.05))
     assert time.monotonic() - start >= 0.05
 
 
-def test_in_a_folder_faults_leave_their_names_and_strike_once(
+def test_with_a_folder_a_fault_strikes_once_over_all_restarts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DNI_ASYNC_INJECT", "drop@1:2,drop@1:4")

@@ -112,7 +112,7 @@ class TestTransparency:
         run_stages(stages, messages, CHANNELS[channel], capacity=2, lockstep=lockstep, jitter=count)
         assert same_bits(state_of(stages), textbook(batches(SIZES)))
 
-    def test_it_would_show_a_wrong_gradient(self) -> None:
+    def test_a_wrong_gradient_breaks_transparency(self) -> None:
         stages = pipeline(STAGES[2])
         run_stages(stages, with_stop(batches(SIZES)))
         assert not same_bits(state_of(stages), textbook(batches(SIZES)))
@@ -146,7 +146,9 @@ class TestLockstep:
 
     @pytest.mark.parametrize("stashes", [(2, 2), (3, 3), (3, 2)])
     @pytest.mark.parametrize("ahead", [2, 9])
-    def test_two_runs_with_delayed_gradients_too(self, stashes: tuple[int, ...], ahead: int) -> None:
+    def test_two_runs_with_delayed_gradients_give_the_same_bits(
+        self, stashes: tuple[int, ...], ahead: int
+    ) -> None:
         states = []
         for jitter, channel in enumerate(CHANNELS.values()):
             rules = iter(map(DelayedRule, stashes))
@@ -166,7 +168,7 @@ class TestLockstep:
 
     @pytest.mark.parametrize("ahead", [1, 2])
     @over_every_channel
-    def test_any_number_of_marks_may_be_under_way_during_an_evaluation(
+    def test_any_number_of_markers_may_be_under_way_during_an_evaluation(
         self, ahead: int, channel: str
     ) -> None:
         train = batches(SIZES[:3])
@@ -217,7 +219,7 @@ class TestResumed:
             (3, "A3 T1 A4 T2 STOP T3 T4 STOP'"),
         ],
     )
-    def test_in_lockstep_it_equals_the_uninterrupted_one_to_the_bit(
+    def test_in_lockstep_a_resumed_loop_equals_the_uninterrupted_one_to_the_bit(
         self, ahead: int, order: str, channel: str
     ) -> None:
         settings = {"capacity": ahead, "lockstep": ahead}
@@ -397,7 +399,7 @@ class TestWaiting:
         return seen
 
     @over_every_channel
-    def test_for_a_stalled_neighbour_it_sleeps_without_spinning(
+    def test_for_a_stalled_neighbour_the_loop_sleeps_without_spinning(
         self, channel: str, waits: list[float], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         looks = []
@@ -492,7 +494,7 @@ class TestNeighboursThatLeave:
         assert str(error.value) == "stage 1 (rank 1) is gone; stage 0 noticed at step 0"
 
     @over_every_channel
-    def test_may_leave_below_once_they_have_the_stop_mark(self, channel: str) -> None:
+    def test_may_leave_downstream_once_they_have_the_stop_marker(self, channel: str) -> None:
         first, last = pipeline(cut=(2,))
         with one_loop(first, with_stop(batches([9])), CHANNELS[channel], timeout=5.0) as (loop, far):
             assert steps(loop) == 2
@@ -505,7 +507,7 @@ class TestNeighboursThatLeave:
         assert (first.done, first.targets_received) == (True, 1)
 
     @over_every_channel
-    def test_below_may_be_gone_for_long_while_the_stop_mark_waits_for_room_above(
+    def test_downstream_may_be_gone_for_long_while_the_stop_marker_waits_for_room_upstream(
         self, channel: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(loop_module, "PEER_CHECK_INTERVAL_S", 0.05)
@@ -584,7 +586,7 @@ class TestTrouble:
             assert error.value.__cause__ is trouble
         assert str(error.value) == f"stage 0 (rank 0), at step 4: {text}"
 
-    def test_a_label_that_does_not_exist_too(self) -> None:
+    def test_a_label_outside_the_classes_names_stage_and_step(self) -> None:
         [message] = batches([9])
         assert isinstance(message, Activation)
         message.y[2] = 99
@@ -608,7 +610,9 @@ class TestTrouble:
         )
 
     @over_every_channel
-    def test_a_full_ledger_drops_the_oldest_batch_and_the_mark_says_so(self, channel: str) -> None:
+    def test_a_full_book_of_predictions_drops_the_oldest_batch_and_the_marker_says_so(
+        self, channel: str
+    ) -> None:
         """Four batches are on the way, two are remembered."""
         stage = pipeline(cut=(2,), rule=lambda: DniRule(synthesizer(capacity=2)))[0]
         markers: list[Marker] = []
@@ -648,21 +652,23 @@ def markers() -> list[Marker]:
 
 
 class TestMarks:
-    def test_all_come_back_in_order(self, markers: list[Marker]) -> None:
+    def test_all_markers_come_back_in_order(self, markers: list[Marker]) -> None:
         assert [(m.kind.name, m.step, m.returning) for m in markers] == [
             ("REPORT", 2, True),
             ("EPOCH", 5, True),
             ("STOP", 5, True),
         ]
 
-    def test_each_bears_what_every_stage_knows_and_the_result(self, markers: list[Marker]) -> None:
+    def test_every_marker_carries_the_stats_of_every_stage_and_the_result(
+        self, markers: list[Marker]
+    ) -> None:
         for returned in markers:
             assert set(returned.body) == {"0", "1", "2", "result"}
             for stage in "012":
                 assert {"steps", "samples", "busy_s", "wait_s", "utilisation"} <= set(returned.body[stage])
                 assert returned.body[stage]["pid"] == 7
 
-    def test_whatever_was_sent_before_a_mark_is_counted_on_it(self, markers: list[Marker]) -> None:
+    def test_messages_sent_before_a_marker_are_counted_on_it(self, markers: list[Marker]) -> None:
         for returned, (steps_done, samples) in zip(markers, [(2, 60), (5, 137), (5, 137)], strict=True):
             stages = [returned.body[key] for key in "012"]
             if returned.kind is not MarkerKind.REPORT:  # upper stages have gone on by the time it is back
@@ -676,7 +682,7 @@ class TestMarks:
         assert [m.body["result"]["tested"] for m in markers] == [0, 49, 0]
         assert 0 <= markers[1].body["result"]["test_accuracy"] <= 1
 
-    def test_only_the_last_has_the_timelines(self, markers: list[Marker]) -> None:
+    def test_only_the_last_marker_carries_the_timelines(self, markers: list[Marker]) -> None:
         for returned in markers:
             for stage in "012":
                 assert ("timeline" in returned.body[stage]) is (returned.kind is MarkerKind.STOP)

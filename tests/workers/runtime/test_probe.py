@@ -91,7 +91,7 @@ class TestTiling:
 
 
 class TestWarmUp:
-    def test_the_totals_begin_behind_it_and_the_events_before(self, clock: Clock) -> None:
+    def test_totals_begin_after_the_warm_up_and_events_before_it(self, clock: Clock) -> None:
         probe = Probe(warmup=2, clock=clock)
         probe.begin(0, training=True)
         seen = []
@@ -105,7 +105,7 @@ class TestWarmUp:
     @pytest.mark.parametrize(
         ("steps", "warmup"), [(1, 1), (4, 1), (7, 1), (8, 2), (39, 9), (40, 10), (1000, 10)]
     )
-    def test_it_is_ten_steps_or_a_quarter_of_a_short_epoch(self, steps: int, warmup: int) -> None:
+    def test_the_warm_up_is_ten_steps_or_a_quarter_of_a_short_epoch(self, steps: int, warmup: int) -> None:
         assert warmup_steps(steps) == warmup
 
 
@@ -136,12 +136,12 @@ class TestStats:
         play(probe, clock, [(kind, 1.0) for kind in COMPUTE])
         assert (probe.stats()["busy_s"], probe.stats()["utilisation"]) == (6.0, 1.0)
 
-    def test_nothing_done_is_no_utilisation(self, probe: Probe) -> None:
+    def test_without_any_work_there_is_no_utilisation(self, probe: Probe) -> None:
         assert probe.stats() == dict.fromkeys(probe.stats(), 0.0)
 
 
 class TestThroughput:
-    def test_it_counts_behind_the_warm_up_from_first_to_last_step(self, clock: Clock) -> None:
+    def test_throughput_counts_from_the_first_to_the_last_step_after_the_warm_up(self, clock: Clock) -> None:
         throughput = Throughput(2, clock)
         seen = []
         for now, samples in ((50.0, 32), (51.0, 32), (53.0, 32), (54.0, 16)):
@@ -150,7 +150,7 @@ class TestThroughput:
             seen.append(throughput.per_second())
         assert seen == [None, None, 32 / 2, 48 / 3]
 
-    def test_after_a_pause_it_skips_again(self, clock: Clock) -> None:
+    def test_after_a_pause_throughput_skips_steps_again(self, clock: Clock) -> None:
         throughput = Throughput(2, clock)
         for now in (1.0, 2.0, 3.0):
             clock.now = now
@@ -168,7 +168,7 @@ class TestThroughput:
         assert throughput.per_second() is None
 
 
-def test_process_facts_are_of_this_process() -> None:
+def test_process_metadata_describes_this_process() -> None:
     metadata = process_metadata()
     assert (metadata["pid"], metadata["host"]) == (os.getpid(), socket.gethostname())
     assert (

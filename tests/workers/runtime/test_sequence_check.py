@@ -55,7 +55,7 @@ def test_a_run_in_order_is_fine() -> None:
     handled(a_run())
 
 
-def test_so_is_a_resumed_one() -> None:
+def test_a_resumed_run_in_order_is_fine() -> None:
     stage = pipeline()[0]
     stage.steps = stage.targets_received = 7
     handled([Activation(7, 0, torch.zeros(1), torch.zeros(1)), target(7), mark(MarkerKind.STOP, 8)], stage)
@@ -88,7 +88,7 @@ LOST = [
 
 
 @pytest.mark.parametrize(("kind", "step", "words"), LOST)
-def test_a_message_that_is_lost_is_missed_by_the_next_one(kind: str, step: int, words: str) -> None:
+def test_a_lost_message_is_detected_at_the_next_message(kind: str, step: int, words: str) -> None:
     """But the last batch of an evaluation, whose result is then of too few, and the last marker, which is
     waited for until the deadline."""
     messages = a_run()
@@ -99,7 +99,7 @@ def test_a_message_that_is_lost_is_missed_by_the_next_one(kind: str, step: int, 
 
 
 @pytest.mark.parametrize(("which", "name"), IN_RUN, ids=str)
-def test_a_message_that_comes_twice_is_noticed_at_once(which: int, name: str) -> None:
+def test_a_repeated_message_is_detected_at_once(which: int, name: str) -> None:
     messages = a_run()
     messages.insert(which, messages[which])
     with pytest.raises(StageError, match=r"came twice( or late)?$"):
@@ -126,7 +126,7 @@ def test_a_rule_without_targets_misses_none() -> None:
     )
 
 
-def test_what_was_noticed_goes_on_in_another_process() -> None:
+def test_the_sequence_check_continues_in_another_process() -> None:
     stage = pipeline()[1]
     first, second = SequenceCheck(stage), SequenceCheck(stage)
     tests = batches([4] * 3, train=False)

@@ -19,7 +19,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_without_a_master_it_is_the_loopback_address() -> None:
+def test_without_a_master_the_address_is_loopback() -> None:
     assert listening_host() == "127.0.0.1"
 
 
@@ -41,7 +41,9 @@ def test_a_master_on_loopback_means_all_interfaces_and_the_name_that_others_know
     assert connecting_host("192.0.2.9") == "192.0.2.9"
 
 
-def test_it_is_the_interface_by_which_the_master_is_reached(environment: pytest.MonkeyPatch) -> None:
+def test_the_address_is_that_of_the_interface_by_which_the_master_is_reached(
+    environment: pytest.MonkeyPatch,
+) -> None:
     own = {
         address.address
         for addresses in psutil.net_if_addrs().values()

@@ -52,7 +52,7 @@ def test_a_deadline_ends_at_zero() -> None:
     assert 0.0 < Deadline(5.0).left() <= 5.0
 
 
-def test_an_inbox_gives_all_before_its_end() -> None:
+def test_an_inbox_returns_all_messages_before_its_end() -> None:
     inbox = Inbox()
     marker = Marker(MarkerKind.STOP, 0, 0)
     inbox.put(marker)
@@ -94,7 +94,7 @@ class Asked:
         self.spin_s, self.fileno = spin, bell.fileno
 
 
-def test_the_eager_ask_for_a_while_and_sleep_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_waiting_stage_polls_for_a_while_and_then_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
     naps: list[float] = []
     real = select.poll
 

@@ -72,7 +72,7 @@ class TestAgreement:
         assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
         assert os.environ["TP_SOCKET_IFNAME"] == "eth9"  # the user knows better
 
-    def test_a_rank_that_does_not_come_is_waited_for_in_vain(self) -> None:
+    def test_a_rank_that_does_not_come_is_given_up_at_the_deadline(self) -> None:
         alone = Rendezvous(0, 2, 0, 2, dist.HashStore())
         with pytest.raises(StageError, match=r"rank 0 waited 0\.1 s for 'host/1' from another rank"):
             agree_on_transports(alone, "auto", 0.1)
@@ -131,7 +131,7 @@ class TestShm:
         with open_links(Rendezvous(0, 1, 0, 1, dist.HashStore()), [], 2, 1.0, CPU) as links:
             assert links == Links(None, None)
 
-    def test_they_have_the_capacity_and_the_peers_that_were_asked_for(self) -> None:
+    def test_channels_have_the_requested_capacity_and_peers(self) -> None:
         barrier = threading.Barrier(2, timeout=TEST_TIMEOUT_S)
 
         def rank_does(me: Rendezvous) -> object:
@@ -148,7 +148,7 @@ class TestShm:
 
         assert in_threads(2, rank_does) == [(1, 1, 3), (0, 0, 3)]
 
-    def test_they_are_closed_at_the_end(self) -> None:
+    def test_channels_are_closed_at_the_end(self) -> None:
         def rank_does(me: Rendezvous) -> object:
             with open_links(me, ["shm"], 1, TEST_TIMEOUT_S, CPU) as links:
                 link = links.downstream or links.upstream
@@ -157,7 +157,7 @@ class TestShm:
 
         assert in_threads(2, rank_does) == [[-1, -1], [-1, -1]]
 
-    def test_a_neighbour_that_does_not_come_is_waited_for_in_vain(self, tmp_path: Path) -> None:
+    def test_a_neighbour_that_does_not_come_is_given_up_at_the_deadline(self, tmp_path: Path) -> None:
         with Child(a_lonely_rank, tmp_path) as child:
             assert child.status() == 1
             assert child.lines() == ["dni-async: rank 1 waited 0.1 s for 'shm/1-0' from another rank"]

@@ -19,7 +19,7 @@ def test_on_the_cpu_a_copy_is_done_at_once() -> None:
     assert torch.equal(places[1], torch.arange(4))
 
 
-def test_a_copy_that_is_never_done_is_not_waited_for_for_ever() -> None:
+def test_a_copy_that_never_ends_is_given_up_at_the_deadline() -> None:
     wait_for(Copying(patience=3), 5.0)
     with pytest.raises(TransportTimeout, match=r"copy between the GPU and the host was not done in 0.01 s"):
         wait_for(Copying(patience=10**9), 0.01)
@@ -39,7 +39,7 @@ class TestMove:
         move(message, self.elsewhere)
         assert message.grad.device == self.elsewhere
 
-    def test_marks_have_nothing_to_move(self) -> None:
+    def test_a_marker_has_no_tensor_to_move(self) -> None:
         marker = Marker(MarkerKind.STOP, 3, 1)
         move(marker, self.elsewhere)
         assert marker == Marker(MarkerKind.STOP, 3, 1)
@@ -47,7 +47,7 @@ class TestMove:
     def test_on_the_cpu_the_old_place_may_be_overwritten_at_once(self) -> None:
         assert move(TargetGradient(3, 1, torch.ones(2)), torch.device("cpu")) is DONE
 
-    def test_what_is_there_already_is_not_copied(self) -> None:
+    def test_tensors_on_the_right_device_are_not_copied(self) -> None:
         h = torch.ones(2, 5)
         message = Activation(3, 1, h, torch.arange(2))
         move(message, torch.device("cpu"))

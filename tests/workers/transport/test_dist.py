@@ -101,14 +101,14 @@ def play_deadlines(side: Side, report: Report) -> None:
     side.narrow.close()
 
 
-def test_deadlines(tmp_path: Path) -> None:
+def test_every_blocking_call_ends_at_its_deadline(tmp_path: Path) -> None:
     links = partial(dist_links, timeout=TIMEOUT)
     outcome = run_in_processes(links, tmp_path, play_deadlines, exits=(0, 0))
     for fact in DEADLINES:
         outcome.check(fact.__name__)
 
 
-def test_no_frame_but_ours_is_taken_for_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_of_other_formats_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """What comes in place of a header is read by the same thread as ever; only gloo is not there."""
     rng, frames = random.Random(0), []
     monkeypatch.setattr(dist.dist, "recv", lambda buffer, peer, group: buffer.copy_(frames[-1]))

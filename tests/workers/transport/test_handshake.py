@@ -23,7 +23,7 @@ SECRET = new_secret()
 HELLO = Hello(stripe=1, stripes=3, capacity=8)
 
 
-def test_two_that_know_the_secret_accept_each_other() -> None:
+def test_two_peers_that_know_the_secret_accept_each_other() -> None:
     challenge = make_challenge()
     packet = make_hello(SECRET, challenge, HELLO)
     assert (len(challenge), len(packet)) == (CHALLENGE_BYTES, HELLO_BYTES)
@@ -58,7 +58,7 @@ def test_the_secret_does_not_travel() -> None:
     assert SECRET not in challenge + packet + make_answer(SECRET, challenge, packet)
 
 
-def test_whatever_is_changed_in_a_hello_it_is_refused() -> None:
+def test_a_changed_hello_is_refused() -> None:
     rng, challenge = random.Random(0), make_challenge()
     good = make_hello(SECRET, challenge, HELLO)
     for _ in range(500):

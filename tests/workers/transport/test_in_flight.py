@@ -31,7 +31,9 @@ def test_table(round_trip_ms: float, step_ms: float, messages: int) -> None:
 
 @pytest.mark.parametrize("step_s", [0.004, 0.01, 0.05])
 @pytest.mark.parametrize("round_trip_s", [0.0, 0.01, 0.05, 0.2])
-def test_so_many_keep_the_sender_from_waiting(round_trip_s: float, step_s: float) -> None:
+def test_the_chosen_number_in_flight_keeps_the_sender_from_waiting(
+    round_trip_s: float, step_s: float
+) -> None:
     """A receiver that needs a step for each message is never idle, once the first one has come."""
     credits, idle, free_at = choose_in_flight(round_trip_s, step_s), 0.0, 0.0
     sent = [0.0] * credits  # when the sender may send the next messages

@@ -47,13 +47,13 @@ def test_two_processes_measure_a_message_over_every_transport() -> None:
     assert multiprocessing.active_children() == []
 
 
-def test_processes_that_do_not_answer_are_not_waited_for() -> None:
+def test_processes_that_do_not_answer_are_given_up_at_the_deadline() -> None:
     with pytest.raises(StageError) as error:
         ping(["shm"], timeout=0.01, context=context())
     assert str(error.value) == "measuring messages took longer than 0.01 s; raise --timeout"
 
 
-def test_a_transport_that_is_none_fails_without_hanging() -> None:
+def test_an_unknown_transport_fails_without_hanging() -> None:
     with pytest.raises(StageError, match="measuring messages failed"):
         ping(["pigeon"], sizes=(64,), repeats=1, timeout=TEST_TIMEOUT_S, context=context())
 

@@ -137,7 +137,9 @@ def test_conforms(outcome: Outcome, name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
-def test_two_stages_are_linked_by_its_dotted_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_stages_are_linked_by_the_dotted_path_of_a_transport(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(PipeTransport, "folder", tmp_path)
     path, store = f"{__name__}:PipeTransport", dist.HashStore()
     senders: dict[int, object] = {}

@@ -20,7 +20,7 @@ def pair() -> Iterator[Pair]:
         yield ends
 
 
-def test_nothing_a_packet_and_the_end_are_told_apart(pair: Pair) -> None:
+def test_no_packet_a_packet_and_the_end_are_distinguished(pair: Pair) -> None:
     assert receive(pair[0], 9) is None
     assert not make_poller(pair[0]).poll(0)
     pair[1].send(b"hello")

@@ -39,7 +39,7 @@ def test_a_larger_message_replaces_the_slot_and_its_generation() -> None:
     assert seen == [(0, 1, 1), (0, 1, 1), (0, 2, 2), (0, 2, 2), (0, 3, 5), (0, 3, 5)]
 
 
-def test_what_fits_is_not_taken_before_it_flies() -> None:
+def test_a_reserved_slot_is_not_in_use_before_it_is_committed() -> None:
     pool = SlotPool(1)
     assert pool.reserve(1)[2] is pool.reserve(1)[2]
     assert pool.has_room()

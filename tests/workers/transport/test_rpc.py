@@ -57,7 +57,7 @@ def no_channels() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("no_channels")
-def test_what_cannot_be_read_ends_the_channel_on_both_sides() -> None:
+def test_an_unreadable_message_ends_the_channel_on_both_sides() -> None:
     """Headers that were damaged, and tensors that are not those of the header."""
     rng = random.Random(0)
     fields, tensors, _ = encode(TargetGradient(1, 0, torch.ones(4, 3)))

@@ -72,7 +72,7 @@ def test_no_file_system_sees_a_slot(ends: ShmPair) -> None:
     assert (mapped("/dev/shm"), mapped("/memfd:dni_async slot (deleted)")) == (in_dev_shm, 2)
 
 
-def test_a_slot_is_its_owners_alone(ends: ShmPair) -> None:
+def test_a_slot_can_be_opened_by_its_owner_only(ends: ShmPair) -> None:
     ends[0].send(gradient(10), 0.0)
     slots = [path for path in Path("/proc/self/map_files").iterdir() if "dni_async slot" in os.readlink(path)]
     assert slots and all(stat.S_IMODE(os.stat(path).st_mode) == 0o600 for path in slots)
@@ -109,7 +109,7 @@ def test_the_receiver_reads_in_place(ends: ShmPair) -> None:
     assert len(addresses) == 1
 
 
-def test_sending_in_inference_mode(ends: ShmPair) -> None:
+def test_a_tensor_of_inference_mode_can_be_sent(ends: ShmPair) -> None:
     sender, receiver = ends
     for inference in (True, False, True):
         with torch.inference_mode(inference):
@@ -170,7 +170,7 @@ def test_another_user_is_turned_away(monkeypatch: pytest.MonkeyPatch) -> None:
     listener.close()
 
 
-def test_nobody_listens() -> None:
+def test_an_address_without_listener_is_refused() -> None:
     listener = ShmListener(1)
     listener.close()
     with pytest.raises(PeerGone, match="does not listen"):

@@ -57,13 +57,13 @@ class TestAMessageWhoseCopyIsUnderWay:
         sender.ready()
         assert [receiver.recv(0.0).grad.numel() for _ in range(2)] == [10, 11]
 
-    def test_is_seen_off_before_the_sender_sleeps(self, ends: ShmPair, copies: list[Copying]) -> None:
+    def test_is_sent_before_the_sender_sleeps(self, ends: ShmPair, copies: list[Copying]) -> None:
         sender, receiver = ends
         sender.send(gradient(10), 0.0)
         sender.flush(5.0)
         assert receiver.poll()
 
-    def test_is_seen_off_before_waiting_for_its_slot(self, ends: ShmPair, copies: list[Copying]) -> None:
+    def test_is_sent_before_the_sender_waits_for_its_slot(self, ends: ShmPair, copies: list[Copying]) -> None:
         sender, receiver = ends
         for elements in (10, 11):
             sender.send(gradient(elements), 0.0)
@@ -79,7 +79,9 @@ class TestAMessageWhoseCopyIsUnderWay:
         with pytest.raises(PeerGone):
             receiver.poll()
 
-    def test_and_never_done_is_not_waited_for_for_ever(self, ends: ShmPair, copies: list[Copying]) -> None:
+    def test_is_given_up_at_the_deadline_when_it_never_ends(
+        self, ends: ShmPair, copies: list[Copying]
+    ) -> None:
         sender, _ = ends
         sender.send(gradient(10), 0.0)
         copies[0].query = lambda: False  # type: ignore[method-assign]

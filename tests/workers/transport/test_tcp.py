@@ -150,7 +150,7 @@ def test_a_copy_that_never_ends_ends_the_channel() -> None:
                 sender.send(gradient(1), TEST_TIMEOUT_S)
 
 
-def test_sending_in_inference_mode() -> None:
+def test_a_tensor_of_inference_mode_can_be_sent() -> None:
     sender, receiver = tcp_channel(2)
     with receiver, sender:
         for inference in (True, False, True):
@@ -221,7 +221,7 @@ def test_a_slow_stage_may_take_longer_than_the_timeout() -> None:
             receiver.release()
 
 
-def test_whatever_is_changed_in_a_header_it_is_refused() -> None:
+def test_a_changed_header_is_refused() -> None:
     rng = random.Random(0)
     for i in range(100):
         good = add_checksum(encode(message(i))[0])

@@ -70,7 +70,7 @@ def test_a_recorded_hello_is_turned_away(listener: TcpListener) -> None:
     admits_its_sender(listener)
 
 
-def test_who_says_nothing_keeps_nobody_waiting(listener: TcpListener) -> None:
+def test_a_silent_peer_keeps_no_other_peer_waiting(listener: TcpListener) -> None:
     strangers = [socket.create_connection(listener.address, TEST_TIMEOUT_S) for _ in range(70)]
     begin = time.monotonic()
     admits_its_sender(listener)
@@ -79,7 +79,7 @@ def test_who_says_nothing_keeps_nobody_waiting(listener: TcpListener) -> None:
         stranger.close()
 
 
-def test_who_says_nothing_is_turned_away_at_the_deadline(
+def test_a_silent_peer_is_turned_away_at_the_deadline(
     monkeypatch: pytest.MonkeyPatch, listener: TcpListener
 ) -> None:
     monkeypatch.setattr(tcp_listener, "_HANDSHAKE_TIMEOUT_S", 0.2)
@@ -89,7 +89,7 @@ def test_who_says_nothing_is_turned_away_at_the_deadline(
     admits_its_sender(listener)
 
 
-def test_who_leaves_at_once_does_no_harm(listener: TcpListener) -> None:
+def test_a_peer_that_leaves_at_once_does_no_harm(listener: TcpListener) -> None:
     for _ in range(20):
         stranger = socket.create_connection(listener.address, TEST_TIMEOUT_S)
         stranger.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -107,7 +107,7 @@ def test_stripes_must_belong_together(listener: TcpListener, second: Hello) -> N
         pass
 
 
-def test_a_sender_that_does_not_come_is_waited_for_in_vain(listener: TcpListener) -> None:
+def test_a_sender_that_does_not_come_is_given_up_at_the_deadline(listener: TcpListener) -> None:
     for _ in range(2):
         with pytest.raises(TransportTimeout, match=r"stage 1 did not connect in 0\.1 s"):
             listener.accept(0.1)

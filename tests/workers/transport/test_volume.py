@@ -41,12 +41,12 @@ def play(side: Side, report: Report) -> None:
 
 
 @pytest.mark.parametrize("links", [shm_links, tcp_links, dist_links, rpc_links])
-def test_between_processes_all_arrive_once_in_order_and_equal(links: Open, tmp_path: Path) -> None:
+def test_between_processes_all_messages_arrive_once_in_order_and_equal(links: Open, tmp_path: Path) -> None:
     outcome = run_in_processes(links, tmp_path, play, exits=(0, 0), deadline=60.0 * MINUTES)
     outcome.check(NAME)
 
 
-def test_so_they_do_between_threads() -> None:
+def test_between_threads_all_messages_arrive_once_in_order_and_equal() -> None:
     ends = [memory_channel(CAPACITY, i % 2, 1 - i % 2) for i in range(4)]
     links = [[Link(ends[i + rank][0], ends[i + 1 - rank][1], CAPACITY) for i in (0, 2)] for rank in (0, 1)]
     run_in_threads([Side(rank, *links[rank], print) for rank in (0, 1)], FACTS).check(NAME)

@@ -35,17 +35,17 @@ def there_and_back(sent: Message) -> Message:
 
 
 @pytest.mark.parametrize("sent", special_messages(), ids=lambda m: type(m).__name__)
-def test_special_messages(sent: Message) -> None:
+def test_special_messages_survive_encoding(sent: Message) -> None:
     assert_same(there_and_back(sent), sent)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**31))
-def test_random_messages(seed: int) -> None:
+def test_random_messages_survive_encoding(seed: int) -> None:
     assert_same(there_and_back(message(seed)), message(seed))
 
 
-def test_the_layout_in_literals() -> None:
+def test_the_layout_on_the_wire_is_the_documented_one() -> None:
     h, y = torch.zeros(3, 7), torch.zeros(3, dtype=torch.int64)
     assert HEADER_BYTES == 164
     header, tensors, _ = encode(Activation(1, 2, h, y))
@@ -73,7 +73,7 @@ def test_a_damaged_header_is_refused(header: bytes, flips: list[tuple[int, int]]
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=2 * HEADER_BYTES))
-def test_noise_is_refused(noise: bytes) -> None:
+def test_random_bytes_are_refused(noise: bytes) -> None:
     with pytest.raises(WireError):
         decode(noise)
 
@@ -102,12 +102,12 @@ def test_a_forged_header_never_makes_an_impossible_tensor(noise: bytes) -> None:
         Marker(MarkerKind.STOP, 0, 0, body={"tensor": torch.zeros(1)}),
     ],
 )
-def test_what_has_no_place_on_the_wire(unsendable: Message) -> None:
+def test_values_that_do_not_fit_the_format_are_refused(unsendable: Message) -> None:
     with pytest.raises(WireError, match="cannot be sent"):
         encode(unsendable)
 
 
-def test_a_mark_that_cannot_be_read() -> None:
+def test_a_marker_that_cannot_be_read_is_refused() -> None:
     header = add_checksum(encode(Marker(MarkerKind.STOP, 0, 0))[0])
     with pytest.raises(WireError, match="marker cannot be read"):
         assemble(decode(header), [torch.tensor([255, 1], dtype=torch.uint8)])
