@@ -9,9 +9,6 @@ from tests.support.source_tree import PACKAGES, ROOT
 FILE_LINES = 250
 FUNCTION_LINES = 60
 LONGER_FILES = {
-    "launch/config/train.py": 330,
-    "tests/support/channels.py": 275,
-    "tests/support/conformance.py": 365,
     "workers/coordination/rendezvous.py": 280,
     "workers/runtime/loop.py": 282,
     "workers/transport/dist.py": 270,

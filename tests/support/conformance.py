@@ -1,7 +1,7 @@
-"""What every transport must do, as metadata that both ends check together, in threads or in processes.
+"""What every transport must do, as facts that both ends check together, in threads or in processes.
 
 A fact is a function that both sides run at the same time, each with its own `Side`. There are two links:
-`wide` holds several messages per channel, `narrow` one. The last two metadata use the links up.
+`wide` holds several messages per channel, `narrow` one. The last two facts use the links up.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ import itertools
 import os
 import random
 import signal
-import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
 import torch
 
-from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient
+from dni_async.messages import Marker, MarkerKind, Message, TargetGradient
+from tests.support.conformance_messages import assert_same, message, special_messages
 from workers.transport.base import (
     Deadline,
     PeerGone,
@@ -30,9 +28,10 @@ from workers.transport.base import (
     TransportTimeout,
     wait_any,
 )
-from workers.transport.wire import DTYPES
 
 CAPACITY = 3
+
+
 TEST_TIMEOUT_S = 20.0
 """Seconds after which something that should happen did not."""
 
@@ -60,52 +59,6 @@ class Side:
     wide: Link
     narrow: Link
     barrier: Callable[[], object]
-
-
-# --- messages -----------------------------------------------------------------------------------
-
-
-def message(seed: int) -> Message:
-    """The same random message on both sides."""
-    rng = random.Random(seed)
-    shape = [rng.randrange(0, 40) for _ in range(rng.randrange(0, 4))]
-    tensor = values(rng.choice(DTYPES), shape, seed)
-    kind = rng.randrange(5)
-    if kind == 0:
-        body = {str(i): {"seen": i, "text": "ü" * rng.randrange(300)} for i in range(rng.randrange(4))}
-        return Marker(MarkerKind(rng.randrange(3)), seed, rng.randrange(9), rng.random() < 0.5, body)
-    if kind == 1:
-        return TargetGradient(seed, rng.randrange(9), tensor)
-    labels = values(torch.int64, shape[:1], seed + 1)
-    return Activation(seed, rng.randrange(9), tensor, labels, rng.random() < 0.5)
-
-
-def values(dtype: torch.dtype, shape: list[int], seed: int) -> torch.Tensor:
-    return (torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 50).to(dtype)
-
-
-def special_messages() -> list[Message]:
-    """Every dtype and every awkward shape."""
-    h = values(torch.float32, [6, 10], 1)
-    shapes: list[list[int]] = [[], [0], [3, 0, 2], [1], [5, 3], [2, 1, 3, 1, 2, 1, 1, 2]]
-    pairs = [(values(d, s, 2), values(d, s[:1], 3)) for d, s in itertools.product(DTYPES, shapes)]
-    pairs += [(h.t(), h[:, ::2]), (h[::2, 1:4], torch.tensor(7)), (h.expand(2, 6, 10), h[0].bool())]
-    pairs += [(h.clone().requires_grad_(), h.double()), (values(torch.float32, [700, 999], 4), h)]
-    made: list[Message] = [Activation(i, 2, h, y, bool(i % 2)) for i, (h, y) in enumerate(pairs)]
-    made += [TargetGradient(2**40, 3, h.t()), Marker(MarkerKind.STOP, 5, -1, True, {"a": [1, None, 2.5]})]
-    return made
-
-
-def assert_same(got: Message, wanted: Message) -> None:
-    """Equal in kind, fields, dtypes, shapes and every element."""
-    assert type(got) is type(wanted)
-    for name in wanted.__slots__:
-        a, b = getattr(got, name), getattr(wanted, name)
-        if isinstance(b, torch.Tensor):
-            assert (a.dtype, a.shape) == (b.dtype, b.shape), name
-            assert torch.equal(a, b), name
-        else:
-            assert a == b, name
 
 
 def exchange(link: Link, outgoing: list[Message], expected: list[Message], delay: float = 0.0) -> None:
@@ -150,9 +103,6 @@ def seconds_until_gone(channel: Sender | Receiver, look: Callable[[], object]) -
         except PeerGone:
             return time.monotonic() - begin
         assert wait_any([channel], deadline.left()), "nobody noticed that the peer is gone"
-
-
-# --- metadata --------------------------------------------------------------------------------------
 
 
 def content_arrives_equal(side: Side) -> None:
@@ -287,79 +237,9 @@ FACTS = (
     many_messages_one_at_a_time,
     closing_loses_nothing,
 )
+
+
 NAMES = [fact.__name__ for fact in FACTS]
+
+
 KILLED = a_dead_peer_is_noticed.__name__
-
-Report = Callable[[str, str], None]
-"""Called with a fact's name and "" or what went wrong."""
-
-
-def run_side(side: Side, report: Report, kill: bool) -> None:
-    """Check the whole suite."""
-    run_facts((*FACTS, a_dead_peer_is_noticed) if kill else FACTS, side, report)
-
-
-def run_facts(metadata: tuple[Callable[[Side], None], ...], side: Side, report: Report) -> None:
-    """Check fact after fact; the first that fails ends it, for the sides are out of step then."""
-    for fact in metadata:
-        side.barrier()
-        try:
-            fact(side)
-        except BaseException:
-            report(fact.__name__, f"rank {side.rank}:\n{traceback.format_exc()}")
-            return
-        report(fact.__name__, "")
-
-
-class Outcome:
-    """What both sides reported."""
-
-    def __init__(self, reports: list[dict[str, str]]) -> None:
-        self._reports = reports
-
-    def check(self, name: str, ranks: tuple[int, ...] = (0, 1)) -> None:
-        """Fail the test if a side did."""
-        for rank in ranks:
-            trouble = self._reports[rank].get(name, "never got there: an earlier fact or the start failed")
-            assert not trouble, trouble
-
-
-def over_channels(make: Callable[[int, int, int], tuple[Sender, Receiver]]) -> Outcome:
-    """Both sides in this process, over channels that `make(capacity, sender stage, receiver stage)` makes."""
-    links: list[list[Link]] = [[], []]
-    for capacity in (CAPACITY, 1):
-        down, down_end = make(capacity, 0, 1)
-        up, up_end = make(capacity, 1, 0)
-        links[0].append(Link(down, up_end, capacity))
-        links[1].append(Link(up, down_end, capacity))
-    return run_in_threads([Side(rank, *links[rank], print) for rank in (0, 1)])
-
-
-def run_in_threads(sides: list[Side], metadata: tuple[Callable[[Side], None], ...] = FACTS) -> Outcome:
-    """Both sides in this process; nobody is killed."""
-    reports: list[dict[str, str]] = [{}, {}]
-    barrier = threading.Barrier(2, timeout=TEST_TIMEOUT_S)
-
-    def body(side: Side) -> None:
-        side.barrier = barrier.wait
-        try:
-            run_facts(metadata, side, reports[side.rank].__setitem__)
-        finally:
-            side.wide.close()
-            side.narrow.close()
-
-    with nothing_left_open():
-        threads = [threading.Thread(target=body, args=(side,)) for side in sides]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    return Outcome(reports)
-
-
-@contextmanager
-def nothing_left_open() -> Iterator[None]:
-    """No descriptor of ours stays open: no socket, no memory, no doorbell."""
-    before = len(os.listdir("/proc/self/fd"))
-    yield
-    assert len(os.listdir("/proc/self/fd")) <= before

@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from tests.support import forks
-from tests.support.conformance import CAPACITY, TEST_TIMEOUT_S, Link, Outcome, Report, Side, run_side
+from tests.support.conformance import CAPACITY, TEST_TIMEOUT_S, Link, Side
+from tests.support.conformance_runs import Outcome, Report, run_side
 from workers.transport.base import Deadline
 
 SUITE_TIMEOUT_S = 60.0

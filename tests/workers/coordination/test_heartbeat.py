@@ -7,7 +7,8 @@ import threading
 import pytest
 import torch.distributed as dist
 
-from tests.support.channels import TEST_TIMEOUT_S, Clock
+from tests.support.channels import TEST_TIMEOUT_S
+from tests.support.clocks import Clock
 from workers.coordination.heartbeat import BEAT_INTERVAL_S, SILENCE_TIMEOUT_S, Heartbeat
 from workers.coordination.rendezvous import Rendezvous
 

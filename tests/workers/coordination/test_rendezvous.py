@@ -17,7 +17,8 @@ import pytest
 import torch.distributed as dist
 
 from dni_async.errors import Late, StageError, UserError
-from tests.support.channels import TEST_TIMEOUT_S, Child
+from tests.support.channels import TEST_TIMEOUT_S
+from tests.support.children import Child
 from tests.support.jobs import ROOT
 from workers.coordination.rendezvous import Rendezvous, host_identity
 from workers.failure.rank_runner import RankRunner

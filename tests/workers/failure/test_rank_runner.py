@@ -17,7 +17,8 @@ import pytest
 import torch.distributed as dist
 
 from dni_async.errors import Late, StageError, UserError
-from tests.support.channels import TEST_TIMEOUT_S, Child, Work
+from tests.support.channels import TEST_TIMEOUT_S
+from tests.support.children import Child, Work
 from workers.coordination.heartbeat import BEAT_INTERVAL_S
 from workers.coordination.rendezvous import Rendezvous
 from workers.failure.errors import AlreadyReported, StdoutClosed, exit_status, format_error, is_timeout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.conformance import nothing_left_open
+from tests.support.conformance_runs import nothing_left_open
 from workers.recovery.stable_storage import StableStorage
 
 

@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from dni_async.errors import StageCrash, StageError, UserError
-from tests.support.channels import TEST_TIMEOUT_S, Child
+from tests.support.channels import TEST_TIMEOUT_S
+from tests.support.children import Child
 from workers.failure.errors import AlreadyReported
 from workers.failure.rank_runner import RankRunner
 from workers.failure.signals import Stopped

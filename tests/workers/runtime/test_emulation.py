@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from dni_async.messages import Activation, Message, TargetGradient
 from dni_async.stage.stage import Stage
-from tests.support.channels import Clock
+from tests.support.clocks import Clock
 from tests.support.stages import CLASSES, FEATURES, WIDTH, batches, pipeline, show
 from workers.runtime.emulation import Emulator, flop_clock, make_probe, overrun_warning
 from workers.runtime.probe import Probe

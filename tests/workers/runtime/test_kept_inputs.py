@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from dni_async.rules import DelayedRule, DniRule, FrozenRule
 from dni_async.stage.stage import Stage
-from tests.support.channels import CHANNELS, run_stages
+from tests.support.channels import CHANNELS
+from tests.support.loops import run_stages
 from tests.support.stages import batches, oracle_pipeline, pipeline, synthesizer, with_stop
 from workers.transport.slots import Slot
 

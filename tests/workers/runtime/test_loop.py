@@ -15,7 +15,9 @@ from dni_async.rules import DelayedRule, DniRule, FrozenRule
 from dni_async.stage.stage import Stage
 from dni_async.state.checkpoint import targets_under_way
 from dni_async.state.state_dict import State
-from tests.support.channels import CHANNELS, GPU_LIKE, Clock, one_loop, record, run_stages, steps
+from tests.support.channels import CHANNELS, GPU_LIKE
+from tests.support.clocks import Clock
+from tests.support.loops import one_loop, record, run_stages, steps
 from tests.support.stages import (
     FEATURES,
     WIDTH,

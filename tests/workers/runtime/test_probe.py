@@ -6,7 +6,7 @@ import socket
 import psutil
 import pytest
 
-from tests.support.channels import Clock
+from tests.support.clocks import Clock
 from workers.runtime.probe import COMPUTE, Probe, Throughput, process_metadata, warmup_steps
 
 DIAGRAM = "wait | forward | send | backward | send | update | wait | sg | wait"

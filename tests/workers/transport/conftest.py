@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.channels import shm_channel
-from tests.support.conformance import nothing_left_open
+from tests.support.conformance_runs import nothing_left_open
 from tests.support.gradients import ShmPair
 
 

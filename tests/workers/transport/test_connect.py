@@ -13,7 +13,8 @@ import torch.distributed as dist
 
 from dni_async.errors import StageError
 from dni_async.messages import Activation, Marker, MarkerKind, TargetGradient
-from tests.support.channels import TEST_TIMEOUT_S, Child
+from tests.support.channels import TEST_TIMEOUT_S
+from tests.support.children import Child
 from workers.coordination import rendezvous as rendezvous_module
 from workers.coordination.rendezvous import Rendezvous
 from workers.failure.rank_runner import RankRunner

@@ -8,18 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.conformance import (
-    KILLED,
-    NAMES,
-    TEST_TIMEOUT_S,
-    Outcome,
-    Report,
-    Side,
-    assert_same,
-    comes_ready,
-    message,
-    run_facts,
-)
+from tests.support.conformance import KILLED, NAMES, TEST_TIMEOUT_S, Side, comes_ready
+from tests.support.conformance_messages import assert_same, message
+from tests.support.conformance_runs import Outcome, Report, run_facts
 from tests.support.transport_processes import dist_links, run_in_processes
 from workers.transport import dist
 from workers.transport.base import TransportError, TransportTimeout

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.conformance import NAMES, Outcome, over_channels
+from tests.support.conformance import NAMES
+from tests.support.conformance_runs import Outcome, over_channels
 from workers.transport.base import Receiver, Sender
 from workers.transport.forwarding import ForwardingReceiver, ForwardingSender
 from workers.transport.memory import memory_channel

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dni_async.messages import TargetGradient
-from tests.support.conformance import NAMES, Outcome, over_channels
+from tests.support.conformance import NAMES
+from tests.support.conformance_runs import Outcome, over_channels
 from workers.transport.base import PeerGone, TransportError
 from workers.transport.memory import memory_channel
 

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from typing_extensions import override
 
 from dni_async.messages import Message
-from tests.support.conformance import CAPACITY, NAMES, Link, Outcome, Side, run_in_threads
+from tests.support.conformance import CAPACITY, NAMES, Link, Side
+from tests.support.conformance_runs import Outcome, run_in_threads
 from workers.coordination.rendezvous import Rendezvous
 from workers.transport import links
 from workers.transport.base import PeerGone

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from dni_async.messages import TargetGradient
-from tests.support.channels import Child
-from tests.support.conformance import KILLED, NAMES, Outcome
+from tests.support.children import Child
+from tests.support.conformance import KILLED, NAMES
+from tests.support.conformance_runs import Outcome
 from tests.support.transport_processes import rpc_links, run_in_processes
 from workers.failure.rank_runner import RankRunner
 from workers.transport import rpc

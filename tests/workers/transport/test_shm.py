@@ -12,17 +12,9 @@ import torch
 
 from dni_async.messages import Marker, MarkerKind, TargetGradient
 from tests.support.channels import shm_channel
-from tests.support.conformance import (
-    CAPACITY,
-    KILLED,
-    NAMES,
-    Link,
-    Outcome,
-    Side,
-    assert_same,
-    message,
-    run_in_threads,
-)
+from tests.support.conformance import CAPACITY, KILLED, NAMES, Link, Side
+from tests.support.conformance_messages import assert_same, message
+from tests.support.conformance_runs import Outcome, run_in_threads
 from tests.support.gradients import ShmPair, gradient
 from tests.support.transport_processes import run_in_processes, shm_links
 from workers.transport import base, packets, shm

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dni_async.messages import Activation
-from tests.support.conformance import assert_same
+from tests.support.conformance_messages import assert_same
 from tests.support.gradients import ShmPair, gradient
 from workers.transport.base import TransportError
 from workers.transport.packets import PACKET_BYTES, PLACE

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.support.channels import Copying, copy_late
-from tests.support.conformance import assert_same
+from tests.support.conformance_messages import assert_same
 from tests.support.gradients import ShmPair, gradient
 from workers.transport.base import PeerGone, TransportError, TransportTimeout
 from workers.transport.packets import CREDIT

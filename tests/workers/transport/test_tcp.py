@@ -12,17 +12,9 @@ import torch
 
 from dni_async.messages import Activation
 from tests.support.channels import copy_late
-from tests.support.conformance import (
-    KILLED,
-    NAMES,
-    TEST_TIMEOUT_S,
-    Outcome,
-    assert_same,
-    message,
-    nothing_left_open,
-    over_channels,
-    seconds_until_gone,
-)
+from tests.support.conformance import KILLED, NAMES, TEST_TIMEOUT_S, seconds_until_gone
+from tests.support.conformance_messages import assert_same, message
+from tests.support.conformance_runs import Outcome, nothing_left_open, over_channels
 from tests.support.gradients import gradient
 from tests.support.tcp_channels import (
     receiver_of_raw_socket,

@@ -11,7 +11,8 @@ import torch
 import torch.distributed as dist
 
 from dni_async.errors import StageError
-from tests.support.conformance import TEST_TIMEOUT_S, assert_same
+from tests.support.conformance import TEST_TIMEOUT_S
+from tests.support.conformance_messages import assert_same
 from tests.support.gradients import gradient
 from workers.coordination.rendezvous import Rendezvous
 from workers.transport.base import TransportError

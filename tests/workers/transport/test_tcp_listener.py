@@ -11,7 +11,9 @@ from collections.abc import Iterator
 import pytest
 
 from dni_async.errors import UserError
-from tests.support.conformance import TEST_TIMEOUT_S, assert_same, nothing_left_open
+from tests.support.conformance import TEST_TIMEOUT_S
+from tests.support.conformance_messages import assert_same
+from tests.support.conformance_runs import nothing_left_open
 from tests.support.gradients import gradient
 from tests.support.tcp_channels import HOST, SECRET, introduce, listen, read
 from workers.transport import tcp_listener

@@ -6,15 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.conformance import (
-    CAPACITY,
-    Link,
-    Report,
-    Side,
-    run_facts,
-    run_in_threads,
-    ten_thousand_messages_both_ways,
-)
+from tests.support.conformance import CAPACITY, Link, Side, ten_thousand_messages_both_ways
+from tests.support.conformance_runs import Report, run_facts, run_in_threads
 from tests.support.transport_processes import (
     Open,
     dist_links,

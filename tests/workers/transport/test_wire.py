@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient
-from tests.support.conformance import assert_same, message, special_messages
+from tests.support.conformance_messages import assert_same, message, special_messages
 from workers.transport.wire import (
     ALIGN,
     HEADER_BYTES,
