@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from launch.engines.baseline_loop import Loop, run_loop
 from launch.job.context import RankContext
@@ -18,8 +19,8 @@ class Backprop(Loop):
         layers = build_layers(context.task, context.config.task.seed, context.plan.steps_per_epoch)
         super().__init__(context, peers, layers)
 
+    @override
     def step(self, x: Tensor, y: Tensor) -> None:
-        """One batch."""
         loss = self.loss(self.forward(x), y)
         self.rule.count(loss.item(), len(y))
         self.probe.mark("forward")
@@ -29,12 +30,12 @@ class Backprop(Loop):
         self.probe.mark("update")
 
     def forward(self, x: Tensor) -> Tensor:
-        """The scores of a batch."""
+        """Return the output for a batch, with autograd."""
         output: Tensor = self.module(x)
         return output
 
+    @override
     def evaluate(self, x: Tensor, y: Tensor) -> None:
-        """One batch of the test set."""
         self.rule.evaluate(self.module(x), y)
         self.probe.mark("evaluate")
 

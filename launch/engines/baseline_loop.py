@@ -1,10 +1,10 @@
 """What the baselines share: the loop over batches, timed and reported like a stage's.
 
-    every rank    batch ─ step ─ batch ─ step ─ ... ─ test set ─┐ EPOCH: gather, rank 0 reports and tells
-                  batch ─ step ─ ...                            ┘ the loss, and whether it is enough
+    every rank    batch ─ step ─ batch ─ step ─ ... ─ test set ─┐ EPOCH: gather; rank 0 reports, broadcasts
+                  batch ─ step ─ ...                            ┘ the loss and whether to stop
 
-Same stream of messages as stage 0 of a pipeline, same markers for the record, same initial weights, optimizer
-and probe. An engine says only what it does with a batch.
+The stream of messages, the markers for the record, the initial weights, the optimizer and the probe are those
+of a pipeline. An engine only defines what it does with a batch.
 """
 
 from __future__ import annotations
@@ -36,9 +36,11 @@ from workers.transport.base import timed_out
 
 
 class Loop(ABC):
-    """One rank of a baseline. Built first and trained then, so that a run's clock starts behind the set-up.
+    """One rank of a baseline. It is built before it trains, so that the clock starts after the set-up.
 
-    layers: the part of the network that this rank holds; first: the number of its first layer.
+    Args:
+        layers: the part of the network that this rank holds.
+        first: the number of its first layer.
     """
 
     def __init__(
@@ -69,29 +71,33 @@ class Loop(ABC):
         self.batches_at_once = 1
         """How many batches all ranks together train in a step."""
         self.stopped = False
-        """Rank 0 has said that it is enough."""
+        """Whether rank 0 has told all ranks to stop."""
         self.about: dict[str, Any] = {}
-        """What the summary shall say of this engine's own settings."""
+        """Entries of the summary with this engine's own settings."""
 
     def prepare(self) -> None:
-        """What is to be found out before the clock starts; all ranks call it together."""
+        """Measure or agree on what is needed before the clock starts; all ranks call it together."""
         return
 
     @abstractmethod
     def step(self, x: Tensor, y: Tensor) -> None:
-        """Forward, backward and update on this rank's part of a batch; markers times, counts the loss."""
+        """Forward, backward and update on this rank's part of a batch; mark the times, count the loss."""
 
     @abstractmethod
     def evaluate(self, x: Tensor, y: Tensor) -> None:
-        """Forward, without autograd, on this rank's part of a test batch; markers times, counts scores."""
+        """Forward, without autograd, on this rank's part of a test batch; mark times, count scores."""
 
     def describe_position(self) -> str:
         """For the line that reports a failure."""
         return f"rank {self.peers.rank} ({self.config.engine}), at step {self.steps}"
 
     def train(self, report: Callable[[Marker], None], enough: Callable[[], bool] = lambda: False) -> None:
-        """The whole run. On rank 0, `report` gets the markers that a pipeline would send back, and `enough`
-        is asked after each evaluation whether to stop; all ranks stop together."""
+        """Train to the end of the run; all ranks stop together.
+
+        Args:
+            report: on rank 0, gets the markers that a pipeline would send back.
+            enough: on rank 0, asked after each evaluation whether to stop.
+        """
         seed_everything(self.config.task.seed + 1 + self.peers.rank)  # dropout and the like differ
         with self.explained():
             for message in self._context.messages(self.probe.clock, lambda: self.stopped):
@@ -140,29 +146,29 @@ class Loop(ABC):
         self.throughput.pause()
 
     def _restore(self) -> None:
-        """Training is over: the best weights, if there were validations, and now the test."""
+        """Load the best weights of the validations, for the test at the end."""
         assert self.best is not None
         self.best.take_up()
         self.rule.reset_evaluation()
 
     def _answer(self, marker: Marker, report: Callable[[Marker], None]) -> float | None:
-        """Collect on rank 0 what all ranks know, and report it; gives the loss of an evaluation there. Only
-        progress is told without waiting."""
-        mine = {"result": self.rule.result(), "stage": self.stats() | self.metadata | process_metadata()}
+        """Gather the state of all ranks on rank 0, report it, and return the loss of an evaluation there. A
+        REPORT marker takes the latest state without waiting."""
+        own = {"result": self.rule.result(), "stage": self.stats() | self.metadata | process_metadata()}
         if marker.kind is MarkerKind.STOP:
-            mine["stage"]["timeline"] = self.probe.timeline()
-        everything = (self.peers.latest if marker.kind is MarkerKind.REPORT else self.peers.gather)(mine)
+            own["stage"]["timeline"] = self.probe.timeline()
+        everything = (self.peers.latest if marker.kind is MarkerKind.REPORT else self.peers.gather)(own)
         if everything is None:
             return None
-        result = together([told["result"] for told in everything])
+        result = together([rank["result"] for rank in everything])
         marker.returning = True
         marker.body = {"result": result | {"samples_per_s": self.throughput.per_second()}}
-        marker.body |= {str(i): told["stage"] for i, told in enumerate(everything)}
+        marker.body |= {str(i): rank["stage"] for i, rank in enumerate(everything)}
         report(marker)
         return result["test_loss"]
 
     def stats(self) -> dict[str, Any]:
-        """What a stage reports."""
+        """Return what a stage would report."""
         return (
             {
                 "index": self.peers.rank,
@@ -171,7 +177,7 @@ class Loop(ABC):
                 "version": self.updater.version,
                 "targets_sent": 0,
                 "targets_received": 0,
-                "held_bytes": 0,  # nothing is kept for other batches
+                "held_bytes": 0,  # no buffers for other batches
             }
             | collect_stats(self.module)
             | self.probe.stats()
@@ -179,14 +185,14 @@ class Loop(ABC):
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Errors of the work within become StageError or UserError, in the user's words."""
+        """Turn errors of the block into StageError or UserError that name rank and step."""
         try:
             yield
         except Exception as error:
             raise self._explained(error) from error
 
     def _explained(self, error: Exception) -> StageError | UserError:
-        """The same in the user's words: who, when, what."""
+        """Return the error as one that names rank, step and cause."""
         if isinstance(error, UserError):
             return UserError(f"{self.describe_position()}: {error}")
         gone = self.peers.gone() if isinstance(error, RuntimeError) else []
@@ -201,7 +207,7 @@ class Loop(ABC):
 
 
 def together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The result over the samples of all ranks, from the means of each."""
+    """Return the result over the samples of all ranks, from the means of each."""
     weights = {"loss": "trained", "test_loss": "tested", "test_accuracy": "tested"}
     result: dict[str, Any] = {key: sum(r[key] for r in results) for key in ("trained", "tested")}
     for key, weight in weights.items():
@@ -222,7 +228,7 @@ def run_loop(
         context.runner.describe_position = loop.describe_position
         with loop.explained():
             loop.prepare()
-            peers.broadcast(None)  # all are set up: the clock may start
+            peers.broadcast(None)  # wait until all ranks are set up
         if recorder:
             recorder.start(about=loop.about)
             loop.train(recorder.on_marker, lambda: recorder.should_stop)

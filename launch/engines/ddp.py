@@ -3,7 +3,7 @@
     rank 0   rows 0..127     forward  backward ┐ all-reduce of the gradients, in buckets, ┌ update
     rank 1   rows 128..255   forward  backward ┘ while the backward pass goes on          └ update
 
-Batch norm is as users of DDP have it: statistics of the rank's own rows, running statistics of rank 0.
+Batch norm is that of DDP: statistics of the rank's own rows, running statistics of rank 0.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from typing_extensions import override
 
 from launch.engines.baseline_loop import Loop, run_loop
 from launch.job.context import RankContext
@@ -38,8 +39,8 @@ class Ddp(Loop):
         for parameter in self._trained:
             parameter.register_post_accumulate_grad_hook(self._gradient_is_ready)
 
+    @override
     def step(self, x: Tensor, y: Tensor) -> None:
-        """This rank's rows of one batch."""
         output = self.replica(x)
         loss = self.loss(output, y) if len(y) else output
         if len(y):
@@ -52,29 +53,29 @@ class Ddp(Loop):
         self.updater.step()
         self.probe.mark("update")
 
+    @override
     def evaluate(self, x: Tensor, y: Tensor) -> None:
-        """This rank's rows of one test batch."""
         output = self.replica(x)
         if len(y):
             self.rule.evaluate(output, y)
         self.probe.mark("evaluate")
 
     def _gradient_is_ready(self, parameter: Tensor) -> None:
-        """With the last gradient this rank's own backward pass ends; the all-reduce may go on."""
+        """Mark the end of this rank's own backward pass at its last gradient; the all-reduce may go on."""
         self._ready += 1
         if self._ready == len(self._trained):
             self.probe.mark("backward")
 
 
 class _MaybeEmpty(nn.Module):
-    """The network; for no rows a zero that depends on every parameter, so that DDP gets its gradients."""
+    """The network; its output for no rows is a zero that depends on every parameter, for DDP's gradients."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        """The output (B, ...), or a scalar zero."""
+        """Return the output (B, ...), or a scalar zero."""
         if len(x):
             return self.module(x)
         trained = [p.flatten()[:1].sum() for p in self.module.parameters() if p.requires_grad]

@@ -1,11 +1,11 @@
-"""The most that the machine gives: as many sequential trainings at once as there are stages, side by side.
+"""A control: as many independent sequential trainings at the same time as there are stages.
 
     rank 0   batch 0   batch 1   batch 2 ...
     rank 1   batch 0   batch 1   batch 2 ...      they share nothing but the machine
 
-A control, no way to train: every process trains the whole network on all batches, by itself. Its samples
-per second count all of them, so its speed-up is what this machine can give to so many busy processes, which
-share its memory bandwidth, its clock and its other tenants. No engine that cuts the network can pass it.
+Every process trains the whole network on all batches, by itself. Samples per second are those of all
+processes together, so the speed-up is the most that this machine allows so many busy processes, which share
+its memory bandwidth and its clock. No engine that cuts the network can exceed it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from launch.report.recorder import Recorder
 from workers.coordination.collectives import Peers
 
 
-class Copy(Backprop):
-    """One of them."""
+class IndependentTraining(Backprop):
+    """One of the trainings."""
 
     def __init__(self, context: RankContext, peers: Peers) -> None:
         super().__init__(context, peers)
@@ -28,6 +28,6 @@ class Copy(Backprop):
 
 
 def run(context: RankContext, recorder: Recorder | None) -> nn.Module | None:
-    """Train this copy; rank 0 saves its own."""
-    module = run_loop(context, recorder, Copy)
+    """Train independently of the other ranks; rank 0 saves its weights."""
+    module = run_loop(context, recorder, IndependentTraining)
     return module if context.index == 0 else None

@@ -1,4 +1,4 @@
-"""Into how many micro-batches a batch is cut: what is possible, and which of it is fastest.
+"""The number of micro-batches of a batch: which are possible, and which is the fastest.
 
 torch.distributed.pipelining fixes the shape of a micro-batch, so a count has to divide the rows:
 
@@ -20,7 +20,7 @@ PER_STAGE = (1, 2, 4)
 
 
 def fitting(rows: int, wanted: int) -> int:
-    """The largest count up to `wanted` that divides the rows, into parts of more than one if it can be."""
+    """Return the largest count up to `wanted` that divides the rows, without parts of one row if possible."""
     return max(_without_single_rows([n for n in range(1, min(wanted, rows) + 1) if rows % n == 0], rows))
 
 
@@ -29,9 +29,11 @@ def _without_single_rows(counts: list[int], rows: int) -> list[int]:
 
 
 def candidates(rows: int, stages: int, least: int) -> list[int]:
-    """Counts worth trying for a batch of `rows`, at least `least` of them; none of single rows if it can be.
+    """Return counts worth trying for a batch of `rows`, each at least `least`, without parts of one row if
+    possible.
 
-    Raises UserError when the rows cannot be cut into so many equal parts.
+    Raises:
+        UserError: the rows cannot be cut into so many equal parts.
     """
     possible = [count for count in range(least, rows + 1) if rows % count == 0]
     if not possible:
@@ -45,7 +47,7 @@ def candidates(rows: int, stages: int, least: int) -> list[int]:
 
 
 def check_given(count: int, rows: int, least: int) -> None:
-    """Raises UserError when a batch of `rows` cannot be cut into the count that the user gave."""
+    """Raise UserError when a batch of `rows` cannot be cut into the count that the user gave."""
     if rows % count:
         near = fitting(rows, count)
         raise UserError(f"micro-batches is {count}; it must divide the batch of {rows} rows, such as {near}")
@@ -60,10 +62,11 @@ def fastest(
     rounds: int = 3,
     steps_per_round: int = 2,
 ) -> int:
-    """The count with the shortest step, on which all ranks agree; every rank must call it.
+    """Return the count with the shortest step, on which all ranks agree; every rank must call it.
 
-    steps: a training step for each count. They take turns, so that a busy moment of the machine hits all,
-    and the shortest round counts:
+    Args:
+        steps: a training step for each count. They take turns, so that a busy moment of the machine affects
+            all of them, and the shortest round counts:
 
         warm up  2 4 8   round 1  2 2 4 4 8 8   round 2  2 2 4 4 8 8   ...
     """

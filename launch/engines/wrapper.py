@@ -1,7 +1,7 @@
 """The library's wrapper in the textbook loop: every layer decoupled, all in one process.
 
-`dni-local` and `cdni-local` show what decoupling costs and gives without any processes, and are the same
-`DNI(net)` and `CDNI(net)` that a notebook uses.
+`dni-local` and `cdni-local` show what decoupling costs and gains within one process; they are the `DNI(net)`
+and `CDNI(net)` that a notebook uses.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from dni_async.errors import UserError
 from dni_async.messages import Marker, MarkerKind, Message
@@ -50,25 +51,25 @@ class DniLocal(Backprop):
         _, y = self.data.sample()
         return CDNI(self.module, label_size=label_size_of(self.task.condition, y), **settings)
 
+    @override
     def step(self, x: Tensor, y: Tensor) -> None:
-        """One batch."""
         if isinstance(self.dni, CDNI):
             self.dni.register_labels(self.task.condition(y), classes=self.task.classes is not None)
         super().step(x, y)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
-        """The scores of a batch."""
         output: Tensor = self.dni(x)
         return output
 
+    @override
     def on(self, message: Message, *others: Any) -> None:
-        """Handle a batch or a marker."""
         if isinstance(message, Marker) and message.kind in (MarkerKind.EPOCH, MarkerKind.EVALUATION):
             self.interfaces = self.dni.dni_stats(reset=message.kind is MarkerKind.EPOCH)
         super().on(message, *others)
 
+    @override
     def stats(self) -> dict[str, Any]:
-        """What a stage reports; agreement with the targets is the mean over layers."""
 
         def mean(key: str) -> float | None:
             known = [row[key] for row in self.interfaces.values() if row[key] is not None]
@@ -82,7 +83,8 @@ class DniLocal(Backprop):
 
 
 def inner_layers(layers: Iterable[nn.Module]) -> list[str]:
-    """Names of the layers to decouple: all that have parameters but the last, whose gradient is exact."""
+    """Return the names of the layers to decouple: all that have parameters but the last, whose gradient is
+    exact."""
     names = [str(i) for i, layer in enumerate(layers) if any(True for _ in layer.parameters())]
     if len(names) < 2:
         raise UserError(f"{len(names)} of the task's layers have parameters; decoupling needs two")

@@ -17,14 +17,14 @@ from tasks.contiguous import ContiguousBatches
 
 Batch = tuple[Tensor, Tensor]
 Part = tuple[int, int]
-"""(i, n): the rows of every batch are shared out evenly among n, and these are those of number i."""
+"""(i, n): part i of the rows of every batch, which are divided evenly into n parts."""
 
 
 @dataclass(slots=True)
 class Data:
-    """What to train on and to evaluate on, and how it is cut into batches.
+    """Training, test and validation set, and how they are cut into batches.
 
-    validation: None: evaluations are on the test set.
+    Without a validation set evaluations are on the test set.
     """
 
     train: Dataset[Batch]
@@ -40,13 +40,13 @@ class Data:
                 raise UserError(f"the {name} set is empty; check the task's data")
 
     def sets(self) -> dict[str, Dataset[Batch]]:
-        """By name."""
+        """Return the data sets by name."""
         validation = {} if self.validation is None else {"validation": self.validation}
         return {"training": self.train, "test": self.test} | validation
 
     @property
     def evaluated(self) -> Dataset[Batch]:
-        """What evaluations are on."""
+        """The data set that evaluations are on."""
         return self.test if self.validation is None else self.validation
 
     @property
@@ -60,22 +60,21 @@ class Data:
         return _batches_of(self.evaluated, self.batch_size)
 
     def evaluation_steps(self, evaluations: int) -> set[int]:
-        """After how many steps of an epoch there is an evaluation: equally spaced, the last at its end."""
+        """Return the steps of an epoch after which to evaluate: equally spaced, the last at its end."""
         return {-(-self.steps_per_epoch * k // evaluations) for k in range(1, evaluations + 1)}
 
     def rows(self, step: int) -> int:
-        """Samples in training batch number `step` of the run, counted from 0."""
+        """Return the number of samples in training batch number `step` of the run, counted from 0."""
         return min(self.batch_size, size(self.train) - step % self.steps_per_epoch * self.batch_size)
 
     def sample(self) -> Batch:
-        """One training batch, to learn shapes and to measure costs; with zeros for what is NaN or infinite,
-        which training meets in its own way."""
+        """Return one training batch, for shapes and costs; values that are NaN or infinite are zeros."""
         x, y = (tensor.nan_to_num(0.0, 0.0, 0.0) for tensor in next(self.training(0)))
         return x, y
 
     def training(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `start` on; their order depends on seed and epoch alone, so all
-        engines share it."""
+        """Yield the batches of an epoch from number `start` on, in an order that depends on seed and epoch
+        alone, so that it is the same for all engines."""
         return batches(
             self.train,
             self.batch_size,
@@ -85,11 +84,11 @@ class Data:
         )
 
     def evaluation(self, start: int = 0) -> Iterator[Batch]:
-        """The whole of what evaluations are on, from batch number `start` on."""
+        """Yield the batches of `evaluated`, from number `start` on."""
         return batches(self.evaluated, self.batch_size, part=self.part, start=start)
 
     def testing(self) -> Iterator[Batch]:
-        """The whole test set."""
+        """Yield the batches of the test set."""
         return batches(self.test, self.batch_size, part=self.part)
 
 
@@ -112,7 +111,7 @@ def read(config: TaskConfig, task: Task, part: Part = (0, 1), patience: int = 0)
 
 
 def size(dataset: Dataset[Batch]) -> int:
-    """Samples in a map-style data set."""
+    """Return the number of samples in a map-style data set. Raises UserError for another."""
     if not hasattr(dataset, "__len__"):
         raise UserError(f"data set {type(dataset).__name__} has no length; give a map-style data set")
     return len(cast(Sized, dataset))
@@ -131,11 +130,12 @@ def batches(
     part: Part = (0, 1),
     start: int = 0,
 ) -> Iterator[Batch]:
-    """Batches of (x, y), in order or shuffled; tensors are indexed directly, the rest goes by DataLoader.
+    """Yield batches of (x, y), in order or shuffled. Tensors are indexed directly, other data sets are read
+    by a DataLoader; a `ContiguousBatches` has an order of its own, which is not shuffled.
 
-    A `ContiguousBatches` has an order of its own, which is not shuffled.
-    part: of each batch's rows; may be none of a short last batch. start: number of the first batch; no sample
-    before it is read.
+    Args:
+        part: of each batch's rows; of a short last batch it may have no rows.
+        start: number of the first batch; no sample before it is read.
     """
     in_order = shuffle is None and not isinstance(dataset, ContiguousBatches)
     if isinstance(dataset, TensorDataset) and in_order:
@@ -146,7 +146,7 @@ def batches(
     indices = _order(dataset, batch_size, shuffle)[start:]
     if not isinstance(dataset, TensorDataset):
         numbers = [index.tolist() for index in indices]
-        # a generator of its own: it would draw from the one of the process, in a resumed run once more
+        # without a generator of its own it would draw from the global one, once more in a resumed run
         for x, y in DataLoader(dataset, batch_sampler=numbers, generator=torch.Generator()):
             yield part_of(x, part), part_of(y, part)
         return
@@ -157,7 +157,7 @@ def batches(
 
 
 def _order(dataset: Dataset[Batch], batch_size: int, shuffle: torch.Generator | None) -> Sequence[Tensor]:
-    """The numbers of the samples in each batch."""
+    """Return the indices of the samples in each batch."""
     if isinstance(dataset, ContiguousBatches):
         return dataset.order(batch_size).unbind()
     count = size(dataset)
@@ -166,6 +166,6 @@ def _order(dataset: Dataset[Batch], batch_size: int, shuffle: torch.Generator | 
 
 
 def part_of(rows: Tensor, part: Part) -> Tensor:
-    """One of several equal parts of the rows; where they do not divide, the first parts have one more."""
+    """Return one of several equal parts of the rows; if they do not divide, the first parts have one more."""
     number, parts = part
     return rows.tensor_split(parts)[number] if parts > 1 else rows

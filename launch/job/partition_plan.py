@@ -1,31 +1,21 @@
-"""What rank 0 finds out before the start and all ranks must agree on: where to cut, shapes, sizes."""
+"""The plan that rank 0 makes before the start and sends to all ranks: where to cut, shapes, sizes."""
 
 from __future__ import annotations
 
-import copy
-import functools
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dni_async.errors import StageError, UserError
-from dni_async.networks.batch_normalised import batch_normalised
 from dni_async.networks.factory import label_size_of
-from dni_async.optim import Updater, optimizer_factory
-from dni_async.partition.costs import ROUNDS, Clock, Costs, measure_costs
 from dni_async.partition.cut import best_cut, check_cut, stage_bounds
 from dni_async.recurrent.stateful_rnn import set_sequence_length
-from dni_async.rules import Rule, RuleContext
-from dni_async.rules.registry import find_rule
-from launch.config.runtime import LinkedConfig
 from launch.config.train import TrainConfig
 from launch.engines.registry import find_engine
 from launch.job.data import Data, size
+from launch.job.stage_costs import measure_stage_costs
 from launch.job.task_checks import (
     check_evaluations,
     check_labels,
@@ -35,10 +25,9 @@ from launch.job.task_checks import (
 )
 from tasks.base import Task, seed_everything
 from workers.coordination.rendezvous import Rendezvous
-from workers.runtime.emulation import flop_clock
-from workers.runtime.precision import in_precision, sequential
 
 KEY = "plan"
+"""Of the plan, or of the error that prevented it, in the store."""
 
 
 @dataclass(slots=True)
@@ -65,9 +54,13 @@ class PartitionPlan:
 
 
 def build_layers(task: Task, seed: int, steps_per_epoch: int = 0) -> list[nn.Module]:
-    """The task's layers with the weights that every process and every engine starts from.
+    """Return the task's layers with the weights that every process and every engine starts from.
 
-    steps_per_epoch: layers that carry state start anew after so many batches (0: never).
+    Args:
+        steps_per_epoch: layers that carry state reset it after so many batches (0: never).
+
+    Raises:
+        UserError: the task does not return layers.
     """
     seed_everything(seed)
     layers = list(task.layers())
@@ -85,15 +78,24 @@ def broadcast_plan(
     device: torch.device | None = None,
     start: int = 0,
 ) -> PartitionPlan:
-    """Rank 0, which has the data and knows where to start, draws the plan; the others read it, or its
-    failure. So does a supervised rank 0 whose process has died after it had drawn it."""
+    """Return the plan of the job: rank 0 makes and publishes it, the other ranks read it.
+
+    A supervised rank 0 whose process has died after it published the plan reads it, too.
+
+    Args:
+        data: on rank 0.
+        start: training batches before the checkpoint that the run goes on from.
+
+    Raises:
+        UserError, StageError: what `broadcast_error` has published in place of a plan.
+    """
     if data is None or rendezvous.peek(KEY):
-        told = rendezvous.read(KEY, max(config.runtime.timeout, 120.0))
-        if "error" in told:
-            raise (UserError if told["user"] else StageError)(told["error"])
-        bounds, shapes = ([tuple(pair) for pair in told[key]] for key in ("bounds", "shapes"))
-        task.metadata = told["metadata"]
-        return PartitionPlan(**told | {"bounds": bounds, "shapes": shapes})
+        published = rendezvous.read(KEY, max(config.runtime.timeout, 120.0))
+        if "error" in published:
+            raise (UserError if published["user"] else StageError)(published["error"])
+        bounds, shapes = ([tuple(pair) for pair in published[key]] for key in ("bounds", "shapes"))
+        task.metadata = published["metadata"]
+        return PartitionPlan(**published | {"bounds": bounds, "shapes": shapes})
     stages = rendezvous.world if find_engine(config.engine).cut else 1
     plan = replace(make_plan(config, task, data, stages, device), start=start)
     rendezvous.publish(KEY, asdict(plan))
@@ -101,7 +103,7 @@ def broadcast_plan(
 
 
 def broadcast_error(rendezvous: Rendezvous, error: Exception) -> None:
-    """Let the ranks that wait for the plan go."""
+    """Publish an error in place of the plan, for the ranks that wait for one."""
     line = " ".join(str(error).split())
     rendezvous.publish(KEY, {"error": line, "user": isinstance(error, UserError)})
 
@@ -109,9 +111,13 @@ def broadcast_error(rendezvous: Rendezvous, error: Exception) -> None:
 def make_plan(
     config: TrainConfig, task: Task, data: Data, stages: int, device: torch.device | None = None
 ) -> PartitionPlan:
-    """Run every layer once (by hand) or measure every layer and rule (automatic), and cut.
+    """Return the plan for so many stages, cut as `--cut` says or by the measured costs of layers and rule.
 
-    device: where costs are measured, by default the CPU.
+    Args:
+        device: where costs are measured, by default the CPU.
+
+    Raises:
+        UserError: task, data and settings do not fit each other.
     """
     layers = build_layers(task, config.task.seed)
     if stages > len(layers):
@@ -126,7 +132,9 @@ def make_plan(
     cut = config.partition.cut_layers()
     if cut is None:
         costs = (
-            _measure(config, task, layers, (x.to(device), y.to(device)), shapes, label_size, stages)
+            measure_stage_costs(
+                config, task, layers, (x.to(device), y.to(device)), shapes, label_size, stages
+            )
             if stages > 1
             else None
         )
@@ -151,129 +159,3 @@ def make_plan(
         size(data.test),
         dict(task.metadata),
     )
-
-
-def rule_context(
-    config: TrainConfig,
-    task: Task,
-    shape: tuple[int, ...],
-    output_shape: tuple[int, ...],
-    label_size: int,
-    stages: int,
-    seed: int,
-    device: torch.device,
-    index: int = 0,
-    copy_downstream: Callable[[], tuple[nn.Module, Updater]] | None = None,
-    *,
-    batch_normalised: bool,
-    schedule: Callable[[int], float] | None = None,
-) -> RuleContext:
-    """What the rule of stage `index` is built from, at an interface of `shape`.
-
-    output_shape: of the whole network. Shapes are without the batch.
-    """
-    return RuleContext(
-        shape=shape,
-        output_shape=output_shape,
-        loss=in_precision(task.loss, config.runtime.precision, device),
-        metric=task.metric,
-        condition=task.condition,
-        label_size=label_size,
-        classes=task.classes,
-        index=index,
-        stages=stages,
-        sg=config.sg,
-        local=config.local,
-        pending_capacity=2 * config.partition.capacity + 2,
-        stash_capacity=config.partition.stash_of(index, stages),
-        seed=seed,
-        device=device,
-        batch_normalised=batch_normalised,
-        schedule=schedule,
-        guarded=config.recovery.on_nonfinite == "skip",
-        in_precision=lambda module: sequential([module], config.runtime.precision),
-        copy_downstream=copy_downstream,
-    )
-
-
-def rules_to_measure(
-    config: TrainConfig,
-    task: Task,
-    layers: list[nn.Module],
-    shapes: list[tuple[int, ...]],
-    label_size: int,
-    stages: int,
-    device: torch.device,
-) -> Callable[[int], Rule]:
-    """Returns the rule after layer i; the same one for all outputs that are alike."""
-    normalised = batch_normalised(layers)
-
-    @functools.cache
-    def build(shape: tuple[int, ...], is_normalised: bool) -> Rule:
-        context = rule_context(
-            config,
-            task,
-            shape,
-            shapes[-1],
-            label_size,
-            stages,
-            config.task.seed,
-            device,
-            batch_normalised=is_normalised,
-        )
-        return find_rule(config.rule).build(context)
-
-    return lambda i: build(shapes[i], normalised[i])
-
-
-def _measure(
-    config: TrainConfig,
-    task: Task,
-    layers: list[nn.Module],
-    batch: tuple[Tensor, Tensor],
-    shapes: list[tuple[int, ...]],
-    label_size: int,
-    stages: int,
-) -> Costs:
-    device = batch[0].device
-    rules = rules_to_measure(config, task, layers, shapes, label_size, stages, device)
-    with cost_clock(config.runtime, device) as (clock, rounds):
-        costs = measure_costs(
-            [sequential([copy.deepcopy(layer)], config.runtime.precision).to(device) for layer in layers],
-            *batch,
-            loss=in_precision(task.loss, config.runtime.precision, device),
-            optimizer=optimizer_factory(
-                config.optimizer.name, config.optimizer.lr, **config.optimizer.settings()
-            ),
-            rule=rules if config.capabilities.has_network else lambda i: None,
-            clock=clock,
-            rounds=rounds,
-        )
-    costs.interfaces = [cost.per_target(config.partition.target_every) for cost in costs.interfaces]
-    return costs
-
-
-@contextmanager
-def cost_clock(config: LinkedConfig, device: torch.device) -> Iterator[tuple[Clock, int]]:
-    """What an automatic cut goes by, and how many rounds of it: the clock, or FLOPs.
-
-    FLOPs on emulated devices, and with `deterministic`, when the same command shall give the same cut: then
-    at 1 GFLOP/s.
-    """
-    gflops = config.emulate_gflops or (1.0 if config.deterministic else None)
-    if gflops is None:
-        yield device_clock(device), ROUNDS
-        return
-    with flop_clock(gflops) as clock:
-        yield clock, 1  # FLOPs are always the same
-
-
-def device_clock(device: torch.device) -> Clock:
-    """Shows the seconds when all that was asked of the device is done."""
-
-    def clock() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter()
-
-    return clock

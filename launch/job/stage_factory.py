@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
+from typing_extensions import override
 
 from dni_async.networks.batch_normalised import batch_normalised
 from dni_async.optim import Updater, optimizer_factory, schedule_factor
@@ -18,7 +19,8 @@ from dni_async.synthesis.oracle import SeparateRandomness
 from launch.config.optimizer import OptimizerConfig
 from launch.config.train import TrainConfig
 from launch.job.early_stopping import patience_of
-from launch.job.partition_plan import PartitionPlan, build_layers, rule_context
+from launch.job.partition_plan import PartitionPlan, build_layers
+from launch.job.rule_context import rule_context
 from tasks.base import Task, seed_everything
 from workers.runtime.precision import in_precision, sequential
 
@@ -31,7 +33,7 @@ def schedule_of(config: OptimizerConfig, total_steps: int) -> Callable[[int], fl
 
 
 def build_updater(config: OptimizerConfig, module: nn.Module, total_steps: int) -> Updater:
-    """Optimizer, schedule and clipping for the parameters of `module`; the same for every engine."""
+    """Return optimizer, schedule and clipping for the parameters of `module`; the same for every engine."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     make = optimizer_factory(config.name, config.lr, **config.settings())
     optimizer = make(parameters) if parameters else None
@@ -41,23 +43,23 @@ def build_updater(config: OptimizerConfig, module: nn.Module, total_steps: int) 
 def build_stage(
     config: TrainConfig, task: Task, plan: PartitionPlan, index: int, device: torch.device
 ) -> tuple[Stage, list[str]]:
-    """Stage `index` with its rule, and the names of its layers.
+    """Return stage `index` with its rule, and the names of its layers.
 
-    Every rank builds the whole network, so that all initial weights are those of sequential backprop,
-    and keeps its own part.
+    Every rank builds the whole network, so that all initial weights are those of sequential backprop, and
+    keeps the layers of its stage.
     """
     layers = build_layers(task, config.task.seed, plan.steps_per_epoch)
     first, end = plan.bounds[index]
     names = [f"{i} {type(layers[i]).__name__}" for i in range(first, end)]
-    mine = sequential(layers[first:end], config.runtime.precision).to(device)
+    module = sequential(layers[first:end], config.runtime.precision).to(device)
     total_steps = config.task.epochs * plan.steps_per_epoch
     rule = _rule(config, task, plan, index, layers, device)
     seed_stage(config, index)
     stage = Stage(
         index,
-        mine,
+        module,
         rule,
-        build_updater(config.optimizer, mine, total_steps),
+        build_updater(config.optimizer, module, total_steps),
         send_targets=index > 0 and config.capabilities.needs_targets,
         target_every=config.partition.target_every if config.capabilities.sparse_targets else 1,
         skip_nonfinite=config.recovery.on_nonfinite == "skip",
@@ -92,7 +94,7 @@ def _rule(
         for stage, part in enumerate(parts, index + 1):
             seed_stage(config, stage)
             seeded.append(SeparateRandomness(part, random_state()))
-        return nn.Sequential(*seeded), _Together(updaters)
+        return nn.Sequential(*seeded), _UpdaterGroup(updaters)
 
     context = rule_context(
         config,
@@ -111,15 +113,15 @@ def _rule(
     return find_rule(config.rule).build(context)
 
 
-class _Together(Updater):
-    """The updaters of several stages in one: each clips its own gradients, as the stages do."""
+class _UpdaterGroup(Updater):
+    """The updaters of several stages as one: each clips its own gradients, as the stages do."""
 
     def __init__(self, updaters: list[Updater]) -> None:
         super().__init__(None)
         self.updaters = updaters
 
+    @override
     def step(self) -> None:
-        """Step all of them."""
         super().step()
         for updater in self.updaters:
             updater.step()

@@ -1,4 +1,4 @@
-"""What can be wrong with a task, found before the start and said in one line."""
+"""Checks of a task before the start; each raises UserError in one line."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from workers.runtime.precision import sequential
 def run_through(
     layers: list[nn.Module], x: Tensor, precision: str = "fp32"
 ) -> tuple[list[tuple[int, ...]], list[torch.dtype], Tensor]:
-    """Output shape (without the batch) and type of each layer for a batch x, and the last output.
+    """Return output shape (without the batch) and type of each layer for a batch x, and the last output.
 
-    Raises UserError naming the layer that does not fit.
+    Raises:
+        UserError: names the layer that does not take the output of the layer before it.
     """
     shapes, dtypes = [], []
     for i, layer in enumerate(layers):
@@ -41,7 +42,7 @@ def run_through(
 
 @torch.no_grad()
 def check_scores(task: Task, output: Tensor, y: Tensor) -> None:
-    """Loss and metric must take what the network gives: a scalar, and one score per sample."""
+    """Check that the loss of a batch is a scalar, and the metric one score per sample."""
     for name, function, wanted in (("loss", task.loss, ()), ("metric", task.metric, (len(y),))):
         try:
             shape = tuple(function(output, y).shape)
@@ -53,7 +54,7 @@ def check_scores(task: Task, output: Tensor, y: Tensor) -> None:
 
 
 def check_labels(task: Task, data: Data) -> None:
-    """Class labels must be 0 to classes - 1 (looked at where the whole set is a tensor)."""
+    """Check that class labels are 0 to classes - 1, where the whole data set is a tensor."""
     if task.classes is None:
         return
     for dataset in data.sets().values():
@@ -68,7 +69,7 @@ def check_labels(task: Task, data: Data) -> None:
 
 @torch.no_grad()
 def check_last_batch(layers: list[nn.Module], x: Tensor, data: Data) -> None:
-    """Batch norm cannot train on one value per channel: say so now, not at the end of the first epoch."""
+    """Check that the layers can train on the smallest batch: batch norm cannot on one value per channel."""
     parts = data.part[1]
     smallest = min(max(1, data.rows(step) // parts) for step in (0, data.steps_per_epoch - 1))
     if smallest > 1:
@@ -86,7 +87,7 @@ def check_last_batch(layers: list[nn.Module], x: Tensor, data: Data) -> None:
 
 
 def check_evaluations(evaluations: int, data: Data) -> None:
-    """No more than one evaluation per step."""
+    """Check that there is at most one evaluation per step."""
     if evaluations > data.steps_per_epoch:
         raise UserError(
             f"{evaluations} evaluations do not fit into an epoch of {data.steps_per_epoch} steps; "
@@ -95,7 +96,7 @@ def check_evaluations(evaluations: int, data: Data) -> None:
 
 
 def check_until(task: Task, until: float | None) -> None:
-    """Only an accuracy can be trained up to: of another metric nobody knows what is good."""
+    """Check that the task measures an accuracy if `--until` names one."""
     if until is not None and task.metric_name != "accuracy":
         raise UserError(
             f"until is a test accuracy, and task {task.name} measures {task.metric_name}; leave --until out"
@@ -105,7 +106,7 @@ def check_until(task: Task, until: float | None) -> None:
 def check_state(
     task: Task, engine: str, on_nonfinite: str = "stop", supervise: bool = False, compiled: bool = False
 ) -> None:
-    """Layers that carry state need whole batches in their order, and all of them."""
+    """Check that layers that carry state get all batches, whole and in order."""
     if not task.carries_state:
         return
     if not find_engine(engine).carries:

@@ -16,6 +16,7 @@ import cloudpickle
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from typing_extensions import override
 
 from dni_async.errors import StageError, UserError
 from launch.config.train import TrainConfig
@@ -49,7 +50,7 @@ def run_local(config: TrainConfig, task: Task, hosts: FarHosts | None = None) ->
             FAILURE_FILE: str(failure),
             JOB_SECRET: secrets.token_hex(32),
             LAUNCHER: str(os.getpid()),
-            # else a dead store is lamented in dozens of lines by every rank
+            # without it every rank prints dozens of lines when the store is gone
             "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
         }
         if hosts:
@@ -60,7 +61,7 @@ def run_local(config: TrainConfig, task: Task, hosts: FarHosts | None = None) ->
 
 @contextmanager
 def _memory_file(name: str) -> Iterator[Path]:
-    """A file without a place on disk, which ends with this process; only our user can open the path."""
+    """Yield the path of a file in memory, which ends with this process; only this user can open it."""
     descriptor = os.memfd_create(f"dni_async {name}", os.MFD_CLOEXEC)
     try:
         os.fchmod(descriptor, 0o600)
@@ -72,19 +73,19 @@ def _memory_file(name: str) -> Iterator[Path]:
 class _NoLogs(LogsSpecs):
     """Ranks write to the launcher's own stdout and stderr, and leave no error files."""
 
+    @override
     def reify(self, envs: dict[int, dict[str, str]]) -> LogsDest:
-        """No file for any rank."""
         empty = dict.fromkeys(envs, "")
         return LogsDest(empty, dict(empty), dict(empty), dict(empty), dict.fromkeys(envs, os.devnull))
 
     @property
+    @override
     def root_log_dir(self) -> str:
-        """None."""
         return os.devnull
 
 
 def check_port(port: int) -> None:
-    """Raises UserError when `port` is not free on this machine."""
+    """Raise UserError unless `port` is free on this machine."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -120,7 +121,7 @@ def _launch(config: TrainConfig, job: Path, failure: Path, host: str) -> None:
     except SignalException as stop:
         status = 128 + int(stop.sigval)
         line, reported = read_failure(failure)
-        if not reported:  # no rank had come so far
+        if not reported:  # no rank could report yet
             line = f"stopped by {signal.Signals(stop.sigval).name}"
             report_failure(line, status)
         raise AlreadyReported(line, status) from None
@@ -128,7 +129,7 @@ def _launch(config: TrainConfig, job: Path, failure: Path, host: str) -> None:
 
 @contextmanager
 def _environment(**variables: str) -> Iterator[None]:
-    """Environment variables for the children."""
+    """Set environment variables for the children, until the end of the block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

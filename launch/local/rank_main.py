@@ -20,9 +20,9 @@ from workers.failure.signals import exit_process, exit_with_launcher
 
 
 def final_status() -> int:
-    """The exit status that this restarted job had before and would have again; 0 if it may go well now.
+    """Return the exit status that a restart of this job would only repeat; 0 if it may succeed now.
 
-    Bad input stays bad, and a closed stdout closed. Any other failure is removed from the failure file.
+    Bad input and a closed stdout stay as they are. Any other failure is removed from the failure file.
     """
     file = Path(os.environ[FAILURE_FILE])
     _, status = read_failure(file)

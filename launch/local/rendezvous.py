@@ -1,6 +1,6 @@
 """Where ranks of one machine meet: a store that only this machine can reach.
 
-(Every other rendezvous of torch listens on all interfaces, and asks nobody who he is.)
+(Every other rendezvous of torch listens on all interfaces, without authentication.)
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ from torch.distributed.elastic.rendezvous import (
     RendezvousStoreInfo,
     rendezvous_handler_registry,
 )
+from typing_extensions import override
 
 from workers.coordination.rendezvous import LOOPBACK, local_store
 
 NAME = "dni_async-loopback"
-"""Of this rendezvous backend, once it is registered."""
+"""Under which torch's launcher knows this backend."""
 HOST = LOOPBACK
 
 
 class LoopbackRendezvous(RendezvousHandler):
-    """One node, whose ranks use the agent's own store, on the loopback interface; port 0 finds a free one.
+    """One node, whose ranks use the agent's own store, on the loopback interface.
 
-    host: another address of this machine, where it emulates several hosts.
+    Args:
+        port: 0 finds a free one.
+        host: another address of this machine, where it emulates several hosts.
     """
 
     def __init__(self, run_id: str, port: int = 0, host: str = HOST) -> None:
@@ -33,41 +36,42 @@ class LoopbackRendezvous(RendezvousHandler):
         self.host, self.port = host, int(self._store.port)
 
     @property
+    @override
     def use_agent_store(self) -> bool:
-        """Ranks find MASTER_ADDR and MASTER_PORT of this store in their environment."""
         return True
 
+    @override
     def get_backend(self) -> str:
-        """Its name."""
         return NAME
 
+    @override
     def next_rendezvous(self) -> RendezvousInfo:
-        """The only node is there."""
         store = dist.PrefixStore(self._run_id, self._store)
         return RendezvousInfo(store, 0, 1, RendezvousStoreInfo(self.host, self.port))
 
+    @override
     def is_closed(self) -> bool:
-        """Never: ranks may be started anew."""
-        return False
+        return False  # ranks may be started again
 
+    @override
     def set_closed(self) -> None:
-        """Nobody else would come."""
+        pass  # there is no other node
 
+    @override
     def num_nodes_waiting(self) -> int:
-        """None."""
         return 0
 
+    @override
     def get_run_id(self) -> str:
-        """Of the job."""
         return self._run_id
 
+    @override
     def shutdown(self) -> bool:
-        """The store ends with the process."""
         return True
 
 
 def register() -> str:
-    """Let torch's launcher know this backend. Gives its name. May be called twice."""
+    """Register this backend with torch's launcher, and return its name. May be called twice."""
     rendezvous_handler_registry.register(NAME, _make)
     return NAME
 

@@ -31,7 +31,8 @@ from dni_async.rules.registry import rules_with
 from launch.config.plan import PlanConfig
 from launch.config.train import TrainConfig
 from launch.job.data import read
-from launch.job.partition_plan import build_layers, device_clock, rules_to_measure
+from launch.job.partition_plan import build_layers
+from launch.job.stage_costs import device_clock, rules_to_measure
 from launch.job.task_checks import check_labels, check_scores, run_through
 from launch.planning.footprint import optimized_bytes, saved_bytes, state_bytes, total_bytes
 from launch.planning.profile import DEPTHS, InterfaceProfile, LayerProfile, Profile, settings_of

@@ -14,6 +14,7 @@ from dni_async.networks.settings import SGConfig
 from dni_async.recurrent.stateful_rnn import StatefulRNN
 from launch.config.train import TrainConfig
 from launch.job import partition_plan as module
+from launch.job import stage_costs
 from launch.job.partition_plan import PartitionPlan, broadcast_error, broadcast_plan, build_layers, make_plan
 from tests.support.stages import costs
 from tests.support.tiny_task import Tiny, data_of, plain_layers
@@ -48,7 +49,7 @@ def test_a_cut_by_hand_is_taken_as_it_is():
 
 def test_an_automatic_cut_balances_what_was_measured(monkeypatch):
     measured = costs([4.0, 2.0, 2.0, 2.0, 2.0], [1.0] * 4)
-    monkeypatch.setattr(module, "measure_costs", lambda *args, **kwargs: measured)
+    monkeypatch.setattr(stage_costs, "measure_costs", lambda *args, **kwargs: measured)
     plan = drawn(cut="")
     assert plan.bounds == [(0, 2), (2, 5)]
     assert plan.costs == [4 + 2 + 1, 2 + 2 + 2]
@@ -77,7 +78,7 @@ def test_a_rule_is_measured_where_it_has_a_network(rule, measured, monkeypatch):
         seen.extend(one for one in made if one is not None)
         return costs([1.0] * 5, [1.0] * 4)
 
-    monkeypatch.setattr(module, "measure_costs", measure)
+    monkeypatch.setattr(stage_costs, "measure_costs", measure)
     drawn(cut="", rule=rule)
     assert len(seen) == measured
 
@@ -122,7 +123,7 @@ def test_learning_from_one_target_in_four_costs_the_sg_network_a_quarter():
 
 
 def test_one_stage_needs_no_measurement(monkeypatch):
-    monkeypatch.setattr(module, "measure_costs", None)
+    monkeypatch.setattr(stage_costs, "measure_costs", None)
     plan = drawn(cut="", stages=1)
     assert plan.bounds == [(0, 5)] and plan.costs == []
 

@@ -1,0 +1,151 @@
+"""torch's pipeline stages and schedules around the layers of one rank.
+
+Shapes are fixed when a stage is set up, so each number of rows (a short
+last batch) gets a stage and a schedule of its own around the same layers. Without example tensors a stage
+learns the shapes by running its layers on uninitialised memory, which batch norm counts in its running
+statistics: it gets examples. Schedule1F1B refuses fewer micro-batches than stages: a short last batch that
+cannot be cut into so many equal parts goes through ScheduleGPipe, with the same gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+from torch.distributed.pipelining.schedules import PipelineScheduleSingle
+from typing_extensions import override
+
+from dni_async.ownership import starts_in_place
+from launch.engines.micro_batches import fitting
+from workers.coordination.collectives import Peers
+from workers.runtime.probe import Probe
+
+
+class Pipe:
+    """A module's stages and schedules, one pair for each number of rows, in training and in evaluation.
+
+    count: into how many micro-batches a batch is cut; as many as fit where it does not divide the rows.
+    examples: a row of the input of each stage, and of the last one's output.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        count: int,
+        engine: str,
+        peers: Peers,
+        device: torch.device,
+        examples: Sequence[Tensor],
+        loss: Callable[[Tensor, Tensor], Tensor],
+        probe: Probe,
+    ) -> None:
+        self.module, self.count, self.engine = module, count, engine
+        self.index, self.stages = peers.rank, peers.world
+        self.device, self.examples = device, examples
+        self.loss, self.probe = loss, probe
+        self._schedules: dict[tuple[int, bool], PipelineScheduleSingle] = {}
+        self._made: list[TimedStage] = []
+
+    def step(self, x: Tensor, y: Tensor) -> float | None:
+        """Run forward and backward; return the mean loss on the last stage, None on the others."""
+        losses: list[Tensor] = []
+        first, last = self.index == 0, self.index == self.stages - 1
+        with layer_errors():
+            self._schedule(len(x), True).step(
+                *([x] if first else []), target=y if last else None, losses=losses, return_outputs=False
+            )
+        loss = torch.stack(losses).mean().item() if last else None
+        self.probe.mark("wait")
+        return loss
+
+    def evaluate(self, x: Tensor) -> Tensor | None:
+        """Run forward only; return the output (B, ...) on the last stage, None on the others."""
+        with layer_errors():
+            output = self._schedule(len(x), False).eval(*([x] if self.index == 0 else []))
+        self.probe.mark("wait")
+        return output
+
+    def held_bytes(self) -> int:
+        """Return the bytes of all buffers that are received into."""
+        infos = (
+            info
+            for stage in self._made
+            for received in (stage.args_recv_info, stage.grad_recv_info)
+            for many in received.values()
+            for info in many
+        )
+        return sum(info.buffer.nbytes for info in infos if info.buffer is not None)
+
+    def _schedule(self, rows: int, training: bool) -> PipelineScheduleSingle:
+        if (rows, training) not in self._schedules:
+            self._schedules[rows, training] = self._make_schedule(rows, training)
+        return self._schedules[rows, training]
+
+    def _make_schedule(self, rows: int, training: bool) -> PipelineScheduleSingle:
+        count = fitting(rows, self.count)
+        size = rows // count
+        x, h = (
+            torch.empty(
+                (size, *row.shape[1:]), dtype=row.dtype, device="meta", requires_grad=row.requires_grad
+            )
+            for row in self.examples[self.index : self.index + 2]
+        )
+        stage = TimedStage(self.module, self.index, self.stages, self.device, x, h)
+        stage.probe = self.probe
+        self._made.append(stage)
+        one_each = self.engine == "1f1b" and training and count >= self.stages
+        schedule = Schedule1F1B if one_each else ScheduleGPipe
+        return schedule(stage, count, loss_fn=self._loss if training else None)
+
+    def _loss(self, output: Tensor, y: Tensor) -> Tensor:
+        self.probe.mark("wait")
+        loss = self.loss(output, y)
+        self.probe.mark("forward")
+        return loss
+
+
+@contextmanager
+def layer_errors() -> Iterator[None]:
+    """Raise the error of a layer itself, without the description of all tensors that torch adds."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise error.__cause__ or error from None
+
+
+class TimedStage(PipelineStage):
+    """A PipelineStage that marks when it computes; all else is waiting for its neighbours."""
+
+    probe: Probe
+
+    @override
+    def forward_one_chunk(self, *args: Any, **kwargs: Any) -> Any:
+        self.probe.mark("wait")
+        output = super().forward_one_chunk(*args, **kwargs)
+        self.probe.mark("forward" if self.probe.training else "evaluate")
+        return output
+
+    @override
+    def backward_one_chunk(self, *args: Any, **kwargs: Any) -> None:
+        self.probe.mark("wait")
+        super().backward_one_chunk(*args, **kwargs)
+        if self.has_backward:
+            self.probe.mark("backward")
+
+    @override
+    def scale_grads(self, grad_scale_factor: int) -> None:
+        self.probe.mark("wait")
+        super().scale_grads(grad_scale_factor)
+        if self.has_backward:
+            self.probe.mark("update")
+
+    @override
+    def forward_maybe_with_nosync(self, *args: Any, **kwargs: Any) -> Any:
+        # what is received must not be overwritten, and what is sent must be contiguous
+        if starts_in_place(self.submod):
+            args = tuple(x.clone() for x in args)
+        return super().forward_maybe_with_nosync(*args, **kwargs).contiguous()
