@@ -40,13 +40,18 @@ def fit(
     task_args: Sequence[str] = (),
     **settings: Any,
 ) -> Fit:
-    """Train `task` in `stages` local processes; see `launch.config.train.TrainConfig` for more settings.
+    """Train `task` in `stages` local processes and return the run; `TrainConfig` has more settings.
 
         trained = fit("mnist-fcn", stages=2, rule="cdni", epochs=5)
         trained.summary["final"]["test_accuracy"], trained.model(x)
 
-    task: a `Task`, also one defined in a notebook, or a name as for --task.
-    Raises UserError for bad input and StageError when the run failed, each with one line.
+    Args:
+        task: a `Task`, also one defined in a notebook, or a name as for --task.
+        settings: all options of launch.train, by their flat names.
+
+    Raises:
+        UserError: bad input, in one line.
+        StageError: the run failed, in one line.
     """
     settings = {"quiet": True} | settings
     if isinstance(task, str):
@@ -62,5 +67,6 @@ def fit(
         summary = json.loads((Path(out) / "summary.json").read_text())
         task.metadata = summary["facts"]
         model = nn.Sequential(*task.layers())
-        model.load_state_dict(load_all(Path(out), stages if find_engine(config.engine).cut else 1))
+        parts = len(summary["stages"]) if find_engine(config.engine).cut else 1
+        model.load_state_dict(load_all(Path(out), parts))
     return Fit(summary, model.eval())

@@ -21,6 +21,7 @@ from launch.job.task_checks import (
     check_labels,
     check_last_batch,
     check_scores,
+    check_shared_weights,
     run_through,
 )
 from tasks.base import Task, seed_everything
@@ -148,6 +149,7 @@ def make_plan(
             )
         check_cut(cut, len(layers))
     bounds = stage_bounds(cut, len(layers))
+    check_shared_weights(layers, bounds)
     return PartitionPlan(
         bounds,
         shapes,

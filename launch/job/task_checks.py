@@ -6,6 +6,7 @@ import copy
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import TensorDataset
 
 from dni_async.errors import UserError
@@ -84,6 +85,28 @@ def check_last_batch(layers: list[nn.Module], x: Tensor, data: Data) -> None:
             f"batch size {data.batch_size} leaves {rest} of one sample (of {size(data.train)}), "
             "which batch norm cannot train on; choose another --batch-size"
         ) from error
+
+
+def check_shared_weights(layers: list[nn.Module], bounds: list[tuple[int, int]]) -> None:
+    """Check that no parameter or buffer belongs to layers of several stages, where it would train apart."""
+    holders: dict[int, dict[int, str]] = {}
+    for i, layer in enumerate(layers):
+        for name, tensor in (
+            *layer.named_parameters(remove_duplicate=False),
+            *layer.named_buffers(remove_duplicate=False),
+        ):
+            if not is_lazy(tensor) and (address := tensor.untyped_storage().data_ptr()):
+                holders.setdefault(address, {}).setdefault(i, f"{i}.{name}")
+    shared = [names for names in holders.values() if len(names) > 1]
+    between = {cut: names for names in shared for cut in range(min(names) + 1, max(names) + 1)}
+    for cut, _ in bounds[1:]:
+        if cut in between:
+            allowed = ", ".join(str(c) for c in range(1, len(layers)) if c not in between)
+            remedy = f"cut only at {allowed} (--cut)" if allowed else "train in one stage"
+            raise UserError(
+                f"{' and '.join(between[cut].values())} are one tensor, and a cut at layer {cut} puts them into "
+                f"different stages, where they would train apart; {remedy}"
+            )
 
 
 def check_evaluations(evaluations: int, data: Data) -> None:

@@ -47,6 +47,9 @@ def run_local(config: TrainConfig, task: Task, hosts: FarHosts | None = None) ->
     with _memory_file("job") as job, _memory_file("failure") as failure:
         job.write_bytes(cloudpickle.dumps((config, task)))
         environment = {
+            # ranks import what this process can import, such as a task beside the user's script
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            "PYTHONSAFEPATH": "1",  # (from Python 3.11 on) and not first of all what is in the working folder
             FAILURE_FILE: str(failure),
             JOB_SECRET: secrets.token_hex(32),
             LAUNCHER: str(os.getpid()),

@@ -1,0 +1,37 @@
+"""One run at a time in an output folder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+
+from dni_async.errors import UserError
+
+
+class RunLock:
+    """A lock on an output folder, held until the process ends; that of a process that has died is free.
+
+    OUT/run.lock holds process id and host of the last run.
+
+    Raises:
+        UserError: another run is using the folder.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._file = os.open(out / "run.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.read(self._file, 200).decode(errors="replace").strip() or "unknown"
+            os.close(self._file)
+            raise UserError(
+                f"another run is writing to {out} ({holder}); wait for its end, or choose another --out"
+            ) from None
+        os.ftruncate(self._file, 0)
+        os.write(self._file, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+
+    def release(self) -> None:
+        """Release the lock before the process ends."""
+        os.close(self._file)
