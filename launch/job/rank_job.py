@@ -21,13 +21,14 @@ from launch.job.partition_plan import PartitionPlan, broadcast_error, broadcast_
 from launch.job.progress_file import ProgressFile
 from launch.job.recovery_session import RecoverySession, supervise
 from launch.job.restart import decide_start, with_checkpoints
+from launch.job.run_lock import RunLock
 from launch.job.start import Start
 from launch.job.task_checks import check_state, check_until
 from launch.report.files import collect_failure, prepare_out
 from launch.report.grid import show
 from launch.report.recorder import Recorder
 from launch.report.run_table import run_grid
-from launch.report.weights import save_part
+from launch.report.weights import remove_stale_parts, save_part
 from tasks.base import Task
 from workers.coordination.rendezvous import Late, Rendezvous
 from workers.failure.rank_runner import RankRunner
@@ -81,6 +82,7 @@ def run_rank(
         with collect_failure(problems, Path(config.output.out) / "weights"):
             save_part(Path(config.output.out), context.index, first, layers)
     if recorder:
+        remove_stale_parts(Path(config.output.out), rendezvous.world if engine.cut else 1)
         problems += recorder.write_files()
         if not config.output.quiet:  # its notes were shown at the start
             show(run_grid(recorder.summary | {"notes": recorder.record.warnings}))
@@ -127,11 +129,14 @@ def _prepare(
         data = _read(config, engine, task, rendezvous) if engine.everybody_reads else None
         return data, Start(), plan
     if session and (position := session.position()):
+        RunLock(Path(config.output.out))
         plan = broadcast_plan(rendezvous, config, task, None)
         progress_file = ProgressFile(Path(config.output.out), position.step, goes_on=True, restart=True)
         start = Start(position, progress_file=progress_file)
         return _read(config, engine, task, rendezvous), start, plan
     try:
+        if config.output.out:
+            RunLock(Path(config.output.out))  # held to the end of the process
         _announce(config, rendezvous, f"reading the data of {task.name}")
         data = _read(config, engine, task, rendezvous)
         if engine.cut and config.partition.cut_layers() is None and rendezvous.world > 1:

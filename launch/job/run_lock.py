@@ -11,7 +11,9 @@ from dni_async.errors import UserError
 
 
 class RunLock:
-    """A lock on an output folder, held until the process ends; that of a process that has died is free.
+    """A lock on an output folder, held to the end of the process or of a `with` block.
+
+    The kernel frees the lock of a process that has died, so that none can be stale.
 
     OUT/run.lock holds process id and host of the last run.
 
@@ -32,6 +34,8 @@ class RunLock:
         os.ftruncate(self._file, 0)
         os.write(self._file, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
 
-    def release(self) -> None:
-        """Release the lock before the process ends."""
+    def __enter__(self) -> RunLock:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
         os.close(self._file)

@@ -98,14 +98,14 @@ def check_shared_weights(layers: list[nn.Module], bounds: list[tuple[int, int]])
             if not is_lazy(tensor) and (address := tensor.untyped_storage().data_ptr()):
                 holders.setdefault(address, {}).setdefault(i, f"{i}.{name}")
     shared = [names for names in holders.values() if len(names) > 1]
-    between = {cut: names for names in shared for cut in range(min(names) + 1, max(names) + 1)}
+    between = {cut: names for names in reversed(shared) for cut in range(min(names) + 1, max(names) + 1)}
     for cut, _ in bounds[1:]:
         if cut in between:
             allowed = ", ".join(str(c) for c in range(1, len(layers)) if c not in between)
             remedy = f"cut only at {allowed} (--cut)" if allowed else "train in one stage"
             raise UserError(
-                f"{' and '.join(between[cut].values())} are one tensor, and a cut at layer {cut} puts them into "
-                f"different stages, where they would train apart; {remedy}"
+                f"{' and '.join(between[cut].values())} are one tensor, and a cut at layer {cut} puts it "
+                f"into several stages, where it would train apart; {remedy}"
             )
 
 

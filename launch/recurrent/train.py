@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +23,7 @@ from dni_async.recurrent.auxiliary_task import Auxiliary
 from dni_async.recurrent.bootstrap import dni_through_time, permuted
 from dni_async.recurrent.through_time import MakePredictor, ThroughTime
 from launch.config.recurrent import SequenceConfig
+from launch.job.run_lock import RunLock
 from launch.job.stage_factory import build_updater
 from launch.recurrent.weights import save
 from launch.report.files import JsonLines, prepare_out, write_json
@@ -38,6 +41,11 @@ def run_sequences(runner: RankRunner, config: SequenceConfig) -> dict[str, Any]:
     if not isinstance(task, SequenceTask):
         raise UserError(f"{task.name} is not a task over time; train it with launch.train")
     out = prepare_out(config.output.out) if config.output.out else None
+    with RunLock(out) if out else nullcontext():
+        return _run(runner, config, task, out)
+
+
+def _run(runner: RankRunner, config: SequenceConfig, task: SequenceTask, out: Path | None) -> dict[str, Any]:
     runner.folder = out
     sequences = task.sequences(config.task.data_folder(), config.task.batch_size, config.task.seed)
     placement = place(config.runtime.device, config.runtime.threads, 0, 1)

@@ -1,10 +1,11 @@
 """What is wrong with a task for some settings; the rest is tested through the plan."""
 
 import pytest
+from torch import nn
 
 from dni_async.errors import UserError
 from launch.engines.registry import ENGINES
-from launch.job.task_checks import check_state, check_until
+from launch.job.task_checks import check_shared_weights, check_state, check_until
 from tests.support.tiny_task import Tiny
 
 
@@ -60,3 +61,43 @@ def test_layers_that_carry_state_are_not_tried_out_ahead() -> None:
     check_state(Tiny(), "decoupled", compiled=True)
     with pytest.raises(UserError, match=r"compile tries layers out, .* leave it out"):
         check_state(Stateful(), "decoupled", compiled=True)
+
+
+def tied() -> list[nn.Module]:
+    """Layers 1 and 3 share a weight."""
+    layers = [nn.Linear(4, 4) for _ in range(5)]
+    layers[3].weight = layers[1].weight
+    return list(layers)
+
+
+@pytest.mark.parametrize("bounds", [[(0, 5)], [(0, 1), (1, 5)], [(0, 4), (4, 5)], [(0, 1), (1, 4), (4, 5)]])
+def test_weights_may_be_shared_within_a_stage(bounds: list[tuple[int, int]]) -> None:
+    check_shared_weights(tied(), bounds)
+
+
+@pytest.mark.parametrize("cut", [2, 3])
+def test_weights_shared_across_a_cut_are_refused_with_the_cuts_that_work(cut: int) -> None:
+    with pytest.raises(UserError) as error:
+        check_shared_weights(tied(), [(0, cut), (cut, 5)])
+    assert str(error.value) == (
+        f"1.weight and 3.weight are one tensor, and a cut at layer {cut} puts it into several stages, "
+        "where it would train apart; cut only at 1, 4 (--cut)"
+    )
+
+
+def test_a_module_that_comes_twice_shares_its_buffers_too() -> None:
+    norm = nn.BatchNorm1d(4, affine=False)
+    layers = [norm, nn.Linear(4, 4), norm]
+    with pytest.raises(UserError, match=r"0.running_mean and 2.running_mean .*; train in one stage"):
+        check_shared_weights(layers, [(0, 1), (1, 3)])
+
+
+def test_a_view_of_a_weight_is_the_same_tensor() -> None:
+    first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+    second.weight = nn.Parameter(first.weight.detach().t())
+    with pytest.raises(UserError, match=r"0.weight and 1.weight are one tensor"):
+        check_shared_weights([first, second], [(0, 1), (1, 2)])
+
+
+def test_layers_without_shapes_yet_share_nothing() -> None:
+    check_shared_weights([nn.LazyLinear(3), nn.LazyLinear(3)], [(0, 1), (1, 2)])
