@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from dni_async.errors import UserError
 from launch.config.checks import at_least, one_of, positive
 from launch.config.flat import Group
 from workers.runtime.precision import PRECISIONS
+from workers.transport.compression import WireFormat
 from workers.transport.registry import check_transports
 
 
@@ -58,6 +59,9 @@ class LinkedConfig(DeviceConfig):
 class RuntimeConfig(LinkedConfig):
     """On what the processes compute, in which way, and how they talk to each other."""
 
+    wire: WireFormat = "fp32"
+    """Activations and target gradients on their way between stages: fp32 (as they are), bf16, or int8 with a
+    scale for each sample."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """fp32 or bf16: layers and loss under torch.autocast; weights, optimizer and SG networks stay in fp32."""
     compile: bool = False
@@ -65,6 +69,7 @@ class RuntimeConfig(LinkedConfig):
 
     def __post_init__(self) -> None:
         LinkedConfig.__post_init__(self)
+        one_of("wire", self.wire, get_args(WireFormat))
         one_of("precision", self.precision, PRECISIONS)
         if self.emulate_gflops and self.compile:
             raise UserError("an emulated device is no faster with --compile; leave it out")

@@ -6,6 +6,7 @@ import time
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from dni_async.errors import StageError
@@ -26,8 +27,10 @@ from workers.runtime.endpoints import Sink, Source
 from workers.runtime.fault_injection import EventInjector
 from workers.runtime.loop import StageLoop
 from workers.runtime.probe import Throughput, process_metadata, warmup_steps
+from workers.transport.compression import CompressingSender, compress_link
 from workers.transport.connect import Links, agree_on_transports, open_links
 from workers.transport.in_flight import agree_on_in_flight
+from workers.transport.links import Link
 from workers.transport.registry import find_transport
 
 
@@ -51,6 +54,7 @@ def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
     ) as links:
         if recorder:
             recorder.start(transports, {"in_flight": config.partition.capacity})
+        links = _compress(context, links, transports)
         loop = _loop(context, recorder, stage, names, links, under_way)
         context.runner.describe_position = loop.describe_position
         context.runner.describe_activity = loop.describe_activity
@@ -66,12 +70,17 @@ def _agree_on_links(context: RankContext) -> list[str]:
     """Return the transport of each link, and set the context's messages in flight if they are to be found."""
     config, rendezvous = context.config, context.rendezvous
     transports = agree_on_transports(rendezvous, config.runtime.transport, config.runtime.timeout)
-    near = all(find_transport(name).same_host_only for name in transports)
-    if config.partition.in_flight == "auto" and not (near or config.runtime.deterministic):
+    found = config.partition.in_flight != "auto" or config.runtime.deterministic or _is_near(transports)
+    if not found:
         step_s = max(context.plan.costs, default=0.0)
         in_flight = agree_on_in_flight(rendezvous, step_s, config.runtime.timeout)
         context.config = config.changed(in_flight=in_flight)
     return transports
+
+
+def _is_near(transports: list[str]) -> bool:
+    """Whether all links are within a host."""
+    return all(find_transport(name).same_host_only for name in transports)
 
 
 def _restore(context: RankContext, stage: Stage) -> list[TargetGradient]:
@@ -102,7 +111,7 @@ def _loop(
     constant = {"layers": names, "parameters": parameters_of(stage.layers)} | placement.describe()
 
     def metadata() -> dict[str, Any]:
-        return constant | process_metadata() | (session.metadata() if session else {})
+        return constant | process_metadata() | _message_bytes(links) | (session.metadata() if session else {})
 
     return StageLoop(
         stage,
@@ -116,6 +125,33 @@ def _loop(
         device=placement.device,
         under_way=under_way,
     )
+
+
+def _compress(context: RankContext, links: Links, transports: list[str]) -> Links:
+    """Return the links with messages in the format of --wire, and with their bytes counted; the same links
+    where all are within a host and nothing is compressed."""
+    wire, plan = context.config.runtime.wire, context.plan
+    if wire == "fp32" and _is_near(transports):
+        return links
+    first, end = plan.bounds[context.index]
+
+    def compress(link: Link | None, layer: int) -> Link | None:
+        """The link behind the output of a layer."""
+        return link and compress_link(link, wire, plan.shapes[layer], getattr(torch, plan.dtypes[layer]))
+
+    return Links(compress(links.upstream, first - 1), compress(links.downstream, end - 1))
+
+
+def _message_bytes(links: Links) -> dict[str, Any]:
+    """Return the mean payload of a training batch's message in each direction, where it is counted."""
+    ends = {"downstream": links.downstream, "upstream": links.upstream}
+    senders = {name: link.sender for name, link in ends.items() if link}
+    sizes = {
+        name: sender.bytes_per_batch()
+        for name, sender in senders.items()
+        if isinstance(sender, CompressingSender)
+    }
+    return {"message_bytes": sizes} if sizes else {}
 
 
 def _channels(context: RankContext, recorder: Recorder | None, links: Links) -> StageChannels:

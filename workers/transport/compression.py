@@ -19,6 +19,7 @@ from typing_extensions import override
 from dni_async.messages import Activation, Message, TargetGradient
 from workers.transport.base import Receiver, Sender
 from workers.transport.forwarding import ForwardingReceiver, ForwardingSender
+from workers.transport.links import Link
 from workers.transport.wire import payload_bytes
 
 WireFormat = Literal["fp32", "bf16", "int8"]
@@ -61,9 +62,11 @@ class CompressingSender(ForwardingSender):
     def __init__(self, sender: Sender, wire: WireFormat) -> None:
         super().__init__(sender)
         self._wire = wire
-        self.bytes_sent = 0
-        """Payloads of training batches."""
-        self.batches_sent = 0
+        self._bytes, self._batches = 0, 0
+
+    def bytes_per_batch(self) -> float:
+        """Mean bytes of the payloads of training batches; 0 before the first."""
+        return self._bytes / max(1, self._batches)
 
     @override
     def send(self, message: Message, timeout: float) -> None:
@@ -73,18 +76,13 @@ class CompressingSender(ForwardingSender):
         elif isinstance(message, TargetGradient):
             message = TargetGradient(message.step, message.version, compress(message.grad, self._wire))
         if isinstance(message, TargetGradient) or (isinstance(message, Activation) and message.train):
-            self.bytes_sent += payload_bytes(message)
-            self.batches_sent += 1
+            self._bytes += payload_bytes(message)
+            self._batches += 1
         super().send(message, timeout)
 
 
 class DecompressingReceiver(ForwardingReceiver):
-    """Restores what a `CompressingSender` has sent.
-
-    Args:
-        shape: Of a sample at this link, without the batch.
-        dtype: Of activations and gradients at this link.
-    """
+    """Restores what a `CompressingSender` has sent."""
 
     def __init__(self, receiver: Receiver, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         super().__init__(receiver)
@@ -98,3 +96,13 @@ class DecompressingReceiver(ForwardingReceiver):
         elif isinstance(message, TargetGradient):
             message.grad = decompress(message.grad, self._shape, self._dtype)
         return message
+
+
+def compress_link(link: Link, wire: WireFormat, shape: tuple[int, ...], dtype: torch.dtype) -> Link:
+    """Return ends of the link that send in this format and restore what comes in it.
+
+    Args:
+        shape: Of a sample at this link, without the batch.
+        dtype: Of activations and gradients at this link.
+    """
+    return Link(CompressingSender(link.sender, wire), DecompressingReceiver(link.receiver, shape, dtype))

@@ -44,6 +44,7 @@ REFUSED = [
         "unknown transport (udp); use one of auto, shm, tcp, dist, rpc, or the dotted path",
     ),
     ({"transport": "rpc"}, "transport is rpc, by which anybody who reaches its port, such as another user"),
+    ({"wire": "int4"}, "unknown wire (int4); use one of fp32, bf16, int8"),
     ({"in_flight": 129}, "in-flight is 129; it must be at most 128"),
     ({"cut": "2;4"}, "cut is 2;4; write layer numbers with commas, such as 2,4"),
     ({"cut": "2,,4"}, "cut is 2,,4; write layer numbers with commas, such as 2,4"),
