@@ -31,7 +31,9 @@ class AuxiliaryHead(nn.Module):
             self.layers = nn.Sequential(nn.Flatten(), *_perceptron(flat, hidden_size, outputs))
 
     def forward(self, h: Tensor) -> Tensor:
-        """Return (B, *output_shape) for h (B, *shape)."""
+        """Return (B, *output_shape) for h (B, *shape) of any floating-point type."""
+        if not torch.is_autocast_enabled(h.device.type):
+            h = h.to(next(self.parameters()).dtype)
         return self.layers(h).view(len(h), *self.output_shape)
 
 

@@ -155,7 +155,7 @@ def rule_runs(
     known: dict[Rule, RuleRun] = {}
     found: list[RuleRun | None] = []
     for i, run in enumerate(layers[:-1]):
-        made = rule(i)
+        made = rule(i) if run.output.is_floating_point() else None  # whole numbers have no gradient
         found.append(known.setdefault(made, RuleRun(made, run.output, y)) if made else None)
     return found
 

@@ -59,6 +59,8 @@ class Stage(MarkerHandler):
         """Handle the target gradient (B, ...) of an earlier batch, which may have no rows."""
         self.targets_received += 1
         self._parts.on_target(message)
+        if not self.differentiable:
+            return
         if self.rule.capabilities.keeps_graphs:
             yield from self.resume(message)
         elif message.empty:

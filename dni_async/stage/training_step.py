@@ -85,7 +85,10 @@ class TrainingStep(StageState):
                 check_finite("activation", [out])
                 yield self._activation(message, out)
                 sent = True
-            gradient = self.rule.gradient(message.step, self.version, out, message.y)
+            self.differentiable = out.is_floating_point()
+            gradient: Tensor | None = out  # not used where the output has no gradient
+            if self.differentiable:
+                gradient = self.rule.gradient(message.step, self.version, out, message.y)
         except NonFinite as error:
             self.without(error, buffers)
             yield from self._skip(message, sent)
@@ -102,7 +105,7 @@ class TrainingStep(StageState):
         x = message.h.detach()
         if self.rule.capabilities.keeps_graphs:
             x = x.clone()  # it outlives the message
-        if self.send_targets and self.has_target(message.step):
+        if self.send_targets and self.has_target(message.step) and x.is_floating_point():
             x.requires_grad_()
         return x, self.rule.forward(self.layers, self._unshared(x))
 

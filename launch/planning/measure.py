@@ -35,7 +35,7 @@ from launch.job.partition_plan import build_layers
 from launch.job.stage_costs import device_clock, rules_to_measure
 from launch.job.task_checks import check_labels, check_scores, run_through
 from launch.planning.footprint import optimized_bytes, saved_bytes, state_bytes, total_bytes
-from launch.planning.profile import DEPTHS, InterfaceProfile, LayerProfile, Profile, settings_of
+from launch.planning.profile import DEPTHS, NO_RULE, InterfaceProfile, LayerProfile, Profile, settings_of
 from launch.report.metadata import hardware
 from tasks.base import Task
 from workers.runtime.device import pick_device
@@ -120,7 +120,8 @@ class _Measurement:
         whole, part = (self.layer_runs(self.layers, size) for size in (len(self.y), part_size))
         trivial = self._trivial_runs()
         rules = self._rule_runs(whole)
-        seconds = self._seconds([*whole, *part, *trivial, *itertools.chain(*rules.values())])
+        at_interfaces = [run for runs in rules.values() for run in runs if run]
+        seconds = self._seconds([*whole, *part, *trivial, *at_interfaces])
         return Profile(
             settings=settings_of(self.config),
             hardware=hardware(),
@@ -134,7 +135,7 @@ class _Measurement:
                 [LayerCost(*seconds[run]) for run in whole], [LayerCost(*seconds[run]) for run in part]
             ),
             interfaces={
-                key: [self._interface(run, InterfaceCost(*seconds[run])) for run in runs]
+                key: [self._interface(run, InterfaceCost(*seconds[run])) if run else NO_RULE for run in runs]
                 for key, runs in rules.items()
             },
             refused=self.refused,
@@ -155,16 +156,16 @@ class _Measurement:
         loss: Loss = lambda output, y: output.sum()  # noqa: E731
         return layer_runs(layers, x, x, loss, self.optimizer)
 
-    def _rule_runs(self, layers: list[LayerRun]) -> dict[str, list[RuleRun]]:
+    def _rule_runs(self, layers: list[LayerRun]) -> dict[str, list[RuleRun | None]]:
         """Return the runs of a rule after each layer but the last, by rule and number of stages."""
-        found = {}
+        found: dict[str, list[RuleRun | None]] = {}
         for name, stages in itertools.product(rules_with("has_network"), DEPTHS):
             try:
                 runs = rule_runs(layers, self.y, self._maker(name, stages))
             except UserError as error:
                 self.refused[name] = str(error)
                 continue
-            found[f"{name} {stages}"] = [run for run in runs if run]
+            found[f"{name} {stages}"] = runs
         return found
 
     def _maker(self, name: str, stages: int) -> Callable[[int], Rule]:

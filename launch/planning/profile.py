@@ -60,6 +60,10 @@ class InterfaceProfile:
     """What it keeps for replay."""
 
 
+NO_RULE = InterfaceProfile(InterfaceCost(), 0, 0)
+"""Of an interface without a network: whole numbers have no gradient, and some rules need none."""
+
+
 @dataclass(slots=True)
 class Profile:
     """All measurements, JSON-able."""
@@ -95,8 +99,7 @@ class Profile:
     def interfaces_of(self, rule: str, stages: int) -> list[InterfaceProfile]:
         """Return the networks of a rule in so many stages; they cost nothing for rules without a network."""
         key = f"{rule} {min(stages, DEPTHS[-1])}"
-        none = InterfaceProfile(InterfaceCost(), 0, 0)
-        return self.interfaces.get(key) or [none] * (len(self.layers) - 1)
+        return self.interfaces.get(key) or [NO_RULE] * (len(self.layers) - 1)
 
     def repeat(self, layers: int) -> Profile:
         """Return the network with its middle layers, all but first and last, repeated up to so many."""

@@ -41,3 +41,14 @@ def test_images_get_the_classifier_of_the_head_sg_network() -> None:
     sg.head.load_state_dict(head.layers.state_dict())
     h = torch.randn(4, 3, 9, 9)
     assert torch.equal(head(h), sg.head(h))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_activations_of_another_type_get_a_gradient_of_their_type(dtype: torch.dtype) -> None:
+    head = AuxiliaryHead((6,), (3,), 8)
+    h = torch.randn(4, 6, dtype=dtype, requires_grad=True)
+    output = head(h)
+    output.sum().backward()
+    assert output.dtype == torch.float32
+    assert h.grad is not None and h.grad.dtype == dtype
+    torch.testing.assert_close(output, head(h.detach().float()))

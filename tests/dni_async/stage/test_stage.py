@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient
 from dni_async.networks import LinearSG
 from dni_async.optim import Updater
-from dni_async.rules import DelayedRule, DniRule, FrozenRule
+from dni_async.rules import DelayedRule, DniRule, FrozenRule, Rule
 from dni_async.stage.simulation import Simulation
 from dni_async.stage.stage import Stage
 from tests.support.stages import (
@@ -447,6 +447,35 @@ def test_whole_numbers_may_come_in() -> None:
     assert isinstance(activation, Activation)
     assert activation.h.shape == (4, WIDTH)
     assert changed(stage, before)
+
+
+class Indices(nn.Module):
+    """Whole numbers out of features, through which no gradient passes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x * 10).long().clamp(0, 9)
+
+
+@pytest.mark.parametrize(
+    "rule", [lambda: DniRule(synthesizer(LinearSG(FEATURES, FEATURES))), lambda: DelayedRule(3)]
+)
+def test_whole_numbers_may_pass_a_cut(rule: Callable[[], Rule]) -> None:
+    """Stage 1 sends whole numbers, and so learns nothing; stage 0 gets targets of zeros; stage 2 learns."""
+    layers = [nn.Linear(FEATURES, FEATURES), Indices(), nn.EmbeddingBag(10, WIDTH), nn.Linear(WIDTH, CLASSES)]
+    stages = pipeline(cut=(1, 2), rule=rule, layers=layers, make_updater=updater)
+    before = [clone_state(stage.layers) for stage in stages]
+    simulation = Simulation(stages).run(with_stop(batches([30, 30, 17])))
+    assert [stage.version for stage in stages] == [3, 3, 3]
+    assert [stage.targets_received for stage in stages] == [3, 3, 0]
+    assert [stage.skipped + stage.targets_skipped for stage in stages] == [0, 0, 0]
+    moved = [changed(stage, state) for stage, state in zip(stages, before, strict=True)]
+    assert moved == [False, False, True]
+    assert simulation.markers[0].kind is MarkerKind.STOP
+
+
+def updater(module: nn.Module) -> Updater:
+    parameters = list(module.parameters())
+    return adam(module) if parameters else Updater(None)
 
 
 def test_a_report_has_the_counts_of_the_stage() -> None:
