@@ -18,7 +18,8 @@ from launch.job.data import Data, size
 from launch.report.files import jsonable
 from launch.report.recorder import Recorder
 from tasks.base import Task
-from workers.checkpoint.store import CheckpointStore, Manifest
+from workers.checkpoint.manifest import Manifest
+from workers.checkpoint.store import CheckpointStore
 
 SAME = (
     "task_args",

@@ -19,7 +19,8 @@ from launch.job.data import Data
 from launch.job.message_stream import StreamPosition
 from launch.job.start import Start
 from tasks.base import Task
-from workers.checkpoint.store import CheckpointStore, Manifest
+from workers.checkpoint.manifest import Manifest
+from workers.checkpoint.store import CheckpointStore
 
 
 def choose_start(config: TrainConfig, task: Task, data: Data, stages: int) -> Start:

@@ -16,7 +16,8 @@ from launch.report.weights import save_part
 from tests.support.damage import flip_a_bit
 from tests.support.summaries import summary
 from tests.support.tiny_task import five_layers
-from workers.checkpoint.store import CheckpointStore, Manifest
+from workers.checkpoint.manifest import Manifest
+from workers.checkpoint.store import CheckpointStore
 
 BOUNDS = [(0, 1), (1, 3), (3, 5)]
 

@@ -1,4 +1,4 @@
-"""Files that are whole whenever somebody looks, and last when the machine loses power."""
+"""Files that are whole at any moment, and survive a loss of power."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """All or nothing: a reader sees the old file or the new one, never a part. Raises OSError and leaves
-    the old file when the disk does not take it."""
+    """Write a file so that a reader sees the old one or the new one, never a part.
+
+    Raises OSError, and leaves the old file, if the disk refuses it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -25,7 +27,7 @@ def write_whole(path: Path, data: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Let the new name in the folder last, too; not every file system can be asked for that."""
+    """Make the new name in the folder durable; not every file system supports that."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

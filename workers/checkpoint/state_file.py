@@ -1,4 +1,4 @@
-"""A state as one safetensors file: tensors as tensors, all else as JSON in its metadata. No pickle.
+"""A state as one safetensors file: tensors as tensors, the rest as JSON in its metadata. No pickle.
 
 {"rule": {"draws": tensor, "updates": 7}}
 
@@ -20,21 +20,21 @@ from dni_async.state.state_dict import State
 
 _TENSOR = "<tensor>"
 _LENGTH = 8
-"""Bytes in which a safetensors file says how long its header is."""
+"""Bytes of the length of the header, at the start of a safetensors file."""
 
 
 def to_bytes(state: State) -> bytes:
-    """The file. Tensors must not share memory (see `copied`).
+    """The content of the file. Raises UserError for a value that is neither tensor nor JSON.
 
-    Raises UserError for a value that is neither tensor nor JSON.
+    Tensors must not share memory (see `copied`).
     """
     tensors: dict[str, Tensor] = {}
-    told = _without_tensors(state, "state", tensors)
-    return save(tensors, {"state": json.dumps(told)})
+    text = json.dumps(_without_tensors(state, "state", tensors))
+    return save(tensors, {"state": text})
 
 
 def from_bytes(data: bytes) -> State:
-    """The state, on the CPU. Raises ValueError, KeyError or a SafetensorError when it is no such file."""
+    """The state, on the CPU. Raises ValueError, KeyError, TypeError or SafetensorError for another file."""
     length = int.from_bytes(data[:_LENGTH], "little")
     header = json.loads(data[_LENGTH : _LENGTH + length])
     state: State = _with_tensors(json.loads(header["__metadata__"]["state"]), load(data))
@@ -42,7 +42,7 @@ def from_bytes(data: bytes) -> State:
 
 
 def _without_tensors(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """The value with names in the place of its tensors, which go into `tensors`."""
+    """The value with names in place of its tensors, which are put into `tensors`."""
     if isinstance(value, Tensor):
         tensors[path] = value.contiguous()
         return {_TENSOR: path}

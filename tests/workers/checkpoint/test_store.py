@@ -13,7 +13,8 @@ import torch
 
 from dni_async.state.state_dict import State
 from tests.support.damage import flip_a_bit, full_disk
-from workers.checkpoint.store import MANIFEST, CheckpointStore, Damaged, Manifest
+from workers.checkpoint.manifest import MANIFEST, Damaged, Manifest
+from workers.checkpoint.store import CheckpointStore
 
 Bounds = list[tuple[int, int]]
 BOUNDS: Bounds = [(0, 2), (2, 5)]
@@ -233,3 +234,9 @@ class TestTheNewestPartOfAStage:
 
     def test_is_none_without_a_checkpoint(self, tmp_path: Path) -> None:
         assert self.step(CheckpointStore(tmp_path)) is None
+
+
+@pytest.mark.parametrize("name", ["step-²", "step-", "step-000000000020", "step-20", f"step-{20:0200}"])
+def test_folders_of_others_are_no_sets(checkpoints: CheckpointStore, name: str) -> None:
+    shutil.copytree(checkpoints.folder / "step-00000020", checkpoints.folder / name)
+    assert checkpoints.steps() == [20, 40]
