@@ -18,13 +18,13 @@ from dni_async.errors import UserError
 Plugin = TypeVar("Plugin")
 
 
-def load_class(path: str, kind: str, base: type[Plugin]) -> type[Plugin]:
-    """The class at `path`, "my_pkg.my_module:MyClass", which must be a subclass of `base`.
+def load_class(path: str, kind: str, *bases: type[Plugin]) -> type[Plugin]:
+    """The class at `path`, "my_pkg.my_module:MyClass", which must be a subclass of one of `bases`.
 
     Args:
         path: of a module, a colon, and a class in it.
         kind: what the class is called in errors, such as "rule".
-        base: the class that it must be derived from.
+        bases: the classes of which it must be derived from one; errors name the first.
 
     Raises:
         UserError: there is no such module or class, the module cannot be imported, or the class is another.
@@ -33,8 +33,9 @@ def load_class(path: str, kind: str, base: type[Plugin]) -> type[Plugin]:
     found = getattr(load_module(module, kind), name, None)
     if found is None:
         raise UserError(f"{kind} class not found ({name}): define it in {module}, or mend its name")
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise UserError(f"no {kind} ({path}): derive the class from {base.__module__}.{base.__qualname__}")
+    if not (isinstance(found, type) and issubclass(found, bases)):
+        first = bases[0]
+        raise UserError(f"no {kind} ({path}): derive the class from {first.__module__}.{first.__qualname__}")
     lacking = ", ".join(sorted(getattr(found, "__abstractmethods__", ())))
     if lacking:
         raise UserError(f"{kind} is not complete ({path}): define {lacking}")

@@ -13,9 +13,9 @@ from __future__ import annotations
 import copy
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from dni_async.errors import UserError
 from dni_async.partition.costs import InterfaceCost, LayerCost
@@ -133,8 +133,8 @@ def load_profile(path: Path, config: FlatConfig) -> Profile:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"{path} is no profile of launch.plan; measure one without --profile") from None
     try:
-        found = _from_json(content)
-    except (KeyError, TypeError) as error:
+        found: Profile = _from_json(Profile, content)
+    except (AttributeError, KeyError, TypeError) as error:
         raise UserError(f"profile {path} is damaged ({error}); measure one without --profile") from None
     for key, wanted in settings_of(config).items():
         if found.settings.get(key) != wanted:
@@ -151,27 +151,13 @@ def settings_of(config: FlatConfig) -> dict[str, Any]:
     return {key: jsonable(known[key]) for key in SETTINGS}
 
 
-def _from_json(content: dict[str, Any]) -> Profile:
-    def line(values: dict[str, float]) -> Line:
-        return Line(**values)
-
-    def link(values: dict[str, Any]) -> LinkCost:
-        return LinkCost(**{key: line(value) for key, value in values.items()})
-
-    layers = [
-        LayerProfile(**v | {"batch": LayerCost(**v["batch"]), "part": LayerCost(**v["part"])})
-        for v in content["layers"]
-    ]
-    interfaces = {
-        key: [InterfaceProfile(**v | {"cost": InterfaceCost(**v["cost"])}) for v in values]
-        for key, values in content["interfaces"].items()
-    }
-    read = {
-        "layers": layers,
-        "interfaces": interfaces,
-        "fixed": LayerCost(**content["fixed"]),
-        "link": link(content["link"]),
-        "gloo": link(content["gloo"]),
-        "all_reduce": line(content["all_reduce"]),
-    }
-    return Profile(**content | read)
+def _from_json(kind: Any, value: Any) -> Any:
+    """Return the dataclass, or list or dictionary of dataclasses, that `asdict` made `value` from."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: _from_json(hints[name], part) for name, part in value.items()})
+    if get_origin(kind) is list:
+        return [_from_json(get_args(kind)[0], part) for part in value]
+    if get_origin(kind) is dict:
+        return {key: _from_json(get_args(kind)[1], part) for key, part in value.items()}
+    return value

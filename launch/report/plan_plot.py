@@ -27,7 +27,7 @@ def plot_plan(predictions: Sequence[Prediction], path: Path, profile: Profile) -
     for engine in dict.fromkeys(p.engine for p in predictions if p.stages > 1):
         points = [(p.stages, p.speedup) for p in predictions if p.engine == engine and p.speedup]
         if points:
-            colour, marker = styles[engine]
+            colour, marker = styles.get(engine, (INK, "H"))
             axes.plot(*zip(*points, strict=True), color=colour, marker=marker, label=engine)
     axes.axhline(1.0, color=styles["backprop"][0], linewidth=1, label="backprop")
     axes.set_xscale("log", base=2)

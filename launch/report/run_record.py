@@ -70,10 +70,13 @@ class RunRecord:
         self._check_reached(record)
         if self._patience:
             self._patience.better(marker.step, record["validation_loss"])
-        # the stages' means start again with each epoch: the summary has those of the last evaluation
-        self._epoch_means = [
-            {key: s[key] for key in s if key in SINCE_EPOCH or key.startswith("local_")} for s in stages
-        ]
+        # the stages' means start again with each epoch: the summary has the last ones that are known
+        for known, stage in zip(self._epoch_means, stages, strict=True):
+            for key, value in stage.items():
+                if (key in SINCE_EPOCH or key.startswith("local_")) and (
+                    value is not None or key not in known
+                ):
+                    known[key] = value
         return record
 
     def _check_reached(self, record: dict[str, Any]) -> None:

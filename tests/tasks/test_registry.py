@@ -186,8 +186,8 @@ def test_an_unknown_name_is_answered_with_the_known_ones(name: str) -> None:
     ("class_name", "complaint"),
     [
         ("Nothing", r"class not found \(Nothing\)"),
-        ("Stranger", r"not a task \(own_\d+:Stranger\): derive"),
-        ("function", r"not a task \(own_\d+:function\): derive"),
+        ("Stranger", r"no task \(own_\d+:Stranger\): derive"),
+        ("function", r"no task \(own_\d+:function\): derive"),
         ("Half", r"not complete \(own_\d+:Half\): define data"),
     ],
 )
