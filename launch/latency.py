@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from dni_async.errors import UserError
+from launch.config.checks import at_least, one_of, positive
 from launch.config.command_line import parse
 from launch.report.files import prepare_out, write_results
 from launch.report.grid import Column, Grid, column, show
@@ -41,12 +42,13 @@ class LatencyConfig:
     """Show no table."""
 
     def __post_init__(self) -> None:
+        if not self.transports:
+            raise UserError("no transports given; name some, such as --transports shm dist")
         for name in self.transports:
             check_transports(name, trust_network=self.trust_network)
-        if self.repeats < 1:
-            raise UserError(f"repeats is {self.repeats}; it must be at least 1")
-        if self.device not in ("cpu", "cuda"):
-            raise UserError(f"unknown device ({self.device}); use cpu or cuda")
+        at_least(1, repeats=self.repeats)
+        positive(timeout=self.timeout)
+        one_of("device", self.device, ("cpu", "cuda"))
 
 
 def work(runner: RankRunner) -> None:

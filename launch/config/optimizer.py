@@ -47,6 +47,8 @@ class OptimizerConfig(Group):
     def _check_settings(self) -> None:
         """Make an optimizer for a single weight if there are settings: torch checks values only then."""
         settings = self.settings()
+        if "lr" in settings:
+            raise UserError(f"optimizer-args has lr={settings['lr']}; give the learning rate with --lr")
         make = optimizer_factory(self.name, self.lr, **settings)
         if not settings:
             return  # the first optimizer of a process takes a second or more (torch._dynamo)

@@ -48,6 +48,8 @@ class LinkedConfig(DeviceConfig):
     def __post_init__(self) -> None:
         DeviceConfig.__post_init__(self)
         positive(timeout=self.timeout, emulate_gflops=self.emulate_gflops)
+        if not 0.01 <= self.timeout <= 1e6:
+            raise UserError(f"timeout is {self.timeout:g}; it must be 0.01 to 1,000,000 seconds")
         if not 0 <= self.port < 65536:
             raise UserError(f"port is {self.port}; it must be 0 to 65535")
         check_transports(self.transport, trust_network=self.trust_network)

@@ -34,6 +34,8 @@ class TaskConfig(Group):
 
     def __post_init__(self) -> None:
         at_least(1, epochs=self.epochs, batch_size=self.batch_size)
+        if self.batch_size >= 2**31:
+            raise UserError(f"batch-size is {self.batch_size}; it must be below {2**31}")
         if not 0 <= self.seed < 2**32:  # generators take 64 bits; epochs and stages get seeds of their own
             raise UserError(f"seed is {self.seed}; it must be 0 to {2**32 - 1}")
 

@@ -11,6 +11,7 @@ from dni_async.networks.settings import LocalConfig, SGConfig
 from dni_async.optim import optimizer_factory
 from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.rules.registry import find_rule, rule_label, rules_with
+from launch.config.checks import positive
 from launch.config.flat import FlatConfig
 from launch.config.optimizer import OptimizerConfig
 from launch.config.output import OutputConfig
@@ -47,6 +48,7 @@ class TrainConfig(FlatConfig):
     """The auxiliary heads of rule local."""
 
     def __post_init__(self) -> None:
+        positive(**{"sg.lr": self.sg.lr})
         optimizer_factory(self.sg.optimizer, 1.0)
         optimizer_factory(self.local.optimizer, 1.0)
         find_rule(self.rule)

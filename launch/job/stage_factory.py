@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
+from dni_async.errors import UserError
 from dni_async.networks.batch_normalised import batch_normalised
 from dni_async.optim import Updater, optimizer_factory, schedule_factor
 from dni_async.rules import LossRule, Rule
@@ -36,7 +37,11 @@ def build_updater(config: OptimizerConfig, module: nn.Module, total_steps: int) 
     """Return optimizer, schedule and clipping for the parameters of `module`; the same for every engine."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     make = optimizer_factory(config.name, config.lr, **config.settings())
-    optimizer = make(parameters) if parameters else None
+    try:
+        optimizer = make(parameters) if parameters else None
+    except ValueError as error:  # such as one for matrices alone
+        cause = str(error).splitlines()[0]
+        raise UserError(f"optimizer {config.name} refuses the layers ({cause}); choose another") from None
     return Updater(optimizer, schedule_of(config, total_steps), config.clip_norm)
 
 

@@ -19,15 +19,16 @@ from workers.checkpoint.atomic_file import write_whole
 def prepare_out(path: str | os.PathLike[str]) -> Path:
     """Return the output folder, made if need be. Raises UserError when it cannot be written to."""
     out = Path(path)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"output folder is a file ({out}): choose another folder")
     try:
+        if out.exists() and not out.is_dir():
+            raise UserError(f"output folder is a file ({out}): choose another folder")
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):  # asks the file system itself: mode bits say nothing to root
             pass
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"cannot write to the output folder ({out}: {reason}): choose another") from error
+        shown = str(out) if len(str(out)) < 300 else f"{str(out)[:50]}..."
+        raise UserError(f"cannot write to the output folder ({shown}: {reason}): choose another") from error
     return out
 
 
