@@ -10,7 +10,6 @@ FILE_LINES = 250
 FUNCTION_LINES = 60
 LONGER_FILES = {
     "dni_async/synthesis/synthesizer.py": 260,
-    "launch/job/partition_plan.py": 280,
     "workers/coordination/rendezvous.py": 280,
     "workers/runtime/loop.py": 282,
     "workers/transport/dist.py": 270,
