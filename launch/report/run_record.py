@@ -16,6 +16,12 @@ from workers.runtime.emulation import overrun_warning
 SINCE_EPOCH = ("sg_relative_error", "sg_cosine", "state_max", "time_sg_error", "time_sg_share")
 """What a stage reports of the time since the epoch began, beside its local loss and metric."""
 
+LEAST_SG_COSINE = 0.1
+"""Below this an SG network predicts next to nothing: runs that learned well had 0.26 to 0.98 at every stage,
+linear networks on a residual network 0.07, unconditional ones 0.01 (docs/LOG.md, 2026-11-28)."""
+LEAST_SG_UPDATES = 300
+"""Before so many updates a small cosine says little."""
+
 
 class RunRecord:
     """The summary of a layered task's run, its timeline, and whether training should end."""
@@ -108,7 +114,7 @@ class RunRecord:
             "overlap": overlap(self.timeline),
             "stages": [s | means for s, means in zip(stages, self._epoch_means, strict=True)],
         }
-        self.warnings += self._final_warnings(stages)
+        self.warnings += self._final_warnings(self.summary["stages"])
         self.summary["notes"] = [*self.summary["notes"], *self.warnings]
 
     def _ended_by(self, steps: int) -> str:
@@ -134,7 +140,7 @@ class RunRecord:
         warnings = []
         if self.summary["emulated_gflops"] and (overrun := overrun_warning(stages)):
             warnings.append(overrun)
-        warnings += skipped_warnings(stages)
+        warnings += skipped_warnings(stages) + useless_sg_warnings(stages)
         if again := sum(s.get("restarts", 0) for s in stages):
             lost = sum(s["lost_updates"] for s in stages)
             warnings.append(f"stages that died and were started again: {again}; updates lost: {lost}")
@@ -183,6 +189,19 @@ def skipped_warnings(stages: list[dict[str, Any]]) -> list[str]:
         "gradient or a loss was NaN or infinite"
         for s in stages
         if s.get("skipped")
+    ]
+
+
+def useless_sg_warnings(stages: list[dict[str, Any]]) -> list[str]:
+    """Return a line for each stage whose SG network predicted next to nothing of its targets."""
+    return [
+        f"the SG network of stage {s['index']} predicted next to nothing of its targets (cosine "
+        f"{s['sg_cosine']:.2f} in the last epoch): its layers may be worse than untrained ones; compare with "
+        "--rule frozen, or try another --sg.kind"
+        for s in stages
+        if s.get("sg_updates", 0) >= LEAST_SG_UPDATES
+        and s.get("sg_cosine") is not None
+        and s["sg_cosine"] < LEAST_SG_COSINE
     ]
 
 

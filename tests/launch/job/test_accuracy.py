@@ -47,6 +47,22 @@ def test_fully_connected_mnist_reaches_its_floor(
     assert mean(scores) >= floor and min(scores) >= floor - NOISE, scores
 
 
+@pytest.mark.parametrize("cut", ["9", "5,9,13"], ids=["two stages", "four stages"])
+def test_the_lower_stages_of_a_residual_network_learn(data_root: Path, cut: str) -> None:
+    """Untrained lower stages are a strong control here: the last of two stages alone gets 96.1 %."""
+    settings = {
+        "task_args": ("subset=20000",),
+        "batch_size": 128,
+        "schedule": "linear",
+        "epochs": 3,
+        "cut": cut,
+        "stages": cut.count(",") + 2,
+    }
+    decoupled = mean(accuracies(data_root, "mnist-residual", **settings))
+    frozen = mean(accuracies(data_root, "mnist-residual", rule="frozen", **settings))
+    assert decoupled >= frozen + 0.004, (decoupled, frozen)
+
+
 def test_three_convolutional_stages_learn_like_backprop_and_frozen_ones_do_not(data_root: Path) -> None:
     cnn = {"task_args": ("filters=8", "subset=10000"), "batch_size": 64, "epochs": 3}
     decoupled = mean(accuracies(data_root, "mnist-cnn", stages=3, **cnn))

@@ -422,6 +422,18 @@ def test_a_record_continues_in_another_process_from_any_message(tmp_path):
     assert finished["summary"]["final"]["test_accuracy"] == 0.75
 
 
+def test_an_sg_network_that_taught_nothing_in_the_last_epoch_is_reported_at_the_end():
+    for cosine, reported in ((0.02, 1), (0.9, 0)):
+        record = recorder()
+        sg = SG | {"sg_cosine": cosine, "sg_updates": 5000}
+        record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5), sg))
+        record.on_marker(
+            mark(MarkerKind.STOP, STEPS, 1, result(None), sg | {"sg_cosine": None}, samples.pipeline())
+        )
+        notes = record.summary["notes"]
+        assert len(notes) == 1 + reported and ("SG network of stage 0" in notes[-1]) == bool(reported)
+
+
 def test_restarted_stages_are_reported_at_the_end():
     record = recorder()
     record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
