@@ -26,11 +26,13 @@ def compare_grid(rows: Sequence[Row], metric_name: str = "accuracy", title: str 
     columns = [
         _engines(rows),
         column("stages", rows, lambda row: number(row.get("stages"))),
-        _column("micro\nbatches", rows, _micro_batches),
+        _column("micro\nbatches", rows, lambda row: " / ".join(map(str, row["micro_batches"])) or NOTHING),
         column("samples/s", rows, lambda row: "failed" if row.get("error") else number(row["samples_per_s"])),
         _column("samples/s\nmin-max", rows, lambda row: _spread(row, "samples_per_s", number)),
         _column("speed-up", rows, lambda row: times(row.get("speedup"))),
-        _column("utilisation\nper stage", rows, _utilisation, left=True),
+        _column(
+            "utilisation\nper stage", rows, lambda row: per_stage(row.get("utilisation"), percent), left=True
+        ),
         _column(f"test\n{metric_name}", rows, lambda row: metric(row.get(key), metric_name)),
         _column(f"{metric_name}\nmin-max", rows, lambda row: _spread(row, key, plain_metric), spare=True),
         _column("best\nepoch", rows, lambda row: epochs(row.get("best_epoch"))),
@@ -40,7 +42,7 @@ def compare_grid(rows: Sequence[Row], metric_name: str = "accuracy", title: str 
     if until:
         to = f"to {percent(until['accuracy'], 1)}"
         grid.columns.append(_column(f"seconds\n{to}", rows, _seconds_until))
-        grid.columns.append(_column(f"epochs\n{to}", rows, _epochs_until))
+        grid.columns.append(_column(f"epochs\n{to}", rows, lambda row: epochs(row["until"]["epochs"])))
     return grid
 
 
@@ -80,21 +82,9 @@ def _spread(row: Row, key: str, text: Callable[[float], str]) -> str:
     return "-".join(map(text, spread)) if spread and len(row["runs"]) > 1 else NOTHING
 
 
-def _utilisation(row: Row) -> str:
-    return per_stage(row.get("utilisation"), percent)
-
-
-def _micro_batches(row: Row) -> str:
-    return " / ".join(map(str, row.get("micro_batches") or ())) or NOTHING
-
-
 def _seconds_until(row: Row) -> str:
     until = row.get("until") or {}
     return "not reached" if until.get("seconds") is None else number(until["seconds"], 1)
-
-
-def _epochs_until(row: Row) -> str:
-    return epochs((row.get("until") or {}).get("epochs"))
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
