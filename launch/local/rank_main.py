@@ -9,6 +9,7 @@ checks whether the job would only fail again:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import sys
@@ -29,7 +30,8 @@ def final_status() -> int:
     if status in (2, STDOUT_CLOSED):
         return status
     if os.environ["LOCAL_RANK"] == "0":
-        file.write_text("")
+        with contextlib.suppress(OSError):  # the launcher, whose file it is, has just died
+            file.write_text("")
     return 0
 
 

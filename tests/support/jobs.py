@@ -90,13 +90,14 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 def rank_processes(marker: str) -> dict[int, int]:
-    """Process ids by rank, of jobs that have `marker` in their command line or job file."""
+    """Process ids by rank, of jobs that have `marker` in their command line or their TMPDIR."""
     found = {}
     for process in psutil.process_iter():
         try:
-            rank = process.environ().get("RANK")
-            if rank is not None and marker in " ".join(process.cmdline()):
-                found[int(rank)] = process.pid
+            environment = process.environ()
+            words = [*process.cmdline(), environment.get("TMPDIR", "")]
+            if "RANK" in environment and marker in " ".join(words):
+                found[int(environment["RANK"])] = process.pid
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found

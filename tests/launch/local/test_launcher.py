@@ -5,6 +5,8 @@ import os
 import pickle
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from dni_async.errors import StageError, UserError
 from launch.config.train import TrainConfig
 from launch.local import launcher as local
 from launch.local.launcher import check_port, run_local
+from tests.support.jobs import ROOT, TINY, our_lines, rank_processes, until
 from tests.support.tiny_task import Tiny
 from workers.coordination.signing import JOB_SECRET
 from workers.failure.errors import AlreadyReported
@@ -200,3 +203,41 @@ def test_a_taken_port_starts_nothing(monkeypatch):
         with pytest.raises(UserError, match="choose another --port"):
             launched(monkeypatch, launcher, port=taken.getsockname()[1])
     assert not hasattr(launcher, "launch")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["while ranks start", "in mid-run"])
+def test_a_killed_launcher_leaves_no_ranks_no_files_and_no_stack_frames(tmp_path, moment):
+    out, temporary, errors = tmp_path / "run", tmp_path / "tmp", tmp_path / "stderr"
+    temporary.mkdir()
+    command = [
+        sys.executable,
+        "-m",
+        "launch.train",
+        *TINY,
+        "--stages",
+        "2",
+        "--epochs",
+        "100000",
+        "--out",
+        str(out),
+    ]
+    environment = os.environ | {"TMPDIR": str(temporary)}
+    with open(errors, "w") as stderr:
+        launcher = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stderr=stderr, stdout=subprocess.DEVNULL
+        )
+    metrics = out / "metrics.jsonl"
+    begun = {
+        "while ranks start": lambda: len(rank_processes(str(temporary))) == 2,
+        "in mid-run": lambda: metrics.exists() and metrics.stat().st_size > 0,
+    }[moment]
+    try:
+        until(begun, 60, moment)
+    finally:
+        launcher.kill()
+        launcher.wait()
+    until(lambda: not rank_processes(str(temporary)), 10, "the end of all ranks")
+    lines = errors.read_text().splitlines()
+    assert lines == our_lines(errors.read_text()) and len(lines) <= 2, lines
+    assert not list(temporary.glob("dni_async*"))

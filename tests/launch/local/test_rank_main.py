@@ -31,3 +31,11 @@ def test_bad_input_is_remembered_across_restarts_and_other_failures_are_not(
 def test_rank_main_imports_no_torch_before_it_starts_a_rank() -> None:
     code = "import sys, launch.local.rank_main; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def test_a_failure_file_that_has_gone_with_its_launcher_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(FAILURE_FILE, "/proc/0/fd/3")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert final_status() == 0
