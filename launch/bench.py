@@ -55,7 +55,7 @@ class BenchConfig:
 
 
 def work(runner: RankRunner) -> None:
-    """Measure section after section; the document is written anew after each."""
+    """Measure section after section; the document is rewritten after each."""
     config = parse(BenchConfig, "launch.bench")
     chosen = chosen_of(config)
     if config.list:

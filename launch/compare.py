@@ -93,9 +93,9 @@ def check_somebody_finished(runs: dict[str, list[Run]]) -> None:
     if len(failures) < len(runs):
         return
     reasons = {run["error"]: engine for engine, run in failures.items()}
-    told = "; ".join(f"{engine}: {reason}" for reason, engine in reasons.items())
+    reported = "; ".join(f"{engine}: {reason}" for reason, engine in reasons.items())
     bad_input = all(run["status"] == 2 for run in failures.values())
-    one = next(iter(reasons)) if len(reasons) == 1 else f"every engine failed: {told}"
+    one = next(iter(reasons)) if len(reasons) == 1 else f"every engine failed: {reported}"
     raise (UserError if bad_input else StageError)(one)
 
 

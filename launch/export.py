@@ -86,8 +86,8 @@ def _finished(run: Path) -> dict[str, Tensor]:
     """The weights that a run without checkpoints left at its end."""
     summary = run / "summary.json"
     try:
-        told = json.loads(summary.read_text(encoding="utf-8"))
-        stages = len(told["stages"]) if find_engine(told["settings"]["engine"]).cut else 1
+        content = json.loads(summary.read_text(encoding="utf-8"))
+        stages = len(content["stages"]) if find_engine(content["settings"]["engine"]).cut else 1
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"nothing to export here ({run} has no checkpoint and no summary.json); give the --out of a run"

@@ -20,7 +20,7 @@ from workers.failure.signals import exit_process
 
 
 def work(runner: RankRunner) -> None:
-    """Run all jobs; tables and data are written anew after each, so that a long series may be stopped."""
+    """Run all jobs; tables and data are rewritten after each, so that a long series may be stopped."""
     config = parse(WindowsConfig, "launch.windows")
     out = prepare_out(config.output.out or tempfile.mkdtemp(prefix="dni_async-windows-"))
     results: list[Result] = []

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tyro.conf import OmitArgPrefixes
-
 from dni_async.errors import UserError
-from dni_async.networks.settings import LocalConfig, SGConfig
 from dni_async.rules.registry import RULES
 from launch.config.checks import at_least
 from launch.config.engines import check_engines
-from launch.config.flat import FlatConfig
-from launch.config.optimizer import OptimizerConfig
-from launch.config.output import OutputConfig
-from launch.config.partition import PartitionConfig
-from launch.config.runtime import RuntimeConfig
-from launch.config.task import EvaluationConfig, TaskConfig
+from launch.config.job import JobConfig
 from launch.config.train import TrainConfig
 from launch.engines.registry import BASELINES, ENGINES, find_engine, is_engine_path
 from launch.local.wan import Wire
 
 
 @dataclass(kw_only=True, slots=True)
-class CompareConfig(FlatConfig):
+class CompareConfig(JobConfig):
     """Run several engines on one task, each in a job of its own, and set them side by side."""
 
     engines: tuple[str, ...] = ("backprop", "dni", "cdni")
@@ -39,18 +31,9 @@ class CompareConfig(FlatConfig):
     wan: str = ""
     """Emulate a host for each stage, joined by a wire of LATENCY_MS,MBIT, such as 25,1000: the latency is one
     way, the rate that of each host. Needs root."""
-    task: OmitArgPrefixes[TaskConfig] = field(default_factory=TaskConfig)
-    evaluation: OmitArgPrefixes[EvaluationConfig] = field(default_factory=EvaluationConfig)
-    optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
-    partition: OmitArgPrefixes[PartitionConfig] = field(default_factory=PartitionConfig)
-    runtime: OmitArgPrefixes[RuntimeConfig] = field(default_factory=RuntimeConfig)
-    output: OmitArgPrefixes[OutputConfig] = field(default_factory=OutputConfig)
-    sg: SGConfig = field(default_factory=SGConfig)
-    """The SG networks of rules dni and cdni."""
-    local: LocalConfig = field(default_factory=LocalConfig)
-    """The auxiliary heads of rule local."""
 
     def __post_init__(self) -> None:
+        JobConfig.__post_init__(self)
         if self.wan:
             Wire.parse(self.wan)
         if not self.partition.stages:

@@ -38,7 +38,7 @@ class PlanConfig(FlatConfig):
     repeat_layers: int = 0
     """Predict for a deeper network: the layers between first and last repeated until there are so many."""
     profile: str = ""
-    """A profile.json that an earlier plan wrote; by default everything is measured anew."""
+    """A profile.json that an earlier plan wrote; by default everything is measured."""
     check: bool = False
     """Run real jobs with 2 stages and emulated ones with 4 and 8, and show how far off the prediction is."""
     task: OmitArgPrefixes[TaskConfig] = field(default_factory=_task)

@@ -7,24 +7,16 @@ from dataclasses import dataclass, field
 from tyro.conf import OmitArgPrefixes
 
 from dni_async.errors import UserError
-from dni_async.networks.settings import LocalConfig, SGConfig
-from dni_async.optim import optimizer_factory
 from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.rules.registry import find_rule, rule_label, rules_with
-from launch.config.checks import positive
-from launch.config.flat import FlatConfig
-from launch.config.optimizer import OptimizerConfig
-from launch.config.output import OutputConfig
-from launch.config.partition import PartitionConfig
+from launch.config.job import JobConfig
 from launch.config.recovery import RecoveryConfig
-from launch.config.runtime import RuntimeConfig
-from launch.config.task import EvaluationConfig, TaskConfig
 from launch.engines.registry import BASELINES, ENGINES, engine_label, find_engine
 from workers.transport.registry import check_transports
 
 
 @dataclass(kw_only=True, slots=True)
-class TrainConfig(FlatConfig):
+class TrainConfig(JobConfig):
     """Train one task with one engine."""
 
     rule: str = "cdni"
@@ -35,22 +27,10 @@ class TrainConfig(FlatConfig):
     cdni-local (every layer decoupled by the library's wrapper); ddp (data parallel); gpipe, 1f1b (torch's
     pipelines); copies (a control: as many sequential trainings at once as there are stages);
     or your own module as my_pkg.my_engine."""
-    task: OmitArgPrefixes[TaskConfig] = field(default_factory=TaskConfig)
-    evaluation: OmitArgPrefixes[EvaluationConfig] = field(default_factory=EvaluationConfig)
-    optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
-    partition: OmitArgPrefixes[PartitionConfig] = field(default_factory=PartitionConfig)
-    runtime: OmitArgPrefixes[RuntimeConfig] = field(default_factory=RuntimeConfig)
     recovery: OmitArgPrefixes[RecoveryConfig] = field(default_factory=RecoveryConfig)
-    output: OmitArgPrefixes[OutputConfig] = field(default_factory=OutputConfig)
-    sg: SGConfig = field(default_factory=SGConfig)
-    """The SG networks of rules dni and cdni."""
-    local: LocalConfig = field(default_factory=LocalConfig)
-    """The auxiliary heads of rule local."""
 
     def __post_init__(self) -> None:
-        positive(**{"sg.lr": self.sg.lr})
-        optimizer_factory(self.sg.optimizer, 1.0)
-        optimizer_factory(self.local.optimizer, 1.0)
+        JobConfig.__post_init__(self)
         find_rule(self.rule)
         find_engine(self.engine)
         if self.recovery.on_nonfinite == "skip" and not self.capabilities.skips_nonfinite:

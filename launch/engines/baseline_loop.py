@@ -71,7 +71,7 @@ class Loop(ABC):
         self.batches_at_once = 1
         """How many batches all ranks together train in a step."""
         self.stopped = False
-        """Whether rank 0 has told all ranks to stop."""
+        """Whether rank 0 has asked all ranks to stop."""
         self.about: dict[str, Any] = {}
         """Entries of the summary with this engine's own settings."""
 

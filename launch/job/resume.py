@@ -106,6 +106,6 @@ def restore_stage(context: RankContext, stage: Stage) -> list[TargetGradient]:
 
 def recut_note(rule: str) -> str:
     """What the user shall know of a checkpoint that is cut otherwise."""
-    anew = find_rule(rule).capabilities.restarts_after_recut
+    restarted = find_rule(rule).capabilities.restarts_after_recut
     note = "the network is cut otherwise than in the checkpoint: weights and optimizer state follow their"
-    return f"{note} layers" + (f", {anew} start anew" if anew else "")
+    return f"{note} layers" + (f", {restarted} start anew" if restarted else "")
