@@ -30,7 +30,7 @@ from dni_async.state.state_dict import State, copied
 class Patience:
     """The best validation so far, and whether it was too long ago.
 
-    limit: how long training may go on without a better one, in the unit of `at` (steps or epochs); 0: for
+    limit: how long training may continue without a better one, in the unit of `at` (steps or epochs); 0: for
     ever.
     """
 

@@ -1,4 +1,4 @@
-"""The two ways a run ends early: something the user can mend, or something that went wrong."""
+"""The two ways in which a run ends early: bad input, or a failure."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ class UserError(ValueError):
 
 
 class StageError(RuntimeError):
-    """A run that cannot go on. The message names the stage, the step and the cause. Exit status 1."""
+    """A run has failed. The message names the stage, the step and the cause. Exit status 1."""
 
     status = 1
 
@@ -24,4 +24,4 @@ class Late(StageError):
 
 
 class StageCrash(StageError):
-    """The stage itself has failed, not a neighbour: started again, it may go on."""
+    """The stage itself has failed, not a neighbour; a restart may help."""

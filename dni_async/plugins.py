@@ -19,7 +19,7 @@ Plugin = TypeVar("Plugin")
 
 
 def load_class(path: str, kind: str, *bases: type[Plugin]) -> type[Plugin]:
-    """The class at `path`, "my_pkg.my_module:MyClass", which must be a subclass of one of `bases`.
+    """Return the class at `path`, "my_pkg.my_module:MyClass", which must be a subclass of one of `bases`.
 
     Args:
         path: of a module, a colon, and a class in it.
@@ -62,7 +62,7 @@ def load_module(name: str, kind: str) -> types.ModuleType:
 
 
 def describe(error: Exception) -> str:
-    """Type and text of an error, in one line."""
+    """Return type and text of an error, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 

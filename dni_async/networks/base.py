@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -139,6 +139,12 @@ class DNINetwork(nn.Module):
     def _predict(self, h: Tensor, hidden: Any, labels: Tensor | None) -> tuple[Tensor, Any]:
         # networks written for pytorch-dni have no labels
         return self(h, hidden) if labels is None else self(h, hidden, labels)
+
+
+def without_autocast(h: Tensor) -> AbstractContextManager[Any]:
+    """Return a context without autocast, for the device of h (any shape)."""
+    kind = h.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 def zero_output(layer: nn.Linear | nn.Conv2d) -> None:

@@ -111,7 +111,7 @@ def build_synthesizer(
     guarded: bool = False,
     schedule: Callable[[int], float] | None = None,
 ) -> Synthesizer:
-    """A synthesizer by a resolved `config`; the same seed gives the same initial network."""
+    """Return a synthesizer for a resolved `config`; the same seed makes the same initial network."""
     assert config.lr is not None and config.replay is not None, "resolve first"
     with _seeded(seed):
         network = build_network(config, shape, label_size if condition is not None else 0)
@@ -137,7 +137,7 @@ def build_auxiliary(
     device: torch.device | None = None,
     seed: int = 0,
 ) -> tuple[AuxiliaryHead, Optimizer]:
-    """The head from an interface of `shape` to `output_shape` (both without the batch), and its optimizer."""
+    """Return the head from `shape` to `output_shape` (both without the batch), and its optimizer."""
     hidden = config.hidden or (HeadSG.default_hidden(shape) if len(shape) == 3 else 128)
     with _seeded(seed):
         head = AuxiliaryHead(shape, output_shape, hidden)
@@ -147,14 +147,14 @@ def build_auxiliary(
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Initial weights by `seed` alone; the generator of the process goes on as if nothing had been."""
+    """Seed torch's generator inside, and restore it afterwards."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
         yield
 
 
 class Flattened(DNINetwork):
-    """Lets a network for (B, D) work on (B, C, H, W)."""
+    """Applies a network for (B, D) to (B, C, H, W)."""
 
     def __init__(self, network: DNINetwork) -> None:
         super().__init__(network.input_size, network.hidden_size, network.output_size)
@@ -163,13 +163,13 @@ class Flattened(DNINetwork):
     def forward(
         self, input: torch.Tensor, hidden: torch.Tensor | None = None, labels: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(gradient like `input`, hidden)."""
+        """Return the gradient in the shape of `input`, and the hidden state."""
         gradient, hidden = self.network(input.flatten(1), hidden, labels)
         return gradient.view_as(input), hidden
 
 
 def label_size_of(condition: Condition, y: torch.Tensor) -> int:
-    """Columns of what a condition makes of the labels y (B, ...)."""
+    """Return the number of columns that a condition makes of the labels y (B, ...)."""
     columns = condition(y)
     if columns.ndim < 2 or not columns.is_floating_point():
         raise UserError(
@@ -179,5 +179,5 @@ def label_size_of(condition: Condition, y: torch.Tensor) -> int:
 
 
 def parameters_of(module: nn.Module) -> int:
-    """Number of parameters."""
+    """Return the number of parameters."""
     return sum(p.numel() for p in module.parameters())

@@ -19,7 +19,7 @@ NETWORKS = {
 
 
 def find_network(kind: str) -> type[DNINetwork]:
-    """The class of an SG network, by its name or as a dotted path such as my_pkg.my_sg:MySG.
+    """Return the class of an SG network, by its name or as a dotted path such as my_pkg.my_sg:MySG.
 
     Raises:
         UserError: there is no such network.
@@ -32,7 +32,7 @@ def find_network(kind: str) -> type[DNINetwork]:
 
 
 def automatic_kind(shape: tuple[int, ...], conditional: bool, classes: bool, batch_normalised: bool) -> str:
-    """The kind that was measured to be best for activations of `shape` (without the batch).
+    """Return the kind that was measured to be best for activations of `shape` (without the batch).
 
         labels that are classes, seen by the network    head, but linear for batch-normalised features
         any others, or none                             conv for images, linear for features

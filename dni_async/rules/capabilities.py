@@ -1,4 +1,4 @@
-"""What a rule can do: everybody who must know something of a rule asks its capabilities."""
+"""What a rule can do. The rest of the program asks for capabilities, never for the name of a rule."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RuleCapabilities:
     updates: bool = True
     """The stage learns. False: its weights stay as they are."""
     conditional: bool = False
-    """The rule uses the labels as its task's `condition` gives them."""
+    """The rule uses the labels as its task's `condition` returns them."""
     has_network: bool = False
     """The rule trains a network at the stage's output, whose cost is measured before the network is cut."""
     supervised: bool = False

@@ -31,7 +31,7 @@ class RuleContext:
     condition: Callable[[Tensor], Tensor] | None = None
     """y (B, ...) -> (B, C) floats, the labels as a network takes them."""
     label_size: int = 0
-    """C, the columns that `condition` gives."""
+    """C, the columns that `condition` returns."""
     classes: int | None = None
     """Classes of the task; None where labels are no classes."""
     index: int = 0

@@ -1,4 +1,4 @@
-"""Delayed gradients: the backward waits for the target, the stage meanwhile goes on."""
+"""Delayed gradients: the backward waits for the target, while the stage takes further batches."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ RULES = {
 
 
 def find_rule(name: str) -> type[Rule]:
-    """The class of a rule, by its name or as a dotted path such as my_pkg.my_rule:MyRule.
+    """Return the class of a rule, by its name or as a dotted path such as my_pkg.my_rule:MyRule.
 
     Raises:
         UserError: there is no such rule.
@@ -33,15 +33,15 @@ def find_rule(name: str) -> type[Rule]:
 
 
 def capabilities_of(name: str) -> RuleCapabilities:
-    """The capabilities of a rule, by its name or dotted path."""
+    """Return the capabilities of a rule, by its name or dotted path."""
     return find_rule(name).capabilities
 
 
 def rules_with(capability: str) -> tuple[str, ...]:
-    """The names of the rules that have a capability, such as "compiles"."""
+    """Return the names of the rules that have a capability, such as "compiles"."""
     return tuple(name for name in RULES if getattr(capabilities_of(name), capability))
 
 
 def rule_label(name: str) -> str:
-    """What tables and files call a rule: its name, or the class of a dotted path."""
+    """Return the name of a rule in tables and files: of a dotted path, the class."""
     return name.partition(":")[2] or name

@@ -84,7 +84,7 @@ class StageState:
         return counts | self.rule.stats() | collect_stats(self.layers)
 
     def state_dict(self) -> State:
-        """Return everything that a resumed run needs to go on bit for bit."""
+        """Return everything that a resumed run needs to continue bit for bit."""
         return weights_state(self.layers, self.updater) | {
             "rule": self.rule.state_dict(),
             "counts": self._counts(),
@@ -119,7 +119,7 @@ class StageState:
     def counters(self) -> State:
         """Return what the stage counts, JSON-able and without tensors.
 
-        A stage with older weights and these counters goes on at the same message.
+        A stage with older weights and these counters continues at the same message.
         """
         return {
             "counts": self._counts(),

@@ -30,9 +30,9 @@ class Stage(MarkerHandler):
         target_every: of one batch in so many (those whose step it divides) the target is the gradient; of the
             others it has no rows, which saves this stage a product and the SG network upstream an update. The
             same in all stages of a network; 1 for a rule that needs every target.
-        skip_nonfinite: where an activation, a gradient or a loss is NaN or infinite, go on without the batch
+        skip_nonfinite: where an activation, a gradient or a loss is NaN or infinite, skip the batch
             (see `nonfinite`) instead of raising UserError. Weights, optimiser and SG network stay as they
-            were, and the neighbours get messages without rows, so nobody waits.
+            were, and the neighbours get messages without rows, so no stage waits.
         patience: evaluations are validations; keep the best weights (see `early_stopping`).
     """
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from typing_extensions import override
 
 from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
-from dni_async.networks.base import DNINetwork
+from dni_async.networks.base import DNINetwork, without_autocast
 from dni_async.nonfinite import check_finite
 from dni_async.optim import gradients
 from dni_async.state.state_dict import State, load_optimizer_state, optimizer_state
@@ -98,13 +97,9 @@ class Synthesizer(Predictor):
         self.pending.discard(step)
 
     def synthesize(self, version: int, h: Tensor, y: Tensor | None) -> tuple[PendingPrediction, Tensor]:
-        """Predict for a caller that keeps the pending prediction itself and hands it to `learn`.
+        """Return what must be kept until the target comes, for `learn`, and the gradient (B, ...) at h.
 
-        Returns:
-            What must be remembered until the target comes, and the gradient in the shape of h (B, ...).
-
-        Raises:
-            UserError: the SG network's output has another shape than h.
+        Raises UserError if the SG network's output has another shape than h.
         """
         if self._schedule is not None:
             self._set_rates(self._schedule(version))
@@ -252,9 +247,3 @@ class Synthesizer(Predictor):
         finally:
             self.optimizer.zero_grad()
         self.updates += 1
-
-
-def without_autocast(h: Tensor) -> AbstractContextManager[Any]:
-    """Return a context without autocast, for the device of h (any shape)."""
-    kind = h.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()

@@ -1,4 +1,4 @@
-"""What a layer gives, and how an SG network sees it: one tensor, batch first, features last."""
+"""Converts the output of a layer to what an SG network sees: one tensor, batch first, features last."""
 
 from __future__ import annotations
 

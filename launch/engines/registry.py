@@ -75,7 +75,7 @@ BASELINES = tuple(name for name, engine in ENGINES.items() if not engine.uses_ru
 
 
 def find_engine(name: str) -> Engine:
-    """The engine of this name, or of the module at a dotted path such as my_pkg.my_engine.
+    """Return the engine of this name, or of the module at a dotted path such as my_pkg.my_engine.
 
     That module has `run(context, recorder)`, and may declare `engine = Engine(...)`; without, the engine runs
     in one process.
@@ -103,7 +103,7 @@ def is_engine_path(name: str) -> bool:
 
 
 def engine_label(name: str) -> str:
-    """What tables and files call an engine: its name, or the last part of a dotted path."""
+    """Return the name of an engine in tables and files: of a dotted path, the last part."""
     return name.rpartition(".")[2] if is_engine_path(name) else name
 
 
