@@ -9,7 +9,6 @@ from tests.support.source_tree import PACKAGES, ROOT
 FILE_LINES = 250
 FUNCTION_LINES = 60
 LONGER_FILES = {
-    "dni_async/synthesis/synthesizer.py": 260,
     "workers/coordination/rendezvous.py": 280,
     "workers/runtime/loop.py": 282,
     "workers/transport/dist.py": 270,
