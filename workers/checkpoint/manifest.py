@@ -55,8 +55,8 @@ def read_manifest(path: Path, step: int) -> Manifest:
     try:
         whole = json.loads(read_regular(path))
         if whole["format"] != FORMAT:
-            told = f"is of format {whole['format']}, and this version reads format {FORMAT}"
-            raise Damaged(path, f"{told}; resume with the version that wrote it")
+            formats = f"is of format {whole['format']}, and this version reads format {FORMAT}"
+            raise Damaged(path, f"{formats}; resume with the version that wrote it")
         content, checksum = whole["content"], whole["sha256"]
     except Damaged:
         raise

@@ -2,7 +2,7 @@
 
     recv 8        stamp = 8: what is sent from now on was caused by message 8
     send, send
-    release       commit: 8 was handled; only then is the sender told
+    release       commit: 8 was handled; only then the sender gets its credit
 
 Stamps number the messages of stage 0's stream, from 1. A channel delivers each kind of message in the order
 of stamps, so the last stamp of each kind tells which messages were delivered. (Upstream, markers and targets

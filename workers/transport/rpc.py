@@ -45,7 +45,7 @@ def start_rpc(rank: int, world_size: int, timeout: float, url: str = "env://", a
     """Join the rpc of `world_size` processes as f"stage{rank}".
 
     timeout: seconds for the others to come, and for each call. attempt: how often these processes were
-    started anew; the store at `url` may still hold the addresses of those before.
+    restarted; the store at `url` may still hold the addresses of those before.
     Raises RuntimeError when the others do not come.
     """
     options = rpc.TensorPipeRpcBackendOptions(rpc_timeout=timeout, init_method=url)
