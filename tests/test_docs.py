@@ -62,6 +62,11 @@ def test_classes_and_methods_that_a_page_names_exist(page: str) -> None:
         assert not member or re.search(rf"\b(def {member}|self\.{member}|{member}:)", sources()), member
 
 
+def test_constants_that_a_page_names_exist() -> None:
+    constants = set(re.findall(r"`(_?[A-Z]+(?:_[A-Z]+)*_S)`", PAGES["docs/RELIABILITY"]))
+    assert constants and not [name for name in constants if f"\n{name} = " not in sources()]
+
+
 def test_the_architecture_names_every_folder_of_code() -> None:
     page = PAGES["docs/ARCHITECTURE"]
     for room in ("dni_async", "workers", "tasks", "launch"):

@@ -3,4 +3,5 @@
 launcher     starts one process per stage with torch's elastic launcher, and reports their failure
 rank_main    what each process runs
 rendezvous   the store in which they meet, on the loopback interface only
+wan          emulated hosts that are joined by a slow link
 """

@@ -1,1 +1,6 @@
-"""What runs in the process of one stage."""
+"""What runs in the process of one stage.
+
+transport ─► sequence_check ─► loop ─► the stage ─► loop ─► transport     channels, endpoints: what loop joins
+device, precision, compilation: how layers run        probe, emulation: where the time goes
+fault_injection: failures on purpose
+"""

@@ -1,1 +1,9 @@
-"""Channels between stages, all behind the contract of `base`."""
+"""Channels between stages: every transport keeps the contract of `base`.
+
+connect ─► registry ─► shm_link, tcp_link, dist_link, rpc_link (a Transport of `links`) ─► shm, tcp, dist, rpc
+shm         packets, slots, pool, shm_sender, shm_receiver
+tcp         addresses, tcp_listener, handshake, tcp_socket, tcp_sender, tcp_receiver
+queues      between threads, as in dist, rpc and memory         cuda_copies   between slots and a GPU
+wire        a message as bytes          compression   fewer of them          forwarding   ends around ends
+in_flight   how many messages a link needs                      link_benchmark   what a message costs
+"""
