@@ -62,12 +62,8 @@ class TrainingStep(StageState):
     def without(self, error: NonFinite, buffers: Sequence[Tensor] = ()) -> None:
         """Go on after a NaN or infinite value, if that is wanted; else raise.
 
-        Args:
-            buffers: copies of the layers' buffers from before the forward, such as batch norm's running
-                means, which are put back.
-
-        Raises:
-            UserError: bad batches are not to be skipped.
+        buffers: copies of the layers' buffers from before the forward, such as batch norm's running means,
+            which are put back.
         """
         if not self.skip_nonfinite:
             raise UserError(f"{error}, or go on without such batches by --on-nonfinite skip") from error
@@ -112,10 +108,7 @@ class TrainingStep(StageState):
     def _learn(
         self, message: Activation | TargetGradient, x: Tensor, h: Tensor, gradient: Tensor
     ) -> Iterator[Message]:
-        """Backward and update for the batch from x (B, ...) to h (B, ...), by dL/dh.
-
-        message: the activation or, for a postponed batch, the target that is being handled.
-        """
+        """Backward and update, by dL/dh, for the batch from x (B, ...) to h (B, ...)."""
         assert self.updater is not None
         if h.requires_grad:
             h.backward(gradient)
@@ -195,10 +188,7 @@ class TrainingStep(StageState):
         return x.clone() if self._in_place else x
 
     def _activation(self, message: Activation, h: Tensor) -> Activation:
-        """Return the message downstream, in memory of its own.
-
-        It is still under way when the transport upstream takes back the memory of `message`.
-        """
+        """Return the message downstream, in memory of its own: it outlives the memory of `message`."""
         return Activation(
             message.step,
             self.version,
