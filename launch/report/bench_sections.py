@@ -50,6 +50,21 @@ SECTIONS = (
         minutes=24,
     ),
     Section(
+        "residual",
+        "Accuracy on a residual network: 16 residual blocks of 128, two and four stages",
+        "20,000 MNIST images, three epochs, linear schedule, two seeds. `frozen` is the control: its stages "
+        "below the last never learn, and a linear SG network on the raw residual stream ends below it "
+        "(docs/LOG.md).",
+        tuple(
+            "compare --task mnist-residual --task-args subset=20000 "
+            f"--engines backprop frozen local delayed cdni --stages {stages} --batch-size 128 "
+            "--schedule linear --epochs 3 --repeats 2 --vary-seed"
+            for stages in (2, 4)
+        ),
+        ("compare.png",),
+        minutes=5,
+    ),
+    Section(
         "accuracy",
         "Time to 98 % test accuracy, constant learning rate, two stages",
         "Every engine stops at the first evaluation on the whole test set (four per epoch, their time "
