@@ -76,6 +76,16 @@ class Costs:
         interface = self.interfaces[end - 1].total if end < len(self.layers) else 0.0
         return sum(layer.total for layer in self.layers[first:end]) + interface
 
+    def merged(self, starts: Sequence[int]) -> Costs:
+        """Return the costs of groups of layers, which begin at `starts`, as if each were one layer."""
+        bounds = list(itertools.pairwise([*starts, len(self.layers)]))
+        groups = [self.layers[first:end] for first, end in bounds]
+        times = [[(c.forward, c.backward, c.update) for c in group] for group in groups]
+        return Costs(
+            [LayerCost(*map(sum, zip(*group, strict=True))) for group in times],
+            [self.interfaces[end - 1] for _, end in bounds[:-1]],
+        )
+
 
 class LayerRun:
     """One training step of one layer: forward, backward, update."""

@@ -27,6 +27,26 @@ def stage_bounds(cut: Sequence[int], layers: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(bounds))
 
 
+def cut_with_weights(costs: Costs, has_weights: Sequence[bool], stages: int) -> list[int]:
+    """Return `best_cut`, unless it has a stage without weights that can be avoided.
+
+    A stage without weights learns nothing, and its SG network makes the targets upstream worse. Then layers
+    without weights stay with the layer before them:
+
+        weights    yes no yes yes no        a stage may begin with layers 2 and 3
+
+    Raises:
+        UserError: there are more stages than layers.
+    """
+    cut = best_cut(costs, stages)
+    if all(any(has_weights[first:end]) for first, end in stage_bounds(cut, len(has_weights))):
+        return cut
+    starts = [0, *[i for i, has in enumerate(has_weights) if has][1:]]
+    if stages > len(starts):
+        return cut
+    return [starts[i] for i in best_cut(costs.merged(starts), stages)]
+
+
 def best_cut(costs: Costs, stages: int) -> list[int]:
     """Return the cut whose slowest stage is fastest.
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from dni_async.errors import StageError, UserError
 from dni_async.networks.factory import label_size_of
-from dni_async.partition.cut import best_cut, check_cut, stage_bounds
+from dni_async.partition.cut import check_cut, cut_with_weights, stage_bounds
 from dni_async.recurrent.stateful_rnn import set_sequence_length
 from launch.config.train import TrainConfig
 from launch.engines.registry import find_engine
@@ -139,7 +139,8 @@ def make_plan(
             if stages > 1
             else None
         )
-        cut = best_cut(costs, stages) if costs else []
+        has_weights = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
+        cut = cut_with_weights(costs, has_weights, stages) if costs else []
     else:
         costs = None
         if len(cut) + 1 != stages:

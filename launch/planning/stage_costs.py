@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from dni_async.partition.costs import Costs
-from dni_async.partition.cut import best_cut
+from dni_async.partition.cut import cut_with_weights
 from dni_async.rules.registry import capabilities_of
 from launch.config.partition import PipelineConfig
 from launch.planning.profile import InterfaceProfile, LayerProfile, Profile
@@ -33,7 +33,10 @@ class StageCosts:
     def best_cut(self, rule: str, stages: int) -> list[int]:
         """Return the first layer of each stage but the first."""
         interfaces = [interface.cost for interface in self.interfaces(rule, stages)]
-        return best_cut(Costs([layer.batch for layer in self.layers], interfaces), stages)
+        has_weights = [layer.parameter_bytes > 0 for layer in self.layers]
+        return cut_with_weights(
+            Costs([layer.batch for layer in self.layers], interfaces), has_weights, stages
+        )
 
     def cost(
         self,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dni_async.errors import UserError
 from dni_async.partition.costs import Costs
-from dni_async.partition.cut import best_cut, check_cut, stage_bounds
+from dni_async.partition.cut import best_cut, check_cut, cut_with_weights, stage_bounds
 from tests.support.stages import costs
 
 
@@ -61,6 +61,30 @@ def test_a_thousand_layers_are_cut_at_once() -> None:
     assert best_cut(many, 2048) == list(range(1, 2048))
     assert slowest(many, best_cut(many, 2)) == 1025.25
     assert slowest(many, best_cut(many, 1000)) == 3.25
+
+
+@pytest.mark.parametrize(
+    ("has_weights", "stages", "cut"),
+    [
+        ("yes yes yes yes yes", 2, [2]),  # as `best_cut`, which is 1, 3 for three stages
+        ("no yes no yes yes", 2, [2]),
+        ("yes no yes no yes", 3, [1, 3]),
+        ("yes no no yes yes", 3, [3, 4]),
+        ("no yes no yes yes", 3, [3, 4]),
+        ("yes no no no yes", 2, [2]),
+        ("yes yes no no no", 2, [1]),
+        ("yes no yes no yes", 4, [1, 2, 3]),  # there are but three layers with weights
+    ],
+)
+def test_every_stage_has_weights_where_that_is_possible(
+    has_weights: str, stages: int, cut: list[int]
+) -> None:
+    assert best_cut(EXAMPLE, 3) == [1, 3]
+    assert cut_with_weights(EXAMPLE, [word == "yes" for word in has_weights.split()], stages) == cut
+
+
+def test_merged_layers_cost_their_sum_and_have_the_sg_network_of_the_last() -> None:
+    assert costs([3, 5, 3, 1], [1, 9, 2]).merged([0, 1, 3]) == costs([3, 8, 1], [1, 2])
 
 
 @pytest.mark.parametrize("stages", [-1, 0, 6])

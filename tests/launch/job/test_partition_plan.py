@@ -58,6 +58,13 @@ def test_an_automatic_cut_balances_what_was_measured(monkeypatch):
     assert three.costs == [4 + 1, 2 + 2 + 1, 2 + 2]
 
 
+def test_an_automatic_cut_leaves_no_stage_without_weights(monkeypatch):
+    """A ReLU that costs as much as the linear layer before it would be the second stage of three."""
+    measured = costs([4.0, 4.0, 1.0, 1.0, 1.0], [0.0] * 4)
+    monkeypatch.setattr(stage_costs, "measure_costs", lambda *args, **kwargs: measured)
+    assert drawn(cut="", stages=3).bounds == [(0, 2), (2, 4), (4, 5)]
+
+
 @pytest.mark.parametrize("rule", ["dni", "cdni", "delayed", "local", "frozen", "oracle"])
 def test_costs_are_measured_for_every_rule(rule):
     plan = drawn(cut="", stages=3, rule=rule)
