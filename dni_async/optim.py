@@ -27,7 +27,8 @@ def optimizer_factory(name: str, lr: float, **settings: Any) -> OptimizerFactory
     Raises:
         UserError: torch does not know the name or a setting.
     """
-    no_choice = (Optimizer, torch.optim.LBFGS)  # LBFGS evaluates the loss several times per step
+    # LBFGS evaluates the loss several times per step; SparseAdam takes sparse gradients only
+    no_choice = (Optimizer, torch.optim.LBFGS, torch.optim.SparseAdam)
     classes: dict[str, Any] = {
         key.lower(): value
         for key, value in vars(torch.optim).items()

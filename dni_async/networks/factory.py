@@ -46,7 +46,7 @@ def resolve(
         batch_normalised: whether the activation is (see `networks.batch_normalised`).
 
     Raises:
-        UserError: the kind that was asked for does not fit.
+        UserError: the kind or the rank that was asked for does not fit.
     """
     kind = config.kind
     if kind == AUTO:
@@ -58,6 +58,11 @@ def resolve(
     if network.needs_classes and not (conditional and classes):
         raise UserError(f"SG network {kind} needs class labels (rule cdni); use conv or linear")
     flat = math.prod(shape) if image else shape[-1]
+    if (config.rank or 0) > flat:
+        raise UserError(
+            f"sg.rank is {config.rank}, and activations have {flat} features; use at most {flat}, or 0 for full "
+            "rank"
+        )
     replay = 2 if stages >= 3 and network.replays and not image else 0
     return replace(
         config,

@@ -305,3 +305,14 @@ def test_settings_of_the_auxiliary_head_are_checked(asked: dict[str, Any], line:
     with pytest.raises(UserError) as error:
         LocalConfig(**asked)
     assert str(error.value) == line
+
+
+def test_a_rank_above_the_width_is_the_users_to_mend() -> None:
+    with pytest.raises(UserError) as error:
+        resolve(SGConfig(kind="linear", rank=33), (32,), stages=2, conditional=True, classes=True)
+    assert str(error.value) == (
+        "sg.rank is 33, and activations have 32 features; use at most 32, or 0 for full rank"
+    )
+    assert (
+        resolve(SGConfig(kind="linear", rank=32), (32,), stages=2, conditional=True, classes=True).rank == 32
+    )

@@ -64,7 +64,7 @@ def test_the_arguments_of_the_process_are_the_default(monkeypatch):
         (("--no-such-option",), ("Unrecognized", "--no-such-option")),
         (("word",), ("Unrecognized", "word")),
         (("--epochs", "0"), ("epochs is 0; it must be at least 1",)),
-        (("--optimizer", "adm"), ("unknown optimizer (adm); use one of adadelta, ", ", sparseadam;")),
+        (("--optimizer", "adm"), ("unknown optimizer (adm); use one of adadelta, ", ", sgd;")),
         (
             ("--sg.kind", "deep"),
             ("unknown SG network (deep); use one of auto, linear, least-squares, mlp, conv, head",),
