@@ -60,8 +60,8 @@ def resolve(
     flat = math.prod(shape) if image else shape[-1]
     if (config.rank or 0) > flat:
         raise UserError(
-            f"sg.rank is {config.rank}, and activations have {flat} features; use at most {flat}, or 0 for full "
-            "rank"
+            f"sg.rank is {config.rank}, and activations have {flat} features; use at most {flat}, "
+            "or 0 for full rank"
         )
     replay = 2 if stages >= 3 and network.replays and not image else 0
     return replace(
