@@ -25,8 +25,7 @@ from launch.report.bench_sections import SECTIONS, Section
 from launch.report.files import prepare_out, write_json
 from launch.report.metadata import hardware, versions
 from workers.failure.errors import StdoutClosed
-from workers.failure.rank_runner import RankRunner
-from workers.failure.signals import exit_process
+from workers.failure.rank_runner import RankRunner, run_command
 
 RECORD = "measured.json"
 KEPT = ("compare.json", "plan.json", "latency.json", "windows.json")
@@ -178,10 +177,5 @@ Speed-up is over sequential backprop with one thread, measured in the same minut
 """
 
 
-def main() -> None:
-    """Exit status 0; 2 for bad input; 1 when a section failed; 130 or 143 when it was stopped."""
-    exit_process(RankRunner().run(work))
-
-
 if __name__ == "__main__":
-    main()
+    run_command(work)

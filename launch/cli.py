@@ -6,8 +6,7 @@ import sys
 from importlib import import_module
 
 from dni_async.errors import UserError
-from workers.failure.rank_runner import RankRunner
-from workers.failure.signals import exit_process
+from workers.failure.rank_runner import run_command
 
 COMMANDS = ("train", "compare", "plan", "latency", "windows", "bench", "generate", "export")
 
@@ -16,10 +15,10 @@ def main() -> None:
     """Run the command that the first argument names, with the arguments behind it."""
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name not in COMMANDS:
-        exit_process(RankRunner().run(lambda runner: _usage(name)))
+        run_command(lambda runner: _usage(name))
         return
     sys.argv = [f"dni-async {name}", *sys.argv[2:]]
-    import_module(f"launch.{name}").main()
+    run_command(import_module(f"launch.{name}").work)
 
 
 def _usage(name: str) -> None:

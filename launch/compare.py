@@ -26,8 +26,7 @@ from launch.report.text import conditions
 from tasks.base import Task
 from tasks.registry import create
 from workers.failure.errors import AlreadyReported
-from workers.failure.rank_runner import RankRunner
-from workers.failure.signals import exit_process
+from workers.failure.rank_runner import RankRunner, run_command
 
 
 def work(runner: RankRunner) -> None:
@@ -119,10 +118,5 @@ def write(config: CompareConfig, rows: list[Row], grids: list[Grid], task: Task,
     plot_compare(rows, out / "compare.png", grids[0].title, task.metric_name)
 
 
-def main() -> None:
-    """Exit status 0; 2 for bad input; 1 when every engine failed; 130 or 143 when it was stopped."""
-    exit_process(RankRunner().run(work))
-
-
 if __name__ == "__main__":
-    main()
+    run_command(work)

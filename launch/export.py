@@ -23,8 +23,7 @@ from launch.engines.registry import find_engine
 from launch.report.weights import load_all
 from workers.checkpoint.atomic_file import write_whole
 from workers.checkpoint.store import CheckpointStore
-from workers.failure.rank_runner import RankRunner
-from workers.failure.signals import exit_process
+from workers.failure.rank_runner import RankRunner, run_command
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 
@@ -108,10 +107,5 @@ def work(runner: RankRunner) -> None:
     print(export(parse(ExportConfig, "launch.export")), flush=True)
 
 
-def main() -> None:
-    """Exit status 0; 2 for bad input."""
-    exit_process(RankRunner().run(work))
-
-
 if __name__ == "__main__":
-    main()
+    run_command(work)

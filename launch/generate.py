@@ -12,8 +12,7 @@ from dni_async.errors import UserError
 from launch.config.command_line import parse
 from launch.recurrent.text_generator import TextGenerator, generator_of
 from tasks.text.corpus import encode
-from workers.failure.rank_runner import RankRunner
-from workers.failure.signals import exit_process
+from workers.failure.rank_runner import RankRunner, run_command
 
 
 @dataclass(kw_only=True, slots=True)
@@ -68,10 +67,5 @@ def work(runner: RankRunner) -> None:
     print(generate(generator_of(Path(config.run)), config), flush=True)
 
 
-def main() -> None:
-    """Exit status 0; 2 for bad input."""
-    exit_process(RankRunner().run(work))
-
-
 if __name__ == "__main__":
-    main()
+    run_command(work)

@@ -13,8 +13,7 @@ from launch.config.command_line import parse
 from launch.report.files import prepare_out, write_results
 from launch.report.grid import Column, Grid, column, show
 from launch.report.text import number
-from workers.failure.rank_runner import RankRunner
-from workers.failure.signals import exit_process
+from workers.failure.rank_runner import RankRunner, run_command
 from workers.transport.link_benchmark import Ping, ping
 from workers.transport.registry import check_transports
 
@@ -55,11 +54,7 @@ def work(runner: RankRunner) -> None:
     """Measure, show, write."""
     config = parse(LatencyConfig, "launch.latency")
     found = ping(
-        config.transports,
-        device=config.device,
-        sizes=SIZES,
-        repeats=config.repeats,
-        timeout=config.timeout,
+        config.transports, device=config.device, sizes=SIZES, repeats=config.repeats, timeout=config.timeout
     )
     grid = latency_grid(found, config.transports)
     if config.out:
@@ -78,10 +73,5 @@ def latency_grid(found: Ping, transports: tuple[str, ...]) -> Grid:
     return Grid(title="from send until the receiver can read, median", columns=columns)
 
 
-def main() -> None:
-    """Exit status 0; 2 for bad input; 1 when it failed; 130 or 143 when it was stopped."""
-    exit_process(RankRunner().run(work))
-
-
 if __name__ == "__main__":
-    main()
+    run_command(work)

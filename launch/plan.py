@@ -25,8 +25,7 @@ from launch.report.grid import show
 from launch.report.plan_table import check_grid, plan_grid
 from tasks.base import Task
 from tasks.registry import create
-from workers.failure.rank_runner import RankRunner
-from workers.failure.signals import exit_process
+from workers.failure.rank_runner import RankRunner, run_command
 
 
 def work(runner: RankRunner) -> None:
@@ -102,10 +101,5 @@ def write(predictions: list[Prediction], checks: list[Check], profile: Profile, 
     plot_plan(predictions, out / "plan.png", profile)
 
 
-def main() -> None:
-    """Exit status 0; 2 for bad input; 1 when measuring failed; 130 or 143 when it was stopped."""
-    exit_process(RankRunner().run(work))
-
-
 if __name__ == "__main__":
-    main()
+    run_command(work)

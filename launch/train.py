@@ -19,8 +19,7 @@ from launch.local.launcher import run_local
 from launch.recurrent.train import run_sequences
 from tasks.registry import create, find
 from tasks.sequence.base import SequenceTask
-from workers.failure.rank_runner import RankRunner
-from workers.failure.signals import exit_process
+from workers.failure.rank_runner import RankRunner, run_command
 
 
 def work(runner: RankRunner) -> None:
@@ -55,10 +54,5 @@ def configuration(arguments: Sequence[str]) -> TrainConfig | SequenceConfig:
     return parse(TrainConfig, "launch.train", arguments)
 
 
-def main() -> None:
-    """Exit status 0; 2 for bad input; 1 when the run failed; 130 or 143 when it was stopped."""
-    exit_process(RankRunner().run(work))
-
-
 if __name__ == "__main__":
-    main()
+    run_command(work)

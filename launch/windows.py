@@ -15,8 +15,7 @@ from launch.recurrent.train import run_sequences
 from launch.report.files import prepare_out, write_results
 from launch.report.grid import show
 from launch.report.window_tables import Result, grids, result_of
-from workers.failure.rank_runner import RankRunner
-from workers.failure.signals import exit_process
+from workers.failure.rank_runner import RankRunner, run_command
 
 
 def work(runner: RankRunner) -> None:
@@ -42,10 +41,5 @@ def write(config: WindowsConfig, results: list[Result], out: Path) -> None:
     write_results(out, "windows", data, grids(results))
 
 
-def main() -> None:
-    """Exit status 0; 2 for bad input; 1 when a run failed; 130 or 143 when it was stopped."""
-    exit_process(RankRunner().run(work))
-
-
 if __name__ == "__main__":
-    main()
+    run_command(work)

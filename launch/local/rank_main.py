@@ -17,7 +17,7 @@ from pathlib import Path
 
 from launch.local.wan import enter_own_host
 from workers.failure.failure_file import FAILURE_FILE, STDOUT_CLOSED, read_failure
-from workers.failure.signals import exit_process, exit_with_launcher
+from workers.failure.signals import exit_with_launcher
 
 
 def final_status() -> int:
@@ -41,10 +41,10 @@ if __name__ == "__main__":
     if status := final_status():
         sys.exit(status)
     from launch.job.rank_job import start_rank
-    from workers.failure.rank_runner import RankRunner
+    from workers.failure.rank_runner import RankRunner, run_command
 
     def _work(runner: RankRunner) -> None:
         config, task = pickle.loads(Path(sys.argv[1]).read_bytes())  # written by our own launcher
         start_rank(runner, config, task)
 
-    exit_process(RankRunner().run(_work))
+    run_command(_work)

@@ -7,16 +7,7 @@ from typing import Any
 
 from launch.report.evaluation import metric_key
 from launch.report.grid import Grid, column
-from launch.report.text import (
-    NOTHING,
-    epochs,
-    layer_range,
-    megabytes,
-    metric,
-    number,
-    percent,
-    run_name,
-)
+from launch.report.text import NOTHING, epochs, layer_range, megabytes, metric, number, percent, run_name
 
 
 def run_grid(summary: Mapping[str, Any]) -> Grid:

@@ -14,7 +14,7 @@ COMMANDS = ("train", "compare", "plan", "latency", "windows", "bench", "generate
 def status_of(monkeypatch):
     """The exit status of the process that `main` would have ended."""
     monkeypatch.setattr("workers.failure.rank_runner.install_signal_handlers", lambda: None)
-    monkeypatch.setattr(cli, "exit_process", sys.exit)
+    monkeypatch.setattr("workers.failure.rank_runner.exit_process", sys.exit)
 
     def status_of(*arguments):
         monkeypatch.setattr(sys, "argv", ["dni-async", *arguments])
@@ -43,19 +43,17 @@ def test_without_a_command_the_usage_is_shown(arguments, status_of, capsys):
 
 
 @pytest.mark.parametrize(("name", "module"), [("train", train), ("compare", compare), ("plan", plan)])
-def test_a_command_gets_the_arguments_after_its_name(name, module, monkeypatch):
+def test_a_command_gets_the_arguments_after_its_name(name, module, status_of, monkeypatch):
     seen = []
-    monkeypatch.setattr(module, "main", lambda: seen.append(list(sys.argv)))
-    monkeypatch.setattr(sys, "argv", ["dni-async", name, "--epochs", "2"])
-    cli.main()
+    monkeypatch.setattr(module, "work", lambda runner: seen.append(list(sys.argv)))
+    assert status_of(name, "--epochs", "2") == 0
     assert seen == [[f"dni-async {name}", "--epochs", "2"]]
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_is_a_module_that_can_be_run(name):
     source = (ROOT / "launch" / f"{name}.py").read_text()
-    assert source.endswith('\n\nif __name__ == "__main__":\n    main()\n')
-    assert "exit_process(RankRunner().run(work))" in source
+    assert source.endswith('\n\nif __name__ == "__main__":\n    run_command(work)\n')
 
 
 def test_a_bad_option_is_one_line_on_stderr_and_status_2():

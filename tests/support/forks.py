@@ -23,8 +23,7 @@ import launch.report.timeline_plot
 import workers.transport.rpc  # noqa: F401
 from launch.config.train import TrainConfig
 from tasks.base import Task
-from workers.failure.rank_runner import RankRunner
-from workers.failure.signals import exit_process
+from workers.failure.rank_runner import RankRunner, run_command
 
 TEST_TIMEOUT_S = 60.0
 """Seconds after which a job should have ended."""
@@ -108,4 +107,4 @@ def _rank(config: TrainConfig, task: Task, environment: dict[str, str], folder: 
     def work(runner: RankRunner) -> None:
         launch.job.rank_job.start_rank(runner, config, task)
 
-    exit_process(RankRunner().run(work))
+    run_command(work)

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from tests.support.forks import context
+from workers.failure.rank_runner import run_command
 
 ROOT = Path(__file__).parents[2]
 TORCHRUN = str(Path(sys.executable).with_name("torchrun"))
@@ -78,7 +79,7 @@ def _run(module: str, arguments: tuple[str, ...], environment: dict[str, str], o
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module, *arguments]
-    import_module(module).main()
+    run_command(import_module(module).work)
 
 
 def descendants(pid: int) -> list[psutil.Process]:

@@ -28,7 +28,7 @@ from workers.failure.errors import (
 )
 from workers.failure.failure_file import already_reported, report_failure
 from workers.failure.report import FailureReporter
-from workers.failure.signals import Stopped, ignore_signals, install_signal_handlers
+from workers.failure.signals import Stopped, exit_process, ignore_signals, install_signal_handlers
 
 FINAL = "final"
 """Key under which a job keeps line and status of a failure that a restart would only repeat."""
@@ -134,6 +134,11 @@ class RankRunner:
             names = " and ".join(f"rank {rank}" for rank in gone)
             return f"{names} is gone; {self.describe_position()}: stopped"
         return line
+
+
+def run_command(work: Callable[[RankRunner], None]) -> None:
+    """Run `work` and end the process: status 0, 2 for bad input, 130 or 143 when stopped, else 1."""
+    exit_process(RankRunner().run(work))
 
 
 def log_failure(error: BaseException, folder: Path | None, rank: int) -> None:
