@@ -8,13 +8,6 @@ from tests.support.source_tree import PACKAGES, ROOT
 
 FILE_LINES = 250
 FUNCTION_LINES = 60
-LONGER_FILES = {
-    "workers/coordination/rendezvous.py": 280,
-    "workers/runtime/loop.py": 282,
-    "workers/transport/dist.py": 270,
-    "workers/transport/rpc.py": 290,
-}
-"""Files that are still too long, with the lines that they may have; to become empty."""
 
 FILES = sorted(
     path.relative_to(ROOT).as_posix()
@@ -36,18 +29,12 @@ def longest_function(source: str) -> tuple[int, str]:
 
 def test_no_file_is_longer_than_its_limit() -> None:
     lines = {file: len((ROOT / file).read_text().splitlines()) for file in FILES}
-    limits = {file: LONGER_FILES.get(file, FILE_LINES) for file in FILES}
-    assert {file: count for file, count in lines.items() if count > limits[file]} == {}
+    assert {file: count for file, count in lines.items() if count > FILE_LINES} == {}
 
 
 def test_no_function_is_longer_than_a_screen() -> None:
     longest = {file: longest_function((ROOT / file).read_text()) for file in [*FILES, *TEST_FILES]}
     assert {file: found for file, found in longest.items() if found[0] > FUNCTION_LINES} == {}
-
-
-def test_exceptions_are_files_that_are_too_long() -> None:
-    lines = {file: len((ROOT / file).read_text().splitlines()) for file in LONGER_FILES}
-    assert {file: count for file, count in lines.items() if count <= FILE_LINES} == {}
 
 
 def test_the_longest_function_of_a_source_is_found() -> None:

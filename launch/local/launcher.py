@@ -23,7 +23,7 @@ from launch.config.train import TrainConfig
 from launch.local.rendezvous import HOST, register
 from launch.local.wan import FarHosts
 from tasks.base import Task
-from workers.coordination.rendezvous import check_loopback
+from workers.coordination.loopback import check_loopback
 from workers.coordination.signing import JOB_SECRET
 from workers.failure.errors import AlreadyReported, StdoutClosed
 from workers.failure.failure_file import FAILURE_FILE, read_failure, report_failure

@@ -15,7 +15,7 @@ from torch.distributed.elastic.rendezvous import (
 )
 from typing_extensions import override
 
-from workers.coordination.rendezvous import LOOPBACK, local_store
+from workers.coordination.loopback import LOOPBACK, local_store
 
 NAME = "dni_async-loopback"
 """Under which torch's launcher knows this backend."""

@@ -23,8 +23,6 @@ POLL_INTERVAL_S = 0.02
 """Time between two looks into the store."""
 CONNECT_INTERVAL_S = 0.1
 """Time between two attempts to reach the store."""
-LOOPBACK = "127.0.0.1"
-_LOOPBACK_TIMEOUT_S = 5.0
 _GONE_TIMEOUT_S = 1.0
 
 
@@ -227,33 +225,6 @@ def _await_listener(host: str, port: int, timeout: float) -> None:
             if time.monotonic() > deadline:
                 raise
         time.sleep(CONNECT_INTERVAL_S)
-
-
-def check_loopback() -> None:
-    """Raises UserError if processes of this host cannot connect by the loopback interface.
-
-    torch would try for minutes, without hearing a signal.
-    """
-    try:
-        with socket.create_server((LOOPBACK, 0)) as server:
-            socket.create_connection(server.getsockname(), timeout=_LOOPBACK_TIMEOUT_S).close()
-    except OSError as error:
-        raise UserError(
-            f"the loopback interface does not work ({error.strerror or error}); "
-            "bring it up, as by `ip link set lo up`"
-        ) from None
-
-
-def local_store(host: str = LOOPBACK, port: int = 0) -> dist.TCPStore:
-    """A store at one address of this host, at `port` or a free one; torch's own listen on all interfaces."""
-    listening = socket.create_server((host, port))
-    return dist.TCPStore(
-        host,
-        listening.getsockname()[1],
-        is_master=True,
-        wait_for_workers=False,
-        master_listen_fd=listening.detach(),
-    )
 
 
 def _is_running(pid: int) -> bool:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import select
 
-from dni_async.errors import Late, StageError, UserError
+from dni_async.errors import Late, StageCrash, StageError, UserError
 from workers.failure.failure_file import STDOUT_CLOSED
 from workers.failure.signals import Stopped
-from workers.transport.base import TransportTimeout, timed_out
+from workers.transport.base import TransportError, TransportTimeout, timed_out
+from workers.transport.wire import WireError
 
 
 class AlreadyReported(Exception):
@@ -43,6 +44,17 @@ def format_error(error: BaseException) -> str:
     text = " ".join(str(error).split())
     expected = isinstance(error, UserError | StageError | Stopped)
     return text if expected else f"{type(error).__name__}: {text}"
+
+
+def at_position(error: Exception, position: str) -> StageError | UserError:
+    """A stage's error as one for the user that names the position; a StageCrash if it may not come again."""
+    says_it_all = isinstance(error, RuntimeError | ValueError | TypeError)
+    line = f"{position}: {error}" if says_it_all else f"{position}: {type(error).__name__}: {error}"
+    if isinstance(error, Late | TransportTimeout):
+        return Late(line, getattr(error, "peers", ()))
+    if isinstance(error, UserError):
+        return UserError(line)
+    return (StageError if isinstance(error, StageError | TransportError | WireError) else StageCrash)(line)
 
 
 def is_timeout(error: BaseException) -> bool:

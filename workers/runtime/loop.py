@@ -12,31 +12,22 @@ downstream, where the last stage needs nobody's target to go on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from dni_async.errors import Late, StageCrash, StageError, UserError
+from dni_async.errors import Late, StageError, UserError
 from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient, goes_upstream
 from dni_async.stage.stage import Stage
+from workers.failure.errors import at_position
 from workers.runtime.channels import StageChannels
 from workers.runtime.endpoints import DrainingReceiver
-from workers.runtime.probe import Probe, Throughput
+from workers.runtime.probe import Probe, Throughput, is_training, work_of
 from workers.runtime.sequence_check import SequenceCheck
-from workers.transport.base import (
-    Channel,
-    Deadline,
-    PeerGone,
-    Receiver,
-    Sender,
-    TransportError,
-    TransportTimeout,
-    wait_any,
-)
+from workers.transport.base import Channel, Deadline, PeerGone, Receiver, Sender, wait_any
 from workers.transport.cuda_copies import DONE, Event, move, wait_for
-from workers.transport.wire import WireError
 
 PEER_CHECK_INTERVAL_S = 0.5
 """How often a waiting stage checks whether its neighbours are gone."""
@@ -46,17 +37,15 @@ class StageLoop:
     """Runs a stage between its channels until the STOP marker has come back.
 
     Args:
-        timeout: seconds that the loop may wait for a message it can handle, and any single operation may
-            take. eager: poll for a while before sleeping (see `wait_any`). lockstep: 0 for free running. n
-            makes the delivery order deterministic: batch s+n is handled exactly
-            after
-            the target of batch s (only for rules that get targets). A stage must not have more than the
+        timeout: seconds that the loop, and any single operation, may wait for a message that it can handle.
+        eager: poll for a while before sleeping (see `wait_any`).
+        lockstep: 0 for free running. n makes the delivery order deterministic: batch s+n is handled exactly
+            after the target of batch s (only for rules that get targets). A stage must not have more than the
             stages upstream of it, which would send too few batches for it to go on.
         metadata: called when a marker comes back, for what a report says beside counts and times.
         device: where the layers are; tensors that arrive elsewhere are moved there.
         under_way: targets that were on their way when the checkpoint was made from which the stage resumes;
-            they
-            are handled before all others, in lockstep each in its turn.
+            they are handled before all others, in lockstep each in its turn.
     """
 
     def __init__(
@@ -252,30 +241,7 @@ class StageLoop:
         return " and ".join(sorted({f"stage {end.peer}" for end in self._awaited()})) or "anybody"
 
     def _explained(self, error: Exception) -> StageError | UserError:
-        """The error with stage, step and cause, as a StageError or UserError."""
-        gone = self._gone() if isinstance(error, PeerGone) else []
-        if gone:
+        if isinstance(error, PeerGone) and (gone := self._gone()):
             noticed = f"stage {self.stage.index} noticed {self._position}"
             return StageError(f"stage {gone[0]} (rank {gone[0]}) is gone; {noticed}")
-        says_it_all = isinstance(error, RuntimeError | ValueError | TypeError)
-        text = str(error) if says_it_all else f"{type(error).__name__}: {error}"
-        line = f"{self.describe_position()}: {text}"
-        if isinstance(error, Late | TransportTimeout):
-            return Late(line, getattr(error, "peers", ()))
-        if isinstance(error, UserError):
-            return UserError(line)
-        not_ours = isinstance(error, StageError | TransportError | WireError)
-        return StageError(line) if not_ours else StageCrash(line)
-
-
-def is_training(message: Message) -> bool:
-    """Whether this message belongs to a training batch."""
-    return isinstance(message, TargetGradient) or (isinstance(message, Activation) and message.train)
-
-
-def work_of(message: Message) -> Hashable:
-    """Equal for messages that cost a stage the same: kind and shape; None for markers, which are free."""
-    if isinstance(message, Marker):
-        return None
-    tensor = message.h if isinstance(message, Activation) else message.grad
-    return type(message), is_training(message), tensor.shape
+        return at_position(error, self.describe_position())

@@ -19,11 +19,26 @@ from typing import Any
 
 import psutil
 
+from dni_async.messages import Activation, Marker, Message, TargetGradient
+
 COMPUTE = ("forward", "backward", "update", "sg", "head", "evaluate")
 """Kinds of work that count as busy."""
 
 Event = tuple[str, float, float, int]
 """Kind, start and end in seconds of the clock, step."""
+
+
+def is_training(message: Message) -> bool:
+    """Whether this message belongs to a training batch."""
+    return isinstance(message, TargetGradient) or (isinstance(message, Activation) and message.train)
+
+
+def work_of(message: Message) -> Hashable:
+    """Equal for messages that cost a stage the same: kind and shape; None for markers, which are free."""
+    if isinstance(message, Marker):
+        return None
+    tensor = message.h if isinstance(message, Activation) else message.grad
+    return type(message), is_training(message), tensor.shape
 
 
 class Probe:
@@ -52,9 +67,7 @@ class Probe:
         """Begin a message; the time since the last mark was spent on `before`.
 
         Args:
-            work: key of the work that the message causes (its kind and shape), so that the same key means the
-                same
-                FLOPs; None for work that costs nothing, such as a marker's.
+            work: what `work_of` returned for the message.
         """
         self.step, self.training = step, training
         self.mark(before)

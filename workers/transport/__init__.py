@@ -1,6 +1,6 @@
 """Channels between stages: every transport keeps the contract of `base`.
 
-connect ─► registry ─► shm_link, tcp_link, dist_link, rpc_link (a Transport of `links`) ─► shm, tcp, dist, rpc
+connect ─► registry ─► shm_link (to shm), dist_link (to dist), tcp, rpc: each has a Transport of `links`
 shm         packets, slots, pool, shm_sender, shm_receiver
 tcp         addresses, tcp_listener, handshake, tcp_socket, tcp_sender, tcp_receiver
 queues      between threads, as in dist, rpc and memory         cuda_copies   between slots and a GPU

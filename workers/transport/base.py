@@ -173,8 +173,7 @@ def wait_any(channels: Sequence[Waitable], timeout: float, eager: bool = False) 
 
     Args:
         eager: poll for `Channel.spin_s` before sleeping; for a process with a core of its own, as polling
-            takes
-            all of it.
+            takes all of it.
     """
     poller = select.poll()
     for channel in channels:

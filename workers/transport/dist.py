@@ -1,8 +1,7 @@
 """Channels across hosts: torch.distributed point-to-point, gloo for headers and CPU tensors, NCCL for CUDA.
 
-One daemon thread per end does the waiting. A gloo send is a rendezvous: it ends only when the receive is
-posted. That bounds the channel without credit messages: the receiver posts no receive while its share is
-full.
+One daemon thread per end does the waiting. A gloo send ends only when the receive is posted, which bounds the
+channel without credit messages: the receiver posts no receive while its share is full.
 
     sender's caller   sender's thread              receiver's thread            receiver's caller
     send ----------->  queue (1 message)
@@ -15,14 +14,13 @@ full.
                        heartbeat      --------->   (ignored)
     close ---------->  goodbye        --------->   (the end)
 
-In flight: the sender's queue and the receiver's share, together `capacity` messages, but 2 if `capacity` is
-1.
+In flight: the sender's queue and the receiver's share, together `capacity` messages (2 for a capacity of 1).
 
 Dead peers: a broken connection fails the pending operation at once; an idle sender notices at its next
 heartbeat, a receiver whose share is full when its caller releases.
 
-Deadlines: the group's `timeout` is the longest that a message (or a heartbeat) may wait for the
-receiver to post. A receiver that holds its share for longer than that ends the channel.
+Deadlines: the group's `timeout` is the longest that a message (or a heartbeat) may wait for the receiver to
+post. A receiver that holds its share for longer than that ends the channel.
 
 Close all ends before `destroy_process_group`: a thread that still waits inside gloo when its group or the
 interpreter ends can abort the process. Close the senders first: two stages that both close their receiver
@@ -40,6 +38,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -49,16 +48,7 @@ from typing_extensions import override
 from dni_async.messages import Message
 from workers.transport.base import PeerGone, TransportError, TransportTimeout, check_capacity, timed_out
 from workers.transport.queues import Credits, Inbox, QueueReceiver, QueueSender
-from workers.transport.wire import (
-    HEADER_BYTES,
-    TensorSpec,
-    WireError,
-    add_checksum,
-    assemble,
-    decode,
-    encode,
-    payload_bytes,
-)
+from workers.transport.wire import HEADER_BYTES, WireError, add_checksum, assemble, decode, encode
 
 HEARTBEAT_INTERVAL_S = 2.0
 """After how long a silent sender shows that it is alive (sooner for short group timeouts)."""
@@ -76,10 +66,10 @@ class Groups:
     header: dist.ProcessGroup
     payload: dist.ProcessGroup
     timeout: float
-    """Seconds an operation may wait for its counterpart."""
+    """Seconds that an operation may wait for its counterpart."""
     device: torch.device
-    """Where payloads are sent from and received to."""
-    ends: list[DistSender | DistReceiver] = field(repr=False)
+    """Of payloads on both sides."""
+    ends: set[DistSender | DistReceiver] = field(repr=False)
     """Open ends of these groups and of those made together with them."""
 
 
@@ -93,21 +83,19 @@ def make_groups(
     """
     span = timedelta(seconds=timeout)
     device, groups = torch.device(device), {}
-    ends: list[DistSender | DistReceiver] = []
+    ends: set[DistSender | DistReceiver] = set()
     atexit.register(_close_all, ends)
     for link in links:
         for source, destination in (link, link[::-1]):
-            ranks = sorted(link)
-            header = dist.new_group(ranks, timeout=span, backend="gloo")
-            payload = header
+            header = payload = dist.new_group(sorted(link), timeout=span, backend="gloo")
             if device.type == "cuda":
-                payload = dist.new_group(ranks, timeout=span, backend="nccl")
+                payload = dist.new_group(sorted(link), timeout=span, backend="nccl")
             groups[source, destination] = Groups(header, payload, timeout, device, ends)
     return groups
 
 
-def _close_all(ends: list[DistSender | DistReceiver]) -> None:
-    """Close all senders, then all receivers, which wait for the goodbyes of theirs."""
+def _close_all(ends: set[DistSender | DistReceiver]) -> None:
+    """Close all senders, then all receivers, which wait for the goodbyes of their senders."""
     for end in sorted(ends, key=lambda end: isinstance(end, DistReceiver)):
         end.close()
 
@@ -116,20 +104,23 @@ class DistSender(QueueSender):
     """The sending end. `peer` is the receiver's stage and, in the default group, its rank."""
 
     def __init__(self, peer: int, groups: Groups) -> None:
-        super().__init__(peer, Credits(1))  # one credit: the queue holds one message
+        super().__init__(peer, Credits(1))  # the queue holds one message
         self._groups = groups
         self._queue: queue.SimpleQueue[_Parcel | None] = queue.SimpleQueue()
         self._sending = 0
         self._thread = threading.Thread(target=self._run, name=f"send to {peer}", daemon=True)
         self._thread.start()
-        groups.ends.append(self)
+        groups.ends.add(self)
 
     @override
     def send(self, message: Message, timeout: float) -> None:
         header, tensors, _ = encode(message)
         self._credits.take(timeout)
-        self._sending = payload_bytes(message)
-        self._queue.put(_Parcel(add_checksum(header), [tensor.contiguous() for tensor in tensors]))
+        self._sending = sum(tensor.nbytes for tensor in tensors)
+        on = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
+        computed = torch.cuda.current_stream(on).record_event() if on else None
+        tensors = [tensor.contiguous() for tensor in tensors]
+        self._queue.put(_Parcel(add_checksum(header), tensors, computed))
         self.sent += 1
 
     @override
@@ -140,8 +131,7 @@ class DistSender(QueueSender):
         """Send what is left and the goodbye, waiting up to CLOSE_TIMEOUT_S for the peer to take them."""
         self._queue.put(None)
         self._thread.join(CLOSE_TIMEOUT_S)
-        if self in self._groups.ends:
-            self._groups.ends.remove(self)
+        self._groups.ends.discard(self)
         self._credits.close()
 
     def _run(self) -> None:
@@ -155,19 +145,19 @@ class DistSender(QueueSender):
                     self._frame(_HEARTBEAT_FRAME)
                     continue
                 if parcel is None:
-                    self._frame(_GOODBYE_FRAME)
-                    return
+                    return self._frame(_GOODBYE_FRAME)
                 self._deliver(parcel)
                 self._sending = 0
                 self._credits.give()
 
     def _deliver(self, parcel: _Parcel) -> None:
-        parcel.wait()
+        if parcel.computed:
+            torch.cuda.current_stream().wait_event(parcel.computed)
         self._frame(parcel.header)
         for tensor in parcel.tensors:
             if tensor.numel():
-                there = _bytes(tensor.to(self._groups.device))
-                dist.send(there, self.peer, group=self._groups.payload)
+                data = _bytes(tensor.to(self._groups.device))
+                dist.send(data, self.peer, group=self._groups.payload)
 
     def _frame(self, frame: bytes) -> None:
         packet = torch.frombuffer(bytearray(frame), dtype=torch.uint8)
@@ -184,15 +174,14 @@ class DistReceiver(QueueReceiver):
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"receive from {peer}", daemon=True)
         self._thread.start()
-        groups.ends.append(self)
+        groups.ends.add(self)
 
     def close(self) -> None:
         """Read up to the goodbye, waiting at most CLOSE_TIMEOUT_S; the messages are dropped."""
         self._closed = True
         self._room.release()
         self._thread.join(CLOSE_TIMEOUT_S)
-        if self in self._groups.ends:
-            self._groups.ends.remove(self)
+        self._groups.ends.discard(self)
         self._inbox.close()
 
     def _return_credit(self) -> None:
@@ -201,8 +190,7 @@ class DistReceiver(QueueReceiver):
     def _run(self) -> None:
         """Receive messages until the goodbye; the thread's body."""
         with _thread_of(self._inbox, self.peer, self._groups.device):
-            while True:
-                self._room.acquire()
+            while self._room.acquire():
                 message = self._next()
                 if message is None:
                     raise PeerGone(f"stage {self.peer} closed its end")
@@ -221,31 +209,23 @@ class DistReceiver(QueueReceiver):
         if frame == _GOODBYE_FRAME:
             return None
         header = decode(frame)
-        tensors = [self._tensor(spec) for spec in header.specs]
+        tensors = []
+        for spec in header.specs:
+            tensors.append(torch.empty(spec.shape, dtype=spec.dtype, device=self._groups.device))
+            if spec.nbytes:
+                dist.recv(_bytes(tensors[-1]), self.peer, group=self._groups.payload)
         if self._groups.device.type == "cuda":
             torch.cuda.current_stream().synchronize()
         return assemble(header, tensors)
 
-    def _tensor(self, spec: TensorSpec) -> Tensor:
-        tensor = torch.empty(spec.shape, dtype=spec.dtype, device=self._groups.device)
-        if spec.nbytes:
-            dist.recv(_bytes(tensor), self.peer, group=self._groups.payload)
-        return tensor
 
+class _Parcel(NamedTuple):
+    """An encoded message."""
 
-class _Parcel:
-    """An encoded message, and when its tensors are computed (CUDA)."""
-
-    def __init__(self, header: bytes, tensors: list[Tensor]) -> None:
-        self.header = header
-        self.tensors = tensors
-        on = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
-        self._computed = torch.cuda.current_stream(on).record_event() if on else None
-
-    def wait(self) -> None:
-        """Let this thread's stream wait for the caller's."""
-        if self._computed:
-            torch.cuda.current_stream().wait_event(self._computed)
+    header: bytes
+    tensors: list[Tensor]
+    computed: torch.cuda.Event | None
+    """When the tensors are computed, for tensors on a GPU."""
 
 
 def _bytes(tensor: Tensor) -> Tensor:

@@ -29,7 +29,8 @@ import torch.distributed as dist
 
 from dni_async.errors import StageError
 from dni_async.messages import TargetGradient
-from workers.coordination.rendezvous import LOOPBACK, Rendezvous, check_loopback, local_store
+from workers.coordination.loopback import LOOPBACK, check_loopback, local_store
+from workers.coordination.rendezvous import Rendezvous
 from workers.failure.signals import exit_with_parent
 from workers.runtime.device import place
 from workers.transport.base import Deadline, Waitable, wait_any

@@ -10,9 +10,9 @@ from workers.transport.links import Transport
 
 TRANSPORTS = {
     "shm": "workers.transport.shm_link:ShmTransport",
-    "tcp": "workers.transport.tcp_link:TcpTransport",
+    "tcp": "workers.transport.tcp:TcpTransport",
     "dist": "workers.transport.dist_link:DistTransport",
-    "rpc": "workers.transport.rpc_link:RpcTransport",
+    "rpc": "workers.transport.rpc:RpcTransport",
 }
 AUTO = ("shm", "tcp")
 """What `auto` chooses from: for each link, the first that can connect its two hosts."""

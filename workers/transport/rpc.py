@@ -20,25 +20,38 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 
-import torch
 import torch.distributed.rpc as rpc
 import torch.distributed.rpc.constants as constants
 from torch import Tensor
 from typing_extensions import override
 
 from dni_async.messages import Message
-from workers.transport.base import Deadline, PeerGone, TransportError, check_capacity
+from workers.transport.base import PeerGone, TransportError, check_capacity
+from workers.transport.links import Link, LinkRequest, Transport
 from workers.transport.queues import Credits, Inbox, QueueReceiver, QueueSender
+from workers.transport.rpc_caller import Caller, worker_name
 from workers.transport.wire import WireError, add_checksum, assemble, decode, encode
 
-PING_INTERVAL_S = 1.0
-CLOSE_TIMEOUT_S = 5.0
-"""How long `close` waits for the answers to calls under way."""
+
+class RpcTransport(Transport):
+    """Links over torch.distributed.rpc, which runs what any peer on its port asks for."""
+
+    needs_trusted_network = True
+
+    @override
+    def open(self, request: LinkRequest) -> dict[int, Link]:
+        rank = request.rendezvous.rank
+        start_rpc(rank, request.rendezvous.world, request.timeout, attempt=request.rendezvous.restart)
+        request.stack.callback(stop_rpc, request.timeout)
+        return {
+            n: request.link(RpcSender(rank, n, request.capacity), RpcReceiver(rank, n))
+            for n in request.neighbours
+        }
 
 
 def start_rpc(rank: int, world_size: int, timeout: float, url: str = "env://", attempt: int = 0) -> None:
@@ -64,11 +77,6 @@ def stop_rpc(timeout: float, graceful: bool = True) -> None:
     _CHANNELS.clear()
 
 
-def worker_name(rank: int) -> str:
-    """What rpc calls the process of a stage."""
-    return f"stage{rank}"
-
-
 class RpcSender(QueueSender):
     """The sending end. Several channels from `me` to `peer` need different names."""
 
@@ -77,7 +85,7 @@ class RpcSender(QueueSender):
         super().__init__(peer, _CHANNELS.credits(self._key))
         for _ in range(check_capacity(capacity)):
             self._credits.give()
-        self._caller = _Caller(peer, self._credits.fail)
+        self._caller = Caller(peer, self._credits.fail)
 
     @override
     def send(self, message: Message, timeout: float) -> None:
@@ -93,9 +101,7 @@ class RpcSender(QueueSender):
 
     def close(self) -> None:
         """Tell the receiver that this was all, and wait up to CLOSE_TIMEOUT_S for its answers."""
-        if not self._caller.closed:
-            self._caller.call(_deliver, self._key, self.sent, b"", [])
-            self._caller.close()
+        self._caller.close(_deliver, self._key, self.sent, b"", [])
         self._credits.close()
 
 
@@ -106,76 +112,15 @@ class RpcReceiver(QueueReceiver):
         self._key = _key(peer, me, name)
         self._buffer = _CHANNELS.buffer(self._key)
         super().__init__(peer, self._buffer.inbox)
-        self._caller = _Caller(peer, self._inbox.fail)
+        self._caller = Caller(peer, self._inbox.fail)
 
     def close(self) -> None:
         """Tell the sender that nobody listens."""
-        if not self._caller.closed:
-            self._caller.call(_leave, self._key)
-            self._caller.close()
+        self._caller.close(_leave, self._key)
         self._inbox.close()
 
     def _return_credit(self) -> None:
         self._caller.call(_credit, self._key)
-
-
-class _Caller:
-    """Calls to one peer: watches their answers, and pings once a second."""
-
-    def __init__(self, peer: int, fail: Callable[[TransportError], None]) -> None:
-        self.closed = False
-        self._peer = peer
-        self._fail = fail
-        self._pending: dict[int, int] = {}
-        self._calls = 0
-        self._idle = threading.Condition()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._ping, name=f"ping {peer}", daemon=True)
-        self._thread.start()
-
-    def call(self, function: Callable[..., None], *args: object) -> None:
-        """Run `function(*args)` at the peer; if that fails, the channel fails."""
-        try:
-            with self._idle:
-                future = rpc.rpc_async(worker_name(self._peer), function, args=args)
-                self._calls += 1
-                self._pending[self._calls] = _size(args)
-                done = partial(self._done, self._calls)
-            future.add_done_callback(done)
-        except RuntimeError as error:
-            self._report(error)
-
-    def pending_bytes(self) -> int:
-        """Bytes of the tensors in calls that were not answered yet."""
-        with self._idle:
-            return sum(self._pending.values())
-
-    def close(self) -> None:
-        """Stop pinging and wait up to CLOSE_TIMEOUT_S for the answers."""
-        self.closed = True
-        self._stop.set()
-        deadline = Deadline(CLOSE_TIMEOUT_S)
-        self._thread.join(deadline.left())
-        with self._idle:
-            while self._pending and deadline.left():
-                self._idle.wait(deadline.left())
-
-    def _done(self, call: int, future: torch.futures.Future) -> None:
-        try:
-            future.wait()
-        except Exception as error:  # whatever the peer raised
-            self._report(error)
-        with self._idle:
-            del self._pending[call]
-            self._idle.notify_all()
-
-    def _report(self, error: Exception) -> None:
-        cause = str(error).strip().splitlines() or [repr(error)]
-        self._fail(PeerGone(f"stage {self._peer} is gone ({cause[0]})"))
-
-    def _ping(self) -> None:
-        while not self._stop.wait(PING_INTERVAL_S):
-            self.call(_nothing)
 
 
 class _Buffer:
@@ -208,21 +153,17 @@ class _Channels:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._buffers: dict[str, _Buffer] = {}
-        self._credits: dict[str, Credits] = {}
+        self._buffers: defaultdict[str, _Buffer] = defaultdict(_Buffer)
+        self._credits: defaultdict[str, Credits] = defaultdict(lambda: Credits(0))
 
     def buffer(self, key: str) -> _Buffer:
         """The receiving end of a channel."""
         with self._lock:
-            if key not in self._buffers:
-                self._buffers[key] = _Buffer()
             return self._buffers[key]
 
     def credits(self, key: str) -> Credits:
         """The sending end of a channel."""
         with self._lock:
-            if key not in self._credits:
-                self._credits[key] = Credits(0)
             return self._credits[key]
 
     def clear(self) -> None:
@@ -260,10 +201,6 @@ def _leave(key: str) -> None:
     _CHANNELS.credits(key).fail(PeerGone("the peer closed its end"))
 
 
-def _nothing() -> None:
-    """Called as a ping."""
-
-
 def _message(header: bytes, tensors: list[Tensor]) -> Message:
     decoded = decode(header)
     if [(spec.dtype, spec.shape) for spec in decoded.specs] != [(t.dtype, tuple(t.shape)) for t in tensors]:
@@ -273,11 +210,6 @@ def _message(header: bytes, tensors: list[Tensor]) -> Message:
 
 def _key(source: int, destination: int, name: str) -> str:
     return f"{name}:{source}>{destination}"
-
-
-def _size(args: tuple[object, ...]) -> int:
-    lists = [arg for arg in args if isinstance(arg, list)]
-    return sum(tensor.nbytes for tensors in lists for tensor in tensors)
 
 
 @contextmanager

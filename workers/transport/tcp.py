@@ -23,12 +23,18 @@ is turned away, and the listener goes on. What follows is neither encrypted nor 
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import math
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+from typing_extensions import override
+
+from workers.coordination.rendezvous import Rendezvous
+from workers.transport.addresses import connecting_host, listening_host
 from workers.transport.base import Deadline, PeerGone, TransportError, TransportTimeout, check_capacity
 from workers.transport.handshake import (
     ANSWER_BYTES,
@@ -37,7 +43,10 @@ from workers.transport.handshake import (
     Hello,
     check_answer,
     make_hello,
+    new_secret,
 )
+from workers.transport.links import Link, LinkRequest, Transport
+from workers.transport.tcp_listener import TcpListener
 from workers.transport.tcp_sender import TcpSender
 from workers.transport.tcp_socket import cause, configure, receive_into, widen
 
@@ -47,6 +56,32 @@ _ROUND_TRIP_S = 0.01
 
 Address = tuple[str, int]
 """Host and port."""
+
+
+class TcpTransport(Transport):
+    """Links over TCP.
+
+    A channel's secret is derived from the job's, which every rank has in its environment. A job without one
+    (torchrun's) gets a random secret for each channel, published in the store beside the address: whoever
+    can read the store can then join a channel.
+    """
+
+    @override
+    def open(self, request: LinkRequest) -> dict[int, Link]:
+        rendezvous, timeout, pin = request.rendezvous, request.timeout, request.device.type == "cuda"
+        rank, host = rendezvous.rank, listening_host() if request.neighbours else ""
+        listeners = {}
+        for n in request.neighbours:
+            secret = b"" if rendezvous.secret else new_secret()
+            listeners[n] = TcpListener(n, host, secret or _derive(rendezvous, n, rank), timeout, pin)
+            rendezvous.publish(f"tcp/{n}-{rank}", [*listeners[n].address, secret.hex()])
+        links = {}
+        for n, listener in listeners.items():
+            where, port, published = rendezvous.read(f"tcp/{rank}-{n}", timeout)
+            secret = bytes.fromhex(published) or _derive(rendezvous, rank, n)
+            sender = connect((connecting_host(where), port), secret, n, request.capacity, timeout, pin=pin)
+            links[n] = request.link(sender, listener.accept(timeout))
+        return links
 
 
 def connect(
@@ -137,3 +172,9 @@ def _explained(error: OSError | HandshakeError, where: str, peer: int, timeout: 
     if isinstance(error, HandshakeError):
         return TransportError(f"what listens at {where} is not stage {peer} of this job: {error}")
     return PeerGone(f"stage {peer} does not listen at {where} ({cause(error)})")
+
+
+def _derive(rendezvous: Rendezvous, source: int, destination: int) -> bytes:
+    """The secret of one channel, in this attempt of the job."""
+    channel = f"tcp/{source}-{destination}/{rendezvous.restart}"
+    return hmac.digest(rendezvous.secret, channel.encode(), hashlib.sha256)

@@ -313,7 +313,7 @@ def meet_and_tell(runner: RankRunner, mouth: Connection) -> None:
 def test_without_a_loopback_interface_the_user_is_told_at_once() -> None:
     script = """
 from dni_async.errors import UserError
-from workers.coordination.rendezvous import check_loopback
+from workers.coordination.loopback import check_loopback
 try:
     check_loopback()
 except UserError as error:

@@ -108,7 +108,7 @@ def test_frames_of_other_formats_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         damaged = bytearray(rng.randbytes(HEADER_BYTES) if i % 3 == 0 else good)
         damaged[rng.randrange(HEADER_BYTES)] ^= rng.randrange(1, 256)
         frames.append(torch.frombuffer(damaged, dtype=torch.uint8))
-        receiver = DistReceiver(1, Groups(None, None, 1.0, torch.device("cpu"), []), 2)  # type: ignore[arg-type]
+        receiver = DistReceiver(1, Groups(None, None, 1.0, torch.device("cpu"), set()), 2)  # type: ignore[arg-type]
         with pytest.raises(TransportError, match="header"):
             receiver.recv(TEST_TIMEOUT_S)
         receiver.close()

@@ -17,7 +17,7 @@ from tests.support.gradients import gradient
 from workers.coordination.rendezvous import Rendezvous
 from workers.transport.base import TransportError
 from workers.transport.links import LinkRequest
-from workers.transport.tcp_link import TcpTransport
+from workers.transport.tcp import TcpTransport
 
 
 @pytest.fixture(autouse=True)
