@@ -10,6 +10,7 @@ import importlib
 import sys
 import traceback
 import types
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,16 +19,24 @@ from dni_async.errors import UserError
 Plugin = TypeVar("Plugin")
 
 
+def find_class(
+    name: str, registry: Mapping[str, str], kind: str, *bases: type[Plugin], advice: str
+) -> type[Plugin]:
+    """Return the class that `name` stands for in a registry of dotted paths, or that is at the path `name`.
+
+    Raises UserError as `load_class` does, and with `advice` if `name` is neither.
+    """
+    path = registry.get(name, name)
+    if not is_path(path):
+        raise UserError(f"unknown {kind} ({name}){advice}")
+    return load_class(path, kind, *bases)
+
+
 def load_class(path: str, kind: str, *bases: type[Plugin]) -> type[Plugin]:
     """Return the class at `path`, "my_pkg.my_module:MyClass", which must be a subclass of one of `bases`.
 
-    Args:
-        path: of a module, a colon, and a class in it.
-        kind: what the class is called in errors, such as "rule".
-        bases: the classes of which it must be derived from one; errors name the first.
-
-    Raises:
-        UserError: there is no such module or class, the module cannot be imported, or the class is another.
+    kind: what the class is called in errors, such as "rule". They name the first of `bases`.
+    Raises UserError if there is no such module or class, or the class is another.
     """
     module, _, name = path.partition(":")
     found = getattr(load_module(module, kind), name, None)
@@ -45,8 +54,7 @@ def load_class(path: str, kind: str, *bases: type[Plugin]) -> type[Plugin]:
 def load_module(name: str, kind: str) -> types.ModuleType:
     """Import the module `name`, from the working folder too, as `python -m` does.
 
-    Raises:
-        UserError: the module is not there, or raises an error while it is imported.
+    Raises UserError if the module is not there, or raises an error while it is imported.
     """
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:

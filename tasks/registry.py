@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
+from typing import cast
 
 from dni_async.errors import UserError
-from dni_async.plugins import describe, is_path, load_class
+from dni_async.plugins import describe, find_class
 from tasks.base import Task
 from tasks.sequence.base import SequenceTask
 from tasks.settings import settings_from
@@ -39,21 +40,16 @@ def create(name: str, args: Sequence[str] = ()) -> Task:
         raise UserError(
             f"{name} is a task over time, which layers cannot share; train it with launch.train{stack}"
         )
-    task = create_any(name, args)
-    assert isinstance(task, Task)
-    return task
+    return cast(Task, create_any(name, args))
 
 
 def create_any(name: str, args: Sequence[str] = ()) -> Task | SequenceTask:
-    """Return the task called `name` with the settings `args`.
+    """Return the task called `name` with the settings `args`. Raises `UserError` if one is not right.
 
     Args:
         name: one of `BUILT_IN`, or "my_pkg.my_task:MyTask" for a `Task` or `SequenceTask` that Python can
             import from the working folder.
         args: "key=value" settings of the task's constructor; see `settings_from`.
-
-    Raises:
-        UserError: the name, a key or a value is not right.
     """
     cls = find(name)
     settings = settings_from(cls, args)
@@ -67,10 +63,5 @@ def create_any(name: str, args: Sequence[str] = ()) -> Task | SequenceTask:
 
 def find(name: str) -> type[Task] | type[SequenceTask]:
     """Return the class behind a task's name. Raises `UserError` when there is none, or it is no task."""
-    path = BUILT_IN.get(name, name)
-    if not is_path(path):
-        known = ", ".join(BUILT_IN)
-        raise UserError(
-            f"unknown task ({name}): give one of {known}, or your own as my_package.my_module:MyTask"
-        )
-    return load_class(path, "task", Task, SequenceTask)
+    advice = f": give one of {', '.join(BUILT_IN)}, or your own as my_package.my_module:MyTask"
+    return find_class(name, BUILT_IN, "task", Task, SequenceTask, advice=advice)

@@ -31,7 +31,6 @@ class ConvSG(DNINetwork):
     """
 
     feature_dim = 1
-
     default_layers = 2
 
     def __init__(
@@ -106,8 +105,8 @@ class SameConv2d(nn.Conv2d):
         super().__init__(channels, filters, kernel_size, padding=half, dilation=dilation, bias=bias)
         self.odd = [span % 2 for span in spans]
 
+    @override
     def forward(self, input: Tensor) -> Tensor:
-        """(B, filters, H, W) for an input (B, channels, H, W)."""
         if any(self.odd):
             input = F.pad(input, (0, self.odd[1], 0, self.odd[0]))
         return super().forward(input)

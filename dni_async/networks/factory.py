@@ -7,10 +7,12 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from dni_async.errors import UserError
 from dni_async.networks.auxiliary import AuxiliaryHead
@@ -37,16 +39,8 @@ def resolve(
 ) -> SGConfig:
     """The same settings with every None decided.
 
-    Args:
-        config: as the user gave it.
-        shape: of the activation, without the batch.
-        stages: of the whole network.
-        conditional: whether the network sees the labels.
-        classes: whether the labels are classes.
-        batch_normalised: whether the activation is (see `networks.batch_normalised`).
-
-    Raises:
-        UserError: the kind or the rank that was asked for does not fit.
+    stages: of the whole network. shape and what follows it: as in `automatic_kind`.
+    Raises UserError if the kind or the rank that was asked for does not fit.
     """
     kind = config.kind
     if kind == AUTO:
@@ -78,8 +72,7 @@ def resolve(
 def build_network(config: SGConfig, shape: tuple[int, ...], label_size: int) -> DNINetwork:
     """The SG network of a resolved `config` for activations of `shape` (without the batch).
 
-    Raises:
-        UserError: a class of the user's cannot be built so.
+    Raises UserError if a user's class cannot be built so.
     """
     assert config.rank is not None and config.layers is not None, "resolve first"
     cls = find_network(config.kind).for_shape(shape)
@@ -165,15 +158,13 @@ class Flattened(DNINetwork):
         super().__init__(network.input_size, network.hidden_size, network.output_size)
         self.network = network
 
-    def forward(
-        self, input: torch.Tensor, hidden: torch.Tensor | None = None, labels: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return the gradient in the shape of `input`, and the hidden state."""
+    @override
+    def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
         gradient, hidden = self.network(input.flatten(1), hidden, labels)
         return gradient.view_as(input), hidden
 
 
-def label_size_of(condition: Condition, y: torch.Tensor) -> int:
+def label_size_of(condition: Condition, y: Tensor) -> int:
     """Return the number of columns that a condition makes of the labels y (B, ...)."""
     columns = condition(y)
     if columns.ndim < 2 or not columns.is_floating_point():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,10 +50,9 @@ class ClassifierSG(DNINetwork):
     def for_shape(cls, shape: tuple[int, ...]) -> type[DNINetwork]:
         return HeadSG if len(shape) == 3 else FeatureHeadSG
 
-    def forward(
-        self, input: Tensor, hidden: Tensor | None = None, labels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the gradient in the shape of `input`, differentiable for `regress`, and None."""
+    @override
+    def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
+        # differentiable, for `regress`
         gradient = torch.autograd.grad(self._cross_entropy(input, labels), input, create_graph=True)[0]
         return self.log_scale.exp() * len(input) * gradient, None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -60,9 +62,7 @@ class LeastSquaresSG(DNINetwork):
         return cls(shape[-1], shape[-1], label_size, settings.memory)
 
     @override
-    def forward(
-        self, input: Tensor, hidden: Tensor | None = None, labels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
         return self.output(self._features(input, labels)), None
 
     @torch.no_grad()

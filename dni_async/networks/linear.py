@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self, override
@@ -29,9 +31,7 @@ class LinearSG(DNINetwork):
         return cls(shape[-1], shape[-1], label_size, settings.rank)
 
     @override
-    def forward(
-        self, input: Tensor, hidden: Tensor | None = None, labels: Tensor | None = None
-    ) -> tuple[Tensor, Tensor | None]:
+    def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
         return self.output(self._features(input, labels)), None
 
     def _features(self, h: Tensor, labels: Tensor | None) -> Tensor:

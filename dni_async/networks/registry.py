@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dni_async.errors import UserError
 from dni_async.networks.base import DNINetwork
-from dni_async.plugins import is_path, load_class
+from dni_async.plugins import find_class
 
 AUTO = "auto"
 """Chosen by the shape of the activation and by what the labels are."""
@@ -19,16 +18,9 @@ NETWORKS = {
 
 
 def find_network(kind: str) -> type[DNINetwork]:
-    """Return the class of an SG network, by its name or as a dotted path such as my_pkg.my_sg:MySG.
-
-    Raises:
-        UserError: there is no such network.
-    """
-    path = NETWORKS.get(kind, kind)
-    if not is_path(path):
-        known = ", ".join([AUTO, *NETWORKS])
-        raise UserError(f"unknown SG network ({kind}); use one of {known}, or your own as my_pkg.my_sg:MySG")
-    return load_class(path, "SG network", DNINetwork)
+    """Return the class of an SG network, by its name or dotted path. Raises UserError if there is none."""
+    advice = f"; use one of {', '.join([AUTO, *NETWORKS])}, or your own as my_pkg.my_sg:MySG"
+    return find_class(kind, NETWORKS, "SG network", DNINetwork, advice=advice)
 
 
 def automatic_kind(shape: tuple[int, ...], conditional: bool, classes: bool, batch_normalised: bool) -> str:

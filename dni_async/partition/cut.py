@@ -13,8 +13,7 @@ from dni_async.partition.costs import Costs
 
 def check_cut(cut: Sequence[int], layers: int) -> None:
     """Raises UserError unless `cut` lists the first layer of every stage but the first, increasing."""
-    bounds = [0, *cut, layers]
-    if any(a >= b for a, b in itertools.pairwise(bounds)):
+    if any(first >= end for first, end in stage_bounds(cut, layers)):
         given = ",".join(map(str, cut))
         raise UserError(
             f"cut {given} is not increasing between 1 and {layers - 1} (the model has {layers} layers)"
@@ -23,8 +22,7 @@ def check_cut(cut: Sequence[int], layers: int) -> None:
 
 def stage_bounds(cut: Sequence[int], layers: int) -> list[tuple[int, int]]:
     """Return (first, end) of the layers of each stage, `end` exclusive."""
-    bounds = [0, *cut, layers]
-    return list(itertools.pairwise(bounds))
+    return list(itertools.pairwise([0, *cut, layers]))
 
 
 def cut_with_weights(costs: Costs, has_weights: Sequence[bool], stages: int) -> list[int]:
@@ -34,9 +32,6 @@ def cut_with_weights(costs: Costs, has_weights: Sequence[bool], stages: int) -> 
     without weights stay with the layer before them:
 
         weights    yes no yes yes no        a stage may begin with layers 2 and 3
-
-    Raises:
-        UserError: there are more stages than layers.
     """
     cut = best_cut(costs, stages)
     if all(any(has_weights[first:end]) for first, end in stage_bounds(cut, len(has_weights))):
@@ -48,16 +43,13 @@ def cut_with_weights(costs: Costs, has_weights: Sequence[bool], stages: int) -> 
 
 
 def best_cut(costs: Costs, stages: int) -> list[int]:
-    """Return the cut whose slowest stage is fastest.
+    """Return the cut whose slowest stage is fastest. Raises UserError if there are more stages than layers.
 
         layers       4  2  2  2  2      SG after each  1  1  1  1
         2 stages     4+2+1 | 2+2+2      slowest 7; any other cut gives 8 or more
 
     Bisects the cost of the slowest stage, and asks `_Limit` whether it is possible: a thousand layers take a
     fraction of a second.
-
-    Raises:
-        UserError: there are more stages than layers.
     """
     count = len(costs.layers)
     if not 1 <= stages <= count:

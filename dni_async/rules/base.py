@@ -59,16 +59,13 @@ class Rule(ABC):
 
     @abstractmethod
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor | None:
-        """Return the gradient of the mean loss at h, or None if only the target will bring it.
+        """Return the gradient of the mean loss at h, detached; None if only the target will bring it.
 
         Args:
             step: number of the batch.
             version: optimizer steps that the stage has taken so far.
             h: (B, ...), detached.
             y: (B, ...) labels.
-
-        Returns:
-            A tensor of the shape of h, detached.
 
         Raises:
             NonFinite: a gradient or a loss has NaN or infinite values.
@@ -77,14 +74,11 @@ class Rule(ABC):
     def take_target(self, target: TargetGradient, version: int) -> None:
         """Learn from the target gradient of an earlier batch; the stage has taken `version` steps by now.
 
-        Raises:
-            NonFinite: a gradient has NaN or infinite values.
+        Raises NonFinite if a gradient has NaN or infinite values.
         """
-        return
 
     def discard(self, step: int) -> None:
         """Forget the batch `step`: no target will come for it."""
-        return
 
     def postpone(self, step: int, version: int, x: Tensor, h: Tensor) -> None:
         """Keep a batch whose `gradient` was None, with its graph from x (B, ...) to h (B, ...)."""
@@ -92,7 +86,6 @@ class Rule(ABC):
 
     def postpone_skipped(self, step: int) -> None:
         """Expect the target of a batch that the stage skipped (only with `keeps_graphs`)."""
-        return
 
     def resume(self, target: TargetGradient, version: int) -> tuple[Tensor, Tensor] | None:
         """Return x (B, ...) and h (B, ...) of the postponed batch whose target has come; None if it is to be
@@ -101,19 +94,12 @@ class Rule(ABC):
 
     def before_update(self) -> None:
         """Called when the stage's weights are about to change."""
-        return
 
     def check_answered(self, steps: int) -> None:
-        """Called when every target of the batches before number `steps` must have come.
-
-        Raises:
-            StageError: one of them is missing.
-        """
-        return
+        """Raises StageError if a target of the batches before number `steps` has not come."""
 
     def evaluate(self, output: Tensor, y: Tensor) -> None:
         """Count one evaluation batch: output (B, ...), labels y (B, ...). Called without autograd."""
-        return
 
     def result(self) -> dict[str, Any]:
         """Return loss and scores, JSON-able (last stage only)."""
@@ -121,11 +107,9 @@ class Rule(ABC):
 
     def reset_evaluation(self) -> None:
         """Start the means over the evaluation set over."""
-        return
 
     def new_epoch(self) -> None:
         """Start the means over the epoch over."""
-        return
 
     def stats(self) -> dict[str, Any]:
         """Return what a report shows of this rule, JSON-able."""
@@ -144,7 +128,6 @@ class Rule(ABC):
 
         Batches that wait for a target are forgotten: they went through other weights.
         """
-        return
 
     def state_dict(self) -> State:
         """Return what a resumed run needs, batches that wait for their target included."""
@@ -152,4 +135,3 @@ class Rule(ABC):
 
     def load_state_dict(self, state: State) -> None:
         """Take up what `state_dict` returned."""
-        return

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dni_async.errors import UserError
-from dni_async.plugins import is_path, load_class
+from dni_async.plugins import find_class
 from dni_async.rules.base import Rule
 from dni_async.rules.capabilities import RuleCapabilities
 
@@ -19,17 +18,9 @@ RULES = {
 
 
 def find_rule(name: str) -> type[Rule]:
-    """Return the class of a rule, by its name or as a dotted path such as my_pkg.my_rule:MyRule.
-
-    Raises:
-        UserError: there is no such rule.
-    """
-    path = RULES.get(name, name)
-    if not is_path(path):
-        raise UserError(
-            f"unknown rule ({name}); use one of {', '.join(RULES)}, or your own as my_pkg.my_rule:MyRule"
-        )
-    return load_class(path, "rule", Rule)  # type: ignore[type-abstract]
+    """Return the class of a rule, by its name or dotted path. Raises UserError if there is none."""
+    advice = f"; use one of {', '.join(RULES)}, or your own as my_pkg.my_rule:MyRule"
+    return find_class(name, RULES, "rule", Rule, advice=advice)  # type: ignore[type-abstract]
 
 
 def capabilities_of(name: str) -> RuleCapabilities:

@@ -83,8 +83,7 @@ class Stash:
     def pop(self, step: int) -> Waiting | None:
         """Remove and return the batch `step`; None after `put_nothing`.
 
-        Raises:
-            StageError: it is not the oldest. Targets come in the order of their batches, so one got lost.
+        Raises StageError if it is not the oldest: targets come in the order of batches, so one got lost.
         """
         oldest = next(iter(self._waiting), None)
         if oldest != step:

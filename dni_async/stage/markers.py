@@ -24,16 +24,13 @@ class MarkerHandler(TrainingStep):
                 yield marker
                 self._going_down(marker)
                 return
-            self._turn_round(marker)
+            marker.returning = True
+            marker.body["result"] = self.rule.result()
+            if marker.kind in (MarkerKind.EVALUATION, MarkerKind.RESTORE):
+                self.rule.reset_evaluation()
             self._going_down(marker)
         self._coming_back(marker)
         yield marker
-
-    def _turn_round(self, marker: Marker) -> None:
-        marker.returning = True
-        marker.body["result"] = self.rule.result()
-        if marker.kind in (MarkerKind.EVALUATION, MarkerKind.RESTORE):
-            self.rule.reset_evaluation()
 
     def _going_down(self, marker: Marker) -> None:
         """Copy what the marker is about: the state of this stage as it is now."""

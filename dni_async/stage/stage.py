@@ -46,14 +46,10 @@ class Stage(MarkerHandler):
     def on(self, message: Message) -> Iterator[Message]:
         """Handle any message. Iterate to the end: the work goes on between the messages."""
         if isinstance(message, Activation):
-            return self.on_activation(message)
+            return self.train(message) if message.train else self.evaluate(message)
         if isinstance(message, TargetGradient):
             return self.on_target(message)
         return self.on_marker(message)
-
-    def on_activation(self, message: Activation) -> Iterator[Message]:
-        """Forward, and for a training batch the update."""
-        yield from self.train(message) if message.train else self.evaluate(message)
 
     def on_target(self, message: TargetGradient) -> Iterator[Message]:
         """Handle the target gradient (B, ...) of an earlier batch, which may have no rows."""

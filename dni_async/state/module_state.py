@@ -19,7 +19,6 @@ class StatefulModule(nn.Module):
 
     def new_epoch(self) -> None:
         """Start these numbers over."""
-        return
 
     def running_state(self) -> State:
         """Return what a resumed run needs beside the weights."""
@@ -27,7 +26,6 @@ class StatefulModule(nn.Module):
 
     def load_running_state(self, state: State) -> None:
         """Take up what `running_state` returned."""
-        return
 
 
 def collect_stats(layers: nn.Module) -> dict[str, Any]:

@@ -32,7 +32,6 @@ class Predictor(ABC):
 
     def discard(self, step: int) -> None:
         """Forget the batch `step`: no target will come for it."""
-        return
 
     def stats(self) -> dict[str, Any]:
         """Return what a report shows, JSON-able."""
@@ -40,7 +39,6 @@ class Predictor(ABC):
 
     def new_epoch(self) -> None:
         """Start the means that are reported over."""
-        return
 
     def replay_bytes(self, h: Tensor, y: Tensor) -> int:
         """Return the bytes of a full replay window of batches like h (B, ...) and y (B, ...)."""
@@ -52,7 +50,6 @@ class Predictor(ABC):
 
     def restore_counters(self, counters: State) -> None:
         """Take up the counters of a process that has died, and forget its predictions."""
-        return
 
     def state_dict(self) -> State:
         """Return what a resumed run needs, predictions that wait for their target included."""
@@ -60,7 +57,6 @@ class Predictor(ABC):
 
     def load_state_dict(self, state: State) -> None:
         """Take up what `state_dict` returned."""
-        return
 
 
 class PredictorWrapper(Predictor):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from typing_extensions import override
 
 from dni_async.errors import UserError
 from dni_async.networks.base import DNINetwork, along
@@ -140,8 +141,8 @@ class Joined(DNINetwork):
         self.network = network
         self.feature_dim = feature_dim(type(network))
 
+    @override
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
-        """Return the gradient in the shape of `input`, and the hidden state."""
         if labels is not None and self.feature_dim == 1:
             labels = labels[:, :, None, None].expand(-1, -1, *input.shape[2:])
         elif labels is not None:

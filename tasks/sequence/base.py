@@ -62,7 +62,6 @@ class Sequences(ABC):
 
     def trained(self, window: Window, out: Tensor) -> None:
         """Take the model's outputs for a training window into account, as a curriculum does."""
-        return
 
     def progress(self) -> dict[str, Any]:
         """Return what the curriculum has reached, JSON-able."""

@@ -25,11 +25,7 @@ class CopySequences(GrowingSequences):
     ```
     """
 
-    length = 0
-
-    def __init__(self, batch_size: int, seed: int, updates: int) -> None:
-        super().__init__(batch_size, seed, updates)
-        self.length = 1
+    length = 1
 
     @override
     def grow(self) -> None:
@@ -46,9 +42,7 @@ class RepeatCopySequences(GrowingSequences):
     Length and repeats grow in turn: 1 x 1, 2 x 1, 2 x 2, 3 x 2 ... The length solved is their product.
     """
 
-    def __init__(self, batch_size: int, seed: int, updates: int) -> None:
-        super().__init__(batch_size, seed, updates)
-        self.bits_once = self.repeats = 1
+    bits_once = repeats = 1
 
     @property
     @override

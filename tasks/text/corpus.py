@@ -51,8 +51,7 @@ def vocabulary(tokens: Sequence[str], limit: int = 0) -> tuple[str, ...]:
 def encode(tokens: Sequence[str], symbols: Sequence[str]) -> Tensor:
     """Return (N,) indices of the tokens; one that is not in `symbols` has that of `UNKNOWN`.
 
-    Raises:
-        UserError: a token is not in `symbols`, and these have no `UNKNOWN`.
+    Raises UserError for such a token if the symbols have no `UNKNOWN`.
     """
     number = {symbol: i for i, symbol in enumerate(symbols)}
     unknown = number.get(UNKNOWN)

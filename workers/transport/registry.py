@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dni_async.errors import UserError
-from dni_async.plugins import is_path, load_class
+from dni_async.plugins import find_class
 from workers.transport.links import Transport
 
 TRANSPORTS = {
@@ -20,10 +20,8 @@ AUTO = ("shm", "tcp")
 
 def find_transport(name: str) -> Transport:
     """The transport of this name or dotted path. Raises UserError if there is none."""
-    if name not in TRANSPORTS and not is_path(name):
-        known = ", ".join(["auto", *TRANSPORTS])
-        raise UserError(f"unknown transport ({name}); use one of {known}, or the dotted path of your own")
-    return load_class(TRANSPORTS.get(name, name), "transport", Transport)()  # type: ignore[type-abstract]
+    advice = f"; use one of {', '.join(['auto', *TRANSPORTS])}, or the dotted path of your own"
+    return find_class(name, TRANSPORTS, "transport", Transport, advice=advice)()  # type: ignore[type-abstract]
 
 
 def check_transports(asked: str, *, trust_network: bool, supervise: bool = False) -> None:
