@@ -1,0 +1,128 @@
+"""Commands run without any network interface: each ends in one line with status 2, or hears SIGTERM.
+
+python -m tests.campaigns.no_network
+
+Every command runs in a network namespace of its own (`unshare --net`), whose loopback interface is down.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tests.campaigns.report import Report
+from tests.support.jobs import TINY, our_lines, started
+from tests.support.refusal import refusal_problem
+
+UNSHARE = ("unshare", "--map-root-user", "--net")
+END_TIMEOUT_S = 60.0
+"""Importing torch on a busy machine is most of it."""
+STOP_TIMEOUT_S = 15.0
+"""A command that has not ended so long after SIGTERM does not hear it."""
+TRAIN = ("-m", "launch.train", *TINY, "--epochs", "1", "--quiet")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A command, and whether it needs the network."""
+
+    arguments: tuple[str, ...]
+    refused: bool = True
+    sigterm_after: float | None = None
+    """Seconds after which the command is stopped, if it runs so long."""
+    variables: tuple[tuple[str, str], ...] = ()
+
+
+def _as_torchrun(rank: int) -> tuple[tuple[str, str], ...]:
+    """Return the variables of one of two ranks, whose store is at an address that cannot be reached."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    return tuple((k, str(v)) for k, v in (place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29511}).items())
+
+
+CASES: dict[str, Case] = {
+    "two stages": Case((*TRAIN, "--stages", "2")),
+    "two supervised stages": Case((*TRAIN, "--stages", "2", "--supervise", "--out", "/tmp/never-made")),
+    "two stages over tcp": Case((*TRAIN, "--stages", "2", "--transport", "tcp")),
+    "two stages over dist": Case((*TRAIN, "--stages", "2", "--transport", "dist")),
+    "ddp": Case((*TRAIN, "--stages", "2", "--engine", "ddp")),
+    "restarts": Case((*TRAIN, "--stages", "2", "--max-restarts", "3", "--out", "/tmp/never-made")),
+    "a comparison": Case(
+        ("-m", "launch.compare", *TINY, "--epochs", "1", "--engines", "cdni", "--stages", "2")
+    ),
+    "latency": Case(("-m", "launch.latency", "--quiet")),
+    "one stage": Case((*TRAIN, "--stages", "1"), refused=False),
+    "SIGTERM to two stages": Case((*TRAIN, "--stages", "2"), sigterm_after=0.0),
+    "SIGTERM to rank 0 of torchrun": Case(TRAIN, sigterm_after=12.0, variables=_as_torchrun(0)),
+    "SIGTERM to rank 1 of torchrun": Case(TRAIN, sigterm_after=12.0, variables=_as_torchrun(1)),
+}
+SHORT = ("two stages",)
+KNOWN_FAULTS: dict[str, str] = {}
+"""Cases that end otherwise, with the issue that asks for it; a case that is mended must leave."""
+
+
+def skip_reason() -> str:
+    """Return why this machine cannot run the campaign; "" when it can."""
+    if shutil.which("unshare") is None:
+        return "there is no unshare on this machine"
+    made = subprocess.run([*UNSHARE, "true"], capture_output=True, timeout=END_TIMEOUT_S)
+    return "this machine makes no network namespaces" if made.returncode else ""
+
+
+def problem(case: Case) -> str:
+    """Run a command; return what is wrong with its end, "" when nothing is."""
+    command = [*UNSHARE, sys.executable, *case.arguments]
+    with started(command, **dict(case.variables)) as process:
+        if case.sigterm_after is not None:
+            return _sigterm_problem(process, case.sigterm_after)
+        try:
+            stdout, stderr = process.communicate(timeout=END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return f"it did not end in {END_TIMEOUT_S:g} s"
+    if case.refused:
+        return refusal_problem(subprocess.CompletedProcess(command, process.returncode, stdout, stderr))
+    return f"status {process.returncode}: {stderr[-300:]}" if process.returncode or stderr else ""
+
+
+def _sigterm_problem(process: subprocess.Popen[str], after: float) -> str:
+    """Stop a command; it must end soon, with at most one line of ours."""
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGTERM)
+    asked = time.monotonic()
+    try:
+        _, stderr = process.communicate(timeout=STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        return f"it did not end {STOP_TIMEOUT_S:g} s after SIGTERM"
+    ours = our_lines(stderr)
+    if len(ours) > 1 or ours != stderr.splitlines():
+        return f"it printed {stderr[-500:]!r}, {time.monotonic() - asked:.1f} s after SIGTERM"
+    if process.returncode not in (2, -signal.SIGTERM, 128 + signal.SIGTERM):
+        return f"status {process.returncode}"
+    return ""
+
+
+def campaign(cases: Mapping[str, Case]) -> Report:
+    """Run every command; a known fault that is mended is a problem, too."""
+    report = Report()
+    for name, case in cases.items():
+        report.add(name, problem(case), KNOWN_FAULTS.get(name, ""))
+    return report
+
+
+def main() -> int:
+    argparse.ArgumentParser(prog="tests.campaigns.no_network").parse_args()
+    if reason := skip_reason():
+        print(f"dni-async: {reason}", file=sys.stderr)
+        return 2
+    return campaign(CASES).show()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

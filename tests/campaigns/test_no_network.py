@@ -1,0 +1,18 @@
+"""The campaign without a network, in its short form: a job of two stages."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.campaigns.no_network import CASES, KNOWN_FAULTS, SHORT, campaign, skip_reason
+
+pytestmark = pytest.mark.skipif(bool(skip_reason()), reason=skip_reason())
+
+
+def test_a_job_without_a_network_is_refused_in_one_line() -> None:
+    report = campaign({name: CASES[name] for name in SHORT})
+    assert (report.cases, report.problems) == (len(SHORT), [])
+
+
+def test_every_known_fault_is_a_case() -> None:
+    assert set(KNOWN_FAULTS) <= set(CASES)
