@@ -35,7 +35,7 @@ JOBS: dict[str, tuple[str, ...]] = {
     "dist": ("--transport", "dist"),
 }
 """Options by kind of job."""
-JOB_TIMEOUT_S = 120.0
+JOB_TIMEOUT_S = 300.0
 KNOWN_FAULTS: dict[str, str] = {}
 """Cases that end otherwise, with the issue that asks for it; a case that is mended must leave."""
 

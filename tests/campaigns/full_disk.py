@@ -22,7 +22,7 @@ from pathlib import Path
 from tests.campaigns.report import Report
 from tests.support.jobs import TINY, run
 
-CASE_TIMEOUT_S = 90.0
+CASE_TIMEOUT_S = 200.0
 CHECKPOINTS = ("--checkpoint-every", "5")
 WIDE = ("--task-args", "depth=3", "width=256")
 """About 400 KB of weights, and more than 900 KB with the state of the optimizer."""

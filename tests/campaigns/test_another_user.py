@@ -9,7 +9,10 @@ import pytest
 from tests.campaigns.another_user import JOBS, KNOWN_FAULTS, campaign, skip_reason
 from tests.support.stranger import ATTACKS
 
-pytestmark = pytest.mark.skipif(bool(skip_reason()), reason=skip_reason())
+pytestmark = [
+    pytest.mark.skipif(bool(skip_reason()), reason=skip_reason()),
+    pytest.mark.timeout(400),
+]
 
 
 def test_a_stage_restarts_while_another_user_floods_every_listener(tmp_path: Path) -> None:
@@ -18,7 +21,7 @@ def test_a_stage_restarts_while_another_user_floods_every_listener(tmp_path: Pat
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_job_that_another_user_attacks_ends_well(tmp_path: Path, attack: str) -> None:
     assert campaign(["shm", "tcp"], [attack], tmp_path).problems == []

@@ -8,7 +8,10 @@ import pytest
 
 from tests.campaigns.full_disk import CASES, KNOWN_FAULTS, SHORT, campaign, skip_reason
 
-pytestmark = pytest.mark.skipif(bool(skip_reason()), reason=skip_reason())
+pytestmark = [
+    pytest.mark.skipif(bool(skip_reason()), reason=skip_reason()),
+    pytest.mark.timeout(400),
+]
 
 
 def test_a_full_disk_is_named_in_one_line_and_the_table_is_shown(tmp_path: Path) -> None:

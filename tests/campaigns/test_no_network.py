@@ -6,7 +6,10 @@ import pytest
 
 from tests.campaigns.no_network import CASES, KNOWN_FAULTS, SHORT, campaign, skip_reason
 
-pytestmark = pytest.mark.skipif(bool(skip_reason()), reason=skip_reason())
+pytestmark = [
+    pytest.mark.skipif(bool(skip_reason()), reason=skip_reason()),
+    pytest.mark.timeout(400),
+]
 
 
 def test_a_job_without_a_network_is_refused_in_one_line() -> None:
