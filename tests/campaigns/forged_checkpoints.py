@@ -31,7 +31,7 @@ from tests.support.refusal import refusal_problem
 OPTIONS = ("--task", "tests.support.tiny_task:Tiny", "--batch-size", "16", "--epochs", "3", "--deterministic")
 NEWEST = 12
 MANIFEST, PART = "manifest.json", "stage-0.safetensors"
-CASE_TIMEOUT_S = 20.0
+CASE_TIMEOUT_S = 60.0
 
 Change = Callable[[Path], None]
 """Changes files in the folder of a run."""

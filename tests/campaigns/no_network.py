@@ -39,7 +39,7 @@ class Case:
     variables: tuple[tuple[str, str], ...] = ()
 
 
-def _as_torchrun(rank: int) -> tuple[tuple[str, str], ...]:
+def _by_hand(rank: int) -> tuple[tuple[str, str], ...]:
     """Return the variables of one of two ranks, whose store is at an address that cannot be reached."""
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
     return tuple((k, str(v)) for k, v in (place | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 29511}).items())
@@ -57,12 +57,11 @@ CASES: dict[str, Case] = {
     ),
     "latency": Case(("-m", "launch.latency", "--quiet")),
     "one stage": Case((*TRAIN, "--stages", "1"), refused=False),
-    "SIGTERM to two stages": Case((*TRAIN, "--stages", "2"), sigterm_after=0.0),
-    "SIGTERM to rank 0 of torchrun": Case(TRAIN, sigterm_after=12.0, variables=_as_torchrun(0)),
-    "SIGTERM to rank 1 of torchrun": Case(TRAIN, sigterm_after=12.0, variables=_as_torchrun(1)),
+    "SIGTERM to rank 0, started by hand": Case(TRAIN, sigterm_after=12.0, variables=_by_hand(0)),
+    "SIGTERM to rank 1, started by hand": Case(TRAIN, sigterm_after=12.0, variables=_by_hand(1)),
 }
 SHORT = ("two stages",)
-KNOWN_FAULTS: dict[str, str] = {}
+KNOWN_FAULTS = {"SIGTERM to rank 0, started by hand": "issue 15, item 2"}
 """Cases that end otherwise, with the issue that asks for it; a case that is mended must leave."""
 
 
