@@ -66,7 +66,9 @@ def problem(kind: str, attack: str, seed: int, folder: Path) -> str:
         return "the secret of the job is in the store"
     if attack == "read" and not values:
         return "the stranger read nothing at all"
-    return _end_problem(job.returncode, stdout, stderr, out, may_fail=attack == "forge")
+    return _end_problem(
+        job.returncode, stdout, stderr, out, may_fail=attack == "forge", restarted=kind == "supervised"
+    )
 
 
 def _attack(job: subprocess.Popen[str], out: Path, pipe: Connection, kill_a_stage: bool) -> bytes:
@@ -116,7 +118,7 @@ def _secret(process: psutil.Process) -> bytes:
         return b""
 
 
-def _end_problem(status: int, stdout: str, stderr: str, out: Path, *, may_fail: bool) -> str:
+def _end_problem(status: int, stdout: str, stderr: str, out: Path, *, may_fail: bool, restarted: bool) -> str:
     """Return what is wrong with the end of a job; one that may fail does it in one line."""
     text, lines = stdout + stderr, stderr.splitlines()
     if FORGED_TEXT in text or any(not (c.isprintable() or c == "\n") for c in text):
@@ -125,8 +127,10 @@ def _end_problem(status: int, stdout: str, stderr: str, out: Path, *, may_fail: 
         return f"lines that are not ours: {stderr[-500:]}"
     if status:
         return "" if may_fail and len(lines) == 1 else f"status {status}: {stderr[-500:]}"
-    epochs = json.loads((out / "summary.json").read_text())["epochs"]
-    trained = [epoch["trained"] for epoch in epochs]
+    summary = json.loads((out / "summary.json").read_text())
+    if (restarts := sum(stage.get("restarts", 0) for stage in summary["stages"])) != restarted:
+        return f"{restarts} stages were started again"
+    trained = [epoch["trained"] for epoch in summary["epochs"]]
     return "" if trained == [SAMPLES] * EPOCHS else f"trained are {trained}"
 
 
