@@ -20,7 +20,7 @@ from launch.job.resume import restore_stage
 from launch.job.stage_factory import build_stage
 from launch.report.recorder import Recorder
 from workers.checkpoint.store import CheckpointStore
-from workers.recovery.journaled_source import JournaledSource
+from workers.recovery.journal import JournaledSource
 from workers.runtime.channels import StageChannels
 from workers.runtime.emulation import make_probe
 from workers.runtime.endpoints import Sink, Source

@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 from dni_async.messages import Message
 from tests.support.stages import show
-from workers.recovery.journal import Journal
-from workers.recovery.journaled_source import JournaledSource
+from workers.recovery.journal import Journal, JournaledSource
 from workers.recovery.reconnecting_channel import ReconnectingReceiver, ReconnectingSender
 from workers.recovery.stable_storage import StableStorage
 

@@ -22,8 +22,7 @@ Lost are only the updates since the checkpoint, and they are counted.
 
     atomic_buffer         bytes that survive a writer that is killed at any moment
     send_log              slots, and the messages in flight in them
-    journal               which messages the stage has handled
-    journaled_source      stage 0's input, numbered and journaled
+    journal               which messages the stage has handled; stage 0's input, numbered and journaled
     stable_storage        all of these for one stage, and the sockets at which its neighbours connect
     reconnecting_channel  channels over connections that break and are made again
     supervisor            starts the stage's process, and starts it again

@@ -12,10 +12,14 @@ are in order each, but not together.)
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from typing_extensions import override
+
+from dni_async.messages import Message
 from workers.recovery.atomic_buffer import AtomicBuffer
+from workers.runtime.endpoints import Source
 from workers.transport.base import Deadline, Sender
 
 _KINDS = 4
@@ -57,6 +61,30 @@ class Journal:
         self._version += 1
         entry = self.state_dict() | {"delivered": self._delivered}
         self._buffer.write(self._version, json.dumps(entry).encode())
+
+
+class JournaledSource(Source):
+    """Stage 0's input: numbers the messages of the stream, and commits each when it was handled.
+
+    Args:
+        messages: the rest of the stream, after what the journal says was handled.
+    """
+
+    def __init__(self, messages: Iterator[Message], journal: Journal) -> None:
+        super().__init__(messages)
+        self._journal = journal
+        self._delivered = journal.delivered("source")
+
+    @override
+    def recv(self, timeout: float) -> Message:
+        message = super().recv(timeout)
+        self._delivered[0] += 1
+        self._journal.stamp = self._delivered[0]
+        return message
+
+    @override
+    def release(self) -> None:
+        self._journal.commit()
 
 
 def last_entry(buffer: AtomicBuffer) -> dict[str, Any] | None:

@@ -108,6 +108,12 @@ class Sender(Channel):
     def send(self, message: Message, timeout: float) -> None:
         """Send a message, with tensors on any device, waiting up to `timeout` seconds for a credit."""
 
+    def await_ready(self, deadline: Deadline) -> None:
+        """Wait until `ready`. Raises TransportTimeout at the deadline."""
+        while not self.ready():
+            if not wait_any([self], deadline.left()):
+                raise TransportTimeout(f"stage {self.peer} released no message in {deadline.timeout:g} s")
+
     def flush(self, timeout: float) -> None:
         """Send what waits for its copy from a GPU; called before sleeping, since else the next `ready` or
         `send` would send it."""

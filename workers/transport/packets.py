@@ -12,7 +12,7 @@ import select
 import socket
 import struct
 
-from workers.transport.base import TransportError
+from workers.transport.sockets import make_poller
 from workers.transport.wire import HEADER_BYTES
 
 HELLO = struct.Struct("<32sI")
@@ -57,31 +57,6 @@ def same_user(end: socket.socket) -> bool:
     return bool(uid == os.getuid())
 
 
-def check_open(end: socket.socket) -> None:
-    """Raises TransportError if this end is closed."""
-    if end.fileno() < 0:
-        raise TransportError("this end of the channel is closed")
-
-
-def make_poller(end: socket.socket) -> select.poll:
-    """A poller for packets to read; polling is cheaper than the exception of a read that finds nothing."""
-    poller = select.poll()
-    poller.register(end.fileno(), select.POLLIN)
-    return poller
-
-
-def is_hung_up(end: socket.socket) -> bool:
-    """Whether the peer has closed its end; packets of its may still be unread."""
-    return end.fileno() >= 0 and _poll(end, 0, 0.0)
-
-
 def is_writable(end: socket.socket, timeout: float) -> bool:
     """Whether a packet can go out within `timeout` seconds (or would fail at once)."""
-    return _poll(end, select.POLLOUT, timeout)
-
-
-def _poll(end: socket.socket, events: int, timeout: float) -> bool:
-    """Whether one of `events`, a hang-up or an error occurs within `timeout` seconds."""
-    poller = select.poll()
-    poller.register(end.fileno(), events)
-    return bool(poller.poll(timeout * 1e3))
+    return bool(make_poller(end, select.POLLOUT).poll(timeout * 1e3))

@@ -12,19 +12,9 @@ from typing_extensions import override
 
 from dni_async.messages import Message
 from workers.transport.base import Deadline, PeerGone, Receiver, TransportError, TransportTimeout, wait_any
-from workers.transport.packets import (
-    CREDIT,
-    PACKET_BYTES,
-    PEEK,
-    PLACE,
-    QUIET,
-    SPIN_S,
-    check_open,
-    is_hung_up,
-    make_poller,
-    receive,
-)
+from workers.transport.packets import CREDIT, PACKET_BYTES, PEEK, PLACE, QUIET, SPIN_S, receive
 from workers.transport.slots import Slot
+from workers.transport.sockets import check_open, is_hung_up, make_poller
 from workers.transport.wire import Header, WireError, assemble, decode
 
 

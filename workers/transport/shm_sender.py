@@ -9,7 +9,7 @@ from collections import deque
 from typing_extensions import override
 
 from dni_async.messages import Message
-from workers.transport.base import Deadline, PeerGone, Sender, TransportError, TransportTimeout, wait_any
+from workers.transport.base import Deadline, PeerGone, Sender, TransportError, TransportTimeout
 from workers.transport.cuda_copies import copy_out, wait_for
 from workers.transport.packets import (
     CREDIT,
@@ -17,13 +17,11 @@ from workers.transport.packets import (
     PLACE,
     QUIET,
     SPIN_S,
-    check_open,
-    is_hung_up,
     is_writable,
-    make_poller,
     receive,
 )
 from workers.transport.pool import InFlight, SlotPool
+from workers.transport.sockets import check_open, is_hung_up, make_poller
 from workers.transport.wire import add_checksum, encode
 
 _CLOSE_TIMEOUT_S = 1.0
@@ -70,7 +68,9 @@ class ShmSender(Sender):
     @override
     def send(self, message: Message, timeout: float) -> None:
         if not (self._pool.has_room() or self.ready()):  # the caller has mostly called `ready` just before
-            self._await_slot(timeout)
+            deadline = Deadline(timeout)
+            self.flush(deadline.left())
+            self.await_ready(deadline)
         header, tensors, specs = encode(message)
         index, generation, slot = self._pool.reserve(specs[-1].offset + specs[-1].nbytes)
         copied = self.copy_out(slot.places(specs), tensors)
@@ -104,13 +104,6 @@ class ShmSender(Sender):
                 self.flush(_CLOSE_TIMEOUT_S)
         self.disconnect()
         self._pool.close()
-
-    def _await_slot(self, timeout: float) -> None:
-        deadline = Deadline(timeout)
-        self.flush(deadline.left())
-        while not self.ready():
-            if not wait_any([self], deadline.left()):
-                raise TransportTimeout(f"stage {self.peer} released no message in {timeout:g} s")
 
     def _take_credit(self, packet: bytes) -> None:
         if not packet:

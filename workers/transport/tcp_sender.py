@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import select
 import socket
 import threading
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from typing_extensions import override
+
 from dni_async.messages import Message
-from workers.transport.base import Deadline, PeerGone, Sender, TransportError, TransportTimeout, wait_any
+from workers.transport.base import Deadline, PeerGone, Sender, TransportError
 from workers.transport.cuda_copies import copy_out, wait_for
 from workers.transport.pool import InFlight, SlotPool
-from workers.transport.tcp_socket import (
-    NO_WAIT,
-    cause,
-    check_open,
-    half_close,
-    hung_up,
-    send_all,
-    shut_down,
-)
+from workers.transport.sockets import check_open, is_hung_up, make_poller
+from workers.transport.tcp_socket import NO_WAIT, cause, half_close, send_all, shut_down
 from workers.transport.wire import add_checksum, encode
 
 CREDIT = b"\1"
@@ -44,8 +38,7 @@ class TcpSender(Sender):
         self.peer = peer
         self._connections = connections
         self._credits = connections[0]
-        self._poller = select.poll()
-        self._poller.register(self._credits.fileno(), select.POLLIN)
+        self._poller = make_poller(self._credits)
         self._pool = SlotPool(capacity, pin)
         self._timeout = timeout
         self._error: TransportError | None = None
@@ -57,16 +50,16 @@ class TcpSender(Sender):
         for thread in self._threads:
             thread.start()
 
+    @override
     def fileno(self) -> int:
-        """The first connection: credits and the peer's end arrive there."""
         return self._credits.fileno()
 
+    @override
     def peer_gone(self) -> bool:
-        """Whether the receiver has closed its end, or cannot be reached any more."""
-        return self._error is not None or hung_up(self._credits)
+        return self._error is not None or is_hung_up(self._credits)
 
+    @override
     def ready(self) -> bool:
-        """Whether there is a credit. Takes in those that came back."""
         check_open(self._credits)
         while self._error is None and self._poller.poll(0):
             self._take_credits()
@@ -74,12 +67,9 @@ class TcpSender(Sender):
             raise type(self._error)(*self._error.args)  # a new one: a stored error would grow a traceback
         return self._pool.has_room()
 
+    @override
     def send(self, message: Message, timeout: float) -> None:
-        """Copy the tensors (on any device) into a slot, from which the thread sends them."""
-        deadline = Deadline(timeout)
-        while not self.ready():
-            if not wait_any([self], deadline.left()):
-                raise TransportTimeout(f"stage {self.peer} released no message in {timeout:g} s")
+        self.await_ready(Deadline(timeout))
         header, tensors, specs = encode(message)
         size = specs[-1].offset + specs[-1].nbytes
         index, _, slot = self._pool.reserve(size)
@@ -88,8 +78,8 @@ class TcpSender(Sender):
         self._outboxes[self.sent % len(self._outboxes)].put((in_flight, size))
         self.sent += 1
 
+    @override
     def held_bytes(self) -> int:
-        """Bytes of all slots."""
         return self._pool.held_bytes()
 
     def close(self) -> None:
@@ -129,9 +119,8 @@ class TcpSender(Sender):
         if not credits:
             self._fail(PeerGone(f"stage {self.peer} closed its end (after {self.sent} messages to it)"))
         elif credits.strip(CREDIT) or len(credits) > len(self._pool.in_flight):
-            self._fail(
-                TransportError(f"stage {self.peer} sent credits that make no sense ({credits[:16]!r})")
-            )
+            sent = f"stage {self.peer} sent credits that make no sense ({credits[:16]!r})"
+            self._fail(TransportError(sent))
         else:
             self._pool.release(len(credits))
 

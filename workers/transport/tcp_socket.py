@@ -8,12 +8,11 @@ TCP_USER_TIMEOUT ends a connection whose data or probes nobody acknowledges.
 from __future__ import annotations
 
 import contextlib
-import select
 import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from workers.transport.base import Deadline, TransportError
+from workers.transport.base import Deadline
 
 NO_SIGNAL = int(socket.MSG_NOSIGNAL)
 NO_WAIT = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # plain numbers: | on enums takes microseconds
@@ -89,21 +88,6 @@ def half_close(connections: Iterable[socket.socket]) -> None:
 def shut_down(connections: Iterable[socket.socket]) -> None:
     """End both directions, which also wakes threads that wait in a call on a connection."""
     _shut(connections, socket.SHUT_RDWR)
-
-
-def hung_up(connection: socket.socket) -> bool:
-    """Whether the peer has closed its end or is gone; some of what it sent may be unread."""
-    if connection.fileno() < 0:
-        return False
-    poller = select.poll()
-    poller.register(connection.fileno(), select.POLLRDHUP)
-    return bool(poller.poll(0))
-
-
-def check_open(connection: socket.socket) -> None:
-    """Raises TransportError when we have closed the connection."""
-    if connection.fileno() < 0:
-        raise TransportError("this end of the channel is closed")
 
 
 def cause(error: OSError) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from dni_async.messages import Marker, MarkerKind
 from workers.recovery.atomic_buffer import AtomicBuffer
-from workers.recovery.journal import Journal, last_entry
+from workers.recovery.journal import Journal, JournaledSource, last_entry
 
 
 @pytest.fixture
@@ -57,3 +58,18 @@ def test_senders_are_flushed_first(cell: AtomicBuffer) -> None:
     journal.commit()
     journal.commit()
     assert entries == [None, {"delivered": {}}]
+
+
+def test_message_numbers_continue_after_the_handled_messages() -> None:
+    cell, stamps = AtomicBuffer(), []
+    for messages in (3, 2):
+        journal = Journal(cell, 1.0)
+        source = JournaledSource((Marker(MarkerKind.REPORT, n, 1) for n in range(messages)), journal)
+        for number in range(messages):
+            assert source.poll()
+            assert source.recv(0.0).step == number
+            stamps.append(journal.stamp)
+            if number + 1 < messages:
+                source.release()  # the last one is not handled
+    assert stamps == [1, 2, 3, 3, 4]
+    cell.close()

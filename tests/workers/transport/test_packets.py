@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from workers.transport.base import TransportError
-from workers.transport.packets import check_open, is_hung_up, is_writable, make_poller, receive, same_user
+from workers.transport.packets import is_writable, receive, same_user
+from workers.transport.sockets import check_open, is_hung_up, make_poller
 
 Pair = tuple[socket.socket, socket.socket]
 
