@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -59,9 +59,7 @@ class Patience:
 
     def state_dict(self) -> State:
         """Return everything but the limit, JSON-able."""
-        state = asdict(self)
-        del state["limit"]
-        return state
+        return {"loss": self.loss, "best_at": self.best_at, "last_at": self.last_at}
 
     def load_state_dict(self, state: State) -> None:
         """Take up what `state_dict` returned."""

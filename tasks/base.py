@@ -37,6 +37,9 @@ class Task(ABC):
     """What `layers` must know of the data, such as the size of a vocabulary: JSON-able, set by `data`. The
     processes that do not read the data receive it before they build layers."""
 
+    note: str | None = None
+    """One line for the user about the data that was really used; set by `data`."""
+
     @cached_property
     def metric_name(self) -> str:
         """Name of the metric in tables, pictures and the keys of records."""
@@ -96,11 +99,6 @@ class Task(ABC):
         if self.classes is None:
             return y.reshape(len(y), -1).float()
         return F.one_hot(y, self.classes).float()
-
-    @property
-    def note(self) -> str | None:
-        """One line for the user about the data that was really used; valid after `data` was called."""
-        return None
 
 
 def seed_everything(seed: int) -> None:

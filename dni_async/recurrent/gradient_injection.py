@@ -20,8 +20,7 @@ def inject_gradient(out: Tensor, root: Tensor, gradient: Callable[[], Tensor]) -
     A layer can add the gradient of a loss of its own (root: the loss, gradient: ones), or a synthetic
     gradient at its state, without the rest of the network knowing.
     """
-    result: Tensor = _InjectGradient.apply(out, root, gradient)
-    return result
+    return _InjectGradient.apply(out, root, gradient)
 
 
 class _InjectGradient(torch.autograd.Function):

@@ -54,8 +54,7 @@ class Rule(ABC):
 
     def forward(self, layers: nn.Module, x: Tensor) -> Tensor:
         """Return h (B, ...), the stage's output for the training batch x (B, ...)."""
-        h: Tensor = layers(x)
-        return h
+        return layers(x)
 
     @abstractmethod
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor | None:

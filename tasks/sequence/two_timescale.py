@@ -175,5 +175,4 @@ class NetworkB(nn.Module):
 
     def forward(self, messages: Tensor) -> Tensor:
         """Return (B, ticks, answers) for messages (B, ticks, width)."""
-        answers: Tensor = self.head(self.core(messages))
-        return answers
+        return self.head(self.core(messages))

@@ -56,7 +56,6 @@ class CifarCnn(Task):
         self.filters, self.pools = filters, pools
         self.kernel, self.subset = at_least(1, kernel=kernel), at_least(0, subset=subset)
         self.split_off = at_least(0, validation=validation)
-        self._note: str | None = None
 
     @override
     def layers(self) -> list[nn.Module]:
@@ -103,15 +102,10 @@ class CifarCnn(Task):
         files = [read_batch(folder / name) for name in present]
         x, y = (np.concatenate(parts) for parts in zip(*files, strict=True))
         missing = len(TRAINING) - len(present)
-        self._note = (
+        self.note = (
             f"CIFAR-10 lacks {missing} of its 5 training files: {len(x):,} images" if missing else None
         )
         return x, y
-
-    @property
-    @override
-    def note(self) -> str | None:
-        return self._note
 
 
 def _locate(root: Path | None) -> Path:

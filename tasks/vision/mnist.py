@@ -42,7 +42,6 @@ class Mnist(Task):
 
     def __init__(self, subset: int, validation: int = 0) -> None:
         self.subset, self.split_off = at_least(0, subset=subset), at_least(0, validation=validation)
-        self._note: str | None = None
 
     def fetch(self, folder: Path) -> None:
         """Put MNIST's files into `folder`. Raises `DownloadError`. Tests replace this method."""
@@ -63,11 +62,11 @@ class Mnist(Task):
         return self._shaped(x.clone(), y.clone())  # so that the memory of the others is free again
 
     def _found(self, root: Path | None) -> _Split:
-        self._note = None
+        self.note = None
         try:
             return self._mnist(root)
         except DownloadError as error:
-            self._note = (
+            self.note = (
                 f"MNIST is not in the data folder and could not be downloaded ({error}): "
                 "using scikit-learn's 1,797 digits scaled to 28x28"
             )
@@ -83,7 +82,7 @@ class Mnist(Task):
 
     def _first(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Return the first `subset` images; of digits, which are few, at most all."""
-        if self.subset > len(x) and self._note is None:
+        if self.subset > len(x) and self.note is None:
             raise UserError(f"more than there is (subset={self.subset}): give {len(x)} or less, 0 for all")
         if 0 < self.subset < len(x):  # copied, so that the memory of the others is free again
             return x[: self.subset].clone(), y[: self.subset].clone()
@@ -91,11 +90,6 @@ class Mnist(Task):
 
     def _shaped(self, x: Tensor, y: Tensor) -> TensorDataset:
         return TensorDataset(x.reshape(-1, *self.input_shape), y)
-
-    @property
-    @override
-    def note(self) -> str | None:
-        return self._note
 
 
 class MnistFcn(Mnist):
