@@ -6,33 +6,17 @@ python -m launch.bench --only fcn cnn  these sections again; the others stay as 
 
 from __future__ import annotations
 
-import datetime
-import json
-import shlex
-import shutil
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 
-from dni_async.errors import StageError, UserError
+from dni_async.errors import UserError
 from launch.config.command_line import parse
+from launch.local.bench_commands import measure
+from launch.report.bench_document import duration, shown, write_document
 from launch.report.bench_sections import SECTIONS, Section
-from launch.report.files import prepare_out, write_json
-from launch.report.metadata import hardware, versions
-from workers.failure.errors import StdoutClosed
+from launch.report.files import prepare_out
 from workers.failure.rank_runner import RankRunner, run_command
-
-RECORD = "measured.json"
-KEPT = ("compare.json", "plan.json", "latency.json", "windows.json")
-"""Results that are kept beside the tables, for whoever wants every run's number."""
-LONGEST = 4 * 3600.0
-"""Seconds after which a command is taken to hang; the whole suite takes less. Those that take days have four
-times what was told."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -80,101 +64,6 @@ def chosen_of(config: BenchConfig) -> list[Section]:
     """Those named; by default all but those that must be asked for."""
     wanted = config.only or [section.name for section in SECTIONS if config.list or not section.asked]
     return [section for section in SECTIONS if section.name in wanted]
-
-
-def duration(minutes: int) -> str:
-    """`about 12 min`, or `about 7 days`."""
-    days = round(minutes / (24 * 60))
-    return f"about {days} days" if days else f"about {minutes} min"
-
-
-def shown(command: str) -> str:
-    """The command as a user types it."""
-    return f"python -m launch.{command}"
-
-
-def measure(section: Section, folder: Path) -> None:
-    """Run the section's commands; keep their tables, data and pictures in `folder` when all are done."""
-    with tempfile.TemporaryDirectory(prefix="dni_async-bench-") as name:
-        scratch = Path(name)
-        longest = max(LONGEST, 4 * 60.0 * section.minutes)
-        done = [run(command, scratch / str(i), longest) for i, command in enumerate(section.commands)]
-        prepare_out(folder)
-        for number in range(len(done)):
-            keep(section, scratch / str(number), folder, "" if number == 0 else f"-{number + 1}")
-    write_json(folder / RECORD, about() | {"done": done})
-
-
-def keep(section: Section, out: Path, folder: Path, suffix: str) -> None:
-    """A command's data and pictures, their names made its own by `suffix`."""
-    for file in map(Path, (*KEPT, *section.pictures)):
-        if (out / file).exists():
-            shutil.copyfile(out / file, folder / f"{file.stem}{suffix}{file.suffix}")
-
-
-def run(command: str, out: Path, longest: float = LONGEST) -> dict[str, str]:
-    """One command to its end, and the tables that it wrote. Raises StageError when it fails, and StdoutClosed
-    when that was all."""
-    module, *arguments = shlex.split(command)
-    print(f"    {shown(command)}", flush=True)
-    arguments = [sys.executable, "-m", f"launch.{module}", *arguments, "--out", str(out)]
-    try:
-        status = subprocess.run(arguments, timeout=longest).returncode
-    except subprocess.TimeoutExpired:
-        raise StageError(f"{shown(command)} had not ended after {longest:g} s") from None
-    if status == StdoutClosed.status:
-        raise StdoutClosed
-    if status:
-        raise StageError(f"{shown(command)} failed with exit status {status}; its reason stands above")
-    return {"command": shown(command), "table": (out / f"{module}.md").read_text()}
-
-
-def about() -> dict[str, Any]:
-    """When and on what."""
-    return {"date": datetime.date.today().isoformat(), "hardware": hardware(), "versions": versions()}
-
-
-def write_document(docs: Path) -> None:
-    """BENCHMARKS.md from what was measured, now or earlier."""
-    parts = [HEAD]
-    for section in SECTIONS:
-        record = docs / "benchmarks" / section.name / RECORD
-        parts.append(chapter(section, json.loads(record.read_text()) if record.exists() else None))
-    more = docs / "benchmarks" / "more.md"
-    if more.exists():
-        parts.append(more.read_text())
-    (docs / "BENCHMARKS.md").write_text("\n".join(parts))
-
-
-def chapter(section: Section, record: dict[str, Any] | None) -> str:
-    """One section in Markdown."""
-    lines = [f"## {section.title}", "", section.text, ""]
-    if record is None:
-        why = " (no GPU was at hand)" if section.device == "cuda" else ""
-        commands = [f"`{shown(command)}`" for command in section.commands]
-        return "\n\n".join(["\n".join(lines).rstrip(), f"Not measured yet{why}:", *commands, ""])
-    machine = record["hardware"]
-    gpus = f", {' and '.join(machine['gpus'])}" if machine["gpus"] else ""
-    lines += [
-        f"{record['date']}, {machine['cores']} cores of {machine['cpu']}{gpus}, {machine['memory_gib']} GiB, "
-        f"{machine['system']}, Python {record['versions']['python']}, torch {record['versions']['torch']}",
-        "",
-    ]
-    for done in record["done"]:
-        lines += [f"`{done['command']}`", "", done["table"].strip(), ""]
-    for picture in section.pictures:
-        lines += [f"![{section.title}](benchmarks/{section.name}/{Path(picture).name})", ""]
-    return "\n".join(lines)
-
-
-HEAD = """# Benchmarks
-
-Written by `python -m launch.bench`, which runs the commands below and nothing else: rerun it, or one
-section with `--only NAME`. One thread per stage unless the table says otherwise; every engine trains the
-same network from the same initial weights on the same batches in the same order with the same optimizer.
-Speed-up is over sequential backprop with one thread, measured in the same minutes: the engines take turns
-(A B C A B C), numbers are medians, and the spread over the runs stands beside them.
-"""
 
 
 if __name__ == "__main__":

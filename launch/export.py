@@ -7,8 +7,6 @@ model.load_state_dict(safetensors.torch.load_file("model.safetensors"))    # of 
 from __future__ import annotations
 
 import io
-import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +15,9 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dni_async.errors import UserError
-from dni_async.state.checkpoint import uncut
 from launch.config.command_line import parse
-from launch.engines.registry import find_engine
-from launch.report.weights import load_all
+from launch.report.weights import weights_of
 from workers.checkpoint.atomic_file import write_whole
-from workers.checkpoint.store import CheckpointStore
 from workers.failure.rank_runner import RankRunner, run_command
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -55,43 +50,6 @@ def export(config: ExportConfig) -> str:
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); choose another file with --to") from error
     return f"{path}: {len(state)} tensors, {source}"
-
-
-def weights_of(run: Path, step: int | None = None) -> tuple[dict[str, Tensor], str]:
-    """The weights of a run by their names in the uncut network, and where they are from."""
-    checkpoints = CheckpointStore(run)
-    if step is not None and step not in checkpoints.steps():
-        known = ", ".join(map(str, checkpoints.steps())) or "no step"
-        raise UserError(f"no checkpoint of step {step} in {checkpoints.folder}; there is one of {known}")
-    if not checkpoints.steps():
-        return _finished(run), "the end of the run"
-    if step is None:
-        manifest, refused = checkpoints.newest()
-        for reason in refused:
-            print(f"dni-async: {reason}; it is not used", file=sys.stderr)
-        if manifest is None:
-            raise UserError(f"no checkpoint in {checkpoints.folder} can be used")
-    else:
-        manifest = checkpoints.manifest(step)
-    parts = {i: checkpoints.read_part(manifest, i) for i in range(len(manifest.bounds))}
-    source = f"the checkpoint of step {manifest.step}"
-    if step is None and all(part.get("best") for part in parts.values()):
-        at = parts[0]["patience"]["best_at"]
-        return uncut(parts, manifest.bounds, "best"), f"the best weights, of step {at}, from {source}"
-    return uncut(parts, manifest.bounds), source
-
-
-def _finished(run: Path) -> dict[str, Tensor]:
-    """The weights that a run without checkpoints left at its end."""
-    summary = run / "summary.json"
-    try:
-        content = json.loads(summary.read_text(encoding="utf-8"))
-        stages = len(content["stages"]) if find_engine(content["settings"]["engine"]).cut else 1
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(
-            f"nothing to export here ({run} has no checkpoint and no summary.json); give the --out of a run"
-        ) from error
-    return load_all(run, stages)
 
 
 def _file(state: dict[str, Tensor], suffix: str) -> bytes:

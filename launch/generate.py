@@ -5,13 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from dni_async.errors import UserError
 from launch.config.command_line import parse
-from launch.recurrent.text_generator import TextGenerator, generator_of
-from tasks.text.corpus import encode
+from launch.recurrent.text_generator import generator_of
 from workers.failure.rank_runner import RankRunner, run_command
 
 
@@ -37,34 +33,11 @@ class GenerateConfig:
             raise UserError(f"temperature is {self.temperature}; it must be 0 or more")
 
 
-def generate(model: TextGenerator, config: GenerateConfig) -> str:
-    """Return the prompt and what follows it. Raises UserError for a prompt outside of the vocabulary."""
-    prompt = model.language.split(config.prompt)
-    begin = encode(prompt or [model.symbols[0]], model.symbols)
-    added = [model.symbols[i] for i in sample(model, begin, config)]
-    return model.language.separator.join([*prompt, *added])
-
-
-def sample(model: TextGenerator, begin: Tensor, config: GenerateConfig) -> list[int]:
-    """Return `config.length` symbols that follow `begin` (N,)."""
-    generator = torch.Generator().manual_seed(config.seed)
-    x, symbols = begin.unsqueeze(0), []
-    for _ in range(config.length):
-        logits = model.next_logits(x)
-        if config.temperature == 0:
-            symbol = int(logits.argmax())
-        else:
-            odds = (logits / config.temperature).softmax(0)
-            symbol = int(torch.multinomial(odds, 1, generator=generator))
-        symbols.append(symbol)
-        x = torch.tensor([[symbol]])
-    return symbols
-
-
 def work(runner: RankRunner) -> None:
     """Parse the command line, load, print."""
     config = parse(GenerateConfig, "launch.generate")
-    print(generate(generator_of(Path(config.run)), config), flush=True)
+    model = generator_of(Path(config.run))
+    print(model.generate(config.prompt, config.length, config.temperature, config.seed), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from launch.config.command_line import parse
-from launch.config.windows import WindowsConfig
+from launch.config.recurrent import WindowsConfig
 from launch.recurrent.train import run_sequences
 from launch.report.files import prepare_out, write_results
 from launch.report.grid import show

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from dni_async.errors import UserError
-from dni_async.rules.registry import RULES
-from launch.config.checks import at_least
-from launch.config.engines import check_engines
-from launch.config.job import JobConfig
-from launch.config.train import TrainConfig
-from launch.engines.registry import BASELINES, ENGINES, find_engine, is_engine_path
+from dni_async.plugins import is_path
+from dni_async.rules.registry import RULES, find_rule, rule_label
+from launch.config.checks import at_least, one_of
+from launch.config.train import JobConfig, TrainConfig
+from launch.engines.registry import BASELINES, ENGINES, engine_label, find_engine, is_engine_path
 from launch.local.wan import Wire
 
 
@@ -56,3 +55,27 @@ class CompareConfig(JobConfig):
         if not find_engine(engine).cut:
             own |= {"cut": ""}
         return self.to(TrainConfig, engine=engine, **own)
+
+
+def contestant_label(name: str) -> str:
+    """What tables and folders call an engine or a rule, which may be a dotted path."""
+    return engine_label(rule_label(name))
+
+
+def check_engines(engines: tuple[str, ...], known: tuple[str, ...], paths: bool = False) -> None:
+    """Raises UserError unless there are some, each of them known and named once.
+
+    paths: whether a rule or an engine may also be given as a dotted path.
+    """
+    if not engines:
+        raise UserError("no engines given; name some, such as --engines backprop cdni")
+    labels = [contestant_label(engine) for engine in engines]
+    for engine, label in zip(engines, labels, strict=True):
+        if paths and is_path(engine):
+            find_rule(engine)
+        elif paths and is_engine_path(engine):
+            find_engine(engine)
+        else:
+            one_of("engine", engine, known)
+        if labels.count(label) > 1:
+            raise UserError(f"engine {label} is given twice; name it once")

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
 from tyro.conf import OmitArgPrefixes
 
 from dni_async.errors import UserError
 from dni_async.networks.settings import LocalConfig, SGConfig
 from launch.config.checks import at_least
-from launch.config.engines import check_engines
+from launch.config.compare import check_engines
 from launch.config.flat import FlatConfig
 from launch.config.optimizer import OptimizerConfig
-from launch.config.output import OutputConfig
 from launch.config.partition import PipelineConfig
 from launch.config.runtime import LinkedConfig
-from launch.config.task import TaskConfig
+from launch.config.task import OutputConfig, TaskConfig
 from launch.config.train import TrainConfig
 from launch.planning.predict import ENGINES as PLANNED
-
-
-def _task() -> TaskConfig:
-    return TaskConfig(epochs=2)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -41,7 +37,7 @@ class PlanConfig(FlatConfig):
     """A profile.json that an earlier plan wrote; by default everything is measured."""
     check: bool = False
     """Run real jobs with 2 stages and emulated ones with 4 and 8, and show how far off the prediction is."""
-    task: OmitArgPrefixes[TaskConfig] = field(default_factory=_task)
+    task: OmitArgPrefixes[TaskConfig] = field(default_factory=partial(TaskConfig, epochs=2))
     optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
     partition: OmitArgPrefixes[PipelineConfig] = field(default_factory=PipelineConfig)
     runtime: OmitArgPrefixes[LinkedConfig] = field(default_factory=LinkedConfig)

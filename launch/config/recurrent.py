@@ -1,8 +1,9 @@
-"""The settings of a task over time, which trains in one process."""
+"""The settings of tasks over time, which train in one process: of one training, and of a series of them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 from tyro.conf import OmitArgPrefixes
@@ -13,19 +14,10 @@ from dni_async.optim import optimizer_factory
 from launch.config.checks import at_least
 from launch.config.flat import FlatConfig
 from launch.config.optimizer import OptimizerConfig
-from launch.config.output import OutputConfig
 from launch.config.runtime import DeviceConfig
-from launch.config.task import TaskConfig
+from launch.config.task import OutputConfig, TaskConfig
 
 TIME_RULES = ("bptt", "dni", "dni-aux", "dni-permuted")
-
-
-def _task() -> TaskConfig:
-    return TaskConfig(name="copy", batch_size=32)
-
-
-def _optimizer() -> OptimizerConfig:
-    return OptimizerConfig(lr=3e-3, clip_norm=1.0)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,8 +31,10 @@ class OverTimeConfig(FlatConfig):
     """The state carried to the next window is clamped to plus and minus this."""
     discount: float = 0.95
     """Factor on the SG network's targets."""
-    task: OmitArgPrefixes[TaskConfig] = field(default_factory=_task)
-    optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=_optimizer)
+    task: OmitArgPrefixes[TaskConfig] = field(default_factory=partial(TaskConfig, name="copy", batch_size=32))
+    optimizer: OmitArgPrefixes[OptimizerConfig] = field(
+        default_factory=partial(OptimizerConfig, lr=3e-3, clip_norm=1.0)
+    )
     runtime: OmitArgPrefixes[DeviceConfig] = field(default_factory=DeviceConfig)
     output: OmitArgPrefixes[OutputConfig] = field(default_factory=OutputConfig)
     sg: SGConfig = field(default_factory=SGConfig)
@@ -71,3 +65,33 @@ class SequenceConfig(OverTimeConfig):
         at_least(1, bptt=self.bptt)
         if self.rule not in TIME_RULES:
             raise UserError(f"unknown rule for a task over time ({self.rule}); use {', '.join(TIME_RULES)}")
+
+
+@dataclass(kw_only=True, slots=True)
+class WindowsConfig(OverTimeConfig):
+    """Train one task over time with every rule, every window and several seeds, one run after the other."""
+
+    rules: tuple[str, ...] = ("bptt", "dni")
+    """Rules to compare: bptt, dni, dni-aux, dni-permuted."""
+    windows: tuple[int, ...] = (4,)
+    """Time steps of a window; every rule is run with each."""
+    repeats: int = 3
+    """Seeds, from `seed` on."""
+
+    def __post_init__(self) -> None:
+        OverTimeConfig.__post_init__(self)
+        for name, given in (("rules", self.rules), ("windows", self.windows)):
+            if not given or len(set(given)) < len(given):
+                shown = " ".join(map(str, given)) or "empty"
+                raise UserError(f"{name} is {shown}; name at least one, each once")
+        at_least(1, repeats=self.repeats)
+        self.jobs()  # bad rules and windows are refused before anything runs
+
+    def jobs(self) -> list[SequenceConfig]:
+        """Return the runs in their order: all rules and windows with the first seed, then with the next."""
+        return [
+            self.to(SequenceConfig, rule=rule, bptt=steps, seed=self.task.seed + repeat, quiet=True, out="")
+            for repeat in range(self.repeats)
+            for steps in self.windows
+            for rule in self.rules
+        ]

@@ -1,4 +1,4 @@
-"""What is trained, on which data, for how long."""
+"""What is trained, on which data, for how long, and where results go."""
 
 from __future__ import annotations
 
@@ -67,3 +67,13 @@ class EvaluationConfig(Group):
             raise UserError(
                 f"until is {self.until}; it must be a test accuracy above 0 and at most 1, such as 0.97"
             )
+
+
+@dataclass(kw_only=True, slots=True)
+class OutputConfig(Group):
+    """Where results go, and what is shown."""
+
+    out: str = ""
+    """Folder for results; by default nothing is written."""
+    quiet: bool = False
+    """Show no progress and no table."""

@@ -1,4 +1,4 @@
-"""The settings of one training job."""
+"""The settings of a training job, and those that it shares with a comparison of engines."""
 
 from __future__ import annotations
 
@@ -7,12 +7,40 @@ from dataclasses import dataclass, field
 from tyro.conf import OmitArgPrefixes
 
 from dni_async.errors import UserError
+from dni_async.networks.settings import LocalConfig, SGConfig
+from dni_async.optim import optimizer_factory
 from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.rules.registry import find_rule, rule_label, rules_with
-from launch.config.job import JobConfig
+from launch.config.checks import positive
+from launch.config.flat import FlatConfig
+from launch.config.optimizer import OptimizerConfig
+from launch.config.partition import PartitionConfig
 from launch.config.recovery import RecoveryConfig
+from launch.config.runtime import RuntimeConfig
+from launch.config.task import EvaluationConfig, OutputConfig, TaskConfig
 from launch.engines.registry import BASELINES, ENGINES, engine_label, find_engine
 from workers.transport.registry import check_transports
+
+
+@dataclass(kw_only=True, slots=True)
+class JobConfig(FlatConfig):
+    """What a training job and a comparison share."""
+
+    task: OmitArgPrefixes[TaskConfig] = field(default_factory=TaskConfig)
+    evaluation: OmitArgPrefixes[EvaluationConfig] = field(default_factory=EvaluationConfig)
+    optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
+    partition: OmitArgPrefixes[PartitionConfig] = field(default_factory=PartitionConfig)
+    runtime: OmitArgPrefixes[RuntimeConfig] = field(default_factory=RuntimeConfig)
+    output: OmitArgPrefixes[OutputConfig] = field(default_factory=OutputConfig)
+    sg: SGConfig = field(default_factory=SGConfig)
+    """The SG networks of rules dni and cdni."""
+    local: LocalConfig = field(default_factory=LocalConfig)
+    """The auxiliary heads of rule local."""
+
+    def __post_init__(self) -> None:
+        positive(**{"sg.lr": self.sg.lr})
+        optimizer_factory(self.sg.optimizer, 1.0)
+        optimizer_factory(self.local.optimizer, 1.0)
 
 
 @dataclass(kw_only=True, slots=True)

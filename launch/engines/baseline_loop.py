@@ -24,8 +24,7 @@ from dni_async.networks.factory import parameters_of
 from dni_async.rules import LossRule
 from dni_async.state.module_state import collect_stats, reset_epoch_stats
 from launch.job.context import RankContext
-from launch.job.early_stopping import patience_of
-from launch.job.stage_factory import build_updater
+from launch.job.stage_factory import build_updater, patience_of
 from launch.report.recorder import Recorder
 from tasks.base import seed_everything
 from workers.coordination.collectives import Peers, process_group

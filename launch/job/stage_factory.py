@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
+from dni_async.early_stopping import Patience
 from dni_async.errors import UserError
 from dni_async.networks.batch_normalised import batch_normalised
 from dni_async.optim import Updater, optimizer_factory, schedule_factor
@@ -19,7 +20,6 @@ from dni_async.state.state_dict import random_state
 from dni_async.synthesis.oracle import SeparateRandomness
 from launch.config.optimizer import OptimizerConfig
 from launch.config.train import TrainConfig
-from launch.job.early_stopping import patience_of
 from launch.job.partition_plan import PartitionPlan, build_layers
 from launch.job.rule_context import rule_context
 from tasks.base import Task, seed_everything
@@ -43,6 +43,11 @@ def build_updater(config: OptimizerConfig, module: nn.Module, total_steps: int) 
         cause = str(error).splitlines()[0]
         raise UserError(f"optimizer {config.name} refuses the layers ({cause}); choose another") from None
     return Updater(optimizer, schedule_of(config, total_steps), config.clip_norm)
+
+
+def patience_of(epochs: int, steps_per_epoch: int) -> Patience | None:
+    """Return the patience in steps; None without --patience, where evaluations are on the test set."""
+    return Patience(epochs * steps_per_epoch) if epochs else None
 
 
 def build_stage(

@@ -21,7 +21,7 @@ from typing_extensions import override
 from dni_async.errors import StageError, UserError
 from launch.config.train import TrainConfig
 from launch.local.rendezvous import HOST, register
-from launch.local.wan import FarHosts
+from launch.local.wan import FarHosts, address
 from tasks.base import Task
 from workers.coordination.loopback import check_loopback
 from workers.coordination.signing import JOB_SECRET
@@ -59,7 +59,7 @@ def run_local(config: TrainConfig, task: Task, hosts: FarHosts | None = None) ->
         if hosts:
             environment |= hosts.environment()
         with _environment(**environment), _silent_launcher(), hosts.visit(0) if hosts else nullcontext():
-            _launch(config, job, failure, hosts.address(0) if hosts else HOST)
+            _launch(config, job, failure, address(0) if hosts else HOST)
 
 
 @contextmanager

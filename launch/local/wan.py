@@ -21,6 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -75,10 +76,6 @@ class FarHosts:
 
     namespaces: list[str]
     """A path for each, which `enter` takes, in this process and in those of our user that it starts."""
-
-    def address(self, host: int) -> str:
-        """The IP address of a host."""
-        return _address(host)
 
     def environment(self) -> dict[str, str]:
         """What ranks need to find their hosts, and gloo and rpc to find the wire."""
@@ -136,21 +133,8 @@ def enter(namespace: str) -> None:
 
 def in_thread(function: Callable[[], T]) -> T:
     """What a function returns or raises in a thread of its own, as namespaces belong to threads."""
-    results: list[T] = []
-    errors: list[BaseException] = []
-
-    def body() -> None:
-        try:
-            results.append(function())
-        except BaseException as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=body)
-    thread.start()
-    thread.join()
-    if errors:
-        raise errors[0]
-    return results[0]
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(function).result()
 
 
 def _make_host(host: int) -> tuple[int, int]:
@@ -165,7 +149,7 @@ def _make_host(host: int) -> tuple[int, int]:
             fcntl.ioctl(tun, _TUNSETIFF, struct.pack("16sH22x", INTERFACE.encode(), _IFF_TUN | _IFF_NO_PI))
             for command in (
                 "link set lo up",
-                f"addr add {_address(host)}/24 dev {INTERFACE}",
+                f"addr add {address(host)}/24 dev {INTERFACE}",
                 f"link set {INTERFACE} mtu {_MTU} txqueuelen 10000 up",
             ):
                 subprocess.run(["ip", *command.split()], check=True, capture_output=True)
@@ -224,7 +208,8 @@ class _Switch:
         return math.inf
 
 
-def _address(host: int) -> str:
+def address(host: int) -> str:
+    """Return the IP address of a host."""
     return f"10.77.0.{host + 1}"
 
 

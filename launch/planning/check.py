@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from dni_async.errors import UserError
-from launch.compare import run_engine
 from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
-from launch.planning.predict import Planner
-from launch.planning.prediction import Check, Prediction
+from launch.local.comparison import run_engine
+from launch.planning.predict import Planner, Prediction
 from launch.planning.profile import Profile
 from launch.report.files import prepare_out
 from tasks.base import Task
@@ -20,6 +20,24 @@ REAL, EMULATED = (2,), (4, 8)
 """Numbers of stages."""
 SLOWDOWN = 16
 """An emulated device is so many times slower than a core here, so that eight of them fit on two cores."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Check:
+    """One engine, predicted and measured, in samples/s."""
+
+    engine: str
+    stages: int
+    emulated: bool
+    predicted: float | None
+    measured: float | None
+    reason: str = ""
+    """Why a number is missing."""
+
+    @property
+    def error(self) -> float | None:
+        """Error of the prediction, as a share of what was measured."""
+        return self.predicted / self.measured - 1 if self.predicted and self.measured else None
 
 
 def run_checks(

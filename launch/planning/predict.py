@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from dni_async.errors import UserError
 from dni_async.partition.cut import stage_bounds
 from dni_async.rules.registry import capabilities_of, rules_with
 from launch.config.partition import PipelineConfig
 from launch.engines.micro_batches import candidates, check_given
-from launch.planning.prediction import Prediction
 from launch.planning.profile import Profile
 from launch.planning.simulator import (
     SCHEDULES,
@@ -27,6 +27,26 @@ PLANNED_RULES = rules_with("planned")
 ENGINES = ("backprop", "ddp", *SCHEDULES, *PLANNED_RULES)
 LEAST_SHARE = 2
 """Samples that a replica must have: batch norm cannot train on one."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Prediction:
+    """One engine in so many stages; numbers are None where `error` says why there are none."""
+
+    engine: str
+    stages: int
+    samples_per_s: float | None = None
+    speedup: float | None = None
+    """Over backprop in one process."""
+    bubble: float | None = None
+    """Share of time in which the average stage waits."""
+    memory_bytes: int | None = None
+    """Of the stage that holds most: weights, gradients, optimizer, activations, messages."""
+    staleness: float | None = None
+    """Of stage 0, in its updates."""
+    cut: list[int] = field(default_factory=list)
+    micro_batches: int | None = None
+    error: str | None = None
 
 
 class Planner:

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from dni_async.errors import UserError
 from dni_async.recurrent.core import RecurrentCore
 from launch.config.task import TaskConfig
-from launch.export import weights_of
 from launch.recurrent.weights import Trained, load
+from launch.report.weights import weights_of
 from tasks.base import Task
 from tasks.data_files import read_data
 from tasks.registry import create
 from tasks.sequence.base import SequenceTask
+from tasks.text.corpus import encode
 from tasks.text.language import LanguageModel
 
 
@@ -31,6 +32,26 @@ class TextGenerator:
     symbols: tuple[str, ...]
     next_logits: Callable[[Tensor], Tensor]
     """From (1, T) symbols to (V,) logits of the next one; the state is carried from call to call."""
+
+    def generate(self, prompt: str, length: int, temperature: float = 1.0, seed: int = 0) -> str:
+        """Return the prompt and `length` symbols that follow it; with temperature 0 always the likeliest.
+
+        Raises:
+            UserError: the prompt is outside of the vocabulary.
+        """
+        begin = self.language.split(prompt)
+        x = encode(begin or [self.symbols[0]], self.symbols).unsqueeze(0)
+        generator, added = torch.Generator().manual_seed(seed), []
+        for _ in range(length):
+            logits = self.next_logits(x)
+            if temperature == 0:
+                symbol = int(logits.argmax())
+            else:
+                odds = (logits / temperature).softmax(0)
+                symbol = int(torch.multinomial(odds, 1, generator=generator))
+            added.append(self.symbols[symbol])
+            x = torch.tensor([[symbol]])
+        return self.language.separator.join([*begin, *added])
 
 
 def generator_of(run: Path) -> TextGenerator:

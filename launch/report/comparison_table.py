@@ -5,9 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from launch.local.wan import Wire
 from launch.report.evaluation import metric_key
 from launch.report.grid import Column, Grid, column
-from launch.report.text import NOTHING, epochs, megabytes, metric, number, one_line, percent, times
+from launch.report.text import (
+    NOTHING,
+    conditions,
+    epochs,
+    megabytes,
+    metric,
+    number,
+    one_line,
+    percent,
+    times,
+)
+from tasks.base import Task
 
 Row = Mapping[str, Any]
 
@@ -108,3 +120,12 @@ def _notes_of_runs(rows: Sequence[Row]) -> list[str]:
         note if len(engines) == len(rows) else f"{', '.join(engines)}: {note}"
         for note, engines in engines_of.items()
     ]
+
+
+def comparison_title(task: Task, runs: Mapping[str, Sequence[Row]], wan: str = "") -> str:
+    """What was compared, on which data, and whether on devices or hosts that are only emulated."""
+    done = [run for many in runs.values() for run in many if "error" not in run]
+    parts = [task.name, f"{done[0]['dataset']['train']:,} training samples" if done else ""]
+    parts += sorted({conditions(run) for run in done})
+    parts += [str(Wire.parse(wan))] if wan else []
+    return ", ".join(part for part in parts if part)

@@ -94,9 +94,3 @@ class JsonLines:
     def close(self) -> None:
         """Close the file; a second time does nothing."""
         self._file.close()
-
-    def __enter__(self) -> JsonLines:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()

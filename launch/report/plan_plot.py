@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from launch.engines.registry import plot_styles
-from launch.planning.prediction import Prediction
+from launch.planning.predict import Prediction
 from launch.planning.profile import Profile
 from launch.report.figure import DPI, INK, new_figure, style_axes
 from launch.report.plan_table import plan_title

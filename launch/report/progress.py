@@ -80,12 +80,6 @@ class Progress:
             self._live.stop()
             self._live = None
 
-    def __enter__(self) -> Progress:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     def _draw(self, position: str) -> None:
         if self._live is None:
             return

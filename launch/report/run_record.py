@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dni_async.early_stopping import Patience
 from dni_async.messages import Marker, MarkerKind
 from launch.job.context import RankContext
-from launch.job.early_stopping import early_stopping_record, patience_of
+from launch.job.stage_factory import patience_of
 from launch.report.evaluation import metric_key, named_result, split_of
 from launch.report.metadata import initial_summary
 from launch.report.timeline import overlap
@@ -180,6 +182,20 @@ class RunRecord:
         self.summary, self.timeline, self.warnings = state["summary"], state["timeline"], state["warnings"]
         self._epoch_means = state["means"]
         self.loss.load_state_dict(state["training_loss"])
+
+
+def early_stopping_record(
+    patience: Patience, evaluations: Sequence[Mapping[str, Any]], ended: str
+) -> dict[str, Any]:
+    """Return the best validation, whose weights were tested (None without any), and what ended training.
+
+    Args:
+        evaluations: records with `epoch`, `step` and the results on the validation set.
+        ended: "patience", "until", "minutes" or "epochs".
+    """
+    best = next((record for record in evaluations if record["step"] == patience.best_at), None)
+    kept = best and {k: v for k, v in best.items() if k in ("epoch", "step") or k.startswith("validation_")}
+    return {"best": kept, "ended": ended}
 
 
 def skipped_warnings(stages: list[dict[str, Any]]) -> list[str]:

@@ -6,14 +6,19 @@ weights/stage-1.safetensors   4.weight ...
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from dni_async.errors import UserError
+from dni_async.state.checkpoint import uncut
 from dni_async.state.state_dict import copied, renumbered
+from launch.engines.registry import find_engine
 from workers.checkpoint.atomic_file import write_whole
+from workers.checkpoint.store import CheckpointStore
 
 
 def save_part(folder: Path, stage: int, first_layer: int, layers: nn.Module) -> None:
@@ -42,3 +47,40 @@ def load_all(folder: Path, stages: int) -> dict[str, Tensor]:
             raise UserError(f"weights of stage {stage} are missing ({path}); was the run finished?")
         state |= load_file(path)
     return state
+
+
+def weights_of(run: Path, step: int | None = None) -> tuple[dict[str, Tensor], str]:
+    """The weights of a run by their names in the uncut network, and where they are from."""
+    checkpoints = CheckpointStore(run)
+    if step is not None and step not in checkpoints.steps():
+        known = ", ".join(map(str, checkpoints.steps())) or "no step"
+        raise UserError(f"no checkpoint of step {step} in {checkpoints.folder}; there is one of {known}")
+    if not checkpoints.steps():
+        return _finished(run), "the end of the run"
+    if step is None:
+        manifest, refused = checkpoints.newest()
+        for reason in refused:
+            print(f"dni-async: {reason}; it is not used", file=sys.stderr)
+        if manifest is None:
+            raise UserError(f"no checkpoint in {checkpoints.folder} can be used")
+    else:
+        manifest = checkpoints.manifest(step)
+    parts = {i: checkpoints.read_part(manifest, i) for i in range(len(manifest.bounds))}
+    source = f"the checkpoint of step {manifest.step}"
+    if step is None and all(part.get("best") for part in parts.values()):
+        at = parts[0]["patience"]["best_at"]
+        return uncut(parts, manifest.bounds, "best"), f"the best weights, of step {at}, from {source}"
+    return uncut(parts, manifest.bounds), source
+
+
+def _finished(run: Path) -> dict[str, Tensor]:
+    """The weights that a run without checkpoints left at its end."""
+    summary = run / "summary.json"
+    try:
+        content = json.loads(summary.read_text(encoding="utf-8"))
+        stages = len(content["stages"]) if find_engine(content["settings"]["engine"]).cut else 1
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"nothing to export here ({run} has no checkpoint and no summary.json); give the --out of a run"
+        ) from error
+    return load_all(run, stages)

@@ -9,11 +9,14 @@ import pytest
 
 from dni_async.errors import StageError, UserError
 from launch import bench
-from launch.bench import BenchConfig, about, chapter, chosen_of, measure, shown, write_document
+from launch.bench import BenchConfig, chosen_of
 from launch.config.command_line import parse
 from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
 from launch.latency import LatencyConfig
+from launch.local import bench_commands
+from launch.local.bench_commands import measure
+from launch.report.bench_document import about, chapter, shown, write_document
 from launch.report.bench_sections import SECTIONS, Section
 from launch.windows import WindowsConfig
 from tests.support.jobs import our_lines, run
@@ -78,7 +81,7 @@ def test_a_measured_section_shows_command_machine_and_table() -> None:
 
 @pytest.mark.slow
 def test_a_command_is_run_for_real(tmp_path: Path) -> None:
-    done = bench.run(TINY.commands[0], tmp_path)
+    done = bench_commands.run(TINY.commands[0], tmp_path)
     assert done["command"] == f"python -m launch.{TINY.commands[0]}"
     assert "| backprop |" in done["table"]
     assert (tmp_path / "compare.png").stat().st_size > 1000
@@ -91,7 +94,7 @@ def test_a_section_keeps_tables_data_and_picture(tmp_path: Path, monkeypatch: py
             (out / file).write_text(command)
         return {"command": shown(command), "table": f"of {command}"}
 
-    monkeypatch.setattr(bench, "run", run)
+    monkeypatch.setattr(bench_commands, "run", run)
     measure(TINY, tmp_path / "tiny")
     record = json.loads((tmp_path / "tiny" / "measured.json").read_text())
     assert [done["table"] for done in record["done"]] == [f"of {command}" for command in TINY.commands]
@@ -115,7 +118,7 @@ def test_a_command_whose_reader_has_gone_ends_the_bench_as_quietly(
     ended = subprocess.CompletedProcess([], 141)
     monkeypatch.setattr("subprocess.run", lambda command, timeout: ended)
     with pytest.raises(StdoutClosed):
-        bench.run(TINY.commands[0], tmp_path)
+        bench_commands.run(TINY.commands[0], tmp_path)
 
 
 def test_the_document_has_every_section_in_order(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def contest(
     monkeypatch: pytest.MonkeyPatch, run_local: Callable[[TrainConfig, Task], None], *arguments: str
 ) -> None:
     """A comparison whose jobs are `run_local`."""
-    monkeypatch.setattr(compare, "run_local", lambda job, task, hosts: run_local(job, task))
+    monkeypatch.setattr("launch.local.comparison.run_local", lambda job, task, hosts: run_local(job, task))
     monkeypatch.setattr("sys.argv", ["launch.compare", *TINY, *arguments])
     compare.work(RankRunner())
 
@@ -208,7 +208,7 @@ def test_engines_run_on_emulated_hosts(tmp_path: Path) -> None:
 def test_input_that_is_wrong_for_all_ends_the_comparison_before_it_starts(
     monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], words: str
 ) -> None:
-    monkeypatch.setattr(compare, "run_local", None)  # to call it would fail
+    monkeypatch.setattr("launch.local.comparison.run_local", None)  # to call it would fail
     monkeypatch.setattr("sys.argv", ["launch.compare", *arguments])
     with pytest.raises(UserError) as error:
         compare.work(RankRunner())

@@ -10,7 +10,7 @@ import torch
 from dni_async.errors import UserError
 from launch.config.recurrent import SequenceConfig
 from launch.config.train import TrainConfig
-from launch.generate import GenerateConfig, generate
+from launch.generate import GenerateConfig
 from launch.recurrent.text_generator import TextGenerator, generator_of, sequence_generator
 from launch.recurrent.train import run_sequences
 from launch.recurrent.weights import Trained
@@ -26,6 +26,10 @@ def untrained(symbols: tuple[str, ...] = tuple("abc")) -> TextGenerator:
     torch.manual_seed(0)
     task = CharLM(width=8, embedding=4)
     return sequence_generator(Trained(task, task.model(len(symbols)), symbols))
+
+
+def generate(model: TextGenerator, config: GenerateConfig) -> str:
+    return model.generate(config.prompt, config.length, config.temperature, config.seed)
 
 
 def config(**settings: object) -> GenerateConfig:

@@ -10,9 +10,8 @@ from dni_async.errors import UserError
 from dni_async.networks.settings import SGConfig
 from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
-from launch.config.recurrent import SequenceConfig
+from launch.config.recurrent import SequenceConfig, WindowsConfig
 from launch.config.train import TrainConfig
-from launch.config.windows import WindowsConfig
 
 KINDS = [TrainConfig, CompareConfig, PlanConfig, SequenceConfig, WindowsConfig]
 

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from launch.config.train import TrainConfig
 from launch.engines.backprop import Backprop
-from launch.export import weights_of
 from launch.report.recorder import Recorder
-from launch.report.weights import load_all
+from launch.report.weights import load_all, weights_of
 from tests.support.forks import Job
 from tests.support.tiny_task import Tiny, context_of, plain_layers
 from workers.checkpoint.store import CheckpointStore

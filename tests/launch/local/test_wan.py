@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from dni_async.errors import UserError
-from launch.local.wan import FarHosts, Wire, enter, far_hosts, in_thread
+from launch.local.wan import FarHosts, Wire, address, enter, far_hosts, in_thread
 
 LATENCY_S = 0.03
 BYTES_PER_S = 5e6
@@ -31,7 +31,7 @@ def connected(hosts: FarHosts, source: int, destination: int) -> tuple[socket.so
 
     def listen() -> socket.socket:
         enter(hosts.namespaces[destination])
-        return socket.create_server((hosts.address(destination), 0))
+        return socket.create_server((address(destination), 0))
 
     def connect() -> tuple[socket.socket, float]:
         enter(hosts.namespaces[source])

@@ -6,8 +6,7 @@ import pytest
 
 from dni_async.partition.costs import InterfaceCost, LayerCost
 from launch.config.partition import PipelineConfig
-from launch.planning.predict import ENGINES, Planner
-from launch.planning.prediction import Prediction
+from launch.planning.predict import ENGINES, Planner, Prediction
 from launch.planning.profile import InterfaceProfile
 from tests.support.plans import BATCH, layer, network, profile
 from workers.transport.link_benchmark import Line, LinkCost

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -48,14 +49,14 @@ def test_compact_json_has_no_spaces(tmp_path):
 
 def test_json_lines_are_readable_at_once_and_appended(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with JsonLines(path) as lines:
+    with closing(JsonLines(path)) as lines:
         lines.write({"epoch": 1, "loss": float("nan")})
         assert path.read_text() == '{"epoch": 1, "loss": null}\n'
-    with JsonLines(path) as lines:
+    with closing(JsonLines(path)) as lines:
         lines.write({"epoch": 2})
     lines.close()
     assert [json.loads(line)["epoch"] for line in path.read_text().splitlines()] == [1, 2]
-    with JsonLines(path, append=False) as lines:
+    with closing(JsonLines(path, append=False)) as lines:
         lines.write([])
     assert path.read_text() == "[]\n"
 

@@ -6,8 +6,7 @@ import pytest
 from matplotlib.image import imread
 
 from launch.config.partition import PipelineConfig
-from launch.planning.predict import Planner
-from launch.planning.prediction import Prediction
+from launch.planning.predict import Planner, Prediction
 from launch.report.plan_plot import SIZE, plot_plan
 from tests.support.plans import profile
 

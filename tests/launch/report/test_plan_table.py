@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from launch.planning.prediction import Check, Prediction
+from launch.planning.check import Check
+from launch.planning.predict import Prediction
 from launch.planning.profile import Profile
 from launch.report.grid import markdown
 from launch.report.plan_table import check_grid, plan_grid, plan_title

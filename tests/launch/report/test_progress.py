@@ -2,6 +2,7 @@
 
 import io
 import threading
+from contextlib import closing
 
 from rich.console import Console
 
@@ -15,7 +16,7 @@ RECORD = {"epoch": 1, "loss": 0.25013, "test_loss": 0.2, "test_accuracy": 0.9712
 
 
 def run(console, **settings):
-    with Progress(console, **settings) as progress:
+    with closing(Progress(console, **settings)) as progress:
         progress.start(total_epochs=5, stages=2)
         progress.update(120, 469, 12345.4, STAGES)
         progress.epoch(RECORD)
@@ -66,7 +67,7 @@ def test_a_terminal_is_given_back_when_training_fails():
     terminal = console(terminal=True)
     try:
         threads = threading.active_count()
-        with Progress(terminal) as progress:
+        with closing(Progress(terminal)) as progress:
             progress.start(5, 2)
             assert threading.active_count() == threads  # drawn by hand
             raise RuntimeError
@@ -97,7 +98,7 @@ def test_an_evaluation_within_an_epoch_has_a_line_of_its_own():
         "epoch 1.25/5  loss 0.5000  test accuracy 50.00 %"
     )
     terminal = console(terminal=True)
-    with Progress(terminal) as progress:
+    with closing(Progress(terminal)) as progress:
         progress.start(5, 2)
         progress.epoch({**RECORD, "epoch": 1.5})
     assert "epoch 2/5" in terminal.file.getvalue() and "epoch 3/5" not in terminal.file.getvalue()
@@ -105,7 +106,7 @@ def test_an_evaluation_within_an_epoch_has_a_line_of_its_own():
 
 def test_progress_of_a_resumed_run_counts_on_from_its_checkpoint():
     terminal = console(terminal=True)
-    with Progress(terminal) as progress:
+    with closing(Progress(terminal)) as progress:
         progress.start(5, 2, epoch=4)
         progress.update(1, 9, None, STAGES)
     assert "epoch 4/5  step 1/9" in terminal.file.getvalue()

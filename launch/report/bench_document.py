@@ -1,0 +1,72 @@
+"""docs/BENCHMARKS.md, written from what was measured now or earlier."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+from launch.report.bench_sections import SECTIONS, Section
+from launch.report.metadata import hardware, versions
+
+RECORD = "measured.json"
+
+
+def duration(minutes: int) -> str:
+    """`about 12 min`, or `about 7 days`."""
+    days = round(minutes / (24 * 60))
+    return f"about {days} days" if days else f"about {minutes} min"
+
+
+def shown(command: str) -> str:
+    """The command as a user types it."""
+    return f"python -m launch.{command}"
+
+
+def about() -> dict[str, Any]:
+    """When and on what."""
+    return {"date": datetime.date.today().isoformat(), "hardware": hardware(), "versions": versions()}
+
+
+def write_document(docs: Path) -> None:
+    """BENCHMARKS.md from what was measured, now or earlier."""
+    parts = [HEAD]
+    for section in SECTIONS:
+        record = docs / "benchmarks" / section.name / RECORD
+        parts.append(chapter(section, json.loads(record.read_text()) if record.exists() else None))
+    more = docs / "benchmarks" / "more.md"
+    if more.exists():
+        parts.append(more.read_text())
+    (docs / "BENCHMARKS.md").write_text("\n".join(parts))
+
+
+def chapter(section: Section, record: dict[str, Any] | None) -> str:
+    """One section in Markdown."""
+    lines = [f"## {section.title}", "", section.text, ""]
+    if record is None:
+        why = " (no GPU was at hand)" if section.device == "cuda" else ""
+        commands = [f"`{shown(command)}`" for command in section.commands]
+        return "\n\n".join(["\n".join(lines).rstrip(), f"Not measured yet{why}:", *commands, ""])
+    machine = record["hardware"]
+    gpus = f", {' and '.join(machine['gpus'])}" if machine["gpus"] else ""
+    lines += [
+        f"{record['date']}, {machine['cores']} cores of {machine['cpu']}{gpus}, {machine['memory_gib']} GiB, "
+        f"{machine['system']}, Python {record['versions']['python']}, torch {record['versions']['torch']}",
+        "",
+    ]
+    for done in record["done"]:
+        lines += [f"`{done['command']}`", "", done["table"].strip(), ""]
+    for picture in section.pictures:
+        lines += [f"![{section.title}](benchmarks/{section.name}/{Path(picture).name})", ""]
+    return "\n".join(lines)
+
+
+HEAD = """# Benchmarks
+
+Written by `python -m launch.bench`, which runs the commands below and nothing else: rerun it, or one
+section with `--only NAME`. One thread per stage unless the table says otherwise; every engine trains the
+same network from the same initial weights on the same batches in the same order with the same optimizer.
+Speed-up is over sequential backprop with one thread, measured in the same minutes: the engines take turns
+(A B C A B C), numbers are medians, and the spread over the runs stands beside them.
+"""
