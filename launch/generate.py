@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dni_async.errors import UserError
+from launch.config.checks import at_least
 from launch.config.command_line import parse
 from launch.recurrent.text_generator import generator_of
 from workers.failure.rank_runner import RankRunner, run_command
@@ -27,8 +28,7 @@ class GenerateConfig:
     """The same seed gives the same text."""
 
     def __post_init__(self) -> None:
-        if self.length < 1:
-            raise UserError(f"length is {self.length}; it must be at least 1")
+        at_least(1, length=self.length)
         if not 0 <= self.temperature < float("inf"):
             raise UserError(f"temperature is {self.temperature}; it must be 0 or more")
 

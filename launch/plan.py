@@ -9,7 +9,9 @@ python -m launch.plan --task mnist-fcn --task-args depth=9 --check          and 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from dni_async.errors import UserError
 from launch.config.command_line import parse
@@ -17,9 +19,9 @@ from launch.config.plan import PlanConfig
 from launch.planning.check import run_checks
 from launch.planning.predict import Planner, Prediction
 from launch.planning.profile import Profile, load_profile
-from launch.report.files import prepare_out
+from launch.report.files import prepare_out, write_results
 from launch.report.grid import show
-from launch.report.plan_table import check_grid, plan_grid, write_plan
+from launch.report.plan_table import check_grid, plan_grid
 from tasks.base import Task
 from tasks.registry import create
 from workers.failure.rank_runner import RankRunner, run_command
@@ -42,7 +44,7 @@ def work(runner: RankRunner) -> None:
     network = profile.repeat(config.repeat_layers) if config.repeat_layers > len(profile.layers) else profile
     predictions = predict(config, network)
     checks = run_checks(config, task, profile, out / "check", runner) if config.check else []
-    write_plan(predictions, checks, network, out)
+    write(predictions, checks, network, out)
     if not config.output.quiet:
         show(plan_grid(predictions, network))
         if checks:
@@ -78,6 +80,24 @@ def predict(config: PlanConfig, profile: Profile) -> list[Prediction]:
     first = [planner.predict("backprop", 1)] if "backprop" in config.engines else []
     others = [engine for engine in config.engines if engine != "backprop"]
     return first + [planner.predict(engine, count) for count in counts for engine in others]
+
+
+def write(predictions: list[Prediction], checks: list[Check], profile: Profile, out: Path) -> None:
+    """Write plan.json, plan.md and plan.png."""
+    grids = [plan_grid(predictions, profile)] + ([check_grid(checks)] if checks else [])
+    data: dict[str, Any] = {
+        "settings": profile.settings,
+        "hardware": profile.hardware,
+        "layers": len(profile.layers),
+        "repeated": profile.repeated,
+        "emulated": profile.emulated,
+        "predictions": [asdict(prediction) for prediction in predictions],
+        "checks": [asdict(check) | {"error_share": check.error} for check in checks],
+    }
+    write_results(out, "plan", data, grids)
+    from launch.report.plan_plot import plot_plan  # matplotlib: a second that --help and errors do not need
+
+    plot_plan(predictions, out / "plan.png", profile)
 
 
 if __name__ == "__main__":

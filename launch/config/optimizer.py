@@ -10,7 +10,7 @@ import tyro
 from torch import nn
 
 from dni_async.errors import UserError
-from dni_async.optim import SCHEDULES, optimizer_factory
+from dni_async.optim import SCHEDULES, OptimizerFactory, optimizer_factory
 from launch.config.checks import one_of, positive
 from launch.config.flat import Group
 
@@ -43,6 +43,10 @@ class OptimizerConfig(Group):
     def settings(self) -> dict[str, Any]:
         """Return `optimizer_args` as keyword arguments."""
         return {key: _value(text) for key, text in key_values("optimizer-args", self.optimizer_args)}
+
+    def factory(self) -> OptimizerFactory:
+        """Return a function of parameters that makes their optimizer."""
+        return optimizer_factory(self.name, self.lr, **self.settings())
 
     def _check_settings(self) -> None:
         """Make an optimizer for a single weight if there are settings: torch checks values only then."""

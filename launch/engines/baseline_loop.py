@@ -187,22 +187,16 @@ class Loop(ABC):
         """Turn errors of the block into StageError or UserError that name rank and step."""
         try:
             yield
+        except UserError as error:
+            raise UserError(f"{self.describe_position()}: {error}") from error
         except Exception as error:
-            raise self._explained(error) from error
-
-    def _explained(self, error: Exception) -> StageError | UserError:
-        """Return the error as one that names rank, step and cause."""
-        if isinstance(error, UserError):
-            return UserError(f"{self.describe_position()}: {error}")
-        gone = self.peers.gone() if isinstance(error, RuntimeError) else []
-        if gone:
-            names = " and ".join(f"rank {rank}" for rank in gone)
-            return StageError(f"{names} is gone; {self.describe_position()} noticed")
-        says_it_all = isinstance(error, RuntimeError | ValueError | TypeError)
-        kind = Late if timed_out(error) else StageError
-        return kind(
-            f"{self.describe_position()}: {error if says_it_all else f'{type(error).__name__}: {error}'}"
-        )
+            if isinstance(error, RuntimeError) and (gone := self.peers.gone()):
+                names = " and ".join(f"rank {rank}" for rank in gone)
+                raise StageError(f"{names} is gone; {self.describe_position()} noticed") from error
+            says_it_all = isinstance(error, RuntimeError | ValueError | TypeError)
+            cause = error if says_it_all else f"{type(error).__name__}: {error}"
+            kind = Late if timed_out(error) else StageError
+            raise kind(f"{self.describe_position()}: {cause}") from error
 
 
 def together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -43,13 +43,12 @@ class DniLocal(Backprop):
             "layers": inner_layers(self.module),
             "update_weights": False,
         }
-        conditional = self.config.engine == "cdni-local"
-        self.dni = self._conditional(settings) if conditional else DNI(self.module, **settings)
+        if self.config.engine == "cdni-local":
+            label_size = label_size_of(self.task.condition, self.data.sample()[1])
+            self.dni: DNI = CDNI(self.module, label_size=label_size, **settings)
+        else:
+            self.dni = DNI(self.module, **settings)
         self.interfaces: dict[str, dict[str, Any]] = {}
-
-    def _conditional(self, settings: dict[str, Any]) -> CDNI:
-        _, y = self.data.sample()
-        return CDNI(self.module, label_size=label_size_of(self.task.condition, y), **settings)
 
     @override
     def step(self, x: Tensor, y: Tensor) -> None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from dni_async.networks.batch_normalised import batch_normalised
-from dni_async.optim import optimizer_factory
 from dni_async.partition.costs import ROUNDS, Clock, Costs, measure_costs
 from dni_async.rules import Rule
 from dni_async.rules.registry import find_rule
@@ -71,9 +70,7 @@ def measure_stage_costs(
             [sequential([copy.deepcopy(layer)], config.runtime.precision).to(device) for layer in layers],
             *batch,
             loss=in_precision(task.loss, config.runtime.precision, device),
-            optimizer=optimizer_factory(
-                config.optimizer.name, config.optimizer.lr, **config.optimizer.settings()
-            ),
+            optimizer=config.optimizer.factory(),
             rule=rules if config.capabilities.has_network else lambda i: None,
             clock=clock,
             rounds=rounds,

@@ -12,7 +12,7 @@ from typing_extensions import override
 from dni_async.early_stopping import Patience
 from dni_async.errors import UserError
 from dni_async.networks.batch_normalised import batch_normalised
-from dni_async.optim import Updater, optimizer_factory, schedule_factor
+from dni_async.optim import Updater, schedule_factor
 from dni_async.rules import LossRule, Rule
 from dni_async.rules.registry import find_rule
 from dni_async.stage.stage import Stage
@@ -36,7 +36,7 @@ def schedule_of(config: OptimizerConfig, total_steps: int) -> Callable[[int], fl
 def build_updater(config: OptimizerConfig, module: nn.Module, total_steps: int) -> Updater:
     """Return optimizer, schedule and clipping for the parameters of `module`; the same for every engine."""
     parameters = [p for p in module.parameters() if p.requires_grad]
-    make = optimizer_factory(config.name, config.lr, **config.settings())
+    make = config.factory()
     try:
         optimizer = make(parameters) if parameters else None
     except ValueError as error:  # such as one for matrices alone

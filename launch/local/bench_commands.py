@@ -17,11 +17,9 @@ from workers.failure.errors import StdoutClosed
 
 KEPT = ("compare.json", "plan.json", "latency.json", "windows.json")
 """Results that are kept beside the tables, for whoever wants every run's number."""
-
-
 LONGEST = 4 * 3600.0
-"""Seconds after which a command is taken to hang; the whole suite takes less. Those that take days have four
-times what was told."""
+"""Seconds after which a command is taken to hang; the whole suite takes less. One that takes days may take
+four times its estimate."""
 
 
 def measure(section: Section, folder: Path) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from dni_async.errors import UserError
 from dni_async.networks.factory import label_size_of
-from dni_async.optim import optimizer_factory
 from dni_async.partition.costs import (
     InterfaceCost,
     LayerCost,
@@ -58,7 +57,9 @@ def measure(config: PlanConfig, task: Task, messages: Callable[[PlanConfig], Pin
         UserError: the task does not fit.
     """
     measurement = _Measurement(config, task)
-    links = (messages or _ping)(config)
+    timeout = max(60.0, config.runtime.timeout)
+    device, transport = config.runtime.device, _transport(config)
+    links = messages(config) if messages else ping([transport], device=device, timeout=timeout)
     before = torch.get_num_threads()
     torch.set_num_threads(config.runtime.threads or before)
     try:
@@ -73,10 +74,6 @@ def gflop_per_batch(config: PlanConfig, task: Task) -> float:
     runs = measurement.layer_runs(measurement.layers, len(measurement.y))
     with flop_clock(1.0) as clock:
         return sum(map(sum, measure_rounds(runs, clock, rounds=1).values()))
-
-
-def _ping(config: PlanConfig) -> Ping:
-    return ping([_transport(config)], device=config.runtime.device, timeout=max(60.0, config.runtime.timeout))
 
 
 def _transport(config: PlanConfig) -> str:
@@ -109,9 +106,7 @@ class _Measurement:
         check_scores(task, output, y)
         self.layers = [layer.to(self.device) for layer in layers]
         self.x, self.y = x.to(self.device), y.to(self.device)
-        self.optimizer = optimizer_factory(
-            config.optimizer.name, config.optimizer.lr, **config.optimizer.settings()
-        )
+        self.optimizer = config.optimizer.factory()
         self.refused: dict[str, str] = {}
 
     def profile(self, messages: Ping) -> Profile:

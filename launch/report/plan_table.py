@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
 
 from launch.planning.check import Check
 from launch.planning.predict import Prediction
 from launch.planning.profile import Profile
-from launch.report.files import write_results
 from launch.report.grid import Column, Grid, column
 from launch.report.text import NOTHING, megabytes, number, percent, times
 
@@ -74,21 +70,3 @@ def check_grid(checks: Sequence[Check]) -> Grid:
     ]
     notes = [f"{c.engine}, {c.stages} stages: {c.reason}" for c in checks if c.reason]
     return Grid(title="Predicted and measured", columns=columns, notes=notes)
-
-
-def write_plan(predictions: list[Prediction], checks: list[Check], profile: Profile, out: Path) -> None:
-    """Write plan.json, plan.md and plan.png."""
-    grids = [plan_grid(predictions, profile)] + ([check_grid(checks)] if checks else [])
-    data: dict[str, Any] = {
-        "settings": profile.settings,
-        "hardware": profile.hardware,
-        "layers": len(profile.layers),
-        "repeated": profile.repeated,
-        "emulated": profile.emulated,
-        "predictions": [asdict(prediction) for prediction in predictions],
-        "checks": [asdict(check) | {"error_share": check.error} for check in checks],
-    }
-    write_results(out, "plan", data, grids)
-    from launch.report.plan_plot import plot_plan  # matplotlib: a second that --help and errors do not need
-
-    plot_plan(predictions, out / "plan.png", profile)

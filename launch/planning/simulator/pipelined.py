@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from types import MappingProxyType
 
 from launch.planning.simulator.base import StageCost, SteadyState
@@ -82,11 +83,7 @@ def _backward(stages: Sequence[StageCost], k: int) -> float:
 
 
 def _most_held(order: Sequence[Op]) -> int:
-    held = most = 0
-    for kind, _ in order:
-        held += 1 if kind == "forward" else -1
-        most = max(most, held)
-    return most
+    return max(accumulate(1 if kind == "forward" else -1 for kind, _ in order))
 
 
 class _Grid:
