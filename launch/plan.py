@@ -16,7 +16,7 @@ from typing import Any
 from dni_async.errors import UserError
 from launch.config.command_line import parse
 from launch.config.plan import PlanConfig
-from launch.planning.check import run_checks
+from launch.planning.check import Check, run_checks
 from launch.planning.predict import Planner, Prediction
 from launch.planning.profile import Profile, load_profile
 from launch.report.files import prepare_out, write_results
