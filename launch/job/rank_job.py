@@ -74,7 +74,12 @@ def run_rank(
     data, start, plan = _prepare(config, engine, task, rendezvous, placement.device, session)
     context = RankContext(runner, config, task, plan, rendezvous, placement, data, start, session)
     recorder = Recorder(context) if rendezvous.rank == 0 else None
-    _announce(config, rendezvous, f"starting {rendezvous.world} {'stages' if engine.cut else 'processes'}")
+    _announce(
+        config,
+        rendezvous,
+        f"starting {rendezvous.world} {'stage' if engine.cut else 'process'}"
+        + ("s" if engine.cut else "es") * (rendezvous.world > 1),
+    )
     layers = import_module(engine.module).run(context, recorder)
     problems: list[str] = []
     if config.output.out and layers is not None:

@@ -70,7 +70,7 @@ def _notes(rendezvous: Rendezvous, obstacle: str | None, lost: int) -> list[str]
     """Return the lines for the user."""
     notes = []
     if rendezvous.restart:
-        notes.append(f"restart {rendezvous.restart} of {rendezvous.max_restarts}, {lost} steps lost by now")
+        notes.append(f"restart {rendezvous.restart} of {rendezvous.max_restarts}, {lost} steps lost so far")
     elif lost:
         notes.append(f"{lost} steps were trained beyond the checkpoint and are lost")
     if rendezvous.max_restarts and obstacle:

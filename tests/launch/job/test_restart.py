@@ -145,7 +145,7 @@ class TestWhereToBegin:
     def test_a_restart_goes_on_from_the_newest_checkpoint(self, out: Path) -> None:
         step, notes, progress_file = self.begin(out, self.job(1))
         assert (step, progress_file) == (9, {"step": 9, "lost_steps": 1})
-        assert notes == ["restart 1 of 3, 1 steps lost by now", "resumed from the checkpoint of step 9"]
+        assert notes == ["restart 1 of 3, 1 steps lost so far", "resumed from the checkpoint of step 9"]
 
     def test_losses_add_up(self, out: Path) -> None:
         self.came_to(out, 11, 5)
