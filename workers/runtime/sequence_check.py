@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from dni_async.errors import StageError
-from dni_async.messages import EVALUATIONS, Activation, Marker, MarkerKind, Message, TargetGradient
+from dni_async.messages import EVALUATIONS, Marker, MarkerKind, Message, TargetGradient
 from dni_async.stage.stage import Stage
 
 
@@ -46,12 +46,9 @@ class SequenceCheck:
             if message.step != stage.steps:
                 raise _wrong("activation", message.step, stage.steps)
         else:
-            self._check_test(message)
-
-    def _check_test(self, message: Activation) -> None:
-        if message.step != self._tests:
-            raise _wrong("evaluation batch", message.step, self._tests)
-        self._tests += 1
+            if message.step != self._tests:
+                raise _wrong("evaluation batch", message.step, self._tests)
+            self._tests += 1
 
     def _check_marker(self, marker: Marker) -> None:
         stage, name = self._stage, f"marker {marker.kind.name}"

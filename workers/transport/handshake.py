@@ -26,7 +26,6 @@ _FIELDS = struct.Struct(f"<8s{_NONCE_BYTES}sBBI")
 CHALLENGE_BYTES = len(_MAGIC) + _NONCE_BYTES
 HELLO_BYTES = _FIELDS.size + _PROOF_BYTES
 ANSWER_BYTES = _PROOF_BYTES
-MAX_STRIPES = 255
 
 
 class HandshakeError(RuntimeError):
