@@ -65,11 +65,11 @@ def load_module(name: str, kind: str) -> types.ModuleType:
         if error.name and f"{name}.".startswith(f"{error.name}."):
             raise UserError(f"{kind} module not found ({name}): run where Python can import it") from error
         raise _broken(name, kind, error) from error
-    except Exception as error:  # whatever the user's module does wrong
+    except (Exception, SystemExit) as error:  # whatever the user's module does wrong
         raise _broken(name, kind, error) from error
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Return type and text of an error, in one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
 
@@ -80,7 +80,7 @@ def is_path(name: str) -> bool:
     return bool(module and colon and cls)
 
 
-def _broken(name: str, kind: str, error: Exception) -> UserError:
+def _broken(name: str, kind: str, error: BaseException) -> UserError:
     last = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(last.filename).name}:{last.lineno}"
     return UserError(f"{kind} module cannot be imported ({name}): mend {describe(error)} (raised at {where})")

@@ -11,6 +11,9 @@ from launch.config.flat import Group
 from workers.transport.base import MAX_CAPACITY
 from workers.transport.in_flight import WITHIN_A_HOST
 
+MOST_STAGES = 1024
+"""Processes on one machine; more are a mistyped number."""
+
 
 @dataclass(kw_only=True, slots=True)
 class PipelineConfig(Group):
@@ -57,6 +60,8 @@ class PartitionConfig(PipelineConfig):
     def __post_init__(self) -> None:
         PipelineConfig.__post_init__(self)
         at_least(0, stages=self.stages)
+        if self.stages > MOST_STAGES:
+            raise UserError(f"stages is {self.stages}; it must be at most {MOST_STAGES}")
         self.cut_layers()
 
     def cut_layers(self) -> list[int] | None:

@@ -211,6 +211,7 @@ def test_a_missing_module_is_named(module: str) -> None:
             r"ModuleNotFoundError: No module named 'not_there' \(raised at broken_1\.py:1\)",
         ),
         ("def f(:\n", r"SyntaxError: invalid syntax \(broken_2\.py, line 1\)"),
+        ("raise SystemExit(0)\n", r"SystemExit: 0 \(raised at broken_3\.py:1\)"),
     ],
 )
 def test_a_module_that_fails_is_named_with_the_place(

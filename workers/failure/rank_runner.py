@@ -65,9 +65,15 @@ class RankRunner:
             work(self)
             sys.stdout.flush()
             return 0
-        except (Exception, Stopped) as error:
-            ignore_signals()  # a launcher stops all ranks when the first has ended
-            return self._fail(StdoutClosed() if caused_by_closed_stdout(error) else error)
+        except SystemExit:
+            if self.rendezvous is None:
+                raise  # --help
+            position = self.describe_position()
+            error: BaseException = StageError(f"{position}: code of the task or of a plug-in called sys.exit")
+        except (Exception, Stopped) as caught:
+            error = StdoutClosed() if caused_by_closed_stdout(caught) else caught
+        ignore_signals()  # a launcher stops all ranks when the first has ended
+        return self._fail(error)
 
     def join(self, timeout: float) -> Rendezvous:
         """Join the other ranks, on the first call, and return the rendezvous.

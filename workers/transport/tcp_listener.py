@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import selectors
 import socket
 import threading
@@ -113,10 +114,11 @@ class _Admission:
         """The channel's connections in order, and its capacity; None when the listener was shut down."""
         while True:
             for key, _ in self._selector.select(self._patience()):
-                if isinstance(key.fileobj, socket.socket) and key.fileobj is not self._listener:
-                    self._hear(key.fileobj)
-                elif not self._meet():
-                    return None
+                if key.fileobj is self._listener:
+                    if not self._meet():
+                        return None
+                elif isinstance(key.fileobj, socket.socket) and key.fileobj in self._applicants:
+                    self._hear(key.fileobj)  # else it was turned away since `select` returned
                 if self._first and len(self._admitted) == self._first.stripes:
                     connections = [self._admitted.pop(index) for index in range(self._first.stripes)]
                     return connections, self._first.capacity
@@ -130,10 +132,8 @@ class _Admission:
         """Challenge a new connection; False when there are to be no more."""
         try:
             connection, _ = self._listener.accept()
-        except ConnectionError:
-            return True  # it has left already
-        except OSError:
-            return False
+        except OSError as error:  # EBADF and EINVAL: the listener was shut down; else one connection failed
+            return error.errno not in (errno.EBADF, errno.EINVAL)
         connection.setblocking(False)
         known = _Applicant(make_challenge())
         if len(self._applicants) == _MOST_STRANGERS:

@@ -41,6 +41,12 @@ def stage_error(runner: RankRunner, mouth: Connection) -> None:
     raise StageError("stage 1 (rank 1), at step 3: no\n  memory")
 
 
+def exit_silently(runner: RankRunner, mouth: Connection) -> None:
+    """As the code of a task may do."""
+    runner.join(20.0)
+    sys.exit(0)
+
+
 def any_error(runner: RankRunner, mouth: Connection) -> None:
     raise KeyError("name")
 
@@ -122,6 +128,11 @@ ENDS: dict[str, tuple[Work, int, list[str]]] = {
     "by a user error": (user_error, 2, ["dni-async: batch size is 0; it must be at least 1"]),
     "by a stage error": (stage_error, 1, ["dni-async: stage 1 (rank 1), at step 3: no memory"]),
     "by any error": (any_error, 1, ["dni-async: rank 0, before the first step: KeyError: 'name'"]),
+    "by sys.exit": (
+        exit_silently,
+        1,
+        ["dni-async: rank 0, before the first step: code of the task or of a plug-in called sys.exit"],
+    ),
     "by what was told": (told, 2, []),
     "by SIGINT": (interrupted, 130, ["dni-async: stage 0 (rank 0), after step 7: stopped by SIGINT"]),
     "by SIGTERM": (terminated, 143, ["dni-async: rank 0, before the first step: stopped by SIGTERM"]),

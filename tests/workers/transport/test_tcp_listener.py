@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
 import socket
 import struct
 import threading
@@ -20,7 +22,7 @@ from workers.transport import tcp_listener
 from workers.transport.base import PeerGone, TransportError, TransportTimeout
 from workers.transport.handshake import CHALLENGE_BYTES, HELLO_BYTES, Hello, make_hello
 from workers.transport.tcp import connect
-from workers.transport.tcp_listener import TcpListener
+from workers.transport.tcp_listener import _MOST_STRANGERS, TcpListener, _Admission
 
 
 @pytest.fixture
@@ -79,6 +81,39 @@ def test_a_silent_peer_keeps_no_other_peer_waiting(listener: TcpListener) -> Non
     assert time.monotonic() - begin < 5.0
     for stranger in strangers:
         stranger.close()
+
+
+def test_a_stranger_that_makes_room_for_the_next_and_then_speaks_does_no_harm() -> None:
+    """The next stranger and the words of the first, which is turned away for it, come in one `select`."""
+    with socket.create_server(("127.0.0.1", 0)) as server, contextlib.ExitStack() as strangers:
+        server.setblocking(False)
+
+        def connect() -> socket.socket:
+            return strangers.enter_context(socket.create_connection(server.getsockname(), TEST_TIMEOUT_S))
+
+        with _Admission(server, b"secret") as admission:
+            first = connect()
+            for stranger in [first, *(connect() for _ in range(_MOST_STRANGERS - 1))]:
+                assert stranger and wait_readable(server) and admission._meet()
+            connect()
+            assert wait_readable(server)
+            first.send(b"0123456789")
+            answers: list[object] = []
+            thread = threading.Thread(target=lambda: answers.append(admission.run()))
+            thread.start()
+            while len(admission._applicants) < _MOST_STRANGERS or first_is_known(admission, first):
+                time.sleep(0.01)
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join(TEST_TIMEOUT_S)
+        assert answers == [None]
+
+
+def wait_readable(server: socket.socket) -> bool:
+    return bool(select.select([server], [], [], TEST_TIMEOUT_S)[0])
+
+
+def first_is_known(admission: _Admission, first: socket.socket) -> bool:
+    return first.getsockname() in [applicant.getpeername() for applicant in list(admission._applicants)]
 
 
 def test_a_silent_peer_is_turned_away_at_the_deadline(
