@@ -61,7 +61,7 @@ def run_rank(
     """
     engine = find_engine(config.engine)
     rendezvous = runner.join(config.runtime.timeout)
-    runner.folder = prepare_out(config.output.out) if config.output.out else None
+    out = runner.folder = prepare_out(config.output.out) if config.output.out else None
     config = with_checkpoints(config, rendezvous)
     _check_world(config, engine, rendezvous.world)
     check_until(task, config.evaluation.until)
@@ -74,20 +74,17 @@ def run_rank(
     data, start, plan = _prepare(config, engine, task, rendezvous, placement.device, session)
     context = RankContext(runner, config, task, plan, rendezvous, placement, data, start, session)
     recorder = Recorder(context) if rendezvous.rank == 0 else None
-    _announce(
-        config,
-        rendezvous,
-        f"starting {rendezvous.world} {'stage' if engine.cut else 'process'}"
-        + ("s" if engine.cut else "es") * (rendezvous.world > 1),
-    )
+    one, more = ("stage", "stages") if engine.cut else ("process", "processes")
+    _announce(config, rendezvous, f"starting {rendezvous.world} {more if rendezvous.world > 1 else one}")
     layers = import_module(engine.module).run(context, recorder)
     problems: list[str] = []
-    if config.output.out and layers is not None:
+    if out and layers is not None:
         first = plan.bounds[context.index][0] if engine.cut else 0
-        with collect_failure(problems, Path(config.output.out) / "weights"):
-            save_part(Path(config.output.out), context.index, first, layers)
+        with collect_failure(problems, out / "weights"):
+            save_part(out, context.index, first, layers)
     if recorder:
-        remove_stale_parts(Path(config.output.out), rendezvous.world if engine.cut else 1)
+        if out:
+            remove_stale_parts(out, rendezvous.world if engine.cut else 1)
         problems += recorder.write_files()
         if not config.output.quiet:  # its notes were shown at the start
             show(run_grid(recorder.summary | {"notes": recorder.record.warnings}))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import pytest
 from launch.config.train import TrainConfig
 from tasks.vision.digits import DigitsFcn
 from tests.support.forks import Job
+from tests.support.jobs import ROOT, TINY
 
 STEPS = 24
 """Of an epoch: 1,497 images in batches of 64."""
@@ -98,3 +102,17 @@ def test_evaluations_change_no_weight_and_no_training_loss(tmp_path: Path) -> No
     )
     assert few["final"] == many["final"]
     assert few["stages"][0]["sg_cosine"] == many["stages"][0]["sg_cosine"]
+
+
+def test_a_run_without_an_output_folder_touches_no_file_of_the_working_folder(tmp_path: Path) -> None:
+    weights = tmp_path / "weights" / "stage-5.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"of somebody's own run")
+    subprocess.run(
+        [sys.executable, "-m", "launch.train", *TINY, "--epochs", "1", "--quiet"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=100,
+        check=True,
+    )
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [weights]
