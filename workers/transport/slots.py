@@ -21,6 +21,7 @@ import ctypes
 import fcntl
 import mmap
 import os
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from workers.transport.wire import Specs, TensorSpec
 PAGE = mmap.PAGESIZE
 _SEAL = fcntl.F_SEAL_SHRINK
 """A process that reads a mapping of a file that shrank is killed (SIGBUS); a sealed file cannot shrink."""
+_MAP_FIXED = 0x10
 _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 
 
@@ -123,9 +125,12 @@ class Slot:
         """Give the tensors that view this slot a private copy of its memory, at the same address."""
         if self._pinned:
             self._unregister()
-        _make_private(_address(self._map), self.size)
-        self._specs, self._places, self._storages = (), [], []
-        self._map = self._mapped()
+        try:
+            _make_private(_address(self._map), self.size)
+            self._specs, self._places, self._storages = (), [], []
+            self._map = self._mapped()
+        except OSError as error:
+            raise TransportError(f"a slot could not be copied ({error})") from None
         self._pinned = self._pinned and self._register()
 
     def forget_descriptor(self) -> None:
@@ -143,7 +148,11 @@ class Slot:
             self._pinned = False
 
     def _mapped(self) -> mmap.mmap:
-        return mmap.mmap(self.descriptor, self.size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        """Map the slot in the place of nameless memory: an `mmap` of the file itself would keep a descriptor
+        open for as long as a tensor views it, and a module may keep thousands."""
+        mapping = mmap.mmap(-1, self.size)
+        _map(_address(mapping), self.size, _MAP_FIXED | mmap.MAP_SHARED | mmap.MAP_POPULATE, self.descriptor)
+        return mapping
 
     def _register(self) -> bool:
         return int(torch.cuda.cudart().cudaHostRegister(_address(self._map), self.size, 0)) == 0
@@ -158,15 +167,29 @@ def _address(mapping: mmap.mmap) -> int:
 
 def _make_private(address: int, size: int) -> None:
     """Replace the shared mapping at `address` by a private copy of it, in one step."""
+    copy = _map(None, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+    ctypes.memmove(copy, address, size)
+    if _libc().mremap(copy, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, address) != address:
+        raise _error()
+
+
+def _map(address: int | None, size: int, flags: int, descriptor: int) -> int:
+    """mmap(2), to read and to write; returns the address. Raises OSError."""
+    mapped = _libc().mmap(address, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, descriptor, 0)
+    if mapped in (None, ctypes.c_void_p(-1).value):
+        raise _error()
+    return int(mapped)
+
+
+def _error() -> OSError:
+    return OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+@cache
+def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     pointer, length = ctypes.c_void_p, ctypes.c_size_t
     libc.mmap.argtypes = [pointer, length, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
     libc.mremap.argtypes = [pointer, length, length, ctypes.c_int, pointer]
     libc.mmap.restype = libc.mremap.restype = pointer
-    protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    copy = libc.mmap(None, size, protection, flags, -1, 0)
-    if copy not in (None, pointer(-1).value):
-        ctypes.memmove(copy, address, size)
-        if libc.mremap(copy, size, size, _MREMAP_MAYMOVE | _MREMAP_FIXED, address) == address:
-            return
-    raise TransportError(f"a slot could not be copied ({os.strerror(ctypes.get_errno())})")
+    return libc

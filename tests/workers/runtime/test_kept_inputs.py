@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,7 @@ from tests.support.channels import CHANNELS
 from tests.support.loops import run_stages
 from tests.support.stages import batches, oracle_pipeline, pipeline, synthesizer, with_stop
 from workers.transport.slots import Slot
+from workers.transport.wire import TensorSpec
 
 SIZES = (30,) * 12
 CUT = (1, 3)
@@ -67,3 +70,22 @@ def test_that_test_would_see_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     stages[1].layers.insert(0, Keeping())  # type: ignore[operator]
     run_stages(stages, with_stop(batches(SIZES)), CHANNELS["shm"])
     assert copies
+
+
+def test_a_kept_input_keeps_no_descriptor_open() -> None:
+    """A process may have 1,024 open files, as a rule, and a module may keep more inputs than that."""
+    slot = Slot.create(1000)
+    spec = TensorSpec(torch.float32, (4,), 0, 16)
+    before, kept = open_descriptors(), []
+    for number in range(50):
+        (place,) = slot.places((spec,))
+        place.fill_(number)
+        kept += slot.lend((spec,))
+        slot.leave_to_holders()
+    assert open_descriptors() == before
+    assert [tensor.tolist() for tensor in kept] == [[number] * 4 for number in range(50)]
+    slot.close()
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
