@@ -40,6 +40,7 @@ class CheckpointStore:
     """The checkpoints in the folder of a run."""
 
     def __init__(self, out: str | Path) -> None:
+        assert str(out), "without a folder it would be the working folder"
         self.folder = Path(out) / "checkpoints"
 
     def write_part(self, step: int, stage: int, state: State) -> dict[str, Any]:

@@ -16,9 +16,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch.distributed as dist
+
 from workers.coordination.rendezvous import Rendezvous
 
 BEAT_INTERVAL_S = 0.5
+_MOST_FAILURES = 3
+"""Beats in a row that fail before the thread ends."""
 SILENCE_TIMEOUT_S = 4 * BEAT_INTERVAL_S
 """Time without a beat after which a rank no longer counts as alive."""
 STORE_TIMEOUT_S = 10.0
@@ -68,13 +72,17 @@ class Heartbeat:
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     def _run(self) -> None:
-        try:
-            while True:
+        failures = 0
+        while failures < _MOST_FAILURES:
+            try:
                 self.beat()
                 self._on_beat()
-                time.sleep(BEAT_INTERVAL_S)
-        except Exception:
-            pass  # the launcher, and with it the store, is gone: the job ends anyway
+                failures = 0
+            except dist.DistNetworkError:
+                return  # the launcher, and with it the store, is gone: the job ends anyway
+            except Exception:  # the store did not answer in time; it may the next time
+                failures += 1
+            time.sleep(BEAT_INTERVAL_S)
 
     def beat(self) -> None:
         """Publish what this rank does, and read what the others do."""

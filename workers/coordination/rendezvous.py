@@ -56,7 +56,11 @@ class Rendezvous:
         env = os.environ
         if "RANK" not in env:
             return cls(0, 1, 0, 1, dist.HashStore())
-        where = f"{env.get('MASTER_ADDR')}:{env.get('MASTER_PORT')}"
+        if missing := [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in env]:
+            raise UserError(
+                f"RANK is set and {missing[0]} is not; start the ranks by torchrun, or unset RANK"
+            )
+        where = f"{env['MASTER_ADDR']}:{env['MASTER_PORT']}"
         failed = f"rank {env['RANK']} could not meet the others at {where}"
         try:
             if env.get("TORCHELASTIC_USE_AGENT_STORE") == "True" or env["RANK"] != "0":

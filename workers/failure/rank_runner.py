@@ -65,11 +65,12 @@ class RankRunner:
             work(self)
             sys.stdout.flush()
             return 0
-        except SystemExit:
+        except SystemExit as caught:
             if self.rendezvous is None:
                 raise  # --help
             position = self.describe_position()
             error: BaseException = StageError(f"{position}: code of the task or of a plug-in called sys.exit")
+            error.__cause__ = caught  # the log says where
         except (Exception, Stopped) as caught:
             error = StdoutClosed() if caused_by_closed_stdout(caught) else caught
         ignore_signals()  # a launcher stops all ranks when the first has ended

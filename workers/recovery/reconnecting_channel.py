@@ -58,6 +58,8 @@ class ReconnectingSender(Sender):
             return False
         except PeerGone:
             return True
+        except TransportTimeout:
+            return False
 
     @override
     def ready(self) -> bool:

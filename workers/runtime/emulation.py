@@ -107,6 +107,15 @@ class Emulator(Probe):
         super().step_done()
 
     @override
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"overrun": self.overrun}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.overrun = state["overrun"]
+
+    @override
     def stats(self) -> dict[str, Any]:
         """As in `Probe`, with `emulation_overrun`: the share of the time in which this machine was too
         slow."""

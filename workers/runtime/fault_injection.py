@@ -167,12 +167,13 @@ class FaultySender(ForwardingSender):
         late, self._late = self._late, []
         fault = next((f for f in self._faults if f.strikes(message) and self._strikes.first(f)), None)
         action = fault.action if fault else ""
+        messages = [_corrupted(message) if action == "corrupt" else message]
         if action == "reorder":
             self._late.append(_cloned(message))
-        elif action != "drop":
-            messages = [_corrupted(message) if action == "corrupt" else message, *late]
-            for each in messages + [message] * (action == "duplicate"):
-                self._sender.send(each, timeout)
+        if action in ("reorder", "drop"):
+            messages = []
+        for each in [*messages, *late, *[message] * (action == "duplicate")]:
+            self._sender.send(each, timeout)
 
 
 def is_activation(message: Message) -> bool:

@@ -121,7 +121,7 @@ class StageLoop:
         return {
             "inputs_open": self.inputs_open,
             "sequence_check": self.sequence_check.state_dict(),
-            "totals": self.probe.totals,
+            "probe": self.probe.state_dict(),
             "throughput": [self.throughput.samples, self.throughput.seconds],
         }
 
@@ -129,7 +129,7 @@ class StageLoop:
         """Continue from what an earlier process has saved."""
         self.inputs_open = state["inputs_open"]
         self.sequence_check.load_state_dict(state["sequence_check"])
-        self.probe.totals = state["totals"]
+        self.probe.load_state_dict(state["probe"])
         self.throughput.samples, self.throughput.seconds = state["throughput"]
 
     def describe_position(self) -> str:

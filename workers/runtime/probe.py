@@ -90,6 +90,14 @@ class Probe:
             self._warmup -= 1
             self.totals.clear()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the probe of a restarted stage continues from, JSON-able."""
+        return {"totals": self.totals, "warmup": self._warmup}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what an earlier process has saved."""
+        self.totals, self._warmup = state["totals"], state["warmup"]
+
     def stats(self) -> dict[str, Any]:
         """Seconds by kind, and the utilisation: the share of wall-clock in which the stage computes."""
         total = sum(self.totals.values())

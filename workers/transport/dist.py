@@ -118,8 +118,8 @@ class DistSender(QueueSender):
         self._credits.take(timeout)
         self._sending = sum(tensor.nbytes for tensor in tensors)
         on = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
+        tensors = [tensor.contiguous() for tensor in tensors]  # before the event, which includes such copies
         computed = torch.cuda.current_stream(on).record_event() if on else None
-        tensors = [tensor.contiguous() for tensor in tensors]
         self._queue.put(_Parcel(add_checksum(header), tensors, computed))
         self.sent += 1
 

@@ -172,6 +172,7 @@ def _rank(job: _Job, rank: int, port: int, send_results: Connection) -> None:
     measured: dict[str, Any] = {}
     for name in job.transports:
         rendezvous = Rendezvous(rank, 2, rank, 2, dist.PrefixStore(name, store), secret=job.secret)
+        rendezvous.gather_hosts(job.timeout)  # makes all transports use the loopback interface
         with open_links(rendezvous, [name], 1, job.timeout, device) as links:
             link = links.upstream or links.downstream
             assert link is not None

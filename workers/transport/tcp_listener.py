@@ -7,6 +7,7 @@ import errno
 import selectors
 import socket
 import threading
+import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from workers.transport.tcp_socket import NO_WAIT, cause, configure, shut_down, w
 _HANDSHAKE_TIMEOUT_S = 10.0
 """For who has connected to prove that it belongs to the job."""
 _MOST_STRANGERS = 64
+_RETRY_INTERVAL_S = 0.1
 """Connections whose handshake may be under way at a time; one more, and the oldest is turned away."""
 
 
@@ -132,8 +134,10 @@ class _Admission:
         """Challenge a new connection; False when there are to be no more."""
         try:
             connection, _ = self._listener.accept()
-        except OSError as error:  # EBADF and EINVAL: the listener was shut down; else one connection failed
-            return error.errno not in (errno.EBADF, errno.EINVAL)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                time.sleep(_RETRY_INTERVAL_S)  # the connection still waits, and `select` says so at once
+            return error.errno not in (errno.EBADF, errno.EINVAL)  # these two: the listener was shut down
         connection.setblocking(False)
         known = _Applicant(make_challenge())
         if len(self._applicants) == _MOST_STRANGERS:

@@ -61,6 +61,7 @@ class TcpReceiver(QueueReceiver):
             slot.close()
         self._free.clear()
         self._in_use.clear()
+        self._unreleased = 0
 
     def _return_credit(self) -> None:
         slot = self._in_use.popleft()
@@ -94,6 +95,8 @@ class TcpReceiver(QueueReceiver):
             self._fail(TransportError(str(error)))
         except OSError as error:
             self._fail(PeerGone(f"stage {self.peer} is gone ({cause(error)})"))
+        except Exception as error:  # of CUDA, for instance: whoever waits for this thread must know
+            self._fail(TransportError(f"{type(error).__name__}: {error}"))
 
     def _fail(self, error: TransportError) -> None:
         self._inbox.fail(error)

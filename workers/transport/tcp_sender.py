@@ -140,3 +140,5 @@ class TcpSender(Sender):
             self._fail(error)
         except OSError as error:
             self._fail(PeerGone(f"stage {self.peer} is gone ({cause(error)})"))
+        except Exception as error:  # of CUDA, for instance: whoever waits for this thread must know
+            self._fail(TransportError(f"{type(error).__name__}: {error}"))

@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from tests.support.channels import TEST_TIMEOUT_S
 from tests.support.clocks import Clock
+from workers.coordination import heartbeat
 from workers.coordination.heartbeat import BEAT_INTERVAL_S, SILENCE_TIMEOUT_S, Heartbeat
 from workers.coordination.rendezvous import Rendezvous
 
@@ -93,14 +94,32 @@ def test_a_thread_beats_until_the_store_is_gone() -> None:
     )
 
 
-def test_without_a_store_the_heartbeat_thread_ends_silently(monkeypatch: pytest.MonkeyPatch) -> None:
+SLOW, GONE = dist.DistStoreError("timeout"), dist.DistNetworkError("broken pipe")
+
+
+@pytest.mark.parametrize(("failures", "error", "ends"), [(2, SLOW, False), (3, SLOW, True), (1, GONE, True)])
+def test_the_thread_survives_a_slow_store_and_ends_with_one_that_is_gone(
+    failures: int, error: Exception, ends: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heartbeat, "BEAT_INTERVAL_S", 0.01)
     heart = Heartbeat(Rendezvous(0, 2, 0, 2, dist.HashStore()), lambda: "busy")
+    begun, enough = [0], threading.Event()
 
-    def broken() -> None:
-        raise dist.DistNetworkError("broken pipe")
+    def beat() -> None:
+        begun[0] += 1
+        if begun[0] == failures + 3:
+            enough.set()
+        if begun[0] <= failures:
+            raise error
 
-    monkeypatch.setattr(heart, "beat", broken)
+    monkeypatch.setattr(heart, "beat", beat)
+    before = set(threading.enumerate())
     heart.start()
-    for thread in threading.enumerate():
-        if thread.name == "heartbeat" and thread is not threading.current_thread():
-            thread.join(0.1)  # others beat on; ours has no exception that pytest would report
+    (thread,) = set(threading.enumerate()) - before or {None}
+    if ends:
+        if thread is not None:  # else it has ended already
+            thread.join(TEST_TIMEOUT_S)
+            assert not thread.is_alive()
+        assert begun[0] == failures
+    else:
+        assert enough.wait(TEST_TIMEOUT_S)

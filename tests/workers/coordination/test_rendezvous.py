@@ -61,6 +61,18 @@ class TestAlone:
         assert alone.read("key", 1.0) == {"a": [1, None, 2.5, "ü"]}
         assert alone.claim("failure")
 
+    def test_a_rank_without_an_address_to_meet_at_is_the_users_to_mend(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("RANK", "1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.delenv("MASTER_ADDR", raising=False)
+        with pytest.raises(UserError) as error:
+            Rendezvous.from_env(1.0)
+        assert str(error.value) == (
+            "RANK is set and MASTER_ADDR is not; start the ranks by torchrun, or unset RANK"
+        )
+
 
 class TestTheStore:
     def test_what_one_rank_publishes_another_reads(self) -> None:

@@ -73,6 +73,7 @@ def test_stages_without_faults_are_not_wrapped(monkeypatch: pytest.MonkeyPatch) 
         ("duplicate@1:2", "A0 A1 A2 A2 A3 A4 A5 STOP"),
         ("reorder@1:2", "A0 A1 A3 A2 A4 A5 STOP"),
         ("corrupt@1:2", "A0 A1 A2* A3 A4 A5 STOP"),
+        ("reorder@1:2,drop@1:3", "A0 A1 A2 A4 A5 STOP"),
         ("drop@1:0,duplicate@1:5", "A1 A2 A3 A4 A5 A5 STOP"),
         ("drop-target@1:2", "A0 A1 A2 A3 A4 A5 STOP"),
     ],

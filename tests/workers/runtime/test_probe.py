@@ -33,6 +33,17 @@ def probe(clock: Clock) -> Probe:
     return probe
 
 
+def test_a_restarted_stage_continues_with_the_totals_and_the_warm_up(clock: Clock) -> None:
+    first, second = Probe(2, clock=clock), Probe(2, clock=clock)
+    for _ in range(2):
+        first.step_done()
+    first.begin(2, training=True)
+    play(first, clock, [("forward", 5.0)])
+    second.load_state_dict(first.state_dict())
+    second.step_done()
+    assert second.totals == {"wait": 0.0, "forward": 5.0}
+
+
 class TestTiling:
     def test_the_diagram(self, probe: Probe, clock: Clock) -> None:
         play(probe, clock, [(kind, i + 1.0) for i, kind in enumerate(DIAGRAM.split(" | "))])

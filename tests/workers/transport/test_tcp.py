@@ -142,6 +142,35 @@ def test_a_copy_that_never_ends_ends_the_channel() -> None:
                 sender.send(gradient(1), TEST_TIMEOUT_S)
 
 
+def test_an_error_of_a_device_ends_the_channel_with_its_text() -> None:
+    """The thread that waits for a copy must not die in silence: messages would wait for ever."""
+    sender, receiver = tcp_channel(2)
+
+    class Broken:
+        def query(self) -> bool:
+            raise RuntimeError("an illegal memory access was encountered")
+
+    sender.copy_out = lambda places, tensors: Broken()  # type: ignore[method-assign, assignment]
+    sender.send(gradient(3), TEST_TIMEOUT_S)
+    deadline = time.monotonic() + TEST_TIMEOUT_S
+    while not sender.peer_gone() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(TransportError, match="RuntimeError: an illegal memory access"):
+        sender.ready()
+    sender.close()
+    receiver.close()
+
+
+def test_a_receiver_that_was_closed_has_nothing_to_release() -> None:
+    sender, receiver = tcp_channel(2)
+    sender.send(gradient(3), 0.0)
+    receiver.recv(TEST_TIMEOUT_S)
+    receiver.close()
+    with pytest.raises(TransportError):
+        receiver.release()
+    sender.close()
+
+
 def test_a_tensor_of_inference_mode_can_be_sent() -> None:
     sender, receiver = tcp_channel(2)
     with receiver, sender:
