@@ -3,7 +3,7 @@
     rank (started by a launcher): torch imported, no thread started, no connection
      │ fork ──────► stage: rendezvous, device, channels, training
      │ waitpid       killed, or ended by an error of its own
-     │ fork ──────► stage: the same, from StableStorage and the last checkpoint  (no import: half a second)
+     │ fork ──────► stage: the same, from StableStorage and the last checkpoint  (nothing is imported)
      │ waitpid       ended: status 0, or it has reported its failure
      end, with the same status
 

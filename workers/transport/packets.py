@@ -23,7 +23,7 @@ CREDIT = struct.Struct("<Q")
 """Messages released since the connection was made."""
 PACKET_BYTES = PLACE.size + HEADER_BYTES
 SPIN_S = 1e-3
-"""`Channel.spin_s` of both ends: four times the latency of a wake-up, twenty times that of a message."""
+"""`Channel.spin_s` of both ends."""
 DESCRIPTOR = struct.Struct("i")
 
 _ROOM = socket.CMSG_LEN(DESCRIPTOR.size)

@@ -141,17 +141,19 @@ def _open_stripes(
 
 
 def _open(address: Address, deadline: Deadline) -> socket.socket:
-    """A connection whose operations end at the deadline."""
-    family, kind, protocol, _, target = socket.getaddrinfo(*address, type=socket.SOCK_STREAM)[0]
-    connection = socket.socket(family, kind, protocol)
-    try:
-        widen(connection)
-        connection.settimeout(deadline.left() or 1e-3)
-        connection.connect(target)
-    except OSError:
-        connection.close()
-        raise
-    return connection
+    """A connection to the first of the host's addresses that answers; its operations end at the deadline."""
+    refused = OSError("the host has no address")
+    for family, kind, protocol, _, target in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
+        connection = socket.socket(family, kind, protocol)
+        try:
+            widen(connection)
+            connection.settimeout(deadline.left() or 1e-3)
+            connection.connect(target)
+            return connection
+        except OSError as error:
+            connection.close()
+            refused = error
+    raise refused
 
 
 def _prove(connection: socket.socket, secret: bytes, hello: Hello, deadline: Deadline) -> None:

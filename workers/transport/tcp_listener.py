@@ -28,8 +28,9 @@ from workers.transport.tcp_socket import NO_WAIT, cause, configure, shut_down, w
 _HANDSHAKE_TIMEOUT_S = 10.0
 """For who has connected to prove that it belongs to the job."""
 _MOST_STRANGERS = 64
-_RETRY_INTERVAL_S = 0.1
 """Connections whose handshake may be under way at a time; one more, and the oldest is turned away."""
+_RETRY_INTERVAL_S = 0.1
+"""Pause after a connection that could not be accepted for want of descriptors or memory."""
 
 
 class TcpListener:
@@ -181,9 +182,11 @@ class _Admission:
 
 
 def _listen(host: str) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    both = not host and socket.has_dualstack_ipv6()  # all interfaces: whichever address MASTER_ADDR has
+    listener = socket.socket(socket.AF_INET6 if both or ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
+        if both:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         widen(listener)  # connections inherit it
         listener.bind((host, 0))
         listener.listen(_MOST_STRANGERS)

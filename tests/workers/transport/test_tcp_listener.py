@@ -144,6 +144,38 @@ def test_stripes_must_belong_together(listener: TcpListener, second: Hello) -> N
         pass
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_listener_on_all_interfaces_takes_senders_of_either_family(host: str) -> None:
+    if host == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("this host has no IPv6")
+    with nothing_left_open():
+        listener = TcpListener(2, "", SECRET, TEST_TIMEOUT_S)
+        address = host, listener.address[1]
+        with (
+            connect(address, SECRET, 1, 1, TEST_TIMEOUT_S) as sender,
+            listener.accept(TEST_TIMEOUT_S) as receiver,
+        ):
+            sender.send(gradient(3), TEST_TIMEOUT_S)
+            assert_same(receiver.recv(TEST_TIMEOUT_S), gradient(3))
+
+
+def test_a_host_with_several_addresses_is_tried_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    with nothing_left_open():
+        listener = listen()
+        real, (_, port) = socket.getaddrinfo, listener.address
+        monkeypatch.setattr(
+            socket,
+            "getaddrinfo",
+            lambda host, port, **kind: [*real("127.0.0.2", port, **kind), *real(HOST, port, **kind)],
+        )
+        with (
+            connect(("several", port), SECRET, 1, 1, TEST_TIMEOUT_S) as sender,
+            listener.accept(TEST_TIMEOUT_S) as receiver,
+        ):
+            sender.send(gradient(3), TEST_TIMEOUT_S)
+            assert_same(receiver.recv(TEST_TIMEOUT_S), gradient(3))
+
+
 def test_a_sender_that_does_not_come_is_given_up_at_the_deadline(listener: TcpListener) -> None:
     for _ in range(2):
         with pytest.raises(TransportTimeout, match=r"stage 1 did not connect in 0\.1 s"):
