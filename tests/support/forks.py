@@ -30,9 +30,9 @@ TEST_TIMEOUT_S = 60.0
 
 
 def context() -> ForkServerContext:
-    """For all process tests: one server, one import of torch."""
+    """For all process tests: one server, one import of torch; it ends with the process that started it."""
     chosen = multiprocessing.get_context("forkserver")
-    chosen.set_forkserver_preload(["tests.support.forks"])
+    chosen.set_forkserver_preload(["tests.support.fork_server", "tests.support.forks"])
     return chosen
 
 
