@@ -69,4 +69,9 @@ section with `--only NAME`. One thread per stage unless the table says otherwise
 same network from the same initial weights on the same batches in the same order with the same optimizer.
 Speed-up is over sequential backprop with one thread, measured in the same minutes: the engines take turns
 (A B C A B C), numbers are medians, and the spread over the runs stands beside them.
+
+Sections of 2026-11-23 and 2026-11-24 were measured at commit 9d66c45 or earlier. Since then cdni has the
+structured head as its default SG network, except for batch-normalised features without residual connections;
+`--in-flight auto` is the default (4 within a host, as before); the automatic cut leaves no stage without
+weights where it can; and what the memory tables call `ledger` is called `pending`.
 """
