@@ -40,7 +40,8 @@ class Synthesizer(Predictor):
         condition: y (B, ...) -> (B, C) floats, for conditional DNI; None for plain DNI.
         scale: units of the gradients that the network works in.
         replay: extra steps per target, on tuples of the last `replay_window` batches, chosen by `seed`.
-        schedule: factor of the learning rate by the version of the stage's weights; None: constant.
+        schedule: factor of the learning rate by the version of the stage's weights when it predicted; None:
+            constant.
         guarded: raise NonFinite before the network learns from NaN or infinite gradients.
     """
 
@@ -101,8 +102,7 @@ class Synthesizer(Predictor):
 
         Raises UserError if the SG network's output has another shape than h.
         """
-        if self._schedule is not None:
-            self._set_rates(self._schedule(version))
+        self._set_rates(version)
         network, labels = self.network, self._labels(y)
         inputs = self._cast(h, labels)
         hidden = network.start(inputs[0])
@@ -119,6 +119,7 @@ class Synthesizer(Predictor):
 
     def learn(self, pending: PendingPrediction, target: Tensor) -> None:
         """Learn from the target gradient (B, ...) of a batch that `synthesize` predicted for."""
+        self._set_rates(pending.version)
         wanted = self.scale.to_network(target.to(self._dtype()))
         prediction = self._learn(pending, wanted)
         if self._taken % self.measure_every == 0:
@@ -227,7 +228,11 @@ class Synthesizer(Predictor):
         self._update()
         return prediction
 
-    def _set_rates(self, factor: float) -> None:
+    def _set_rates(self, version: int) -> None:
+        """Derive the learning rate from the batch in use: a resumed run may learn before it predicts."""
+        if self._schedule is None:
+            return
+        factor = self._schedule(version)
         for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
-from dni_async.networks import RNNDNI, ConvSG, DNINetwork, HeadSG, LinearSG, MlpSG
+from dni_async.networks import RNNDNI, ConvSG, DNINetwork, FeatureHeadSG, HeadSG, LinearSG, MlpSG
 from dni_async.state.state_dict import copied
 from dni_async.synthesis.pending import PendingPredictions
 from dni_async.synthesis.scale import GradientScale
@@ -438,6 +438,33 @@ def test_from_its_state_a_synthesizer_goes_on_to_the_bit() -> None:
     second.load_state_dict(copied(first.state_dict()))
     assert torch.equal(go_on(second, range(5, 9)), wanted)
     assert second.stats() == whole.stats()
+
+
+def test_a_late_target_that_comes_first_after_a_resume_is_learned_at_the_scheduled_rate() -> None:
+    def make() -> Synthesizer:
+        torch.manual_seed(0)
+        network = FeatureHeadSG(WIDTH, CLASSES)
+        optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+        return Synthesizer(
+            network,
+            optimizer,
+            PendingPredictions(4),
+            condition=one_hot,
+            schedule=lambda version: 1 - version / 10,
+        )
+
+    def take_both(sg: Synthesizer) -> dict[str, Tensor]:
+        for step in (8, 9):
+            sg.take(target(step))
+        return clone_state(sg.network)
+
+    whole, resumed = make(), make()
+    for step in (8, 9):
+        whole.predict(step, step, *batch(seed=step))
+    resumed.load_state_dict(copied(whole.state_dict()))
+    wanted, found = take_both(whole), take_both(resumed)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert resumed.optimizer.param_groups[0]["lr"] == pytest.approx(3e-4)
 
 
 def test_from_its_state_a_recurrent_network_begins_a_new_sequence() -> None:
