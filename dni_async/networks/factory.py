@@ -152,16 +152,46 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 class Flattened(DNINetwork):
-    """Applies a network for (B, D) to (B, C, H, W)."""
+    """Applies a network for (B, D) to (B, C, H, W).
+
+    The network inside predicts, learns and has the hidden state, by methods that it may override.
+    """
 
     def __init__(self, network: DNINetwork) -> None:
         super().__init__(network.input_size, network.hidden_size, network.output_size)
         self.network = network
+        self.learns_when_predicting = network.learns_when_predicting
 
     @override
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
-        gradient, hidden = self.network(input.flatten(1), hidden, labels)
+        gradient, hidden = self.network._predict(input.flatten(1), hidden, labels)
         return gradient.view_as(input), hidden
+
+    @override
+    def samples_in(self, h: Tensor) -> int:
+        return self.network.samples_in(h.flatten(1))
+
+    @override
+    def reset(self) -> None:
+        self.network.reset()
+
+    @override
+    def start(self, h: Tensor) -> Any:
+        return self.network.start(h.flatten(1))
+
+    @override
+    @contextmanager
+    def at(self, hidden: Any) -> Iterator[None]:
+        with self.network.at(hidden):
+            yield
+
+    @override
+    def synthesize(self, h: Tensor, labels: Tensor | None) -> Tensor:
+        return self.network.synthesize(h.flatten(1), labels).view_as(h)
+
+    @override
+    def regress(self, h: Tensor, labels: Tensor | None, target: Tensor) -> Tensor:
+        return self.network.regress(h.flatten(1), labels, target.flatten(1)).view_as(h)
 
 
 def label_size_of(condition: Condition, y: Tensor) -> int:

@@ -1,16 +1,26 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
-from dni_async.networks import ConvSG, HeadSG, LeastSquaresSG, LinearSG, MlpSG
+from dni_async.networks import (
+    RNNDNI,
+    ConvSG,
+    DNINetwork,
+    FeatureHeadSG,
+    HeadSG,
+    LeastSquaresSG,
+    LinearSG,
+    MlpSG,
+)
 from dni_async.networks.factory import (
     Flattened,
     build_auxiliary,
@@ -22,7 +32,7 @@ from dni_async.networks.factory import (
 )
 from dni_async.networks.settings import LocalConfig, SGConfig
 from dni_async.synthesis.synthesizer import Synthesizer
-from tests.support.stages import CLASSES, clone_state, one_hot
+from tests.support.stages import CLASSES, clone_state, one_hot, synthesizer
 
 
 def decided(
@@ -188,6 +198,37 @@ def test_a_flattened_network_learns_as_the_one_inside() -> None:
     assert len(wanted) == 2
     for parameter, gradient in zip(inside.parameters(), wanted, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: LinearSG(24, 24, CLASSES),
+        lambda: LeastSquaresSG(24, 24, CLASSES),
+        lambda: FeatureHeadSG(24, CLASSES),
+        lambda: RNNDNI(24, 6, 24, label_size=CLASSES),
+    ],
+    ids=["linear", "least squares", "head", "recurrent"],
+)
+def test_a_flattened_network_predicts_and_learns_to_the_bit_as_the_one_inside(
+    make: Callable[[], DNINetwork],
+) -> None:
+    """Also by overridden methods: a fit in closed form, a step at the prediction, and a hidden state."""
+
+    def train(shape: tuple[int, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        torch.manual_seed(0)
+        inside = make()
+        sg = synthesizer(Flattened(inside) if len(shape) == 3 else inside, condition=one_hot)
+        generator = torch.Generator().manual_seed(1)
+        for step in range(6):
+            h = torch.randn(4, 24, generator=generator).view(4, *shape)
+            gradient = sg.predict(step, 0, h, torch.arange(4))
+            sg.take(TargetGradient(step, 0, h.tanh()))
+        return gradient.flatten(1), dict(inside.named_parameters())
+
+    (wanted, weights), (gradient, found) = train((24,)), train((2, 3, 4))
+    assert torch.equal(gradient, wanted)
+    assert all(torch.equal(found[name], weight) for name, weight in weights.items())
 
 
 def build(
