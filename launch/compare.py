@@ -11,6 +11,7 @@ from pathlib import Path
 
 from launch.config.command_line import parse
 from launch.config.compare import CompareConfig
+from launch.job.run_lock import RunLock
 from launch.job.task_checks import check_until
 from launch.local.comparison import check_somebody_finished, run_engines
 from launch.local.wan import Wire, far_hosts
@@ -29,13 +30,15 @@ def work(runner: RankRunner) -> None:
     task = create(config.task.name, config.task.task_args)
     check_until(task, config.evaluation.until)
     out = prepare_out(config.output.out or tempfile.mkdtemp(prefix="dni_async-compare-"))
-    with far_hosts(config.partition.stages, Wire.parse(config.wan)) if config.wan else nullcontext() as hosts:
-        runs = run_engines(config, task, out, runner, hosts)
-    check_somebody_finished(runs)
-    rows = make_rows(runs)
-    heading = comparison_title(task, runs, config.wan)
-    grids = [compare_grid(rows, task.metric_name, heading), memory_grid(rows, f"{heading}: memory")]
-    write(config, rows, grids, task, out)
+    wire = Wire.parse(config.wan) if config.wan else None
+    with RunLock(out):
+        with far_hosts(config.partition.stages, wire) if wire else nullcontext() as hosts:
+            runs = run_engines(config, task, out, runner, hosts)
+        check_somebody_finished(runs)
+        rows = make_rows(runs)
+        heading = comparison_title(task, runs, config.wan)
+        grids = [compare_grid(rows, task.metric_name, heading), memory_grid(rows, f"{heading}: memory")]
+        write(config, rows, grids, task, out)
     if not config.output.quiet:
         for grid in grids:
             show(grid)

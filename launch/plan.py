@@ -16,6 +16,7 @@ from typing import Any
 from dni_async.errors import UserError
 from launch.config.command_line import parse
 from launch.config.plan import PlanConfig
+from launch.job.run_lock import RunLock
 from launch.planning.check import Check, run_checks
 from launch.planning.predict import Planner, Prediction
 from launch.planning.profile import Profile, load_profile
@@ -28,7 +29,7 @@ from workers.failure.rank_runner import RankRunner, run_command
 
 
 def work(runner: RankRunner) -> None:
-    """Measure or read the profile, predict, check if that was asked for, and write everything."""
+    """Plan the task of the command line in its output folder, which no other run may use meanwhile."""
     config = parse(PlanConfig, "launch.plan")
     task = create(config.task.name, config.task.task_args)
     if task.carries_state:
@@ -37,6 +38,12 @@ def work(runner: RankRunner) -> None:
             "batch; set engines side by side with launch.compare"
         )
     out = prepare_out(config.output.out or tempfile.mkdtemp(prefix="dni_async-plan-"))
+    with RunLock(out):
+        plan_task(config, task, out, runner)
+
+
+def plan_task(config: PlanConfig, task: Task, out: Path, runner: RankRunner) -> None:
+    """Measure or read the profile, predict, check if that was asked for, write and show everything."""
     runner.describe_position = lambda: "while costs were measured"
     profile = profile_of(config, task)
     profile.save(out / "profile.json")

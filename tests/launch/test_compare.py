@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from dni_async.errors import StageError, UserError
 from launch import compare
 from launch.config.train import TrainConfig
+from launch.job.run_lock import RunLock
 from launch.local.wan import Wire, far_hosts
 from launch.report.files import prepare_out, write_json
 from tasks.base import Task
@@ -40,7 +42,7 @@ def forked(job: TrainConfig, task: Task) -> None:
     ranks = max(1, job.partition.stages)
     with Job(job, task, ranks, Path(job.output.out).with_suffix(".job")) as running:
         assert running.statuses() == [0] * ranks, running.lines()
-    running.out.rename(job.output.out)
+    shutil.copytree(running.out, job.output.out, dirs_exist_ok=True)
 
 
 def test_every_engine_runs_in_a_job_of_its_own_and_gets_a_row(compared: tuple[Path, str]) -> None:
@@ -173,6 +175,56 @@ def test_every_title_of_an_emulated_run_says_so(
     assert title in json.loads((tmp_path / "compare.json").read_text())["title"]
     for text in (capsys.readouterr().out, (tmp_path / "compare.md").read_text()):
         assert text.count(title) == 2
+
+
+def untouched(folder: Path) -> dict[str, str]:
+    """Return the files below a folder with their content."""
+    return {str(path): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "file", ["summary.json", "weights/stage-0.safetensors", "checkpoints/step-00000012/x"]
+)
+def test_a_folder_that_no_comparison_made_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    kept = tmp_path / "cdni" / file
+    kept.parent.mkdir(parents=True)
+    kept.write_text("hours of training")
+    before = untouched(tmp_path / "cdni")
+    with pytest.raises(UserError, match=rf"^{tmp_path}/cdni is not of an earlier comparison; choose another"):
+        contest(monkeypatch, running, "--engines", "backprop", "cdni", "--out", str(tmp_path))
+    assert untouched(tmp_path / "cdni") == before and not (tmp_path / "backprop").exists()
+
+
+def running(job: TrainConfig, task: Task) -> None:
+    raise AssertionError("a job was started")
+
+
+def test_a_comparison_empties_the_folders_of_an_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_local(job: TrainConfig, task: Task) -> None:
+        assert not (Path(job.output.out) / "summary.json").exists()
+        finished(job)
+
+    for _ in range(2):
+        contest(monkeypatch, run_local, "--engines", "backprop", "cdni", "--out", str(tmp_path))
+    (tmp_path / "cdni" / "checkpoints").mkdir()  # somebody has trained there since
+    with pytest.raises(UserError, match="cdni is not of an earlier comparison"):
+        contest(monkeypatch, run_local, "--engines", "backprop", "cdni", "--out", str(tmp_path))
+
+
+@pytest.mark.parametrize("used", [".", "backprop"])
+def test_a_folder_in_which_something_runs_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: str
+) -> None:
+    arguments = ("--engines", "backprop", "--out", str(tmp_path))
+    contest(monkeypatch, lambda job, task: finished(job), *arguments)
+    before = untouched(tmp_path / "backprop").keys()
+    with RunLock(tmp_path / used), pytest.raises(UserError, match=r"^another run is writing to "):
+        contest(monkeypatch, running, *arguments)
+    assert untouched(tmp_path / "backprop").keys() >= before
 
 
 @pytest.mark.slow
