@@ -47,6 +47,7 @@ def choose_start(config: TrainConfig, task: Task, data: Data, stages: int) -> St
     if manifest is None:
         note = f"no checkpoint in {checkpoints.folder} yet: training starts from the beginning"
         return Start(cut=config.partition.cut, notes=[note])
+    _check_patience(manifest, config.evaluation.patience)
     _check_same(manifest, settings_of(config, task, data))
     cut = config.partition.cut
     if not cut and stages == len(manifest.bounds):
@@ -54,6 +55,18 @@ def choose_start(config: TrainConfig, task: Task, data: Data, stages: int) -> St
     notes = [f"{reason}; it is not used" for reason in refused]
     notes.append(f"resumed from the checkpoint of step {manifest.step}")
     return Start(StreamPosition(manifest.step), cut, manifest.record, notes)
+
+
+def _check_patience(manifest: Manifest, patience: int) -> None:
+    """Raise UserError unless both runs evaluate on the same set: on the validation set with --patience, or on
+    the test set without."""
+    had = "patience" in manifest.record
+    if had != bool(patience):
+        then, remedy = ("with", "give it") if had else ("without", "leave it out")
+        raise UserError(
+            f"the checkpoint of step {manifest.step} was made {then} --patience; {remedy}, or start anew in "
+            "another --out"
+        )
 
 
 def _check_same(manifest: Manifest, settings: dict[str, Any]) -> None:

@@ -112,6 +112,11 @@ def test_a_resumed_run_stops_as_early_as_the_uninterrupted_run_and_exports_the_b
     last = CheckpointStore(tmp_path / "run").steps()[-1]
     assert not equal(weights_of(tmp_path / "run", last)[0], weights)
 
+    with Job(TrainConfig.of(**SETTINGS | KEPT | {"resume": True, "patience": 0}), task(), 2, tmp_path) as job:
+        assert job.statuses() == [2, 2]
+    (line,) = job.lines()
+    assert f"the checkpoint of step {last} was made with --patience; give it, or start anew in anoth" in line
+
     CheckpointStore(tmp_path / "run").discard(last)  # as if the run had been killed
     again, resumed = trained(tmp_path, resume=True, **KEPT)
     assert again["checkpoints"]["resumed_at"] and equal(resumed, weights)

@@ -212,6 +212,10 @@ class TestWhereToStart:
         with pytest.raises(UserError, match=r"was made with samples 50, not 51"):
             self.start(finished, Tiny(train=51), resume=True)
 
+    def test_patience_is_not_added_to_a_run_without_it(self, finished: Path) -> None:
+        with pytest.raises(UserError, match=r"^the checkpoint of step 12 was made without --patience; leave"):
+            self.start(finished, Tiny(validation=30), resume=True, patience=1)
+
     def test_others_may_be_new(self, finished: Path, task: Tiny) -> None:
         settings = {"lr": 0.5, "epochs": 9, "in_flight": 2, "schedule": "cosine", "deterministic": False}
         assert self.start(finished, task, resume=True, **settings).position.step == 12
