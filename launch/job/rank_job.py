@@ -134,7 +134,7 @@ def _prepare(
         RunLock(Path(config.output.out))
         plan = broadcast_plan(rendezvous, config, task, None)
         progress_file = ProgressFile(Path(config.output.out), position.step, goes_on=True, restart=True)
-        start = Start(position, progress_file=progress_file)
+        start = Start(position, progress_file=progress_file, lost_steps=progress_file.lost_steps)
         return _read(config, engine, task, rendezvous), start, plan
     try:
         if config.output.out:

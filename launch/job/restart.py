@@ -53,6 +53,9 @@ def decide_start(config: TrainConfig, task: Task, data: Data, rendezvous: Rendez
             goes_on=restarted or config.recovery.resume,
             restart=restarted,
         )
+        start.lost_steps = start.progress_file.lost_steps
+    elif rendezvous.restart:
+        start.lost_steps = None
     start.notes[:0] = _notes(rendezvous, obstacle, start.lost_steps)
     return start
 
@@ -66,11 +69,12 @@ def _obstacle(config: TrainConfig) -> str | None:
     return None
 
 
-def _notes(rendezvous: Rendezvous, obstacle: str | None, lost: int) -> list[str]:
+def _notes(rendezvous: Rendezvous, obstacle: str | None, lost: int | None) -> list[str]:
     """Return the lines for the user."""
     notes = []
     if rendezvous.restart:
-        notes.append(f"restart {rendezvous.restart} of {rendezvous.max_restarts}, {lost} steps lost so far")
+        known = "" if lost is None else f", {lost} steps lost so far"
+        notes.append(f"restart {rendezvous.restart} of {rendezvous.max_restarts}{known}")
     elif lost:
         notes.append(f"{lost} steps were trained beyond the checkpoint and are lost")
     if rendezvous.max_restarts and obstacle:

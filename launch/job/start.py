@@ -31,8 +31,5 @@ class Start:
     """Lines for the user."""
     progress_file: ProgressFile | None = None
     """On rank 0 of a run that may be resumed or restarted."""
-
-    @property
-    def lost_steps(self) -> int:
-        """Steps that were trained beyond the checkpoint and are trained again."""
-        return self.progress_file.lost_steps if self.progress_file else 0
+    lost_steps: int | None = 0
+    """Steps that were trained and are trained again; None where a restart does not know."""

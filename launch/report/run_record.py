@@ -148,7 +148,8 @@ class RunRecord:
             warnings.append(f"stages that died and were started again: {again}; updates lost: {lost}")
         if (restarts := self.summary["restarts"])["count"]:
             lost = restarts["lost_steps"]
-            warnings.append(f"restarts: {restarts['count']}; steps lost and trained again: {lost}")
+            known = "" if lost is None else f"; steps lost and trained again: {lost}"
+            warnings.append(f"restarts: {restarts['count']}{known}")
         return warnings
 
     def resume_state(self) -> dict[str, Any]:

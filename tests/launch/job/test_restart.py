@@ -183,7 +183,8 @@ class TestWhereToBegin:
         asked = {"max_restarts": 0, "checkpoint_every": None} | settings  # torchrun was asked
         step, notes, progress_file = self.begin(tmp_path, self.job(1), **asked)
         assert step == 0
-        assert notes[1] == f"a restart begins from the start: {words}"
+        lost = "" if "out" in settings else ", 8 steps lost so far"
+        assert notes == [f"restart 1 of 3{lost}", f"a restart begins from the start: {words}"]
         assert progress_file == (None if "out" in settings else {"step": 0, "lost_steps": 8})
 
 

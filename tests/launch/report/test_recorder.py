@@ -66,8 +66,23 @@ def mark(kind, step, epoch, told, sg=SG, timeline=None):
     return Marker(kind, step, epoch, returning=True, body={"result": told} | stages)
 
 
-def recorder(out=None, progress=None, task=None, start=0, record=None, before=None, **settings):
-    """A recorder that has started, of a job of two stages."""
+def recorder(
+    out=None,
+    progress=None,
+    task=None,
+    start=0,
+    record=None,
+    before=None,
+    restart=0,
+    lost_steps=0,
+    store=None,
+    **settings,
+):
+    """A recorder that has started, of a job of two stages.
+
+    Args:
+        restart: how often the launcher has started the job again; `store` is what it keeps meanwhile.
+    """
     task = task or Tiny()
     config = TrainConfig.of(
         **{"task": "my:Tiny", "seed": 7, "epochs": 2, "stages": 2, "out": str(out or "")} | settings
@@ -78,10 +93,10 @@ def recorder(out=None, progress=None, task=None, start=0, record=None, before=No
         config,
         task,
         plan,
-        Rendezvous(0, 2, 0, 2, dist.HashStore()),
+        Rendezvous(0, 2, 0, 2, dist.HashStore(), store, restart, max_restarts=3),
         Placement(torch.device("cpu"), 1, []),
         None,
-        Start(record=record, notes=["made-up data"]),
+        Start(record=record, notes=["made-up data"], lost_steps=lost_steps),
         SimpleNamespace(record=lambda: before) if before else None,
     )
     made = Recorder(context, progress or AlreadyReported())
@@ -442,6 +457,15 @@ def test_restarted_stages_are_reported_at_the_end():
         end.body[str(stage)] |= {"restarts": restarts, "lost_updates": lost}
     record.on_marker(end)
     assert "stages that died and were started again: 3; updates lost: 12" in record.summary["notes"]
+
+
+@pytest.mark.parametrize(
+    ("lost", "note"), [(37, "restarts: 2; steps lost and trained again: 37"), (None, "restarts: 2")]
+)
+def test_a_restarted_job_names_the_lost_steps_if_they_are_known(lost, note):
+    summary = feed(recorder(restart=2, lost_steps=lost)).summary
+    assert summary["restarts"] == {"count": 2, "lost_steps": lost}
+    assert summary["notes"][-1] == note
 
 
 def validating(losses, patience=1, epochs=9, end=0, **settings):
