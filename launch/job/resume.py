@@ -47,6 +47,7 @@ def choose_start(config: TrainConfig, task: Task, data: Data, stages: int) -> St
     if manifest is None:
         note = f"no checkpoint in {checkpoints.folder} yet: training starts from the beginning"
         return Start(cut=config.partition.cut, notes=[note])
+    _check_record(manifest)
     _check_patience(manifest, config.evaluation.patience)
     _check_same(manifest, settings_of(config, task, data))
     cut = config.partition.cut
@@ -55,6 +56,16 @@ def choose_start(config: TrainConfig, task: Task, data: Data, stages: int) -> St
     notes = [f"{reason}; it is not used" for reason in refused]
     notes.append(f"resumed from the checkpoint of step {manifest.step}")
     return Start(StreamPosition(manifest.step), cut, manifest.record, notes)
+
+
+def _check_record(manifest: Manifest) -> None:
+    """Raise UserError unless the record of the run has what every run continues."""
+    for name in ("seconds", "epochs", "evaluations"):
+        if name not in manifest.record:
+            raise UserError(
+                f"the checkpoint of step {manifest.step} cannot be resumed (its record of the run has no "
+                f"{name}); start anew in another --out"
+            )
 
 
 def _check_patience(manifest: Manifest, patience: int) -> None:

@@ -61,7 +61,7 @@ def write_json(path: str | os.PathLike[str], obj: Any, indent: int | None = 2) -
 def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
     """Keep only the wanted objects of a file of JSON lines; a line that is cut off or damaged is dropped."""
     if path.exists():
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
         kept = (line for line in lines if (record := _object(line)) is not None and wanted(record))
         write_whole(path, "".join(f"{line}\n" for line in kept).encode())
 

@@ -89,8 +89,11 @@ class Recorder:
         return {"seconds": time.perf_counter() - self._start} | self.record.resume_state()
 
     def _resume(self, state: dict[str, Any], start: int) -> None:
+        def until_start(line: dict[str, Any]) -> bool:
+            return isinstance(step := line.get("step"), int) and step <= start
+
         if self.out:
-            keep_lines(self.out / "metrics.jsonl", lambda line: line["step"] <= start)
+            keep_lines(self.out / "metrics.jsonl", until_start)
         self._start -= state["seconds"]
         self.record.resume(state)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,15 @@ class TestWhereToStart:
     def test_so_must_the_data(self, finished: Path) -> None:
         with pytest.raises(UserError, match=r"was made with samples 50, not 51"):
             self.start(finished, Tiny(train=51), resume=True)
+
+    def test_with_a_record_of_a_run(self, finished: Path, tmp_path: Path, task: Tiny) -> None:
+        shutil.copytree(finished / "run", tmp_path / "run")
+        checkpoints = CheckpointStore(tmp_path / "run")
+        checkpoints.complete(replace(checkpoints.manifest(12), record={"a": 1}))
+        with pytest.raises(
+            UserError, match=r"step 12 cannot be resumed \(its record of the run has no seconds"
+        ):
+            self.start(tmp_path, task, resume=True)
 
     def test_patience_is_not_added_to_a_run_without_it(self, finished: Path) -> None:
         with pytest.raises(UserError, match=r"^the checkpoint of step 12 was made without --patience; leave"):

@@ -93,3 +93,10 @@ def test_json_lines_can_be_filtered_in_place(tmp_path):
     path.write_text('{"step": 1}\n{"step": 3, "w": "é"}\n{"step": 2}\n[1]\n{"step": 1, "lo', encoding="utf-8")
     keep_lines(path, lambda record: record["step"] != 2)
     assert path.read_text(encoding="utf-8") == '{"step": 1}\n{"step": 3, "w": "é"}\n'
+
+
+def test_a_file_cut_inside_a_character_keeps_its_whole_lines(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes('{"step": 1}\n{"step": 2, "w": "é"}'.encode()[:-3])
+    keep_lines(path, lambda record: True)
+    assert path.read_text() == '{"step": 1}\n'

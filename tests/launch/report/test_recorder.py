@@ -368,6 +368,8 @@ def test_a_resumed_record_continues_from_its_checkpoint(tmp_path):
     record.on_marker(mark(MarkerKind.REPORT, STEPS + 5, 2, result(0.8)))
     resumed["seconds"] += 100.0
     record._lines.close()  # as the end of its process would
+    with open(tmp_path / "metrics.jsonl", "ab") as lines:
+        lines.write(b'{"other": 1}\n{"step": "x"}\n{"step": 3, "\xc3')  # damaged
 
     again = recorder(tmp_path, start=STEPS + 2, record=resumed, epochs=3)
     assert again.progress.said == [("start", 3, 2, 2)]
