@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.campaigns.report import Report
+from tests.campaigns.report import Report, known_faults
 from tests.support.jobs import TINY, descendants, kill, started
 from tests.support.stranger import ATTACKS, FORGED_TEXT, Listener, Targets, stranger
 from workers.coordination.signing import JOB_SECRET
@@ -36,8 +36,8 @@ JOBS: dict[str, tuple[str, ...]] = {
 }
 """Options by kind of job."""
 JOB_TIMEOUT_S = 300.0
-KNOWN_FAULTS: dict[str, str] = {}
-"""Cases that end otherwise, with the issue that asks for it; a case that is mended must leave."""
+KNOWN_FAULTS = known_faults({}, [f"{attack} on {kind}" for kind in JOBS for attack in ATTACKS])
+"""Cases that end otherwise, and why; a case that is mended must leave."""
 
 
 def skip_reason() -> str:

@@ -23,7 +23,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
-from tests.campaigns.report import Report
+from tests.campaigns.report import Report, known_faults
 from tests.support.damage import random_damage
 from tests.support.jobs import run
 from tests.support.refusal import refusal_problem
@@ -153,8 +153,11 @@ def forged() -> dict[str, Change]:
     }
 
 
-KNOWN_FAULTS = {"the part is that of the older checkpoint": "issue 15, item 17"}
-"""Cases that end otherwise, with the issue that asks for it; a case that is mended must leave."""
+KNOWN_FAULTS = known_faults(
+    {"the part is that of the older checkpoint": "nothing in a part says to which checkpoint it belongs"},
+    forged(),
+)
+"""Cases that end otherwise, and why; a case that is mended must leave."""
 
 
 def problem(change: Change, original: Path, folder: Path) -> str:

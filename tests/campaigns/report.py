@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+
+
+def known_faults(faults: Mapping[str, str], cases: Collection[str]) -> dict[str, str]:
+    """Return the cases that end otherwise, each with the reason, after a check that they are cases at all."""
+    unknown = sorted(set(faults) - set(cases))
+    assert not unknown, f"known faults that are no cases of the campaign: {unknown}"
+    return dict(faults)
 
 
 @dataclass(slots=True)
@@ -18,8 +26,8 @@ class Report:
         Args:
             case: its name.
             problem: what is wrong with the result; "" when nothing is.
-            known_fault: the issue that asks to mend this case, which is no problem then, but one when the
-                case is mended and still listed as a known fault.
+            known_fault: why this case ends otherwise, which is no problem then, but one when the case is
+                mended and still listed as a known fault.
         """
         self.cases += 1
         if problem and known_fault:

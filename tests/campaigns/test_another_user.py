@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns.another_user import JOBS, KNOWN_FAULTS, campaign, skip_reason
+from tests.campaigns.another_user import campaign, skip_reason
 from tests.support.stranger import ATTACKS
 
 pytestmark = [
@@ -25,7 +25,3 @@ def test_a_stage_restarts_while_another_user_floods_every_listener(tmp_path: Pat
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_job_that_another_user_attacks_ends_well(tmp_path: Path, attack: str) -> None:
     assert campaign(["shm", "tcp"], [attack], tmp_path).problems == []
-
-
-def test_every_known_fault_is_a_case() -> None:
-    assert set(KNOWN_FAULTS) <= {f"{attack} on {kind}" for kind in JOBS for attack in ATTACKS}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from _pytest.mark import ParameterSet
 
-from tests.campaigns.bad_options import KNOWN_FAULTS, Case, cases, short
+from tests.campaigns.bad_options import Case, short
 
 
 def marked(case: Case) -> ParameterSet:
@@ -16,7 +16,3 @@ def marked(case: Case) -> ParameterSet:
 @pytest.mark.parametrize("case", [marked(case) for case in short()])
 def test_a_bad_option_value_is_refused_in_one_line_with_status_2(case: Case) -> None:
     assert case.problem() == ""
-
-
-def test_every_known_fault_is_a_case() -> None:
-    assert set(KNOWN_FAULTS) <= {str(case) for case in cases()}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns.forged_checkpoints import KNOWN_FAULTS, campaign, damaged, forged
+from tests.campaigns.forged_checkpoints import campaign, damaged, forged
 
 SHARES = 3
 EVERY = 6
@@ -24,7 +24,3 @@ def test_a_forged_checkpoint_is_refused_in_one_line_or_the_older_one_is_used(
 def test_a_damaged_checkpoint_is_refused_in_one_line_or_the_older_one_is_used(tmp_path: Path) -> None:
     report = campaign(damaged(8, seed=0), tmp_path)
     assert (report.cases, report.problems) == (8, [])
-
-
-def test_every_known_fault_is_a_case() -> None:
-    assert set(KNOWN_FAULTS) <= set(forged())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.campaigns.full_disk import CASES, KNOWN_FAULTS, SHORT, campaign, skip_reason
+from tests.campaigns.full_disk import CASES, SHORT, campaign, skip_reason
 
 pytestmark = [
     pytest.mark.skipif(bool(skip_reason()), reason=skip_reason()),
@@ -17,7 +17,3 @@ pytestmark = [
 def test_a_full_disk_is_named_in_one_line_and_the_table_is_shown(tmp_path: Path) -> None:
     report = campaign({name: CASES[name] for name in SHORT}, tmp_path)
     assert (report.cases, report.problems) == (len(SHORT), [])
-
-
-def test_every_known_fault_is_a_case() -> None:
-    assert set(KNOWN_FAULTS) <= set(CASES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.campaigns.no_network import CASES, KNOWN_FAULTS, SHORT, campaign, skip_reason
+from tests.campaigns.no_network import CASES, SHORT, campaign, skip_reason
 
 pytestmark = [
     pytest.mark.skipif(bool(skip_reason()), reason=skip_reason()),
@@ -15,7 +15,3 @@ pytestmark = [
 def test_a_job_without_a_network_is_refused_in_one_line() -> None:
     report = campaign({name: CASES[name] for name in SHORT})
     assert (report.cases, report.problems) == (len(SHORT), [])
-
-
-def test_every_known_fault_is_a_case() -> None:
-    assert set(KNOWN_FAULTS) <= set(CASES)

@@ -5,22 +5,28 @@ from __future__ import annotations
 import pytest
 
 from tests.campaigns.__main__ import campaigns, main
-from tests.campaigns.report import Report
+from tests.campaigns.report import Report, known_faults
 
 
 def test_a_report_counts_cases_and_problems(capsys: pytest.CaptureFixture[str]) -> None:
     report = Report()
     report.add("good", "")
     report.add("bad", "status 1")
-    report.add("known", "status 1", "issue 15, item 1")
-    report.add("mended", "", "issue 15, item 2")
+    report.add("known", "status 1", "torch waits")
+    report.add("mended", "", "torch waits")
     assert report.cases == 4
     assert report.problems == [
         "bad: status 1",
-        "mended: mended; take it out of KNOWN_FAULTS (issue 15, item 2)",
+        "mended: mended; take it out of KNOWN_FAULTS (torch waits)",
     ]
     assert report.show() == 1 and capsys.readouterr().out.endswith("4 cases, 2 problems\n")
     assert Report(3).show() == 0
+
+
+def test_a_known_fault_that_is_no_case_is_refused() -> None:
+    assert known_faults({"a": "torch waits"}, ["a", "b"]) == {"a": "torch waits"}
+    with pytest.raises(AssertionError, match=r"no cases of the campaign: \['A'\]"):
+        known_faults({"A": "torch waits"}, ["a", "b"])
 
 
 def test_every_campaign_is_listed_with_its_command(capsys: pytest.CaptureFixture[str]) -> None:
