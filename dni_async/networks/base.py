@@ -56,6 +56,8 @@ class DNINetwork(nn.Module):
     """Whether from three stages on it learns better with replayed tuples (by default 2 per target)."""
     follows_schedule: ClassVar[bool] = False
     """Whether its learning rate follows the schedule of the stage's."""
+    uses_rank: ClassVar[bool] = False
+    """Whether it has a rank, which may not exceed the features."""
     default_lr: ClassVar[float] = 1e-3
     default_layers: ClassVar[int] = 1
 

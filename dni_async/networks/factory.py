@@ -51,8 +51,8 @@ def resolve(
         raise UserError(f"SG network {kind} needs activations (B, C, H, W), not {('B', *shape)}; use linear")
     if network.needs_classes and not (conditional and classes):
         raise UserError(f"SG network {kind} needs class labels (rule cdni); use conv or linear")
-    flat = math.prod(shape) if image else shape[-1]
-    if (config.rank or 0) > flat:
+    flat = _features(shape)
+    if network.uses_rank and (config.rank or 0) > flat:
         raise UserError(
             f"sg.rank is {config.rank}, and activations have {flat} features; use at most {flat}, "
             "or 0 for full rank"
@@ -67,6 +67,19 @@ def resolve(
         lr=config.lr or network.default_lr,
         replay=replay if config.replay is None else config.replay,
     )
+
+
+def measurable(config: SGConfig, shape: tuple[int, ...]) -> SGConfig:
+    """The settings by which a network is measured at every layer's output, most of which are never cut.
+
+    The rank is at most the features of this one: a narrow output refuses a run only where it is cut.
+    """
+    return replace(config, rank=min(config.rank, _features(shape))) if config.rank else config
+
+
+def _features(shape: tuple[int, ...]) -> int:
+    """The features of activations of `shape`; those of an image are flattened."""
+    return math.prod(shape) if len(shape) == 3 else shape[-1]
 
 
 def build_network(config: SGConfig, shape: tuple[int, ...], label_size: int) -> DNINetwork:

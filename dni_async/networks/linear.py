@@ -18,6 +18,8 @@ class LinearSG(DNINetwork):
     Cost: predict and learn are 3 products of (B, D) x (D, D); with rank r, 7 of (B, D) x (D, r).
     """
 
+    uses_rank = True
+
     def __init__(self, input_size: int, output_size: int, label_size: int = 0, rank: int = 0) -> None:
         super().__init__(input_size, rank, output_size)
         self.label_size = label_size

@@ -7,11 +7,13 @@ import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from dni_async.networks.batch_normalised import batch_normalised
+from dni_async.networks.factory import measurable
 from dni_async.partition.costs import ROUNDS, Clock, Costs, measure_costs
 from dni_async.rules import Rule
 from dni_async.rules.registry import find_rule
@@ -48,7 +50,7 @@ def rules_to_measure(
             device,
             batch_normalised=is_normalised,
         )
-        return find_rule(config.rule).build(context)
+        return find_rule(config.rule).build(replace(context, sg=measurable(context.sg, shape)))
 
     return lambda i: build(shapes[i], normalised[i])
 

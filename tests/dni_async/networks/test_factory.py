@@ -27,6 +27,7 @@ from dni_async.networks.factory import (
     build_network,
     build_synthesizer,
     label_size_of,
+    measurable,
     parameters_of,
     resolve,
 )
@@ -357,3 +358,15 @@ def test_a_rank_above_the_width_is_the_users_to_mend() -> None:
     assert (
         resolve(SGConfig(kind="linear", rank=32), (32,), stages=2, conditional=True, classes=True).rank == 32
     )
+
+
+@pytest.mark.parametrize("kind", ["auto", "head", "mlp", "least-squares"])
+def test_a_network_without_a_rank_takes_any_rank(kind: str) -> None:
+    config = resolve(SGConfig(kind=kind, rank=64), (32,), stages=2, conditional=True, classes=True)
+    build_network(config, (32,), CLASSES)
+
+
+def test_a_network_is_measured_with_a_rank_that_fits_the_activation() -> None:
+    asked = SGConfig(kind="linear", rank=33)
+    assert [measurable(asked, shape).rank for shape in ((64,), (7, 32), (2, 2, 8))] == [33, 32, 32]
+    assert [measurable(SGConfig(rank=rank), (4,)).rank for rank in (None, 0)] == [None, 0]

@@ -118,6 +118,14 @@ def test_the_sg_network_counts_on_emulated_devices():
     assert [b - a for a, b in zip(frozen, cdni, strict=True)] == [*wanted, 0]
 
 
+def test_a_rank_above_the_width_of_an_interface_that_is_not_cut_is_no_error():
+    """The layers have outputs of 8, 7, 6 and 5 features, and the cut is after the first one."""
+    sg = SGConfig(kind="linear", rank=8)
+    plan = drawn(Tiny(plain_layers), cut="", stages=2, rule="cdni", sg=sg, emulate_gflops=1.0)
+    assert plan.shapes[:4] == [(8,), (7,), (6,), (5,)]
+    assert plan.bounds == [(0, 1), (1, 5)]
+
+
 def test_learning_from_one_target_in_four_costs_the_sg_network_a_quarter():
     costs = [
         drawn(
