@@ -48,6 +48,8 @@ class ClassifierSG(DNINetwork):
     @classmethod
     @override
     def for_shape(cls, shape: tuple[int, ...]) -> type[DNINetwork]:
+        if cls is not ClassifierSG:
+            return cls
         return HeadSG if len(shape) == 3 else FeatureHeadSG
 
     @override

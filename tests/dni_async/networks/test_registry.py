@@ -37,6 +37,14 @@ class OfImages(Scaled):
     feature_dim = 1
 
 
+class OwnFeatureHead(FeatureHeadSG):
+    pass
+
+
+class OwnImageHead(HeadSG):
+    pass
+
+
 class WithoutLabels(Scaled):
     def forward(  # type: ignore[override]
         self, input: Tensor, hidden: Tensor | None = None
@@ -87,6 +95,11 @@ def test_a_head_suits_the_shape_of_the_activation(shape: tuple[int, ...], varian
     config = resolve(SGConfig(kind="head"), shape, 3, True, classes=True)
     network = build_network(config, shape, 10)
     assert type(network) is variant
+
+
+@pytest.mark.parametrize(("kind", "shape"), [("OwnFeatureHead", (6,)), ("OwnImageHead", (2, 3, 4))])
+def test_a_head_of_the_users_is_not_replaced_by_the_built_in_one(kind: str, shape: tuple[int, ...]) -> None:
+    assert type(built(kind, shape, label_size=4)).__name__ == kind
 
 
 def test_a_network_of_the_users_gets_its_sizes_and_its_defaults() -> None:
