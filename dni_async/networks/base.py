@@ -56,6 +56,8 @@ class DNINetwork(nn.Module):
     """Whether from three stages on it learns better with replayed tuples (by default 2 per target)."""
     follows_schedule: ClassVar[bool] = False
     """Whether its learning rate follows the schedule of the stage's."""
+    least_features: ClassVar[int] = 1
+    """Features below which it can only predict zero."""
     uses_rank: ClassVar[bool] = False
     """Whether it has a rank, which may not exceed the features."""
     default_lr: ClassVar[float] = 1e-3

@@ -52,6 +52,11 @@ def resolve(
     if network.needs_classes and not (conditional and classes):
         raise UserError(f"SG network {kind} needs class labels (rule cdni); use conv or linear")
     flat = _features(shape)
+    if flat < network.least_features:
+        raise UserError(
+            f"SG network {kind} needs activations of at least {network.least_features} features, "
+            f"not {flat}; use linear"
+        )
     if network.uses_rank and (config.rank or 0) > flat:
         raise UserError(
             f"sg.rank is {config.rank}, and activations have {flat} features; use at most {flat}, "
@@ -72,9 +77,12 @@ def resolve(
 def measurable(config: SGConfig, shape: tuple[int, ...]) -> SGConfig:
     """The settings by which a network is measured at every layer's output, most of which are never cut.
 
-    The rank is at most the features of this one: a narrow output refuses a run only where it is cut.
+    A rank or a kind that does not fit an output as narrow as this one refuses a run only where it is cut.
     """
-    return replace(config, rank=min(config.rank, _features(shape))) if config.rank else config
+    features, kind = _features(shape), config.kind
+    if kind != AUTO and features < find_network(kind).for_shape(shape).least_features:
+        kind = AUTO
+    return replace(config, kind=kind, rank=min(config.rank, features) if config.rank else config.rank)
 
 
 def _features(shape: tuple[int, ...]) -> int:

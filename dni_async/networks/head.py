@@ -119,7 +119,13 @@ class FeatureHeadSG(ClassifierSG):
     hidden_size: units of a hidden layer (Linear, ReLU) before the output layer, 0 for none.
     The layer norm is what makes it work on a raw residual stream, whose scale is anything (a residual
     network on MNIST, two stages: 96.6 % against 92.7 % with the linear network; docs/LOG.md).
+
+    It also takes from every prediction the components along 1 (the same for all features of a row) and along
+    the normalised h, since the logits depend on neither: of one feature nothing is left, of two almost
+    nothing.
     """
+
+    least_features = 2
 
     def __init__(self, width: int, classes: int, hidden_size: int = 0) -> None:
         hidden = [nn.Linear(width, hidden_size), nn.ReLU()] if hidden_size else []

@@ -15,6 +15,8 @@ NETWORKS = {
     "head": "dni_async.networks.head:ClassifierSG",
 }
 """Name on the command line -> class."""
+NARROW = 2
+"""Up to this width the layer norm of the head leaves nothing of a prediction (see `FeatureHeadSG`)."""
 
 
 def find_network(kind: str) -> type[DNINetwork]:
@@ -26,7 +28,8 @@ def find_network(kind: str) -> type[DNINetwork]:
 def automatic_kind(shape: tuple[int, ...], conditional: bool, classes: bool, batch_normalised: bool) -> str:
     """Return the kind that was measured to be best for activations of `shape` (without the batch).
 
-        labels that are classes, seen by the network    head, but linear for batch-normalised features
+        labels that are classes, seen by the network    head, but linear for features that are
+                                                        batch-normalised or at most `NARROW` wide
         any others, or none                             conv for images, linear for features
 
     Args:
@@ -35,6 +38,6 @@ def automatic_kind(shape: tuple[int, ...], conditional: bool, classes: bool, bat
         batch_normalised: whether the activation is, in a network without residual connections.
     """
     image = len(shape) == 3
-    if conditional and classes and not (batch_normalised and not image):
+    if conditional and classes and (image or not (batch_normalised or shape[-1] <= NARROW)):
         return "head"
     return "conv" if image else "linear"

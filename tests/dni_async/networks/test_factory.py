@@ -366,6 +366,32 @@ def test_a_network_without_a_rank_takes_any_rank(kind: str) -> None:
     build_network(config, (32,), CLASSES)
 
 
+def test_a_head_for_one_feature_is_the_users_to_mend() -> None:
+    for shape in ((1,), (7, 1)):
+        with pytest.raises(UserError) as error:
+            resolve(SGConfig(kind="head"), shape, stages=2, conditional=True, classes=True)
+        assert str(error.value) == (
+            "SG network head needs activations of at least 2 features, not 1; use linear"
+        )
+        assert measurable(SGConfig(kind="head"), shape).kind == "auto"
+    for shape in ((2,), (1, 8, 8)):
+        assert resolve(SGConfig(kind="head"), shape, 2, conditional=True, classes=True).kind == "head"
+        assert measurable(SGConfig(kind="head"), shape).kind == "head"
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_the_default_network_predicts_for_one_or_two_features_too(width: int) -> None:
+    """The layer norm of a head would leave less than a tenth of it, so the stage upstream would not learn."""
+    config = resolve(SGConfig(lr=1e-2), (width,), stages=2, conditional=True, classes=True)
+    sg = build_synthesizer(config, (width,), label_size=CLASSES, condition=one_hot, pending_capacity=5)
+    h, y = torch.randn(6, width, generator=torch.Generator().manual_seed(0)), torch.arange(6) % CLASSES
+    target = TargetGradient(0, 0, torch.full((6, width), 0.1))
+    for _ in range(200):
+        gradient = sg.predict(0, 0, h, y)
+        sg.take(target)
+    torch.testing.assert_close(gradient, target.grad, rtol=0.1, atol=0)
+
+
 def test_a_network_is_measured_with_a_rank_that_fits_the_activation() -> None:
     asked = SGConfig(kind="linear", rank=33)
     assert [measurable(asked, shape).rank for shape in ((64,), (7, 32), (2, 2, 8))] == [33, 32, 32]
