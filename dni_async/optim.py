@@ -64,6 +64,28 @@ def schedule_factor(
     return lambda step: 1.0
 
 
+class LearningRates:
+    """Scheduled learning rates of an optimizer's parameter groups; they follow from the version alone.
+
+    Args:
+        optimizer: with the initial rates.
+        factor: of the initial rates, by version; None: constant.
+    """
+
+    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float] | None) -> None:
+        self._optimizer = optimizer
+        self._factor = factor
+        self._initial = [group["lr"] for group in optimizer.param_groups]
+
+    def set(self, version: int) -> None:
+        """Set the rates of weights that were stepped `version` times."""
+        if self._factor is None:
+            return
+        factor = self._factor(version)
+        for group, rate in zip(self._optimizer.param_groups, self._initial, strict=True):
+            group["lr"] = rate * factor
+
+
 class Updater:
     """Steps the weights of one stage and counts the steps: the version of the weights.
 
@@ -84,8 +106,7 @@ class Updater:
         self.version = 0
         groups = optimizer.param_groups if optimizer else []
         self._parameters = [p for group in groups for p in group["params"]]
-        self._factor = factor
-        self._rates = [group["lr"] for group in groups]
+        self._rates = LearningRates(optimizer, factor) if optimizer else None
         self._set_rates()
 
     def step(self) -> None:
@@ -120,7 +141,7 @@ class Updater:
         self.version = state["version"]
         if self.optimizer is not None:
             load_optimizer_state(self.optimizer, state["parameters"])
-            self._set_rates()
+        self._set_rates()
 
     def count_on(self, version: int) -> None:
         """Count, and schedule the learning rate, from `version` on, although the weights are older."""
@@ -128,10 +149,8 @@ class Updater:
         self._set_rates()
 
     def _set_rates(self) -> None:
-        if self.optimizer is None or self._factor is None:
-            return
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * self._factor(self.version)
+        if self._rates:
+            self._rates.set(self.version)
 
 
 def gradients(optimizer: Optimizer) -> list[Tensor]:

@@ -15,7 +15,7 @@ from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
 from dni_async.networks.base import DNINetwork, without_autocast
 from dni_async.nonfinite import check_finite
-from dni_async.optim import gradients
+from dni_async.optim import LearningRates, gradients
 from dni_async.state.state_dict import State, load_optimizer_state, optimizer_state
 from dni_async.synthesis.agreement import Agreement
 from dni_async.synthesis.pending import PendingPrediction, PendingPredictions
@@ -75,8 +75,7 @@ class Synthesizer(Predictor):
         self._recent: deque[tuple[PendingPrediction, Tensor]] = deque(maxlen=replay_window)
         self._generator = torch.Generator().manual_seed(seed)
         self._taken = self._most_bytes = 0
-        self._schedule = schedule
-        self._rates = [group["lr"] for group in optimizer.param_groups]
+        self._rates = LearningRates(optimizer, schedule)
 
     @override
     def predict(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
@@ -102,7 +101,7 @@ class Synthesizer(Predictor):
 
         Raises UserError if the SG network's output has another shape than h.
         """
-        self._set_rates(version)
+        self._rates.set(version)
         network, labels = self.network, self._labels(y)
         inputs = self._cast(h, labels)
         hidden = network.start(inputs[0])
@@ -119,7 +118,7 @@ class Synthesizer(Predictor):
 
     def learn(self, pending: PendingPrediction, target: Tensor) -> None:
         """Learn from the target gradient (B, ...) of a batch that `synthesize` predicted for."""
-        self._set_rates(pending.version)
+        self._rates.set(pending.version)  # a resumed run may learn before it predicts
         wanted = self.scale.to_network(target.to(self._dtype()))
         prediction = self._learn(pending, wanted)
         if self._taken % self.measure_every == 0:
@@ -227,14 +226,6 @@ class Synthesizer(Predictor):
             prediction = self.network.regress(h, labels, wanted)
         self._update()
         return prediction
-
-    def _set_rates(self, version: int) -> None:
-        """Derive the learning rate from the batch in use: a resumed run may learn before it predicts."""
-        if self._schedule is None:
-            return
-        factor = self._schedule(version)
-        for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-            group["lr"] = rate * factor
 
     def _dtype(self) -> torch.dtype:
         dtype: torch.dtype = self.optimizer.param_groups[0]["params"][0].dtype
