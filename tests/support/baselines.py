@@ -16,7 +16,7 @@ from launch.config.train import TrainConfig
 from launch.engines.backprop import Backprop
 from tasks.base import Task
 from tests.support.forks import Job
-from tests.support.jobs import our_lines, until
+from tests.support.jobs import our_lines
 from tests.support.tiny_task import Tiny, context_of, plain_layers
 from workers.coordination.collectives import Peers
 
@@ -49,10 +49,9 @@ def check_same_training(
 
 def check_end_of_others(engine: str, victim: int, how: signal.Signals, folder: Path) -> None:
     """Of three ranks that train, the others end soon when one is killed or hangs, with one line."""
-    config = TrainConfig.of(engine=engine, batch_size=16, epochs=1_000_000, timeout=3.0, micro_batches=4)
+    config = TrainConfig.of(engine=engine, batch_size=16, epochs=1_000_000, timeout=8.0, micro_batches=4)
     with Job(config, Tiny(plain_layers), 3, folder) as job:
-        metrics = job.out / "metrics.jsonl"
-        until(lambda: metrics.exists() and metrics.stat().st_size > 0, 60, "the first epoch")
+        job.wait_until_it_trains()
         pid = job.ranks[victim].pid
         assert pid is not None
         os.kill(pid, how)
@@ -61,7 +60,7 @@ def check_end_of_others(engine: str, victim: int, how: signal.Signals, folder: P
         for rank in others:
             rank.join(20)
         assert [rank.exitcode for rank in others] == [1, 1]
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 18
     lines = our_lines("\n".join(job.lines()))
     assert len(lines) == 1 and f"({engine}), at step" in lines[0], lines
     assert (f"rank {victim} is gone" in lines[0]) == (how is signal.SIGKILL), lines

@@ -23,6 +23,7 @@ import launch.report.timeline_plot
 import workers.transport.rpc  # noqa: F401
 from launch.config.train import TrainConfig
 from tasks.base import Task
+from tests.support.waiting import until
 from workers.failure.rank_runner import RankRunner, run_command
 
 TEST_TIMEOUT_S = 60.0
@@ -76,6 +77,16 @@ class Job:
         for rank in self.ranks:
             rank.kill()
             rank.join()
+
+    def wait_until_it_trains(self) -> None:
+        """Return after the first line of metrics; fail at once, with their lines, if a rank has ended."""
+        metrics = self.out / "metrics.jsonl"
+
+        def trains() -> bool:
+            assert all(rank.exitcode is None for rank in self.ranks), "\n".join(self.lines())
+            return metrics.exists() and metrics.stat().st_size > 0
+
+        until(trains, TEST_TIMEOUT_S, "the first epoch")
 
     def statuses(self, timeout: float = TEST_TIMEOUT_S) -> list[int | None]:
         """Exit status of every rank, when all have ended."""

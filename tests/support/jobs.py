@@ -7,8 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -102,14 +101,6 @@ def rank_processes(marker: str) -> dict[int, int]:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
-
-
-def until(condition: Callable[[], bool], timeout: float, what: str) -> None:
-    """Poll until `condition` holds."""
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not happen in {timeout} s"
-        time.sleep(0.02)
 
 
 def our_lines(text: str) -> list[str]:

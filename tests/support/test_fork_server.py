@@ -13,7 +13,8 @@ from pathlib import Path
 import psutil
 
 from tests.support.forks import context
-from tests.support.jobs import ROOT, kill, until
+from tests.support.jobs import ROOT, kill
+from tests.support.waiting import until
 
 CHILDREN = 3
 

@@ -15,9 +15,10 @@ from dni_async.errors import UserError
 from launch.config.train import TrainConfig
 from launch.job.recovery_session import supervise
 from tests.support.forks import Job
-from tests.support.jobs import descendants, shared_memory, until
+from tests.support.jobs import descendants, shared_memory
 from tests.support.raising_tasks import Bomb
 from tests.support.tiny_task import Tiny, five_layers
+from tests.support.waiting import until
 from workers.checkpoint.store import CheckpointStore
 from workers.failure.rank_runner import RankRunner
 
@@ -100,8 +101,7 @@ def test_a_stage_that_dies_more_often_than_allowed_ends_the_job(tmp_path: Path) 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_killed_supervisor_ends_the_job_and_leaves_nothing(tmp_path: Path, victim: int) -> None:
     with Job(config(epochs=100_000, checkpoint_every=0, cut="2"), Tiny(), 2, tmp_path) as job:
-        metrics = job.out / "metrics.jsonl"
-        until(lambda: metrics.exists() and metrics.stat().st_size > 0, 60, "the first epoch")
+        job.wait_until_it_trains()
         pids = [rank.pid for rank in job.ranks]
         family = [process for pid in pids for process in descendants(pid or 0)]
         assert len(family) == 2

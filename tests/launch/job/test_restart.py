@@ -21,10 +21,11 @@ from launch.config.train import TrainConfig
 from launch.job.restart import BEGUN, decide_start, with_checkpoints
 from launch.report.weights import load_all
 from tests.support.forks import Job
-from tests.support.jobs import TINY, TORCHRUN, kill, our_lines, rank_processes, started, until
+from tests.support.jobs import TINY, TORCHRUN, kill, our_lines, rank_processes, started
 from tests.support.raising_tasks import Bomb
 from tests.support.resumable_jobs import EPOCH_STEPS, SETTINGS, equal, trained
 from tests.support.tiny_task import Tiny, data_of, five_layers
+from tests.support.waiting import until
 from workers.checkpoint.store import CheckpointStore
 from workers.coordination.rendezvous import Rendezvous
 

@@ -22,10 +22,10 @@ from launch.report.weights import load_all
 from tasks.vision.digits import DigitsFcn
 from tests.support.damage import flip_a_bit
 from tests.support.forks import Job
-from tests.support.jobs import until
 from tests.support.resumable_jobs import EPOCH_STEPS, config, equal, trained
 from tests.support.states import same_state
 from tests.support.tiny_task import Tiny, context_of, data_of, five_layers, plain_layers
+from tests.support.waiting import until
 from workers.checkpoint.store import CheckpointStore
 
 

@@ -12,8 +12,9 @@ from dni_async.errors import UserError
 from launch.config.train import TrainConfig
 from launch.job.run_lock import RunLock
 from tests.support.forks import Job, context
-from tests.support.jobs import kill, until
+from tests.support.jobs import kill
 from tests.support.tiny_task import Tiny
+from tests.support.waiting import until
 
 
 def test_a_second_run_in_the_folder_is_refused_with_the_holder(tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from dni_async.errors import StageError, UserError
 from launch.config.train import TrainConfig
 from launch.local import launcher as local
 from launch.local.launcher import check_port, run_local
-from tests.support.jobs import ROOT, TINY, our_lines, rank_processes, until
+from tests.support.jobs import ROOT, TINY, our_lines, rank_processes
 from tests.support.tiny_task import Tiny
+from tests.support.waiting import until
 from workers.coordination.signing import JOB_SECRET
 from workers.failure.errors import AlreadyReported
 from workers.failure.failure_file import FAILURE_FILE, report_failure
