@@ -20,8 +20,11 @@ import psutil
 
 from tests.campaigns.report import Report
 from tests.support.growth import LEAST_SAMPLES, TOLERANCE, WARM_UP, ProcessWatch, Sample, growth, ranks_below
+from tests.support.jobs import started
 
 ENOUGH_EPOCHS = "1000000"
+END_TIMEOUT_S = 300.0
+"""Seconds for the start, the download of data, and everything behind the last batch."""
 
 
 def soak(out: Path, minutes: float, every: float, options: Sequence[str] = ()) -> Report:
@@ -33,24 +36,26 @@ def soak(out: Path, minutes: float, every: float, options: Sequence[str] = ()) -
         every: seconds between two samples.
         options: of launch.train, such as ("--stages", "3").
     """
+    out = out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     metrics = out / "metrics.jsonl"
     metrics.unlink(missing_ok=True)
     command = [sys.executable, "-m", "launch.train", "--epochs", ENOUGH_EPOCHS, *options]
-    launcher = subprocess.Popen([*command, "--minutes", str(minutes), "--out", str(out)])
+    command += ["--minutes", str(minutes), "--out", str(out)]
+    with started(command, output=None) as launcher:
 
-    def ranks_in_training() -> list[psutil.Process]:
-        training = metrics.exists() and metrics.stat().st_size > 0
-        return ranks_below(psutil.Process(launcher.pid)) if training else []
+        def ranks_in_training() -> list[psutil.Process]:
+            training = metrics.exists() and metrics.stat().st_size > 0
+            return ranks_below(psutil.Process(launcher.pid)) if training else []
 
-    watch = ProcessWatch(ranks_in_training, every, out / "soak.jsonl")
-    watch.start()
-    try:
-        status = launcher.wait()
-    finally:
-        launcher.kill()
-        launcher.wait()
-        watch.stop()
+        watch = ProcessWatch(ranks_in_training, every, out / "soak.jsonl")
+        watch.start()
+        try:
+            status = launcher.wait(60 * minutes + END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            return Report(1, [f"the run did not end {END_TIMEOUT_S:g} s after its {minutes:g} minutes"])
+        finally:
+            watch.stop()
     if status:
         return Report(1, [f"the run ended with status {status}"])
     report, rows = compare(watch.samples)

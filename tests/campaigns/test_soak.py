@@ -49,6 +49,16 @@ def test_a_run_that_fails_is_a_problem_of_the_soak(tmp_path: Path) -> None:
     assert soak(tmp_path, 0.1, 0.2, ["--task", "nothing"]).problems == ["the run ended with status 2"]
 
 
+def test_a_run_that_does_not_end_is_a_problem_and_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.campaigns.soak.END_TIMEOUT_S", 0.0)
+    report = soak(tmp_path, 0.01, 0.2, TINY)
+    assert report.problems == ["the run did not end 0 s after its 0.01 minutes"]
+    mine = psutil.Process().children(recursive=True)
+    assert not [process for process in mine if str(tmp_path) in " ".join(process.cmdline())]
+
+
 def test_a_soak_with_few_samples_is_a_problem() -> None:
     report, _ = compare([[]] * 2)
     assert report.problems == ["there are 2 samples only; give more minutes"]

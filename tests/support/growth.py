@@ -84,8 +84,8 @@ class ProcessWatch(threading.Thread):
         start, processes = time.monotonic(), self._processes()
         with self._path.open("w") as file:
             while not self._stopped.wait(self._every):
-                processes = processes or self._processes()
                 try:
+                    processes = processes or self._processes()
                     now = [sample(process) for process in processes]
                 except (psutil.Error, OSError):
                     return  # the processes end

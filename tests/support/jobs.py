@@ -24,14 +24,22 @@ TINY = ("--task", "digits-fcn", "--task-args", "depth=3", "width=32", "--batch-s
 
 
 @contextmanager
-def started(command: Sequence[str], **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A process and all its descendants, which are gone afterwards."""
+def started(
+    command: Sequence[str], output: int | None = subprocess.PIPE, **environment: str
+) -> Iterator[subprocess.Popen[str]]:
+    """A process and all its descendants, which are gone afterwards.
+
+    Args:
+        command: program and arguments.
+        output: where the process writes; None: where this process writes.
+        environment: more of it.
+    """
     process = subprocess.Popen(
         command,
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=output,
+        stderr=output,
         text=True,
         start_new_session=True,
     )
