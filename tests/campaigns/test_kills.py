@@ -19,4 +19,4 @@ def test_two_kills_of_stages_lose_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stages", [2, 3])
 def test_fifteen_kills_of_stages_lose_nothing(tmp_path: Path, stages: int) -> None:
     report = campaign(tmp_path, stages=stages, kills=15, seed=stages)
-    assert report.problems == []
+    assert (report.cases, report.problems) == (15, [])
