@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import select
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,8 @@ JOBS: dict[str, tuple[str, ...]] = {
 }
 """Options by kind of job."""
 JOB_TIMEOUT_S = 300.0
+STRANGER_TIMEOUT_S = 300.0
+"""A round of attacks takes seconds for each listener."""
 KNOWN_FAULTS = known_faults({}, [f"{attack} on {kind}" for kind in JOBS for attack in ATTACKS])
 """Cases that end otherwise, and why; a case that is mended must leave."""
 
@@ -57,8 +60,8 @@ def problem(kind: str, attack: str, seed: int, folder: Path) -> str:
         if job.poll() is None:
             return f"it did not end in {JOB_TIMEOUT_S:g} s"
         stdout, stderr = job.communicate()
-        pipe.send(None)
-        assert pipe.poll(JOB_TIMEOUT_S), "the stranger hangs"
+        _send(pipe, None)
+        assert pipe.poll(STRANGER_TIMEOUT_S), "the stranger hangs"
         values, files = pipe.recv()
     if files:
         return f"a stranger can read {files}"
@@ -82,7 +85,7 @@ def _attack(job: subprocess.Popen[str], out: Path, pipe: Connection, kill_a_stag
         new = Targets(listeners - shown.listeners, {process.pid for process in family} - shown.pids)
         if new != Targets():
             shown = Targets(shown.listeners | new.listeners, shown.pids | new.pids)
-            pipe.send(new)
+            _send(pipe, new)
         stages = [process for process in family if _parent(process) not in (os.getpid(), job.pid)]
         if kill_a_stage and stages and (out / "metrics.jsonl").exists():
             kill(stages[0].pid)
@@ -91,6 +94,13 @@ def _attack(job: subprocess.Popen[str], out: Path, pipe: Connection, kill_a_stag
             secret = secret or _secret(process)
         time.sleep(0.1)
     return secret
+
+
+def _send(pipe: Connection, targets: Targets | None) -> None:
+    """Send to the stranger, who reads between two rounds of attacks."""
+    _, ready, _ = select.select([], [pipe], [], STRANGER_TIMEOUT_S)
+    assert ready, f"the stranger has read nothing for {STRANGER_TIMEOUT_S:g} s"
+    pipe.send(targets)
 
 
 def _listeners(process: psutil.Process) -> set[Listener]:
