@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -46,6 +47,11 @@ class RankContext:
     def index(self) -> int:
         """The rank, from 0; rank i runs stage i."""
         return self.rendezvous.rank
+
+    @property
+    def out(self) -> Path | None:
+        """The folder for results; None without --out."""
+        return Path(self.config.output.out) if self.config.output.out else None
 
     def compile(self, layers: nn.Module, first: int, *, trains: bool, gradients: Iterable[bool]) -> None:
         """With --compile, compile the layers from number `first` on (see `compile_ahead`), and wait until all

@@ -6,13 +6,12 @@ rendezvous ─ checks ─ placement ─ rank 0: data, start, plan ─┬─ engi
 
 from __future__ import annotations
 
-import contextlib
 from importlib import import_module
 from pathlib import Path
 
 import torch
 
-from dni_async.errors import StageError, UserError
+from dni_async.errors import UserError
 from launch.config.train import TrainConfig
 from launch.engines.registry import Engine, find_engine
 from launch.job.context import RankContext
@@ -21,23 +20,17 @@ from launch.job.partition_plan import PartitionPlan, broadcast_error, broadcast_
 from launch.job.progress_file import ProgressFile
 from launch.job.recovery_session import RecoverySession, supervise
 from launch.job.restart import decide_start, with_checkpoints
+from launch.job.results import save_results
 from launch.job.run_lock import RunLock
 from launch.job.start import Start
 from launch.job.task_checks import check_state, check_until
-from launch.report.files import collect_failure, prepare_out
-from launch.report.grid import show
+from launch.report.files import prepare_out, remove_summary
 from launch.report.recorder import Recorder
-from launch.report.run_table import run_grid
-from launch.report.weights import remove_stale_parts, save_part
 from tasks.base import Task
-from workers.coordination.rendezvous import Late, Rendezvous
+from workers.coordination.rendezvous import Rendezvous
 from workers.failure.rank_runner import RankRunner
 from workers.recovery.stable_storage import StableStorage
 from workers.runtime.device import physical_cores, place
-
-FINISHED = "finished"
-"""Key under which rank 0 publishes that it has written its files and shown the table."""
-FINISH_TIMEOUT_S = 60.0
 
 
 def start_rank(runner: RankRunner, config: TrainConfig, task: Task) -> None:
@@ -61,7 +54,7 @@ def run_rank(
     """
     engine = find_engine(config.engine)
     rendezvous = runner.join(config.runtime.timeout)
-    out = runner.folder = prepare_out(config.output.out) if config.output.out else None
+    runner.folder = prepare_out(config.output.out) if config.output.out else None
     config = with_checkpoints(config, rendezvous)
     _check_world(config, engine, rendezvous.world)
     check_until(task, config.evaluation.until)
@@ -77,23 +70,7 @@ def run_rank(
     one, more = ("stage", "stages") if engine.cut else ("process", "processes")
     _announce(config, rendezvous, f"starting {rendezvous.world} {more if rendezvous.world > 1 else one}")
     layers = import_module(engine.module).run(context, recorder)
-    problems: list[str] = []
-    if out and layers is not None:
-        first = plan.bounds[context.index][0] if engine.cut else 0
-        with collect_failure(problems, out / "weights"):
-            save_part(out, context.index, first, layers)
-    if recorder:
-        if out:
-            remove_stale_parts(out, rendezvous.world if engine.cut else 1)
-        problems += recorder.write_files()
-        if not config.output.quiet:  # its notes were shown at the start
-            show(run_grid(recorder.summary | {"notes": recorder.record.warnings}))
-        rendezvous.publish(FINISHED, True)
-    elif problems:  # the launcher ends all ranks with the first that fails: let rank 0 show its table
-        with contextlib.suppress(Late, StageError):
-            rendezvous.read(FINISHED, FINISH_TIMEOUT_S)
-    if problems:
-        raise StageError(f"{problems[0]}; free the disk or choose another --out, and train again")
+    save_results(context, recorder, layers)
 
 
 def _announce(config: TrainConfig, rendezvous: Rendezvous, text: str) -> None:
@@ -146,6 +123,8 @@ def _prepare(
         start = decide_start(config, task, data, rendezvous)
         planned = config if start.cut == config.partition.cut else config.changed(cut=start.cut)
         plan = broadcast_plan(rendezvous, planned, task, data, device, start.position.step)
+        if config.output.out:
+            remove_summary(Path(config.output.out))
     except Exception as error:
         broadcast_error(rendezvous, error)
         raise

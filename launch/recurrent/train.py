@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from launch.config.recurrent import SequenceConfig
 from launch.job.run_lock import RunLock
 from launch.job.stage_factory import build_updater
 from launch.recurrent.weights import save
-from launch.report.files import JsonLines, prepare_out, write_json
+from launch.report.files import JsonLines, prepare_out, remove_summary, write_json
 from launch.report.metadata import run_metadata
 from tasks.base import seed_everything
 from tasks.registry import create_any
@@ -51,25 +51,26 @@ def _run(runner: RankRunner, config: SequenceConfig, task: SequenceTask, out: Pa
     placement = place(config.runtime.device, config.runtime.threads, 0, 1)
     trainer = Trainer(config, task, sequences, placement.device)
     runner.describe_position = trainer.describe_position
-    lines = JsonLines(out / "metrics.jsonl", append=False) if out else None
+    if out:
+        remove_summary(out)
     summary = run_metadata(task.name, config.rule, config.task.seed, config.as_json()) | {
         "bptt": config.bptt,
         "parameters": parameters_of(trainer.model),
         "symbols": len(sequences.symbols),
         "epochs": [],
     }
-    for record in trainer.run():
-        summary["epochs"].append(record)
-        if not config.output.quiet:
-            print(line_of(record, config.task.epochs), flush=True)
-        if lines:
-            lines.write(record)
+    with closing(JsonLines(out / "metrics.jsonl", append=False)) if out else nullcontext() as lines:
+        for record in trainer.run():
+            summary["epochs"].append(record)
+            if not config.output.quiet:
+                print(line_of(record, config.task.epochs), flush=True)
+            if lines:
+                lines.write(record)
     summary |= {"updates": trainer.updates, "samples_per_s": trainer.symbols / trainer.seconds}
     summary |= {"train_s": trainer.seconds, "final": trainer.final()}
     if not config.output.quiet:
         print(f"{task.name}, {config.rule}, T = {config.bptt}: {_shown(summary['final'])}", flush=True)
-    if lines and out:
-        lines.close()
+    if out:
         save(out, trainer.model, config.task.name, config.task.task_args, sequences.symbols)
         write_json(out / "summary.json", summary)
     return summary

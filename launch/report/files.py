@@ -7,13 +7,14 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from dni_async.errors import UserError
 from launch.report.grid import Grid, markdown
 from workers.checkpoint.atomic_file import write_whole
+from workers.failure.errors import format_error
 
 
 def prepare_out(path: str | os.PathLike[str]) -> Path:
@@ -33,12 +34,26 @@ def prepare_out(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def collect_failure(problems: list[str], path: Path) -> Iterator[None]:
-    """Add a line to `problems` when the file at `path` cannot be written, and go on."""
+def collect_failure(problems: list[str], path: Path, *, draws: bool = False) -> Iterator[None]:
+    """Add a line to `problems` when the file at `path` cannot be written, and go on.
+
+    Args:
+        draws: whether a picture is drawn, so that any error of the plotting library counts, too.
+    """
     try:
         yield
     except OSError as error:
         problems.append(f"cannot write {path} ({error.strerror or error})")
+    except Exception as error:
+        if not draws:
+            raise
+        problems.append(f"cannot draw {path} ({format_error(error)})")
+
+
+def remove_summary(out: Path) -> None:
+    """Remove the summary of an earlier run from its folder. A folder of that name is left alone."""
+    with suppress(FileNotFoundError, IsADirectoryError):
+        (out / "summary.json").unlink()
 
 
 def jsonable(obj: Any) -> Any:

@@ -12,8 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dni_async.messages import EVALUATIONS, Marker, MarkerKind
@@ -34,7 +33,7 @@ class Recorder:
     def __init__(self, context: RankContext, progress: Progress | None = None) -> None:
         config = context.config
         self.record = RunRecord(context)
-        self.out = Path(config.output.out) if config.output.out else None
+        self.out = context.out
         self.progress = progress or Progress(
             quiet=config.output.quiet,
             metric_name=context.task.metric_name,
@@ -169,17 +168,18 @@ class Recorder:
         """Write the files of the whole run; return a line for each that could not be written."""
         if self.out is None:
             return []
-        from launch.report.curves_plot import plot_curves  # matplotlib: a second that only rank 0 needs
-        from launch.report.timeline_plot import plot_timeline
-
         timeline, summary = self.record.timeline, self.summary
-        writers: dict[str, Callable[[Path], None]] = {
-            "timeline.json": lambda path: write_json(path, chrome_trace(timeline, summary), indent=None),
-            "timeline.png": lambda path: plot_timeline(timeline, path, summary),
-            "curves.png": lambda path: plot_curves(summary, path),
-            "summary.json": lambda path: write_json(path, summary),  # last: whoever finds it finds all
-        }
-        for name, write in writers.items():
-            with collect_failure(self._problems, self.out / name):
-                write(self.out / name)
+        with collect_failure(self._problems, self.out / "timeline.json"):
+            write_json(self.out / "timeline.json", chrome_trace(timeline, summary), indent=None)
+        with collect_failure(self._problems, self.out / "timeline.png", draws=True):
+            # matplotlib: a second that only rank 0 needs
+            from launch.report.timeline_plot import plot_timeline
+
+            plot_timeline(timeline, self.out / "timeline.png", summary)
+        with collect_failure(self._problems, self.out / "curves.png", draws=True):
+            from launch.report.curves_plot import plot_curves
+
+            plot_curves(summary, self.out / "curves.png")
+        with collect_failure(self._problems, self.out / "summary.json"):
+            write_json(self.out / "summary.json", summary)  # last: whoever finds it finds all
         return self._problems

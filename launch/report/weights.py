@@ -25,9 +25,11 @@ def save_part(folder: Path, stage: int, first_layer: int, layers: nn.Module) -> 
     """Write the weights of one stage whose first layer is number `first_layer` of the network."""
     folder = folder / "weights"
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"stage-{stage}.safetensors"
+    path.unlink(missing_ok=True)  # parts of two runs would fit each other
     state = copied(renumbered(layers.state_dict(), first_layer))
     data = save({name: tensor.contiguous() for name, tensor in state.items()})
-    write_whole(folder / f"stage-{stage}.safetensors", data)
+    write_whole(path, data)
 
 
 def remove_stale_parts(folder: Path, stages: int) -> None:

@@ -109,3 +109,10 @@ def test_training_ends_early_when_validation_stops_improving_and_the_best_weight
 def test_a_loss_that_is_no_number_ends_the_run_with_one_line(text: str) -> None:
     with pytest.raises(UserError, match=r"at update \d+: the loss is (nan|inf); lower --lr"):
         run("char-lm", text, "width=8", optimizer="sgd", lr=1e30, clip_norm=None, epochs=4)
+
+
+def test_a_run_that_fails_leaves_no_summary_of_an_earlier_run(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match="the loss is"):
+        run("adding", *TINY, lr=1e30, clip_norm=1e30, optimizer="sgd", out=str(tmp_path))
+    assert not (tmp_path / "summary.json").exists()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -541,6 +542,20 @@ def test_metrics_that_cannot_be_written_do_not_end_the_run(tmp_path, monkeypatch
     assert capsys.readouterr().err == f"dni-async: {line}; training goes on\n"
     assert record.write_files() == [line]
     assert (tmp_path / "summary.json").exists()
+
+
+def test_a_picture_that_cannot_be_drawn_is_named_and_all_else_is_written(tmp_path, monkeypatch):
+    def broken(summary, path):
+        raise ValueError("a width must\nbe positive")
+
+    record = feed(recorder(tmp_path))
+    monkeypatch.setattr("launch.report.curves_plot.plot_curves", broken)
+    monkeypatch.setitem(sys.modules, "launch.report.timeline_plot", None)
+    imported, drawn = record.write_files()
+    assert imported.startswith(f"cannot draw {tmp_path / 'timeline.png'} (ModuleNotFoundError: ")
+    assert drawn == f"cannot draw {tmp_path / 'curves.png'} (ValueError: a width must be positive)"
+    assert json.loads((tmp_path / "summary.json").read_text())["final"]["loss"] == 0.7
+    assert json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
 
 
 def test_a_line_of_metrics_has_the_mean_loss_since_the_line_before(tmp_path):
