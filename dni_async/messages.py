@@ -36,9 +36,9 @@ class Activation:
         """No rows: a stage upstream has skipped the batch, and all stages downstream skip it."""
         return not len(self.h)
 
-    def emptied(self) -> Activation:
-        """Return the message without rows, in place of this one."""
-        return Activation(self.step, self.version, self.h.detach()[:0], self.y[:0], self.train)
+    def emptied(self, h: Tensor) -> Activation:
+        """Return the message without rows that takes the place of the one with h (B, ...)."""
+        return Activation(self.step, self.version, h.detach()[:0], self.y[:0], self.train)
 
 
 @dataclass(slots=True)
@@ -49,7 +49,8 @@ class TargetGradient:
     version: int
     """Optimizer steps the sender had taken when it made `grad`."""
     grad: Tensor
-    """(B, ...) gradient of the mean loss, in the shape of the activation it answers."""
+    """(B, ...) gradient of the mean loss, in the shape and type of the activation it answers; without rows
+    for one of whole numbers, which has no gradient."""
 
     @property
     def empty(self) -> bool:

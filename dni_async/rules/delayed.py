@@ -72,8 +72,8 @@ class DelayedRule(Rule):
     @override
     def resume(self, target: TargetGradient, version: int) -> tuple[Tensor, Tensor] | None:
         batch = self.stash.pop(target.step)
-        if batch is None or target.empty:
-            return None
+        if batch is None or (target.empty and batch.h.is_floating_point()):
+            return None  # whole numbers have no gradient, so their target is always empty
         self._staleness.add(version - batch.version)
         return batch.x, batch.h
 

@@ -48,8 +48,6 @@ class StageState:
         self.send_targets = send_targets
         self.target_every = target_every
         self.skip_nonfinite = skip_nonfinite
-        self.differentiable = True
-        """Whether the output has a gradient. One of whole numbers has none, and the stage learns nothing."""
         self.best = Best(layers, patience) if patience else None
         self.done = False
         """Whether the STOP marker has gone back: no message will come any more."""

@@ -55,10 +55,10 @@ class Stage(MarkerHandler):
         """Handle the target gradient (B, ...) of an earlier batch, which may have no rows."""
         self.targets_received += 1
         self._parts.on_target(message)
-        if not self.differentiable:
-            return
         if self.rule.capabilities.keeps_graphs:
             yield from self.resume(message)
+        elif not message.grad.is_floating_point():
+            return  # it answers an output of whole numbers, which has no gradient
         elif message.empty:
             self.targets_skipped += self.has_target(message.step)
             self.rule.discard(message.step)

@@ -38,7 +38,7 @@ class TrainingStep(StageState):
         self.steps += 1
         self.samples += len(message.h)
         if message.empty:
-            return self._skip(message)
+            return self._skip(message, message.h)
         return self._pass_through(message) if self.updater is None else self._step(message)
 
     def evaluate(self, message: Activation) -> Iterator[Message]:
@@ -81,13 +81,12 @@ class TrainingStep(StageState):
                 check_finite("activation", [out])
                 yield self._activation(message, out)
                 sent = True
-            self.differentiable = out.is_floating_point()
-            gradient: Tensor | None = out  # not used where the output has no gradient
-            if self.differentiable:
+            gradient: Tensor | None = out  # not used: whole numbers have no gradient
+            if out.is_floating_point() or self.rule.capabilities.keeps_graphs:
                 gradient = self.rule.gradient(message.step, self.version, out, message.y)
         except NonFinite as error:
             self.without(error, buffers)
-            yield from self._skip(message, sent)
+            yield from self._skip(message, out, sent)
             return
         if gradient is None:
             self.rule.postpone(message.step, self.version, x, h)
@@ -148,13 +147,15 @@ class TrainingStep(StageState):
             self.targets_sent += 1
             yield TargetGradient(message.step, self.version, clone_if_borrowed(grad, message))
 
-    def _skip(self, message: Activation, sent: bool = False) -> Iterator[Message]:
+    def _skip(self, message: Activation, out: Tensor, sent: bool = False) -> Iterator[Message]:
         """Make no update for this batch; the neighbours get messages without rows, in the usual order.
 
-        sent: whether its activation has already been sent downstream.
+        Args:
+            out: (B, ...) the output as far as it is known, of which only the type is sent.
+            sent: whether its activation has already been sent downstream.
         """
         if not sent and not self.is_last:
-            yield message.emptied()
+            yield message.emptied(out)
         if self.rule.capabilities.keeps_graphs:
             self.rule.postpone_skipped(message.step)  # its target will come, and is answered then
         else:
@@ -173,7 +174,7 @@ class TrainingStep(StageState):
             yield self._activation(message, h)
         except NonFinite as error:
             self.without(error, buffers)
-            yield from self._skip(message)
+            yield from self._skip(message, h)
 
     def _buffers(self) -> list[Tensor]:
         """Return copies of the layers' buffers if they may have to be put back."""

@@ -473,6 +473,33 @@ def test_whole_numbers_may_pass_a_cut(rule: Callable[[], Rule]) -> None:
     assert simulation.markers[0].kind is MarkerKind.STOP
 
 
+def stage_of_whole_numbers(rule: Rule) -> Stage:
+    return Stage(1, Indices(), rule, Updater(None), send_targets=True)
+
+
+@pytest.mark.parametrize("empty_first", [True, False])
+def test_a_stage_that_keeps_graphs_has_room_after_an_empty_batch_of_whole_numbers(empty_first: bool) -> None:
+    """The target of the batch without rows frees its place, whichever batch came before it."""
+    stage = stage_of_whole_numbers(DelayedRule(1))
+    full, empty = one_batch(), one_batch().emptied(torch.zeros(0, FEATURES))
+    for message in (empty, full) if empty_first else (full, empty):
+        assert stage.has_room
+        [activation] = list(stage.on(message))
+        assert isinstance(activation, Activation)
+        [answer] = list(stage.on(TargetGradient(message.step, 0, activation.h[:0])))
+        assert isinstance(answer, TargetGradient)
+        assert len(answer.grad) == len(message.h)
+        assert answer.grad.dtype == torch.float32
+    assert stage.has_room
+    assert (stage.skipped, stage.version) == (1, 1)
+
+
+def test_a_late_target_of_whole_numbers_does_not_count_as_skipped_in_a_restored_stage() -> None:
+    stage = stage_of_whole_numbers(DniRule(synthesizer(LinearSG(FEATURES, FEATURES))))
+    assert list(stage.on(TargetGradient(0, 0, torch.zeros(0, FEATURES, dtype=torch.long)))) == []
+    assert (stage.targets_received, stage.targets_skipped) == (1, 0)
+
+
 def updater(module: nn.Module) -> Updater:
     parameters = list(module.parameters())
     return adam(module) if parameters else Updater(None)
