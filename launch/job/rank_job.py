@@ -70,6 +70,7 @@ def run_rank(
     one, more = ("stage", "stages") if engine.cut else ("process", "processes")
     _announce(config, rendezvous, f"starting {rendezvous.world} {more if rendezvous.world > 1 else one}")
     layers = import_module(engine.module).run(context, recorder)
+    runner.begin("while writing the results")
     save_results(context, recorder, layers)
 
 

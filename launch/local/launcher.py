@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import cloudpickle
@@ -25,6 +25,7 @@ from launch.local.wan import FarHosts, address
 from tasks.base import Task
 from workers.coordination.loopback import check_loopback
 from workers.coordination.signing import JOB_SECRET
+from workers.failure.activity_file import ACTIVITY_FILE, read_activity
 from workers.failure.errors import AlreadyReported, StdoutClosed
 from workers.failure.failure_file import FAILURE_FILE, read_failure, report_failure
 from workers.failure.signals import LAUNCHER
@@ -36,21 +37,25 @@ SHUTDOWN_TIMEOUT_S = 5
 def run_local(config: TrainConfig, task: Task, hosts: FarHosts | None = None) -> None:
     """Run the job in one process per stage, each on its own host if there are hosts; wait for its end.
 
-    The job and the failure file are in memory that ranks open by way of this process, so that a killed
-    launcher leaves nothing behind.
+    The job, the failure file and the activity file are in memory that ranks open by way of this process, so
+    that a killed launcher leaves nothing behind.
 
     Raises:
         AlreadyReported: a rank has failed and has printed why.
     """
     check_loopback()
     check_port(config.runtime.port)
-    with _memory_file("job") as job, _memory_file("failure") as failure:
+    with ExitStack() as stack:
+        job, failure, activity = (
+            stack.enter_context(_memory_file(name)) for name in ("job", "failure", "activity")
+        )
         job.write_bytes(cloudpickle.dumps((config, task)))
         environment = {
             # ranks import what this process can import, such as a task beside the user's script
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
             "PYTHONSAFEPATH": "1",  # (from Python 3.11 on) and not first of all what is in the working folder
             FAILURE_FILE: str(failure),
+            ACTIVITY_FILE: str(activity),
             JOB_SECRET: secrets.token_hex(32),
             LAUNCHER: str(os.getpid()),
             # without it every rank prints dozens of lines when the store is gone
@@ -59,7 +64,7 @@ def run_local(config: TrainConfig, task: Task, hosts: FarHosts | None = None) ->
         if hosts:
             environment |= hosts.environment()
         with _environment(**environment), _silent_launcher(), hosts.visit(0) if hosts else nullcontext():
-            _launch(config, job, failure, address(0) if hosts else HOST)
+            _launch(config, job, failure, activity, address(0) if hosts else HOST)
 
 
 @contextmanager
@@ -97,7 +102,7 @@ def check_port(port: int) -> None:
             raise UserError(f"port {port} cannot be used ({error.strerror}); choose another --port") from None
 
 
-def _launch(config: TrainConfig, job: Path, failure: Path, host: str) -> None:
+def _launch(config: TrainConfig, job: Path, failure: Path, activity: Path, host: str) -> None:
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -119,8 +124,9 @@ def _launch(config: TrainConfig, job: Path, failure: Path, host: str) -> None:
         if line or StdoutClosed.status in statuses:
             special = (status for status in (UserError.status, StdoutClosed.status) if status in statuses)
             raise AlreadyReported(line, next(special, 1)) from None
-        how = first.signal_name() if first.exitcode < 0 else f"exit status {first.exitcode}"
-        raise StageError(f"rank {rank} ended before the first step ({how})") from None
+        killed = f"killed by {first.signal_name()}" if first.exitcode < 0 else ""
+        how = killed or f"ended with exit status {first.exitcode}"
+        raise StageError(f"{read_activity(activity, rank)}: {how}") from None
     except SignalException as stop:
         status = 128 + int(stop.sigval)
         line, reported = read_failure(failure)

@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from launch.local.wan import enter_own_host
+from workers.failure.activity_file import write_activity
 from workers.failure.failure_file import FAILURE_FILE, STDOUT_CLOSED, read_failure
 from workers.failure.signals import exit_with_launcher
 
@@ -40,6 +41,7 @@ if __name__ == "__main__":
     enter_own_host()
     if status := final_status():
         sys.exit(status)
+    write_activity(int(os.environ["RANK"]), f"rank {os.environ['RANK']}, before the first step")
     from launch.job.rank_job import start_rank
     from workers.failure.rank_runner import RankRunner, run_command
 

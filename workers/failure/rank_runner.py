@@ -18,6 +18,7 @@ from pathlib import Path
 from dni_async.errors import StageError, UserError
 from workers.coordination.heartbeat import Heartbeat
 from workers.coordination.rendezvous import Rendezvous
+from workers.failure.activity_file import ACTIVITY_FILE, write_activity
 from workers.failure.errors import (
     AlreadyReported,
     StdoutClosed,
@@ -85,16 +86,30 @@ class RankRunner:
         if self.rendezvous is None:
             self.rendezvous = Rendezvous.from_env(timeout)
             self.rendezvous.publish_process()
-            if self.rendezvous.world > 1:
+            if self.rendezvous.world > 1 or ACTIVITY_FILE in os.environ:
                 self._start_heartbeat(self.rendezvous)
             if final := self.rendezvous.read_before_restart(FINAL):
                 raise AlreadyReported(*final)
         return self.rendezvous
 
+    def begin(self, phase: str) -> None:
+        """Name what this rank does after its last step, such as "while writing the results"."""
+        position = self.describe_position()
+        self.describe_position = self.describe_activity = lambda: f"{position}, {phase}"
+        self._write_activity()
+
+    def _write_activity(self) -> None:
+        write_activity(int(os.environ.get("RANK", 0)), self.describe_activity())
+
     def _start_heartbeat(self, rendezvous: Rendezvous) -> None:
-        """Show the other ranks that this one lives; on rank 0, also print the line of a failed rank."""
-        self._reporter = FailureReporter(rendezvous)
-        on_beat = self._reporter.print_pending if rendezvous.rank == 0 else lambda: None
+        """Show the other ranks and the launcher what this one does; rank 0 also prints failures of others."""
+        reporter = self._reporter = FailureReporter(rendezvous)
+
+        def on_beat() -> None:
+            self._write_activity()
+            if rendezvous.rank == 0:
+                reporter.print_pending()
+
         self._heartbeat = Heartbeat(rendezvous, lambda: self.describe_activity(), on_beat)
         self._heartbeat.start()
 

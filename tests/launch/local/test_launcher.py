@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from dni_async.errors import StageError, UserError
 from launch.config.train import TrainConfig
 from launch.local import launcher as local
 from launch.local.launcher import check_port, run_local
-from tests.support.jobs import ROOT, TINY, our_lines, rank_processes
+from tests.support.jobs import ROOT, TINY, kill, our_lines, rank_processes
 from tests.support.tiny_task import Tiny
 from tests.support.waiting import until
 from workers.coordination.signing import JOB_SECRET
+from workers.failure.activity_file import write_activity
 from workers.failure.errors import AlreadyReported
 from workers.failure.failure_file import FAILURE_FILE, report_failure
 from workers.failure.signals import LAUNCHER
@@ -141,10 +143,64 @@ def test_a_closed_stdout_ends_the_launcher_silently(monkeypatch):
     assert failure.value.status == 141
 
 
-@pytest.mark.parametrize(("code", "how"), [(-9, "SIGKILL"), (3, "exit status 3")])
-def test_a_rank_that_ends_silently_is_named(code, how, monkeypatch):
-    with pytest.raises(StageError, match=rf"rank 1 ended before the first step \({how}\)"):
+@pytest.mark.parametrize(("code", "how"), [(-9, "killed by SIGKILL"), (3, "ended with exit status 3")])
+def test_a_rank_that_ends_silently_is_named_with_what_it_did_last(code, how, monkeypatch):
+    with pytest.raises(StageError, match=rf"^rank 1, before the first step: {how}$"):
         launched(monkeypatch, failing((1, code)), stages=2)
+
+    def end():
+        write_activity(1, "stage 1 (rank 1), after step 7, waiting")
+        failing((1, code)).end()
+
+    with pytest.raises(StageError, match=rf"^stage 1 \(rank 1\), after step 7, waiting: {how}$"):
+        launched(monkeypatch, Launcher(end), stages=2)
+
+
+@pytest.mark.parametrize(
+    ("stages", "last"),
+    [
+        pytest.param(1, r"rank 0 \(backprop\), at", marks=pytest.mark.slow),
+        (2, r"stage 0 \(rank 0\), after"),
+    ],
+)
+def test_a_rank_0_that_is_killed_while_it_writes_the_results_is_named_with_its_last_step(
+    stages, last, tmp_path, monkeypatch
+):
+    """It opens a pipe in the place of matplotlib's settings, and waits there."""
+    pipe = tmp_path / "matplotlibrc"
+    os.mkfifo(pipe)
+    monkeypatch.setenv("MATPLOTLIBRC", str(pipe))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+    def kill_the_writer():
+        ends = []
+        until(lambda: _has_reader(pipe, ends), 60, "the first picture")
+        kill(rank_processes(str(tmp_path))[0])
+        os.close(ends.pop())
+
+    config = TrainConfig.of(
+        stages=stages,
+        engine="decoupled" if stages > 1 else "backprop",
+        epochs=2,
+        batch_size=11,
+        out=str(tmp_path / "run"),
+        quiet=True,
+    )
+    with ThreadPoolExecutor(1) as pool:
+        killing = pool.submit(kill_the_writer)
+        line = rf"^{last} step 6, while writing the results: killed by SIGKILL$"
+        with pytest.raises(StageError, match=line):
+            run_local(config, Tiny(train=33))
+        killing.result()
+
+
+def _has_reader(pipe, ends):
+    """Whether somebody reads the pipe; then its other end is among `ends`, and the reader waits."""
+    try:
+        ends.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
