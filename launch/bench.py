@@ -54,8 +54,10 @@ def work(runner: RankRunner) -> None:
             print(f"--- {section.name}: left out, torch sees no GPU here")
             continue
         print(f"--- {section.name}, {duration(section.minutes)}", flush=True)
-        measure(section, docs / "benchmarks" / section.name)
-        write_document(docs)
+        try:
+            measure(section, docs / "benchmarks" / section.name)
+        finally:  # a command that fails leaves the results of those before it
+            write_document(docs)
     write_document(docs)
     print(f"written to {docs / 'BENCHMARKS.md'}")
 

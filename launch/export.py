@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from dni_async.errors import UserError
+from launch.config.checks import not_empty
 from launch.config.command_line import parse
 from launch.report.weights import weights_of
 from workers.checkpoint.atomic_file import write_whole
@@ -36,6 +37,7 @@ class ExportConfig:
     it), or the weights of a finished run."""
 
     def __post_init__(self) -> None:
+        not_empty(run=self.run)
         if self.to and Path(self.to).suffix not in SUFFIXES:
             raise UserError(f"to is {self.to}; the file's name must end in {', '.join(SUFFIXES)}")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dni_async.errors import UserError
-from launch.config.checks import at_least
+from launch.config.checks import at_least, not_empty
 from launch.config.command_line import parse
 from launch.recurrent.text_generator import generator_of
 from workers.failure.rank_runner import RankRunner, run_command
@@ -28,6 +28,7 @@ class GenerateConfig:
     """The same seed gives the same text."""
 
     def __post_init__(self) -> None:
+        not_empty(run=self.run)
         at_least(1, length=self.length)
         if not 0 <= self.temperature < float("inf"):
             raise UserError(f"temperature is {self.temperature}; it must be 0 or more")

@@ -28,6 +28,13 @@ def one_of(what: str, value: str, known: Sequence[str]) -> None:
         raise UserError(f"unknown {what} ({value}); use one of {', '.join(known)}")
 
 
+def not_empty(**settings: str) -> None:
+    """Raise UserError for an empty value."""
+    for name, value in settings.items():
+        if not value:
+            raise UserError(f"{option(name)} is empty; give a value")
+
+
 def option(name: str) -> str:
     """Return the name of a setting as on the command line, without dashes in front."""
     return name.replace("_", "-")

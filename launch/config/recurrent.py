@@ -43,7 +43,7 @@ class OverTimeConfig(FlatConfig):
     def __post_init__(self) -> None:
         at_least(0, patience=self.patience)
         optimizer_factory(self.sg.optimizer, 1.0)
-        if self.state_bound <= 0:
+        if not self.state_bound > 0:  # nor nan
             raise UserError(f"state-bound is {self.state_bound}; it must be positive")
         if not 0 <= self.discount <= 1:
             raise UserError(f"discount is {self.discount}; it must be 0 to 1")

@@ -54,7 +54,8 @@ class EvaluationConfig(Group):
     until: float | None = None
     """End training at this accuracy of an evaluation, such as 0.97; `epochs` stays the limit."""
     minutes: float | None = None
-    """End training after so many, wherever the epoch stands; baselines end at the next evaluation."""
+    """End training after so many, wherever the epoch stands; baselines end at the next evaluation. They go on
+    when the launcher restarts the job, and begin again with --resume."""
     patience: int = 0
     """End after so many epochs without a better validation loss; 0: never. Evaluations are then on the
     validation set, and the best weights are kept and tested at the end."""

@@ -13,7 +13,7 @@ epoch n: ...                                                 | CHECKPOINT | REST
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import torch
@@ -35,13 +35,8 @@ class StreamPosition:
     """Step of the last CHECKPOINT marker; None: `step`."""
 
     def state_dict(self) -> dict[str, int | None]:
-        """Return the position, JSON-able."""
+        """Return the arguments of an equal position, JSON-able."""
         return asdict(self)
-
-    def load_state_dict(self, state: Mapping[str, int | None]) -> None:
-        """Move to where `state_dict` was taken."""
-        for name, value in state.items():
-            setattr(self, name, value)
 
     def advance(self, message: Message) -> Message:
         """Count a message that is about to be sent, and return it."""

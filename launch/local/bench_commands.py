@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from dni_async.errors import StageError
@@ -23,22 +24,31 @@ four times its estimate."""
 
 
 def measure(section: Section, folder: Path) -> None:
-    """Run the section's commands; keep their tables, data and pictures in `folder` when all are done."""
-    with tempfile.TemporaryDirectory(prefix="dni_async-bench-") as name:
-        scratch = Path(name)
-        longest = max(LONGEST, 4 * 60.0 * section.minutes)
-        done = [run(command, scratch / str(i), longest) for i, command in enumerate(section.commands)]
-        prepare_out(folder)
-        for number in range(len(done)):
-            keep(section, scratch / str(number), folder, "" if number == 0 else f"-{number + 1}")
-    write_json(folder / RECORD, about() | {"done": done})
+    """Run the section's commands; keep table, data and pictures of each in `folder` when it is done.
+
+    The first result replaces what an earlier measurement of the section left.
+    """
+    longest = max(LONGEST, 4 * 60.0 * section.minutes)
+    done: list[dict[str, str]] = []
+    for number, command in enumerate(section.commands):
+        with tempfile.TemporaryDirectory(prefix="dni_async-bench-") as scratch:
+            done.append(run(command, Path(scratch) / "out", longest))
+            if number == 0:
+                prepare_out(folder)
+                for each in range(len(section.commands)):
+                    for _, stale in kept_files(section, folder, each):
+                        stale.unlink(missing_ok=True)
+            for file, kept in kept_files(section, folder, number):
+                if (Path(scratch) / "out" / file).exists():
+                    shutil.copyfile(Path(scratch) / "out" / file, kept)
+        write_json(folder / RECORD, about() | {"done": done})
 
 
-def keep(section: Section, out: Path, folder: Path, suffix: str) -> None:
-    """A command's data and pictures, their names made its own by `suffix`."""
+def kept_files(section: Section, folder: Path, number: int) -> Iterator[tuple[Path, Path]]:
+    """Yield each file that is kept of command number `number`, and its path in `folder`."""
+    suffix = "" if number == 0 else f"-{number + 1}"
     for file in map(Path, (*KEPT, *section.pictures)):
-        if (out / file).exists():
-            shutil.copyfile(out / file, folder / f"{file.stem}{suffix}{file.suffix}")
+        yield file, folder / f"{file.stem}{suffix}{file.suffix}"
 
 
 def run(command: str, out: Path, longest: float = LONGEST) -> dict[str, str]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from launch.report.bench_sections import SECTIONS, Section
 from launch.report.metadata import hardware, versions
+from workers.checkpoint.atomic_file import write_whole
 
 RECORD = "measured.json"
 
@@ -38,16 +40,14 @@ def write_document(docs: Path) -> None:
     more = docs / "benchmarks" / "more.md"
     if more.exists():
         parts.append(more.read_text())
-    (docs / "BENCHMARKS.md").write_text("\n".join(parts))
+    write_whole(docs / "BENCHMARKS.md", "\n".join(parts).encode())
 
 
 def chapter(section: Section, record: dict[str, Any] | None) -> str:
     """One section in Markdown."""
     lines = [f"## {section.title}", "", section.text, ""]
     if record is None:
-        why = " (no GPU was at hand)" if section.device == "cuda" else ""
-        commands = [f"`{shown(command)}`" for command in section.commands]
-        return "\n\n".join(["\n".join(lines).rstrip(), f"Not measured yet{why}:", *commands, ""])
+        return "\n".join([*lines, *_not_measured(section, section.commands)])
     machine = record["hardware"]
     gpus = f", {' and '.join(machine['gpus'])}" if machine["gpus"] else ""
     lines += [
@@ -57,9 +57,18 @@ def chapter(section: Section, record: dict[str, Any] | None) -> str:
     ]
     for done in record["done"]:
         lines += [f"`{done['command']}`", "", done["table"].strip(), ""]
+    lines += _not_measured(section, section.commands[len(record["done"]) :])
     for picture in section.pictures:
         lines += [f"![{section.title}](benchmarks/{section.name}/{Path(picture).name})", ""]
     return "\n".join(lines)
+
+
+def _not_measured(section: Section, commands: Sequence[str]) -> list[str]:
+    """Return the lines that name commands without results."""
+    if not commands:
+        return []
+    why = " (no GPU was at hand)" if section.device == "cuda" else ""
+    return [f"Not measured yet{why}:", "", *(line for each in commands for line in (f"`{shown(each)}`", ""))]
 
 
 HEAD = """# Benchmarks

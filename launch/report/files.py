@@ -19,6 +19,8 @@ from workers.failure.errors import format_error
 
 def prepare_out(path: str | os.PathLike[str]) -> Path:
     """Return the output folder, made if need be. Raises UserError when it cannot be written to."""
+    if not os.fspath(path):
+        raise UserError("the output folder is empty; name one")
     out = Path(path)
     try:
         if out.exists() and not out.is_dir():

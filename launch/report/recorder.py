@@ -22,6 +22,9 @@ from launch.report.progress import Progress
 from launch.report.run_record import RunRecord
 from launch.report.trace import chrome_trace
 
+CLOCK_STARTED = "clock started"
+"""Key in the launcher's store: the time at which the job's clock started first."""
+
 
 class Recorder:
     """The record of a run with its clock, its display and its files.
@@ -68,8 +71,7 @@ class Recorder:
         notes = [*context.start.notes, *([context.task.note] if context.task.note else [])]
         self.summary.update({"transports": list(transports), "notes": notes, **(about or {})})
         self._start = time.perf_counter()
-        minutes = context.config.evaluation.minutes
-        self._end = self._start + 60 * minutes if minutes else math.inf
+        self._end = self._start + self._seconds_left()
         if before:
             self.load_state_dict(before)
             passed = len(self.summary["epochs"])
@@ -82,6 +84,18 @@ class Recorder:
         if self.out:
             self._lines = JsonLines(self.out / "metrics.jsonl", append=bool(resumed or before))
         self.progress.start(context.config.task.epochs, context.rendezvous.world, passed + 1)
+
+    def _seconds_left(self) -> float:
+        """Return what is left of --minutes, which do not begin again when the launcher restarts the job."""
+        minutes, rendezvous = self._context.config.evaluation.minutes, self._context.rendezvous
+        if minutes is None:
+            return math.inf
+        now = time.time()  # the processes of a restarted job may run on another host
+        started = rendezvous.read_before_restart(CLOCK_STARTED)
+        if started is None:
+            started = now
+            rendezvous.publish_for_restart(CLOCK_STARTED, now)
+        return started + 60 * minutes - now
 
     def resume_state(self) -> dict[str, Any]:
         """Return what a checkpoint holds of the record, JSON-able; `Start.record` of a resumed run."""

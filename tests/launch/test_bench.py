@@ -16,6 +16,7 @@ from launch.config.plan import PlanConfig
 from launch.latency import LatencyConfig
 from launch.local import bench_commands
 from launch.local.bench_commands import measure
+from launch.report import bench_document
 from launch.report.bench_document import about, chapter, shown, write_document
 from launch.report.bench_sections import SECTIONS, Section
 from launch.windows import WindowsConfig
@@ -112,6 +113,30 @@ def test_a_section_that_fails_keeps_what_was_measured_before(tmp_path: Path) -> 
     assert (tmp_path / "tiny" / "measured.json").read_text() == "{}"
 
 
+def test_a_command_that_fails_leaves_the_results_of_those_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(command: str, out: Path, longest: float) -> dict[str, str]:
+        if command == TINY.commands[1]:
+            raise StageError("the second failed")
+        out.mkdir()
+        (out / "compare.json").write_text("new")
+        return {"command": shown(command), "table": "of the first"}
+
+    monkeypatch.setattr(bench_commands, "run", run)
+    monkeypatch.setattr(bench, "SECTIONS", (TINY,))
+    monkeypatch.setattr(bench_document, "SECTIONS", (TINY,))
+    monkeypatch.setattr("sys.argv", ["bench", "--docs", str(tmp_path)])
+    (folder := tmp_path / "benchmarks" / "tiny").mkdir(parents=True)
+    for name in ("compare-2.json", "of the user"):
+        (folder / name).write_text("old")
+    with pytest.raises(StageError, match="the second failed"):
+        bench.work(RankRunner())
+    assert {path.name for path in folder.iterdir()} == {"compare.json", "measured.json", "of the user"}
+    text = (tmp_path / "BENCHMARKS.md").read_text()
+    assert text.index("of the first") < text.index("Not measured yet:") < text.index(shown(TINY.commands[1]))
+
+
 def test_a_command_whose_reader_has_gone_ends_the_bench_as_quietly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +152,17 @@ def test_the_document_has_every_section_in_order(tmp_path: Path) -> None:
     places = [text.index(f"## {section.title}\n") for section in SECTIONS]
     assert places == sorted(places)
     assert text.count("Not measured yet") == len(SECTIONS)
+
+
+def test_a_full_disk_leaves_the_document_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "BENCHMARKS.md").write_text("before")
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_document(tmp_path)
+    assert (tmp_path / "BENCHMARKS.md").read_text() == "before"
 
 
 def test_an_unknown_section_is_bad_input() -> None:

@@ -113,3 +113,8 @@ def test_an_export_file_of_another_kind_or_in_no_folder_is_refused(run: Path) ->
         ExportConfig(run=str(run), to="model.bin")
     with pytest.raises(UserError, match=r"^cannot write .*no/model.pt \(No such file or directory\); choose"):
         export(ExportConfig(run=str(run), to=str(run / "no" / "model.pt")))
+
+
+def test_an_empty_name_of_a_run_is_not_the_working_folder() -> None:
+    with pytest.raises(UserError, match="run is empty; give a value"):
+        ExportConfig(run="")

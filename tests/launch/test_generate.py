@@ -33,7 +33,7 @@ def generate(model: TextGenerator, config: GenerateConfig) -> str:
 
 
 def config(**settings: object) -> GenerateConfig:
-    return GenerateConfig(run="", **{"prompt": "ab", "length": 30} | settings)  # type: ignore[arg-type]
+    return GenerateConfig(run="none", **{"prompt": "ab", "length": 30} | settings)  # type: ignore[arg-type]
 
 
 def test_a_trained_model_continues_the_text_that_it_learned(tmp_path: Path) -> None:
@@ -130,3 +130,8 @@ def test_bad_input_is_one_line_and_status_2(arguments: tuple[str, ...]) -> None:
     ended = run(*arguments)
     assert ended.returncode == 2 and ended.stdout == ""
     assert ended.stderr.splitlines() == our_lines(ended.stderr) and len(our_lines(ended.stderr)) == 1
+
+
+def test_an_empty_name_of_a_run_is_not_the_working_folder() -> None:
+    with pytest.raises(UserError, match="run is empty; give a value"):
+        GenerateConfig(run="")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from launch.config.train import TrainConfig
         ({"rule": "cdni"}, r"unknown rule for a task over time \(cdni\); use bptt, dni"),
         ({"patience": -1}, "patience is -1"),
         ({"state_bound": 0.0}, r"state-bound is 0\.0"),
+        ({"state_bound": math.nan}, "state-bound is nan"),
         ({"discount": 1.5}, r"discount is 1\.5"),
         ({"batch_size": 0}, "batch-size is 0"),
     ],

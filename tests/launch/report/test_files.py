@@ -67,6 +67,11 @@ def test_a_missing_output_folder_is_created(tmp_path):
     assert prepare_out(out) == out
 
 
+def test_an_empty_name_of_an_output_folder_is_not_the_working_folder():
+    with pytest.raises(UserError, match=r"^the output folder is empty; name one$"):
+        prepare_out("")
+
+
 def test_an_output_folder_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match=r"^output folder is a file \(.*file\): choose another folder$"):

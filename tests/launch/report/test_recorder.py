@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -237,6 +238,18 @@ def test_without_a_target_accuracy_no_evaluation_ends_training():
 @pytest.mark.parametrize(("minutes", "enough"), [(1e-9, True), (60.0, False)])
 def test_training_ends_when_its_minutes_are_over(minutes, enough):
     assert recorder(minutes=minutes).should_stop is enough
+
+
+def test_the_minutes_of_a_job_go_on_after_a_restart_and_begin_again_when_it_is_resumed(monkeypatch):
+    now, store = [1000.0], dist.HashStore()
+    monkeypatch.setattr("time.time", lambda: now[0])
+    earlier = recorder().resume_state() | {"seconds": 7200.0}
+    recorder(minutes=10.0, start=STEPS, record=earlier, store=store)
+    now[0] += 540
+    restarted = recorder(minutes=10.0, start=STEPS, record=earlier, store=store, restart=1)
+    assert 50 < restarted._end - time.perf_counter() <= 60
+    now[0] += 61
+    assert recorder(minutes=10.0, store=store, restart=2).should_stop
 
 
 def test_the_first_evaluation_that_reaches_the_accuracy_counts():
