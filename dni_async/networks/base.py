@@ -79,7 +79,7 @@ class DNINetwork(nn.Module):
 
     @classmethod
     def default_hidden(cls, shape: tuple[int, ...]) -> int | None:
-        """Hidden units for activations of `shape` (without the batch): as many as features or channels."""
+        """Return the hidden units for activations of `shape` (without the batch): as many as its features."""
         return shape[0] if cls.feature_dim == 1 else shape[-1]
 
     @classmethod

@@ -98,7 +98,7 @@ class HeadSG(ClassifierSG):
 
     @classmethod
     def default_hidden(cls, shape: tuple[int, ...]) -> int:
-        """Twice the channels of h, at most `MAX_HIDDEN`."""
+        """Return twice the channels of h, at most `MAX_HIDDEN`."""
         return min(2 * shape[0], MAX_HIDDEN)
 
     @classmethod
@@ -134,7 +134,7 @@ class FeatureHeadSG(ClassifierSG):
 
     @classmethod
     def default_hidden(cls, shape: tuple[int, ...]) -> None:
-        """No hidden layer."""
+        """Return None: the head has no hidden layer by default."""
 
     @classmethod
     @override

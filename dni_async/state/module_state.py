@@ -18,7 +18,7 @@ class StatefulModule(nn.Module):
         return {}
 
     def new_epoch(self) -> None:
-        """Start these numbers over."""
+        """Reset the numbers that `stats` returns; called when an epoch begins."""
 
     def running_state(self) -> State:
         """Return what a resumed run needs beside the weights."""

@@ -262,18 +262,18 @@ def test_a_stopped_rank_is_waited_for_until_the_deadline_and_no_longer(tmp_path:
     with Job(config, DigitsFcn(depth=3, width=32), 3, tmp_path) as job:
         metrics, pid = job.out / "metrics.jsonl", job.ranks[victim].pid
         assert pid is not None
+        others = [rank for rank in range(3) if rank != victim]
 
         def lines() -> int:
             return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
         job.wait_until_it_trains()
         os.kill(pid, signal.SIGSTOP)
-        time.sleep(timeout / 4)  # all others wait by now
+        until(lambda: all(job.waits(rank) for rank in others), timeout / 2, "the waiting of all others")
         before = lines()
         os.kill(pid, signal.SIGCONT)
         until(lambda: lines() > before + 3, 30, "the next epochs")
         os.kill(pid, signal.SIGSTOP)
-        others = [rank for rank in range(3) if rank != victim]
         start = time.monotonic()
         for rank in others:
             job.ranks[rank].join(30)

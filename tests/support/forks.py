@@ -5,6 +5,7 @@ The server imports this module, so what is imported here is there in every child
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import sys
@@ -98,6 +99,16 @@ class Job:
         """What all ranks together wrote to stderr."""
         texts = (self.folder / f"stderr-{rank}" for rank in range(len(self.ranks)))
         return [line for text in texts for line in text.read_text().splitlines()]
+
+    def waits(self, rank: int) -> bool:
+        """Whether the newest heartbeat of a rank says that it has been waiting for at least a second."""
+        ending = f"dni_async/{self.restart}/heartbeat/{rank}"
+        for key in self._store.list_keys():
+            if key.endswith(ending):
+                data = self._store.get(key)
+                beat = json.loads(data[data.index(b"{") :])
+                return beat["activity"].endswith("waiting") and beat["since"] >= 1
+        return False
 
     def _environment(self, rank: int, ranks: int) -> dict[str, str]:
         mine = {"RANK": rank, "WORLD_SIZE": ranks, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": ranks}

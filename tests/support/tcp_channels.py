@@ -70,6 +70,7 @@ def sender_of_raw_socket(
 ) -> tuple[TcpSender, socket.socket]:
     """A sender, and the socket of a peer that knows the secret and then sends what it likes."""
     with socket.create_server((HOST, 0)) as server, Answering(server) as answering:
+        server.settimeout(TEST_TIMEOUT_S)
         sender = connect(server.getsockname(), SECRET, 1, capacity, timeout, stripes=1)
     return sender, answering.raw
 
@@ -79,14 +80,15 @@ class Answering:
 
     def __init__(self, server: socket.socket) -> None:
         self._server = server
-        self._thread = threading.Thread(target=self._run)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> Answering:
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._thread.join()
+        self._thread.join(2 * TEST_TIMEOUT_S)
+        assert not self._thread.is_alive(), "no handshake"
 
     def _run(self) -> None:
         self.raw, _ = self._server.accept()

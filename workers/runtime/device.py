@@ -24,7 +24,7 @@ class Placement:
     """Whether no other rank of this host is bound to these cores."""
 
     def describe(self) -> dict[str, Any]:
-        """JSON-able, for the summary."""
+        """Return the fields for summary.json."""
         return asdict(self) | {"device": str(self.device)}
 
 

@@ -78,7 +78,7 @@ class LinkCost:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """What was measured."""
+    """The costs of messages on each transport, and of a ring's steps."""
 
     links: dict[str, LinkCost]
     """By transport."""

@@ -90,6 +90,16 @@ def test_a_rule_is_measured_where_it_has_a_network(rule, measured, monkeypatch):
     assert len(seen) == measured
 
 
+def test_interfaces_that_are_alike_share_one_rule_so_it_is_measured_once():
+    """The layers have outputs of 8, 7, 7 and 6 features; only two of them are of the same shape."""
+    layers = [nn.Linear(6, 8), nn.Linear(8, 7), nn.Linear(7, 7), nn.Linear(7, 6), nn.Linear(6, 3)]
+    config, shapes = TrainConfig.of(rule="cdni"), [(8,), (7,), (7,), (6,), (3,)]
+    rules = stage_costs.rules_to_measure(config, Tiny(), layers, shapes, 3, 2, torch.device("cpu"))
+    made = [rules(i) for i in (0, 1, 2, 3, 1)]
+    assert made[1] is made[2] is made[4]
+    assert len({id(rule) for rule in made}) == 3
+
+
 def test_emulated_devices_are_cut_by_counted_flops():
     """Batch 16, widths 6 8 7 6 5 3: a layer costs 2 products forward and 4 backward, the first one 2."""
     plan = drawn(Tiny(plain_layers), cut="", stages=2, rule="frozen", emulate_gflops=1e-9)

@@ -15,6 +15,7 @@ from launch.local.wan import FarHosts, Wire, address, enter, far_hosts, in_threa
 
 LATENCY_S = 0.03
 BYTES_PER_S = 5e6
+TEST_TIMEOUT_S = 10.0
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +32,19 @@ def connected(hosts: FarHosts, source: int, destination: int) -> tuple[socket.so
 
     def listen() -> socket.socket:
         enter(hosts.namespaces[destination])
-        return socket.create_server((address(destination), 0))
+        server = socket.create_server((address(destination), 0))
+        server.settimeout(TEST_TIMEOUT_S)
+        return server
 
     def connect() -> tuple[socket.socket, float]:
         enter(hosts.namespaces[source])
         begin = time.monotonic()
-        return socket.create_connection(server.getsockname(), 10.0), time.monotonic() - begin
+        return socket.create_connection(server.getsockname(), TEST_TIMEOUT_S), time.monotonic() - begin
 
     with in_thread(listen) as server:
         client, seconds = in_thread(connect)
         accepted, _ = server.accept()
+    accepted.settimeout(TEST_TIMEOUT_S)
     return client, accepted, seconds
 
 
@@ -56,11 +60,14 @@ def test_bytes_arrive_no_faster_than_the_wire_allows(hosts: FarHosts) -> None:
     size = int(BYTES_PER_S / 2)
     with client, accepted:
         begin = time.monotonic()
-        sending = threading.Thread(target=client.sendall, args=(b"\0" * size,))
+        sending = threading.Thread(target=client.sendall, args=(b"\0" * size,), daemon=True)
         sending.start()
         while size:
-            size -= len(accepted.recv(1 << 20))
-        sending.join()
+            data = accepted.recv(1 << 20)
+            assert data, f"the connection ended {size} bytes too early"
+            size -= len(data)
+        sending.join(TEST_TIMEOUT_S)
+        assert not sending.is_alive()
         assert 0.5 <= time.monotonic() - begin < 10.0
 
 

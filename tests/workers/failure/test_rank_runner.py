@@ -19,7 +19,7 @@ import torch.distributed as dist
 from dni_async.errors import Late, StageError, UserError
 from tests.support.channels import TEST_TIMEOUT_S
 from tests.support.children import Child, Work
-from workers.coordination.heartbeat import BEAT_INTERVAL_S
+from tests.support.waiting import until
 from workers.coordination.rendezvous import Rendezvous
 from workers.failure.errors import AlreadyReported, StdoutClosed, exit_status, format_error, is_timeout
 from workers.failure.failure_file import FAILURE_FILE, read_failure
@@ -299,7 +299,7 @@ class TestSeveralRanks:
             assert other.process.is_alive()
         assert re.fullmatch(
             r"dni-async: stage 0 \(rank 0\), after step 7: nothing came from stage 1 for 3 s; "
-            r"no sign of life for [234] s from stage 1 \(rank 1\), at step 8, computing",
+            r"no sign of life for [34] s from stage 1 \(rank 1\), at step 8, computing",
             line,
         )
 
@@ -325,17 +325,18 @@ def busy_until_told(runner: RankRunner, mouth: Connection) -> None:
 
 
 def stop_for_ever(runner: RankRunner, mouth: Connection) -> None:
-    """After a few beats."""
+    """Stop once the store says what this rank does."""
     runner.describe_activity = lambda: "stage 1 (rank 1), at step 8, computing"
-    runner.join(TEST_TIMEOUT_S)
-    time.sleep(2 * BEAT_INTERVAL_S)
+    rendezvous = runner.join(TEST_TIMEOUT_S)
+    until(lambda: "step 8" in str(rendezvous.peek("heartbeat/1")), TEST_TIMEOUT_S, "a beat")
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def late(runner: RankRunner, mouth: Connection) -> None:
-    """Wait 3 s, from the other's beats on."""
-    runner.join(TEST_TIMEOUT_S).store.wait(["heartbeat/1"])
-    time.sleep(2 * BEAT_INTERVAL_S + 3)
+    """Wait until the other has given no sign of life for 3 s."""
+    runner.join(TEST_TIMEOUT_S)
+    assert runner._heartbeat
+    until(lambda: "for 3 s" in runner._heartbeat.describe(), TEST_TIMEOUT_S, "the silence")
     raise Late("stage 0 (rank 0), after step 7: nothing came from stage 1 for 3 s", [1])
 
 

@@ -109,12 +109,15 @@ class PipeTransport(Transport):
             listeners[n] = socket.socket(socket.AF_UNIX)
             listeners[n].bind(str(self.folder / f"{n}-{rank}"))
             listeners[n].listen()
+            listeners[n].settimeout(request.timeout)
             request.rendezvous.publish(f"pipe/{n}-{rank}", True)
         opened = {}
         for n, listener in listeners.items():
             request.rendezvous.read(f"pipe/{rank}-{n}", request.timeout)
             connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(request.timeout)
             connection.connect(str(self.folder / f"{rank}-{n}"))
+            connection.settimeout(None)
             sender = PipeSender(n, connection, request.capacity)
             opened[n] = request.link(sender, PipeReceiver(n, listener.accept()[0]))
             listener.close()

@@ -12,9 +12,9 @@ import torch
 
 from dni_async.messages import Marker, MarkerKind, TargetGradient
 from tests.support.channels import shm_channel
-from tests.support.conformance import CAPACITY, KILLED, NAMES, Link, Side
 from tests.support.conformance_messages import assert_same, message
-from tests.support.conformance_runs import Outcome, run_in_threads
+from tests.support.conformance_runs import Outcome, over_channels
+from tests.support.conformance_tests import ConformanceTests
 from tests.support.gradients import ShmPair, gradient
 from tests.support.transport_processes import run_in_processes, shm_links
 from workers.transport import base, packets, shm
@@ -26,12 +26,7 @@ from workers.transport.slots import PAGE
 
 @pytest.fixture(scope="module")
 def in_threads() -> Outcome:
-    links: list[list[Link]] = [[], []]
-    for capacity in (CAPACITY, 1):
-        (down, down_end), (up, up_end) = shm_channel(capacity), shm_channel(capacity)
-        links[0].append(Link(down, up_end, capacity))
-        links[1].append(Link(up, down_end, capacity))
-    return run_in_threads([Side(rank, *links[rank], print) for rank in (0, 1)])
+    return over_channels(shm_channel)
 
 
 @pytest.fixture(scope="module")
@@ -39,18 +34,8 @@ def in_processes(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return run_in_processes(shm_links, tmp_path_factory.mktemp("shm"))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_conforms_in_threads(in_threads: Outcome, name: str) -> None:
-    in_threads.check(name)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_conforms_in_processes(in_processes: Outcome, name: str) -> None:
-    in_processes.check(name)
-
-
-def test_a_killed_peer_is_noticed(in_processes: Outcome) -> None:
-    in_processes.check(KILLED, ranks=(0,))
+class TestConformance(ConformanceTests):
+    pass
 
 
 def test_no_file_system_sees_a_slot(ends: ShmPair) -> None:
@@ -263,7 +248,7 @@ def test_a_full_queue_is_not_taken_for_an_absent_listener() -> None:
         connecting = threading.Thread(target=lambda: connected.append(connect(listener.address, 1, 1, 20.0)))
         connecting.start()
         with listener.accept(20.0) as receiver:
-            connecting.join()
+            connecting.join(20.0)
             with connected[0] as sender:
                 sender.send(gradient(1), 0.0)
                 assert_same(receiver.recv(0.0), gradient(1))

@@ -12,9 +12,10 @@ import torch
 
 from dni_async.messages import Activation
 from tests.support.channels import copy_late
-from tests.support.conformance import KILLED, NAMES, TEST_TIMEOUT_S, seconds_until_gone
+from tests.support.conformance import TEST_TIMEOUT_S, seconds_until_gone
 from tests.support.conformance_messages import assert_same, message
 from tests.support.conformance_runs import Outcome, nothing_left_open, over_channels
+from tests.support.conformance_tests import ConformanceTests
 from tests.support.gradients import gradient
 from tests.support.tcp_channels import (
     receiver_of_raw_socket,
@@ -23,6 +24,7 @@ from tests.support.tcp_channels import (
     vanish,
 )
 from tests.support.transport_processes import run_in_processes, tcp_links
+from tests.support.waiting import until
 from workers.transport.base import PeerGone, TransportError, TransportTimeout
 from workers.transport.tcp import connect
 from workers.transport.wire import HEADER_BYTES, add_checksum, encode
@@ -38,18 +40,8 @@ def in_processes(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     return run_in_processes(tcp_links, tmp_path_factory.mktemp("tcp"))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_conforms_in_threads(in_threads: Outcome, name: str) -> None:
-    in_threads.check(name)
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_conforms_in_processes(in_processes: Outcome, name: str) -> None:
-    in_processes.check(name)
-
-
-def test_a_killed_peer_is_noticed(in_processes: Outcome) -> None:
-    in_processes.check(KILLED, ranks=(0,))
+class TestConformance(ConformanceTests):
+    pass
 
 
 @pytest.mark.parametrize("stripes", [1, 4])
@@ -58,12 +50,15 @@ def test_large_messages_arrive_equal_and_in_order(stripes: int) -> None:
     sizes = [3_000_000, 1, 10, 2_000_000, 0, 5, 4_000_000, 7, 8, 9]
     with nothing_left_open():
         sender, receiver = tcp_channel(3, stripes=stripes)
-        sending = threading.Thread(target=lambda: [sender.send(gradient(n), TEST_TIMEOUT_S) for n in sizes])
+        sending = threading.Thread(
+            target=lambda: [sender.send(gradient(n), TEST_TIMEOUT_S) for n in sizes], daemon=True
+        )
         sending.start()
         for size in sizes:
             assert_same(receiver.recv(TEST_TIMEOUT_S), gradient(size))
             receiver.release()
-        sending.join()
+        sending.join(TEST_TIMEOUT_S)
+        assert not sending.is_alive()
         sender.close()
         receiver.close()
 
@@ -113,8 +108,11 @@ def test_both_ends_use_few_slots_again_and_again() -> None:
             sender.send(gradient(10_000), 0.0)
             addresses.add(receiver.recv(TEST_TIMEOUT_S).grad.data_ptr())
             receiver.release()
-            while sender._pool.in_flight:
-                sender.ready()
+            until(
+                lambda: sender.ready() and not sender._pool.in_flight,
+                TEST_TIMEOUT_S,
+                "the return of the slot",
+            )
         assert len(addresses) == 1 and sender.held_bytes() < 50_000
 
 
@@ -138,7 +136,7 @@ def test_a_copy_that_never_ends_ends_the_channel() -> None:
     with receiver, sender:
         sender.send(gradient(1), 0.0)
         with pytest.raises(TransportTimeout, match="a copy between the GPU and the host was not done"):
-            while True:
+            for _ in range(3):  # the last one waits for a credit
                 sender.send(gradient(1), TEST_TIMEOUT_S)
 
 
@@ -152,9 +150,7 @@ def test_an_error_of_a_device_ends_the_channel_with_its_text() -> None:
 
     sender.copy_out = lambda places, tensors: Broken()  # type: ignore[method-assign, assignment]
     sender.send(gradient(3), TEST_TIMEOUT_S)
-    deadline = time.monotonic() + TEST_TIMEOUT_S
-    while not sender.peer_gone() and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(sender.peer_gone, TEST_TIMEOUT_S, "the end of the channel")
     with pytest.raises(TransportError, match="RuntimeError: an illegal memory access"):
         sender.ready()
     sender.close()
@@ -289,19 +285,19 @@ def test_credits_that_make_no_sense_are_refused(credits: bytes) -> None:
         sender.send(gradient(1), 0.0)
         raw.sendall(credits)
         with pytest.raises(TransportError, match="stage 1 sent credits that make no sense"):
-            while True:
-                sender.ready()
+            until(lambda: not sender.ready(), TEST_TIMEOUT_S, "the refusal")  # there is room for a message
 
 
 def test_a_receiver_that_reads_nothing_is_given_up_at_the_deadline() -> None:
     """As a process that was stopped: its host answers, and the window stays closed."""
-    sender, raw = sender_of_raw_socket(capacity=60, timeout=2.0)
+    timeout, messages = 2.0, 60
+    sender, raw = sender_of_raw_socket(capacity=messages, timeout=timeout)
     with raw:
         begin = time.monotonic()
         with pytest.raises(PeerGone, match="stage 1 is gone"):
-            while True:
+            for _ in range(messages + 1):  # the last one waits for a credit
                 sender.send(gradient(250_000), TEST_TIMEOUT_S)
-        assert time.monotonic() - begin < 2 * TEST_TIMEOUT_S
+        assert time.monotonic() - begin < timeout + 5.0
         sender.close()
 
 

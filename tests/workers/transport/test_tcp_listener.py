@@ -18,6 +18,7 @@ from tests.support.conformance_messages import assert_same
 from tests.support.conformance_runs import nothing_left_open
 from tests.support.gradients import gradient
 from tests.support.tcp_channels import HOST, SECRET, introduce, listen, read
+from tests.support.waiting import until
 from workers.transport import tcp_listener
 from workers.transport.base import PeerGone, TransportError, TransportTimeout
 from workers.transport.handshake import CHALLENGE_BYTES, HELLO_BYTES, Hello, make_hello
@@ -99,10 +100,15 @@ def test_a_stranger_that_makes_room_for_the_next_and_then_speaks_does_no_harm() 
             assert wait_readable(server)
             first.send(b"0123456789")
             answers: list[object] = []
-            thread = threading.Thread(target=lambda: answers.append(admission.run()))
+            thread = threading.Thread(target=lambda: answers.append(admission.run()), daemon=True)
             thread.start()
-            while len(admission._applicants) < _MOST_STRANGERS or first_is_known(admission, first):
-                time.sleep(0.01)
+            until(
+                lambda: (
+                    len(admission._applicants) == _MOST_STRANGERS and not first_is_known(admission, first)
+                ),
+                TEST_TIMEOUT_S,
+                "the next stranger's admission",
+            )
             server.shutdown(socket.SHUT_RDWR)
             thread.join(TEST_TIMEOUT_S)
         assert answers == [None]
@@ -195,16 +201,19 @@ def test_a_listener_can_be_closed_before_anybody_came(listener: TcpListener) -> 
 def test_a_sender_recognises_a_stranger_that_listens() -> None:
     """It says nothing of the secret to somebody who speaks another protocol, or knows another secret."""
     with socket.create_server((HOST, 0)) as server:
-        greeting = threading.Thread(target=greet_one, args=(server,))
+        server.settimeout(TEST_TIMEOUT_S)
+        greeting = threading.Thread(target=greet_one, args=(server,), daemon=True)
         greeting.start()
         with pytest.raises(TransportError, match="it does not speak our protocol"):
             connect(server.getsockname(), SECRET, 1, 1, TEST_TIMEOUT_S)
-        greeting.join()
+        greeting.join(2 * TEST_TIMEOUT_S)
+        assert not greeting.is_alive()
 
 
 def greet_one(server: socket.socket) -> None:
     connection, _ = server.accept()
     with connection:
+        connection.settimeout(TEST_TIMEOUT_S)
         connection.sendall(b"220 mail.example.org ESMTP".ljust(CHALLENGE_BYTES))
         assert connection.recv(1) == b""
 
