@@ -16,6 +16,7 @@ from dni_async.stage.stage import Stage
 from launch.job.checkpoints import complete_checkpoint, save_parts
 from launch.job.context import RankContext
 from launch.job.data import Data, size
+from launch.job.links import agree_on_links, all_near, describe_links
 from launch.job.resume import restore_stage
 from launch.job.stage_factory import build_stage
 from launch.report.recorder import Recorder
@@ -28,16 +29,14 @@ from workers.runtime.fault_injection import EventInjector
 from workers.runtime.loop import StageLoop
 from workers.runtime.probe import Throughput, process_metadata, warmup_steps
 from workers.transport.compression import CompressingSender, compress_link
-from workers.transport.connect import Links, agree_on_transports, open_links
-from workers.transport.in_flight import agree_on_in_flight
+from workers.transport.connect import Links, open_links
 from workers.transport.links import Link
-from workers.transport.registry import find_transport
 
 
 def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
     """Build this rank's stage, connect it to its neighbours, and run it to the end. Returns its layers."""
     device, session = context.placement.device, context.session
-    transports = _agree_on_links(context)
+    transports, speeds = agree_on_links(context)
     config = context.config
     stage, names = build_stage(config, context.task, context.plan, context.index, device)
     under_way = _restore(context, stage)
@@ -53,7 +52,8 @@ def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
         context.rendezvous, transports, config.partition.capacity, config.runtime.timeout, device, journal
     ) as links:
         if recorder:
-            recorder.start(transports, {"in_flight": config.partition.capacity})
+            about = {"in_flight": config.partition.capacity, "links": describe_links(transports, speeds)}
+            recorder.start(transports, about)
         links = _compress(context, links, transports)
         loop = _loop(context, recorder, stage, names, links, under_way)
         context.runner.describe_position = loop.describe_position
@@ -64,23 +64,6 @@ def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
             session.start(stage, loop, context.start.position)
         loop.run()
     return stage.layers
-
-
-def _agree_on_links(context: RankContext) -> list[str]:
-    """Return the transport of each link, and set the context's messages in flight if they are to be found."""
-    config, rendezvous = context.config, context.rendezvous
-    transports = agree_on_transports(rendezvous, config.runtime.transport, config.runtime.timeout)
-    found = config.partition.in_flight != "auto" or config.runtime.deterministic or _is_near(transports)
-    if not found:
-        step_s = max(context.plan.costs, default=0.0)
-        in_flight = agree_on_in_flight(rendezvous, step_s, config.runtime.timeout)
-        context.config = config.changed(in_flight=in_flight)
-    return transports
-
-
-def _is_near(transports: list[str]) -> bool:
-    """Whether all links are within a host."""
-    return all(find_transport(name).same_host_only for name in transports)
 
 
 def _restore(context: RankContext, stage: Stage) -> list[TargetGradient]:
@@ -131,7 +114,7 @@ def _compress(context: RankContext, links: Links, transports: list[str]) -> Link
     """Return the links with messages in the format of --wire, and with their bytes counted; the same links
     where all are within a host and nothing is compressed."""
     wire, plan = context.config.runtime.wire, context.plan
-    if wire == "fp32" and _is_near(transports):
+    if wire == "fp32" and all_near(transports):
         return links
     first, end = plan.bounds[context.index]
 

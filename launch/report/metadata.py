@@ -59,6 +59,7 @@ def initial_summary(context: RankContext) -> dict[str, Any]:
         "losses": [],
         "final": {},
         "transports": [],
+        "links": [],
         "stages": [],
         "checkpoints": {"written": 0, "failed": 0, "resumed_at": plan.start or None},
         "restarts": {"count": context.rendezvous.restart, "lost_steps": start.lost_steps},

@@ -10,6 +10,7 @@ from dni_async.messages import Marker, MarkerKind
 from launch.job.context import RankContext
 from launch.job.stage_factory import patience_of
 from launch.report.evaluation import metric_key, named_result, split_of
+from launch.report.links import completed_links
 from launch.report.metadata import initial_summary
 from launch.report.timeline import overlap
 from launch.report.training_loss import TrainingLoss
@@ -116,6 +117,7 @@ class RunRecord:
             "overlap": overlap(self.timeline),
             "stages": [s | means for s, means in zip(stages, self._epoch_means, strict=True)],
         }
+        self.summary["links"] = completed_links(self.summary)
         self.warnings += self._final_warnings(self.summary["stages"])
         self.summary["notes"] = [*self.summary["notes"], *self.warnings]
 

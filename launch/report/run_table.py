@@ -7,13 +7,14 @@ from typing import Any
 
 from launch.report.evaluation import metric_key
 from launch.report.grid import Grid, column
+from launch.report.links import link_utilisation, sent_per_step
 from launch.report.text import NOTHING, epochs, layer_range, megabytes, metric, number, percent, run_name
 
 
 def run_grid(summary: Mapping[str, Any]) -> Grid:
     """Return one row per stage; columns that say nothing for this engine are left out."""
     rows, name = summary["stages"], summary.get("metric_name", "accuracy")
-    local = metric_key("local", name)
+    local, links = metric_key("local", name), summary.get("links", ())
     columns = [
         column("stage", rows, _stage_name, left=True),
         column("parameters", rows, lambda s: number(s.get("parameters"))),
@@ -21,6 +22,8 @@ def run_grid(summary: Mapping[str, Any]) -> Grid:
         column("busy s", rows, lambda s: number(s.get("busy_s"), 1), spare=True),
         column("wait s", rows, lambda s: number(s.get("wait_s"), 1)),
         column("send s", rows, lambda s: number(s.get("send_s"), 1), spare=True),
+        column("sent MB per step\ndown / up", rows, lambda s: sent_per_step(links, s["index"])),
+        column("link used\ndown / up", rows, lambda s: link_utilisation(links, s["index"])),
         column("SG s", rows, lambda s: number(s.get("sg_s") or None, 1)),
         column("head s", rows, lambda s: number(s.get("head_s") or None, 1)),
         column("staleness\nmean / max", rows, _staleness),

@@ -244,6 +244,11 @@ def test_engines_run_on_emulated_hosts(tmp_path: Path) -> None:
     summary = json.loads((tmp_path / "cdni" / "summary.json").read_text())
     assert summary["transports"] == ["tcp"] and summary["in_flight"] > 4
     assert summary["settings"]["in_flight"] == "auto"
+    (link,) = summary["links"]
+    assert link["transport"] == "tcp" and 0.01 <= link["round_trip_s"] < 0.1
+    assert 1e6 < link["downstream_bytes_per_s"] < 2 * 125e6
+    assert link["bytes_per_step"]["downstream"] > 64 * 32 * 4 >= link["bytes_per_step"]["upstream"] > 0
+    assert all(0 < used < 1 for used in link["utilisation"].values())
 
 
 @pytest.mark.parametrize(

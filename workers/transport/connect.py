@@ -33,9 +33,10 @@ class Links:
     downstream: Link | None
 
 
-def agree_on_transports(rendezvous: Rendezvous, asked: str, timeout: float) -> list[str]:
-    """The transport of each link, the same on all ranks; every rank must call it."""
-    return choose_transports(asked, rendezvous.gather_hosts(timeout))
+def agree_on_transports(rendezvous: Rendezvous, asked: str, timeout: float) -> tuple[list[str], list[str]]:
+    """The transport of each link, and the host of each rank; every rank must call it."""
+    hosts = rendezvous.gather_hosts(timeout)
+    return choose_transports(asked, hosts), hosts
 
 
 @contextmanager

@@ -28,6 +28,7 @@ import hmac
 import math
 import socket
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -69,19 +70,36 @@ class TcpTransport(Transport):
     @override
     def open(self, request: LinkRequest) -> dict[int, Link]:
         rendezvous, timeout, pin = request.rendezvous, request.timeout, request.device.type == "cuda"
-        rank, host = rendezvous.rank, listening_host() if request.neighbours else ""
-        listeners = {}
-        for n in request.neighbours:
-            secret = b"" if rendezvous.secret else new_secret()
-            listeners[n] = TcpListener(n, host, secret or _derive(rendezvous, n, rank), timeout, pin)
-            rendezvous.publish(f"tcp/{n}-{rank}", [*listeners[n].address, secret.hex()])
         links = {}
-        for n, listener in listeners.items():
-            where, port, published = rendezvous.read(f"tcp/{rank}-{n}", timeout)
-            secret = bytes.fromhex(published) or _derive(rendezvous, rank, n)
-            sender = connect((connecting_host(where), port), secret, n, request.capacity, timeout, pin=pin)
+        for n, listener in listen(rendezvous, request.neighbours, "tcp", timeout, pin).items():
+            address, secret = find(rendezvous, n, "tcp", timeout)
+            sender = connect(address, secret, n, request.capacity, timeout, pin=pin)
             links[n] = request.link(sender, listener.accept(timeout))
         return links
+
+
+def listen(
+    rendezvous: Rendezvous, neighbours: Sequence[int], purpose: str, timeout: float, pin: bool = False
+) -> dict[int, TcpListener]:
+    """A listener for each neighbour, its address published for `find`.
+
+    Args:
+        purpose: Tells the channels of two ranks apart; "tcp" is that of the messages.
+    """
+    rank, host, listeners = rendezvous.rank, listening_host() if neighbours else "", {}
+    for n in neighbours:
+        secret = b"" if rendezvous.secret else new_secret()
+        channel = f"{purpose}/{n}-{rank}"
+        listeners[n] = TcpListener(n, host, secret or _derive(rendezvous, channel), timeout, pin)
+        rendezvous.publish(channel, [*listeners[n].address, secret.hex()])
+    return listeners
+
+
+def find(rendezvous: Rendezvous, neighbour: int, purpose: str, timeout: float) -> tuple[Address, bytes]:
+    """Where a neighbour listens to this rank, and the secret of that channel. Raises Late."""
+    channel = f"{purpose}/{rendezvous.rank}-{neighbour}"
+    where, port, published = rendezvous.read(channel, timeout)
+    return (connecting_host(where), port), bytes.fromhex(published) or _derive(rendezvous, channel)
 
 
 def connect(
@@ -105,12 +123,24 @@ def connect(
         stripes: TCP connections that share the messages; 0: one for every 10 ms of round trip, at most 8.
 
     Raises:
+        ValueError: The capacity is below 1.
+        TransportError: As `open_connections`.
+    """
+    check_capacity(capacity)
+    connections = open_connections(address, secret, peer, capacity, timeout, stripes)
+    return TcpSender(peer, connections, capacity, timeout, pin)
+
+
+def open_connections(
+    address: Address, secret: bytes, peer: int, capacity: int, timeout: float, stripes: int = 0
+) -> list[socket.socket]:
+    """The connections of the channel whose receiver listens at `address`; see `connect`.
+
+    Raises:
         PeerGone: Nobody listens there.
         TransportTimeout: Nobody answered in time.
         TransportError: The listener belongs to another job, or speaks another protocol.
-        ValueError: The capacity is below 1.
     """
-    check_capacity(capacity)
     deadline = Deadline(timeout)
     with ExitStack() as stack:
         try:
@@ -120,7 +150,7 @@ def connect(
         stack.pop_all()
     for connection in connections:
         configure(connection, timeout)
-    return TcpSender(peer, connections, capacity, timeout, pin)
+    return connections
 
 
 def _open_stripes(
@@ -176,7 +206,6 @@ def _explained(error: OSError | HandshakeError, where: str, peer: int, timeout: 
     return PeerGone(f"stage {peer} does not listen at {where} ({cause(error)})")
 
 
-def _derive(rendezvous: Rendezvous, source: int, destination: int) -> bytes:
+def _derive(rendezvous: Rendezvous, channel: str) -> bytes:
     """The secret of one channel, in this attempt of the job."""
-    channel = f"tcp/{source}-{destination}/{rendezvous.restart}"
-    return hmac.digest(rendezvous.secret, channel.encode(), hashlib.sha256)
+    return hmac.digest(rendezvous.secret, f"{channel}/{rendezvous.restart}".encode(), hashlib.sha256)

@@ -59,9 +59,14 @@ class TcpListener:
         self._thread.start()
 
     def accept(self, timeout: float) -> TcpReceiver:
-        """The receiver, when all connections of the channel have come. Closes the listener.
+        """The receiver, when all connections of the channel have come; see `accept_connections`."""
+        connections, capacity = self.accept_connections(timeout)
+        return TcpReceiver(self.peer, connections, capacity, self._pin)
 
-        Raises TransportTimeout when they did not in `timeout` seconds; then it may be called again.
+    def accept_connections(self, timeout: float) -> tuple[list[socket.socket], int]:
+        """All connections of the channel, in order, and its capacity. Closes the listener.
+
+        Raises TransportTimeout when they did not come in `timeout` seconds; then it may be called again.
         """
         try:
             connections, capacity = self._channel.result(timeout)
@@ -70,7 +75,7 @@ class TcpListener:
         self.close()
         for connection in connections:
             configure(connection, self._timeout)
-        return TcpReceiver(self.peer, connections, capacity, self._pin)
+        return connections, capacity
 
     def close(self) -> None:
         """Stop listening. May be called twice."""

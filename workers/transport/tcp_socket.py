@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ NO_SIGNAL = int(socket.MSG_NOSIGNAL)
 NO_WAIT = int(socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)  # plain numbers: | on enums takes microseconds
 _WAIT_ALL = int(socket.MSG_WAITALL)
 _LIMITS = Path("/proc/sys/net/core")
+_ROUND_TRIP_OFFSET = 68
+"""Of `tcpi_rtt`, in microseconds, in the kernel's tcp_info."""
 _ENOUGH, _MOST = 1 << 21, 1 << 24
 """Bytes of a buffer. (The kernel doubles what it is given, and by itself goes to 4 or 6 MB as a rule.)"""
 
@@ -83,6 +86,12 @@ def receive_into(
 def half_close(connections: Iterable[socket.socket]) -> None:
     """Say that nothing more will be sent; what was sent still arrives."""
     _shut(connections, socket.SHUT_WR)
+
+
+def round_trip_s(connection: socket.socket) -> float:
+    """Seconds to the peer and back, as the kernel has measured them."""
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ROUND_TRIP_OFFSET + 4)
+    return float(struct.unpack_from("I", info, _ROUND_TRIP_OFFSET)[0]) / 1e6
 
 
 def shut_down(connections: Iterable[socket.socket]) -> None:

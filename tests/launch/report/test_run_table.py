@@ -38,6 +38,17 @@ def test_one_run_is_written_as_a_markdown_table():
     )
 
 
+def test_a_run_on_several_hosts_shows_how_busy_its_links_were():
+    link = {
+        "stages": [0, 1],
+        "bytes_per_step": {"downstream": 1_049_600, "upstream": 262_144},
+        "utilisation": {"downstream": 0.384, "upstream": 0.096},
+    }
+    cells = {c.head: c.cells for c in run_grid(summary(links=[link])).columns}
+    assert cells["sent MB per step\ndown / up"] == ["1.05 / -", "- / 0.26"]
+    assert cells["link used\ndown / up"] == ["38 % / -", "- / 10 %"]
+
+
 @pytest.mark.parametrize(
     ("until", "told"),
     [

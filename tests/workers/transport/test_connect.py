@@ -62,14 +62,17 @@ class TestAgreement:
                 return next(hosts)
 
         monkeypatch.setattr(rendezvous_module, "host_identity", next_host)
-        chosen = in_threads(3, lambda me: agree_on_transports(me, "auto", TEST_TIMEOUT_S))
+        chosen = in_threads(3, lambda me: agree_on_transports(me, "auto", TEST_TIMEOUT_S)[0])
         assert chosen[0] == chosen[1] == chosen[2]
         assert set(chosen[0]) <= {"shm", "tcp"} and "tcp" in chosen[0]  # type: ignore[call-overload, operator]
         assert "GLOO_SOCKET_IFNAME" not in os.environ
 
     def test_ranks_of_one_host_need_only_its_loopback(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("TP_SOCKET_IFNAME", "eth9")
-        assert in_threads(2, lambda me: agree_on_transports(me, "auto", TEST_TIMEOUT_S)) == [["shm"], ["shm"]]
+        assert in_threads(2, lambda me: agree_on_transports(me, "auto", TEST_TIMEOUT_S)[0]) == [
+            ["shm"],
+            ["shm"],
+        ]
         assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
         assert os.environ["TP_SOCKET_IFNAME"] == "eth9"  # the user knows better
 
