@@ -170,9 +170,14 @@ def leave_gradient(parameter: nn.Parameter, gradient: Tensor | None) -> None:
 
 
 def along(labels: Tensor, h: Tensor) -> Tensor:
-    """Return labels (B, C), repeated to (B, ..., C) for h (B, ..., D); labels (B, ..., C) as they are."""
-    if labels.ndim == h.ndim:
+    """Return labels (B, C), repeated to (B, ..., C) for h (B, ..., D); labels (B, ..., C) as they are.
+
+    Raises UserError if labels have positions that h does not have.
+    """
+    if labels.ndim == h.ndim and labels.shape[:-1] == h.shape[:-1]:
         return labels
+    if labels.shape[:-1] != h.shape[:-1][: labels.ndim - 1]:
+        raise misfit(labels, h)
     for _ in range(h.ndim - labels.ndim):
         labels = labels.unsqueeze(-2)
     return labels.expand(*h.shape[:-1], -1)
@@ -188,6 +193,14 @@ def required(labels: Tensor | None, size: int) -> Tensor:
             f"give it labels (B, {size})"
         )
     return labels
+
+
+def misfit(labels: Tensor, h: Tensor) -> UserError:
+    """Return the error that labels (B, ..., C) have other positions than h (B, ..., D)."""
+    return UserError(
+        f"labels {tuple(labels.shape)} do not fit activations {tuple(h.shape)} position by position; "
+        "use rule dni, cut elsewhere, or give one label per sample (B, C), in a task by its `condition`"
+    )
 
 
 def at_least(low: int, **arguments: object) -> None:

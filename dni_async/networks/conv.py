@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from typing_extensions import Self, override
 
 from dni_async.errors import UserError
-from dni_async.networks.base import DNINetwork, NetworkSettings, at_least, required, zero_output
+from dni_async.networks.base import DNINetwork, NetworkSettings, at_least, misfit, required, zero_output
 from dni_async.networks.norm import BatchNorm
 
 Size = int | tuple[int, int]
@@ -84,7 +84,10 @@ class ConvSG(DNINetwork):
                 f"{kind} predicts for (B, C, H, W), not for {tuple(input.shape)}; use a linear one"
             )
         if self.label_size:
-            planes = required(labels, self.label_size)[:, :, None, None].expand(-1, -1, *input.shape[2:])
+            labels = required(labels, self.label_size)
+            if labels.ndim != 2:
+                raise misfit(labels, input)
+            planes = labels[:, :, None, None].expand(-1, -1, *input.shape[2:])
             input = torch.cat([input, planes], 1)
         gradient = self.output(self.body(framed(input, *self.missing)))
         return framed(gradient, *(-cut for cut in self.surplus)), None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self, override
 
-from dni_async.networks.base import DNINetwork, NetworkSettings, leave_gradient, required
+from dni_async.networks.base import DNINetwork, NetworkSettings, leave_gradient, misfit, required
 from dni_async.networks.norm import BatchNorm
 
 MAX_HIDDEN = 32
@@ -88,6 +88,8 @@ class ClassifierSG(DNINetwork):
         logits: Tensor = self.head(h)
         if logits.ndim > labels.ndim:
             logits = logits.flatten(1, -2).mean(1)
+        if logits.shape[:-1] != labels.shape[:-1]:
+            raise misfit(labels, h)
         return F.cross_entropy(logits.flatten(0, -2), labels.flatten(0, -2))
 
 

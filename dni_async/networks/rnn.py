@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dni_async.errors import UserError
-from dni_async.networks.base import DNINetwork, at_least, required, zero_output
+from dni_async.networks.base import DNINetwork, at_least, misfit, required, zero_output
 
 KINDS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 
@@ -67,6 +67,8 @@ class RNNDNI(DNINetwork):
             labels = required(labels, self.label_size)
             if labels.ndim == 2:
                 labels = labels.unsqueeze(self._time)
+            if labels.ndim != 3 or labels.shape[self._time] not in (1, sequence.shape[self._time]):
+                raise misfit(labels, input)
             sequence = torch.cat([sequence, labels.expand(*sequence.shape[:-1], -1)], -1)
         output, hidden = self.rnn(sequence, hidden)
         return self.output(output).view_as(input), hidden

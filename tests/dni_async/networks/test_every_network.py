@@ -325,3 +325,10 @@ def test_a_conditional_network_sees_its_labels_and_insists_on_them(name: str) ->
     for labels in (torch.zeros(3, 4), torch.zeros(3)):
         with pytest.raises(UserError, match=r"do not fit an SG network of label_size 3: give it labels"):
             network.synthesize(h, labels.double())
+
+
+@every
+def test_labels_with_positions_that_the_activation_does_not_have_are_refused(name: str) -> None:
+    network, shape = build(name, conditional=True)
+    with pytest.raises(UserError, match=r"labels \(2, 5, 3\) do not fit activations \(2, .* cut elsewhere"):
+        network.synthesize(torch.randn(2, *shape), torch.zeros(2, 5, LABELS))
