@@ -34,8 +34,6 @@ class RuleContext:
     """C, the columns that `condition` returns."""
     classes: int | None = None
     """Classes of the task; None where labels are no classes."""
-    index: int = 0
-    """Number of the stage, from 0."""
     stages: int = 2
     """Stages of the whole network."""
     sg: SGConfig = field(default_factory=SGConfig)

@@ -50,12 +50,15 @@ class LossRule(Rule):
         loss = self.loss(leaf, y)
         mean, (gradient,) = check_loss(loss.item()), torch.autograd.grad(loss, leaf)
         check_finite("gradient", [gradient])
-        self.count(mean, len(y))
+        self._count(mean, len(y))
         return gradient
 
     def count(self, loss: float, samples: int) -> None:
         """Count the mean loss of one training batch. Raises NonFinite if it is NaN or infinite."""
-        self._loss += check_loss(loss) * samples
+        self._count(check_loss(loss), samples)
+
+    def _count(self, loss: float, samples: int) -> None:
+        self._loss += loss * samples
         self._samples += samples
 
     @override

@@ -68,9 +68,6 @@ class Parts:
         self._state, self._copy_late = state, copy_late
         self._made: deque[Part] = deque()
 
-    def __len__(self) -> int:
-        return len(self._made)
-
     @property
     def blocking(self) -> bool:
         """Whether the stage must take no activation, because a part has still to be copied."""

@@ -55,35 +55,38 @@ class PendingPredictions:
         """Predictions that were dropped before their target came."""
         self.unmatched = 0
         """Targets whose prediction was not there."""
+        self.held_bytes = 0
+        """The bytes of all remembered tensors."""
         self._pending: dict[int, PendingPrediction] = {}
 
     def __len__(self) -> int:
         return len(self._pending)
 
     def put(self, step: int, pending: PendingPrediction) -> None:
-        """Remember the batch `step`; when full, drop the oldest one."""
+        """Remember the batch `step`, in place of an earlier one of this number; when full, drop the oldest."""
+        self.discard(step)
         if len(self._pending) >= self.capacity:
-            del self._pending[next(iter(self._pending))]
+            self.discard(next(iter(self._pending)))
             self.dropped += 1
         self._pending[step] = pending
+        self.held_bytes += pending.nbytes
 
     def pop(self, step: int) -> PendingPrediction | None:
         """Remove and return the batch `step`; None if it is not there."""
-        pending = self._pending.pop(step, None)
+        pending = self.discard(step)
         self.unmatched += pending is None
         return pending
 
-    def discard(self, step: int) -> None:
-        """Forget the batch `step`, if it is there."""
-        self._pending.pop(step, None)
-
-    def held_bytes(self) -> int:
-        """Return the bytes of all remembered tensors."""
-        return sum(pending.nbytes for pending in self._pending.values())
+    def discard(self, step: int) -> PendingPrediction | None:
+        """Remove the batch `step` and return it; None, uncounted, if it is not there."""
+        pending = self._pending.pop(step, None)
+        self.held_bytes -= pending.nbytes if pending else 0
+        return pending
 
     def clear(self) -> None:
         """Forget all predictions, without counting them."""
         self._pending.clear()
+        self.held_bytes = 0
 
     def state_dict(self) -> State:
         """Return all predictions, oldest first, and the counts."""
@@ -92,7 +95,7 @@ class PendingPredictions:
 
     def load_state_dict(self, state: State, device: torch.device) -> None:
         """Take up what `state_dict` returned, on `device`; without room for all, the newest."""
-        self._pending = {}
+        self.clear()
         self.dropped, self.unmatched = state["dropped"], state["unmatched"]
         for entry in state["pending"]:
             self.put(entry["step"], PendingPrediction.from_state(entry, device))

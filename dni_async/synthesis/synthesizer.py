@@ -150,7 +150,7 @@ class Synthesizer(Predictor):
     def held_bytes(self) -> int:
         """Return the bytes of the pending predictions and of the replay window."""
         replay = sum(pending.nbytes + wanted.nbytes for pending, wanted in self._recent)
-        return self.pending.held_bytes() + replay
+        return self.pending.held_bytes + replay
 
     @override
     def replay_bytes(self, h: Tensor, y: Tensor) -> int:

@@ -42,7 +42,6 @@ def rule_context(
         condition=task.condition,
         label_size=label_size,
         classes=task.classes,
-        index=index,
         stages=stages,
         sg=config.sg,
         local=config.local,

@@ -60,13 +60,18 @@ def test_targets_may_come_in_any_order() -> None:
 
 def test_held_bytes_counts_activations_and_labels() -> None:
     pending = PendingPredictions(4)
-    assert pending.held_bytes() == 0
+    assert pending.held_bytes == 0
     pending.put(0, waiting(rows=2))
-    assert pending.held_bytes() == 2 * (4 + 3) * 4
+    assert pending.held_bytes == 2 * (4 + 3) * 4
     pending.put(1, waiting(rows=5, labels=False))
-    assert pending.held_bytes() == 2 * (4 + 3) * 4 + 5 * 4 * 4
+    assert pending.held_bytes == 2 * (4 + 3) * 4 + 5 * 4 * 4
     pending.pop(0)
-    assert pending.held_bytes() == 5 * 4 * 4
+    assert pending.held_bytes == 5 * 4 * 4
+    pending.put(1, waiting(rows=3, labels=False))
+    assert (len(pending), pending.held_bytes) == (1, 3 * 4 * 4)
+    pending.discard(1)
+    pending.discard(7)
+    assert pending.held_bytes == 0
 
 
 def test_a_book_of_predictions_without_room_is_refused() -> None:
@@ -93,6 +98,7 @@ def test_pending_predictions_are_bounded_and_every_loss_is_counted(
             asked += 1
             matched += pending.pop(random.randint(0, step)) is not None
         assert len(pending) <= capacity
+        assert pending.held_bytes == 2 * (4 + 3) * 4 * len(pending)
         assert step == len(pending) + matched + pending.dropped
         assert asked == matched + pending.unmatched
 
@@ -105,6 +111,7 @@ def test_pending_predictions_come_back_from_a_state_with_the_counts() -> None:
     other = PendingPredictions(3)
     other.load_state_dict(copied(pending.state_dict()), torch.device("cpu"))
     assert steps_in(other) == {1, 2, 3}
+    assert other.held_bytes == pending.held_bytes == 3 * 2 * 4 * 4
     assert (other.dropped, other.unmatched) == (1, 1)
     entry = other.pop(2)
     assert entry is not None and entry.labels is None and entry.version == 2
