@@ -63,7 +63,7 @@ class PendingPredictions:
         return len(self._pending)
 
     def put(self, step: int, pending: PendingPrediction) -> None:
-        """Remember the batch `step`, in place of an earlier one of this number; when full, drop the oldest."""
+        """Remember the batch `step`, in place of one of the same number; when full, drop the oldest."""
         self.discard(step)
         if len(self._pending) >= self.capacity:
             self.discard(next(iter(self._pending)))

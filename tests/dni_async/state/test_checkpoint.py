@@ -167,7 +167,7 @@ def test_a_part_is_the_state_when_the_marker_goes_down_or_when_it_is_back() -> N
             weight += 1
         parts.on_epoch()
         first, second = parts.whole(4), parts.whole(8)
-        assert first and second and not parts
+        assert first and second and not parts._made
         assert [first["weight"].item(), second["weight"].item()] == wanted
         assert first["epoch_over"] is second["epoch_over"] is not copy_late
 
@@ -176,7 +176,7 @@ def test_a_part_that_was_never_begun_is_not_there() -> None:
     parts = Parts(dict)
     assert parts.whole(4) is None
     parts.begin(8)
-    assert parts.whole(4) is None and parts
+    assert parts.whole(4) is None and parts._made
     assert parts.whole(8) == {"targets": [], "epoch_over": False}
 
 
