@@ -113,11 +113,15 @@ def recut(parts: Mapping[int, State], bounds: Sequence[Bounds], first: int, end:
         bounds: of all stages of the cut of `parts`.
     """
     counts = next(iter(parts.values()))["counts"]
-    state: State = {"version": counts["steps"], "rule": None, "random": None}
+    version = max(part["version"] for part in parts.values()) or counts["steps"]  # 0: a frozen stage
+    state: State = {"version": version, "rule": None, "random": None}
     state |= {"targets": [], "epoch_over": False}
     state["counts"] = {name: counts[name] for name in ("steps", "samples")}
     best = ["best"] if "best" in next(iter(parts.values())) else []
-    for key in ("layers", "running", "optimizer", *best):
+    accumulated = max(part.get("accumulated", 0) for part in parts.values())
+    if accumulated:
+        state["accumulated"] = accumulated
+    for key in ("layers", "running", "optimizer", *(["gradients"] if accumulated else []), *best):
         whole = uncut(parts, bounds, key)
         mine = {name: value for name, value in whole.items() if first <= int(name.partition(".")[0]) < end}
         state[key] = renumbered(mine, -first)
@@ -131,16 +135,21 @@ def uncut(parts: Mapping[int, State], bounds: Sequence[Bounds], key: str = "laye
     nn.Sequential(*task.layers())."""
     whole: State = {}
     for stage in sorted(parts):
-        whole |= renumbered(parts[stage][key], bounds[stage][0])
+        whole |= renumbered(parts[stage].get(key, {}), bounds[stage][0])
     return whole
 
 
 def weights_state(layers: nn.Module, updater: Updater | None) -> State:
     """Return weights, buffers, state of layers and of the optimizer, by name in `layers`."""
     kept: State = updater.state_dict() if updater else {"version": 0, "parameters": []}
-    optimizer = dict(zip(_trainable(layers), kept["parameters"], strict=False))  # a frozen stage has none
+    names = _trainable(layers)
+    optimizer = dict(zip(names, kept["parameters"], strict=False))  # a frozen stage has none
     state = {"layers": dict(layers.state_dict()), "running": running_states(layers)}
-    return state | {"optimizer": optimizer, "version": kept["version"]}
+    state |= {"optimizer": optimizer, "version": kept["version"]}
+    if "accumulated" in kept:
+        state |= {"accumulated": kept["accumulated"]}
+        state |= {"gradients": dict(zip(names, kept["gradients"], strict=False))}
+    return state
 
 
 def load_weights_state(layers: nn.Module, updater: Updater | None, state: State) -> None:
@@ -148,8 +157,15 @@ def load_weights_state(layers: nn.Module, updater: Updater | None, state: State)
     layers.load_state_dict(state["layers"])
     load_running_states(layers, state["running"])
     if updater is not None:
-        parameters = [state["optimizer"].get(name, {}) for name in _trainable(layers)]
-        updater.load_state_dict({"version": state["version"], "parameters": parameters})
+        names, gradients = _trainable(layers), state.get("gradients", {})
+        updater.load_state_dict(
+            {
+                "version": state["version"],
+                "parameters": [state["optimizer"].get(name, {}) for name in names],
+                "accumulated": state.get("accumulated", 0),
+                "gradients": [gradients.get(name) for name in names],
+            }
+        )
 
 
 def _trainable(layers: nn.Module) -> list[str]:

@@ -31,18 +31,23 @@ def copied(state: Any) -> Any:
     return state
 
 
-def optimizer_state(optimizer: Optimizer) -> list[State]:
-    """Return the optimizer's state of each parameter, in order, without settings such as lr."""
-    return [dict(optimizer.state.get(parameter, {})) for parameter in _parameters(optimizer)]
+def optimizer_state(optimizer: Optimizer, parameters: Sequence[nn.Parameter] | None = None) -> list[State]:
+    """Return the optimizer's state of each parameter, without settings such as lr: in the order of
+    `parameters`, else of the optimizer's groups."""
+    return [dict(optimizer.state.get(parameter, {})) for parameter in parameters or _parameters(optimizer)]
 
 
-def load_optimizer_state(optimizer: Optimizer, states: Sequence[State]) -> None:
+def load_optimizer_state(
+    optimizer: Optimizer, states: Sequence[State], parameters: Sequence[nn.Parameter] | None = None
+) -> None:
     """Take up what `optimizer_state` returned; {} for a parameter that starts afresh.
 
     Raises ValueError for a wrong number of parameters.
     """
-    pairs = enumerate(zip(_parameters(optimizer), states, strict=True))
-    known = {i: {key: _like(p, value) for key, value in state.items()} for i, (p, state) in pairs if state}
+    order = _parameters(optimizer)
+    by_parameter = dict(zip(parameters or order, states, strict=True))
+    pairs = ((i, p, by_parameter[p]) for i, p in enumerate(order))
+    known = {i: {key: _like(p, value) for key, value in state.items()} for i, p, state in pairs if state}
     optimizer.load_state_dict(optimizer.state_dict() | {"state": known})
 
 

@@ -98,12 +98,7 @@ class Maker:
 
     def _optimizer(self, network: nn.Module, lr: float | None) -> Optimizer:
         assert lr is not None
-        try:
-            return optimizer_factory(self.optimizer, lr)(list(network.parameters()))
-        except ValueError as error:  # Muon wants matrices alone
-            raise UserError(
-                f"grad_optim {self.optimizer} refuses {type(network).__name__} ({error}); use another"
-            ) from error
+        return optimizer_factory(self.optimizer, lr)(list(network.parameters()))
 
     def _instance(self, shape: Shape) -> DNINetwork:
         assert self.network is not None

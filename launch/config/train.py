@@ -65,6 +65,11 @@ class TrainConfig(JobConfig):
             raise UserError(
                 f"on-nonfinite skip is for stages that learn, not for {self.engine_name}; leave it out"
             )
+        if self.recovery.on_nonfinite == "skip" and self.optimizer.accumulate > 1:
+            raise UserError(
+                "on-nonfinite skip would take all batches of an update with the one that is skipped; leave "
+                "out --accumulate, or stop"
+            )
         self._check_compiler()
         self._check_supervision()
         self._check_checkpoints()

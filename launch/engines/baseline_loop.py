@@ -21,6 +21,7 @@ from dni_async.early_stopping import Best
 from dni_async.errors import Late, StageError, UserError
 from dni_async.messages import EVALUATIONS, Activation, Marker, MarkerKind, Message
 from dni_async.networks.factory import parameters_of
+from dni_async.parameter_groups import numbered
 from dni_async.rules import LossRule
 from dni_async.state.module_state import collect_stats, reset_epoch_stats
 from launch.job.context import RankContext
@@ -49,6 +50,7 @@ class Loop(ABC):
         self.config, self.task, self.data = context.config, context.task, context.data
         self._context = context
         self.peers = peers
+        self.first = first
         self.device = context.placement.device
         self.module = sequential(layers, self.config.runtime.precision).to(self.device).train()
         context.compile(self.module, first, trains=True, gradients=(False,))
@@ -58,7 +60,9 @@ class Loop(ABC):
             "parameters": parameters_of(self.module),
         } | context.placement.describe()
         self.updater = build_updater(
-            self.config.optimizer, self.module, self.config.task.epochs * self.data.steps_per_epoch
+            self.config.optimizer,
+            numbered(self.module, first),
+            self.config.task.epochs * self.data.steps_per_epoch,
         )
         self.rule = LossRule(self.loss, self.task.metric)
         warmup = warmup_steps(self.data.steps_per_epoch // self.config.evaluation.evaluations)

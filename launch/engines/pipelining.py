@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import override
 
+from dni_async.parameter_groups import numbered
 from launch.engines.baseline_loop import Loop, run_loop
 from launch.engines.micro_batches import candidates, check_given, fastest
 from launch.engines.pipe import Pipe
@@ -92,7 +93,9 @@ class Pipelining(Loop):
         """Return a training step with each count, all on the same temporary copy of the layers."""
         module = copy.deepcopy(self.module).train()
         updater = build_updater(
-            self.config.optimizer, module, self.config.task.epochs * self.data.steps_per_epoch
+            self.config.optimizer,
+            numbered(module.children(), self.first),
+            self.config.task.epochs * self.data.steps_per_epoch,
         )
         probe = make_probe(self.config.runtime.emulate_gflops, 0)
         x, y = (tensor.to(self.device) for tensor in self.data.sample())

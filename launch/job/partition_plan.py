@@ -10,6 +10,7 @@ from torch import nn
 
 from dni_async.errors import StageError, UserError
 from dni_async.networks.factory import label_size_of
+from dni_async.parameter_groups import check_patterns, numbered
 from dni_async.partition.cut import check_cut, cut_with_weights, stage_bounds
 from dni_async.recurrent.stateful_rnn import set_sequence_length
 from launch.config.train import TrainConfig
@@ -123,6 +124,7 @@ def make_plan(
     layers = build_layers(task, config.task.seed)
     if stages > len(layers):
         raise UserError(f"{stages} stages cannot share {len(layers)} layers; use 1 to {len(layers)} stages")
+    check_patterns(numbered(layers), config.optimizer.group_settings())
     check_evaluations(config.evaluation.evaluations, data)
     check_labels(task, data)
     x, y = data.sample()

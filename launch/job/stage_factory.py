@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -10,9 +11,9 @@ from torch import nn
 from typing_extensions import override
 
 from dni_async.early_stopping import Patience
-from dni_async.errors import UserError
 from dni_async.networks.batch_normalised import batch_normalised
 from dni_async.optim import Updater, schedule_factor
+from dni_async.parameter_groups import NamedModules, numbered, parameter_groups, parameter_names
 from dni_async.rules import LossRule, Rule
 from dni_async.rules.registry import find_rule
 from dni_async.stage.stage import Stage
@@ -27,22 +28,28 @@ from workers.runtime.precision import in_precision, sequential
 
 
 def schedule_of(config: OptimizerConfig, total_steps: int) -> Callable[[int], float] | None:
-    """Return the factor of the learning rate by weight version; None if it is constant."""
-    if config.schedule == "constant":
+    """Return the factor of the learning rate by weight version, in a run of `total_steps` batches; None if
+    it is constant."""
+    if config.schedule == "constant" and not config.warmup:
         return None
-    return schedule_factor(config.schedule, total_steps, config.milestones)
+    updates = max(1, total_steps // config.accumulate)
+    warmup = math.ceil(config.warmup * updates)
+    return schedule_factor(config.schedule, updates, config.milestones, warmup_steps=warmup)
 
 
-def build_updater(config: OptimizerConfig, module: nn.Module, total_steps: int) -> Updater:
-    """Return optimizer, schedule and clipping for the parameters of `module`; the same for every engine."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    make = config.factory()
-    try:
-        optimizer = make(parameters) if parameters else None
-    except ValueError as error:  # such as one for matrices alone
-        cause = str(error).splitlines()[0]
-        raise UserError(f"optimizer {config.name} refuses the layers ({cause}); choose another") from None
-    return Updater(optimizer, schedule_of(config, total_steps), config.clip_norm)
+def build_updater(config: OptimizerConfig, modules: NamedModules, total_steps: int) -> Updater:
+    """Return optimizer, schedule and clipping for the parameters of modules, the same for every engine, in a
+    run of `total_steps` batches."""
+    modules = list(modules)
+    groups = parameter_groups(modules, config.group_settings())
+    optimizer = config.factory()(groups) if groups else None
+    return Updater(
+        optimizer,
+        schedule_of(config, total_steps),
+        config.clip_norm,
+        config.accumulate,
+        [parameter for parameter, *_ in parameter_names(modules)],
+    )
 
 
 def patience_of(epochs: int, steps_per_epoch: int) -> Patience | None:
@@ -69,7 +76,7 @@ def build_stage(
         index,
         module,
         rule,
-        build_updater(config.optimizer, module, total_steps),
+        build_updater(config.optimizer, numbered(module, first), total_steps),
         send_targets=index > 0 and config.capabilities.needs_targets,
         target_every=config.partition.target_every if config.capabilities.sparse_targets else 1,
         skip_nonfinite=config.recovery.on_nonfinite == "skip",
@@ -99,7 +106,10 @@ def _rule(
     def copy_downstream() -> tuple[nn.Module, Updater]:
         replica = copy.deepcopy(sequential(layers[end:], config.runtime.precision)).to(device)
         parts = [replica[a - end : b - end] for a, b in plan.bounds[index + 1 :]]
-        updaters = [build_updater(config.optimizer, part, total_steps) for part in parts]
+        updaters = [
+            build_updater(config.optimizer, numbered(part.children(), first), total_steps)
+            for part, (first, _) in zip(parts, plan.bounds[index + 1 :], strict=True)
+        ]
         seeded = []
         for stage, part in enumerate(parts, index + 1):
             seed_stage(config, stage)

@@ -19,6 +19,7 @@ from torch import Tensor
 from dni_async.early_stopping import Best, Patience
 from dni_async.errors import UserError
 from dni_async.networks.factory import parameters_of
+from dni_async.parameter_groups import check_patterns
 from dni_async.recurrent.auxiliary_task import Auxiliary
 from dni_async.recurrent.bootstrap import dni_through_time, permuted
 from dni_async.recurrent.through_time import MakePredictor, ThroughTime
@@ -92,8 +93,10 @@ class Trainer:
             state_bound=config.state_bound,
             auxiliary=Auxiliary() if config.rule == "dni-aux" else None,
         )
+        modules = [("", self.model)]
+        check_patterns(modules, config.optimizer.group_settings())
         self.updater = build_updater(
-            config.optimizer, self.model, config.task.epochs * sequences.windows(config.bptt)
+            config.optimizer, modules, config.task.epochs * sequences.windows(config.bptt)
         )
         self.updates = self.symbols = 0
         self.seconds = 0.0

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from dni_async.errors import UserError
+from dni_async.muon import MuonWithAdamW
 from dni_async.optim import SCHEDULES, Updater, optimizer_factory, schedule_factor
 from dni_async.state.state_dict import copied
 from tests.support.optimizers import OPTIMIZERS
@@ -25,7 +26,8 @@ def with_gradient(module: nn.Linear, value: float = 1.0) -> nn.Linear:
 def test_every_optimizer_of_torch_is_known_by_its_name_in_any_case(name: str) -> None:
     parameters = list(layer().parameters())
     for spelling in (name, name.lower(), name.upper()):
-        assert type(optimizer_factory(spelling, 0.01)(parameters)) is getattr(torch.optim, name)
+        wanted = MuonWithAdamW if name == "Muon" else getattr(torch.optim, name)
+        assert type(optimizer_factory(spelling, 0.01)(parameters)) is wanted
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -166,3 +168,79 @@ def test_from_its_state_an_updater_goes_on_at_the_rate_of_its_version() -> None:
     assert other.optimizer is not None and updater.optimizer is not None
     assert updater.optimizer.param_groups[0]["lr"] == pytest.approx(0.1 * 0.25)
     assert other.optimizer.param_groups[0]["lr"] == pytest.approx(0.2 * 0.25)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ("constant", {0: 0.25, 1: 0.5, 3: 1, 4: 1, 20: 1}),
+        ("linear", {0: 0.25, 3: 1, 4: 1, 9: 0.5, 14: 0}),
+    ],
+)
+def test_warm_up_comes_before_the_schedule(schedule: str, factors: dict[int, float]) -> None:
+    factor = schedule_factor(schedule, 14, warmup_steps=4)
+    assert {step: factor(step) for step in factors} == pytest.approx(factors)
+
+
+def accumulating(module: nn.Module, batches: int) -> Updater:
+    return Updater(optimizer_factory("adam", 0.1)(list(module.parameters())), accumulate=batches)
+
+
+def test_an_update_by_several_batches_is_one_by_their_mean_gradient() -> None:
+    module, wanted = layer(), layer()
+    updater, single = (
+        accumulating(module, 3),
+        Updater(optimizer_factory("adam", 0.1)(list(wanted.parameters()))),
+    )
+    for gradients in ((1.0, 2.0, 6.0), (-3.0, 0.0, 9.0)):
+        for gradient in gradients:
+            for parameter in module.parameters():
+                extra = torch.full_like(parameter, gradient)
+                parameter.grad = extra if parameter.grad is None else parameter.grad + extra
+            updater.step()
+        with_gradient(wanted, sum(gradients) / 3)
+        single.step()
+    assert updater.version == 2
+    for parameter, other in zip(module.parameters(), wanted.parameters(), strict=True):
+        torch.testing.assert_close(parameter, other)
+        assert parameter.grad is None
+
+
+def test_a_gradient_that_waits_for_more_batches_is_saved() -> None:
+    module, resumed = layer(), layer()
+    updater, second = accumulating(module, 2), accumulating(resumed, 2)
+    with_gradient(module, 3.0)
+    updater.step()
+    second.load_state_dict(updater.state_dict())
+    for each, by in ((module, updater), (resumed, second)):
+        for parameter in each.parameters():
+            assert parameter.grad is not None
+            parameter.grad += 1.0
+        by.step()
+    assert second.version == 1
+    torch.testing.assert_close(module.weight, resumed.weight, rtol=0, atol=0)
+
+
+def test_dropped_gradients_begin_a_new_update() -> None:
+    module = layer()
+    before = module.weight.detach().clone()
+    updater = accumulating(module, 2)
+    with_gradient(module)
+    updater.step()
+    updater.drop()
+    with_gradient(module)
+    updater.step()
+    assert updater.version == 0 and torch.equal(module.weight, before)
+
+
+def test_state_is_saved_in_the_order_of_the_parameters_whatever_their_groups() -> None:
+    module = layer()
+    first, *others = module.parameters()
+    groups = [{"params": others, "lr": 0.1}, {"params": [first]}]
+    updater = Updater(optimizer_factory("adam", 0.1)(groups), parameters=[first, *others])
+    with_gradient(module)
+    updater.step()
+    state = updater.state_dict()
+    assert [entry["exp_avg"].shape for entry in state["parameters"]] == [p.shape for p in module.parameters()]
+    updater.load_state_dict(state)
+    assert updater.state_dict()["parameters"][0]["exp_avg"].shape == first.shape

@@ -274,7 +274,6 @@ BAD: list[tuple[Any, str]] = [
     (lambda: DNI(mlp(), layers="0"), "layers is '0'; give a list of names"),
     (lambda: DNI(mlp(), layers=[]), "layers is []; give a list of names"),
     (lambda: DNI(mlp(), grad_optim=None), "grad_optim is None; give the name of an optimizer"),
-    (lambda: train(DNI(mlp(), grad_optim="muon")), "grad_optim muon refuses LinearSG (Muon only supports 2D"),
     (lambda: DNI(mlp(), grad_optim="adm"), "unknown optimizer (adm); use one of adadelta, "),
     (lambda: DNI(mlp(), grad_lr=-1.0), "grad_lr is -1.0; it must be positive"),
     (lambda: DNI(mlp(), optim="adam"), "optim is 'adam'; give an optimizer of torch.optim"),

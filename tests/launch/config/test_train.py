@@ -38,6 +38,13 @@ REFUSED = [
     ({"port": -1}, "port is -1; it must be 0 to 65535"),
     ({"schedule": "cosin"}, "unknown schedule (cosin); use one of constant, linear, cosine, step"),
     ({"milestones": (30.0, 40.0)}, "milestones are 30.0 40.0; each must be a share of the run"),
+    ({"warmup": 1.0}, "warmup is 1; it must be a share of the run, from 0 to below 1"),
+    ({"warmup": float("nan")}, "warmup is nan; it must be a share of the run"),
+    ({"accumulate": 0}, "accumulate is 0; it must be at least 1"),
+    ({"param_groups": ("bias",)}, "--param-groups got bias; write PATTERN:name=value"),
+    ({"param_groups": ("*:lr=1", "*:lr=2")}, "--param-groups got *:lr=2; write PATTERN:name=value, each"),
+    ({"param_groups": ("*.bias:decay=0",)}, "optimizer adam has no setting decay; it has betas, "),
+    ({"param_groups": ("*:betas=3",)}, "optimizer adam refuses its settings ("),
     ({"device": "tpu"}, "unknown device (tpu); use one of cpu, cuda"),
     (
         {"transport": "shm,udp"},
@@ -93,6 +100,10 @@ def test_a_wrong_value_is_named_with_its_remedy(cls, settings, words):
             {"on_nonfinite": "skip", "engine": "ddp"},
             "on-nonfinite skip is for stages that learn, not for ddp; leave it out",
         ),
+        (
+            {"on_nonfinite": "skip", "accumulate": 2},
+            "on-nonfinite skip would take all batches of an update",
+        ),
         ({"on_nonfinite": "skip", "rule": "oracle"}, "stages that learn, not for oracle"),
         ({"compile": True, "engine": "1f1b"}, "1f1b cannot be compiled; leave --compile out, or use dni, "),
         ({"compile": True, "rule": "delayed"}, "delayed cannot be compiled; leave --compile out"),
@@ -134,6 +145,14 @@ def test_optimizer_settings_get_the_types_that_they_look_like():
     }
     kinds = [type(value) for value in settings.values()]
     assert kinds == [tuple, float, int, bool, bool]
+
+
+def test_param_groups_are_settings_by_pattern_in_their_order():
+    groups = ("*.bias:betas=0.8,0.95,weight_decay=0", "layers:0.*:lr=1e-4")
+    assert list(TrainConfig.of(param_groups=groups).optimizer.group_settings().items()) == [
+        ("*.bias", {"betas": (0.8, 0.95), "weight_decay": 0}),
+        ("layers:0.*", {"lr": 1e-4}),
+    ]
 
 
 def test_words_stay_words_and_the_first_equals_sign_divides():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from dni_async.errors import UserError
 from dni_async.messages import Activation, TargetGradient
 from dni_async.networks import FeatureHeadSG, LinearSG
 from dni_async.networks.settings import LocalConfig, SGConfig
@@ -14,7 +15,7 @@ from dni_async.synthesis.synthesizer import Synthesizer
 from launch.config.optimizer import OptimizerConfig
 from launch.config.train import TrainConfig
 from launch.job.partition_plan import build_layers, make_plan
-from launch.job.stage_factory import build_stage, build_updater
+from launch.job.stage_factory import build_stage, build_updater, schedule_of
 from tests.support.tiny_task import Tiny, data_of, five_layers, plain_layers, simulated
 
 CPU = torch.device("cpu")
@@ -217,7 +218,7 @@ def test_the_random_state_of_a_stage_depends_on_its_index_alone():
 def test_optimizer_and_settings_reach_the_updater():
     layer = nn.Linear(2, 2)
     config = TrainConfig.of(optimizer="sgd", lr=0.5, optimizer_args=("momentum=0.9", "nesterov=true"))
-    updater = build_updater(config.optimizer, layer, 10)
+    updater = build_updater(config.optimizer, [("0", layer)], 10)
     assert isinstance(updater.optimizer, torch.optim.SGD)
     (group,) = updater.optimizer.param_groups
     assert (group["lr"], group["momentum"], group["nesterov"]) == (0.5, 0.9, True)
@@ -236,7 +237,7 @@ def test_optimizer_and_settings_reach_the_updater():
 def test_a_schedule_moves_the_learning_rate(schedule, rates):
     layer = nn.Linear(2, 2)
     config = TrainConfig.of(optimizer="sgd", lr=1.0, schedule=schedule, milestones=(0.5, 0.75))
-    updater = build_updater(config.optimizer, layer, 4)
+    updater = build_updater(config.optimizer, [("0", layer)], 4)
     seen = [updater.optimizer.param_groups[0]["lr"]]
     for _ in range(4):
         layer(torch.ones(1, 2)).sum().backward()
@@ -249,7 +250,7 @@ def test_a_schedule_moves_the_learning_rate(schedule, rates):
 def test_clipping_bounds_the_step(clip, norm):
     layer = nn.Linear(4, 1, bias=False)
     before = layer.weight.detach().clone()
-    updater = build_updater(OptimizerConfig(name="sgd", lr=1.0, clip_norm=clip), layer, 1)
+    updater = build_updater(OptimizerConfig(name="sgd", lr=1.0, clip_norm=clip), [("0", layer)], 1)
     layer(torch.full((1, 4), 3.0)).sum().backward()
     updater.step()
     assert (layer.weight - before).norm().item() == pytest.approx(norm, rel=1e-4)
@@ -261,14 +262,46 @@ def test_the_schedule_of_a_stage_spans_all_epochs():
 
 
 def test_layers_without_parameters_count_their_steps():
-    updater = build_updater(OptimizerConfig(), nn.ReLU(), 10)
+    updater = build_updater(OptimizerConfig(), [("0", nn.ReLU())], 10)
     assert updater.optimizer is None
     updater.step()
     assert updater.version == 1
 
 
+def test_parameters_of_a_pattern_have_settings_of_their_own_in_every_stage():
+    groups = ("4.bias:lr=0.5", "BatchNorm1d.*:weight_decay=0")
+    settings = {"optimizer": "adamw", "lr": 0.1, "param_groups": groups}
+    first, second = built(2, **settings)
+    norm = first.layers[0][1]
+    own, rest = first.updater.optimizer.param_groups
+    assert own["params"] == [norm.weight, norm.bias] and own["weight_decay"] == 0 and own["lr"] == 0.1
+    assert rest["params"] == list(first.layers[0][0].parameters()) and rest["weight_decay"] == 0.01
+    own, rest = second.updater.optimizer.param_groups
+    assert own["params"] == [second.layers[2].bias] and own["lr"] == 0.5
+    with pytest.raises(UserError, match=r"no parameter is left for 9\.\*"):
+        planned(2, param_groups=("9.*:lr=1",))
+
+
+def test_warm_up_is_a_share_of_all_updates():
+    config = TrainConfig.of(optimizer="sgd", lr=1.0, warmup=0.5, accumulate=2, schedule="linear")
+    factor = schedule_of(config.optimizer, 16)
+    assert [factor(version) for version in range(9)] == [0.25, 0.5, 0.75, 1, 1, 0.75, 0.5, 0.25, 0]
+
+
+@pytest.mark.parametrize("rule", ["oracle", "delayed", "cdni"])
+def test_with_accumulation_all_stages_make_as_many_updates(rule):
+    """4 batches an epoch, 2 epochs."""
+    assert [stage.version for stage in trained(3, rule=rule, accumulate=3)] == [2, 2, 2]
+
+
+def test_accumulation_with_an_oracle_is_that_of_backprop_to_the_bit():
+    settings = {"make": plain_layers, "accumulate": 2, "optimizer": "muon", "warmup": 0.25, "clip_norm": 9.0}
+    (whole,) = trained(1, **settings)
+    assert equal(weights(trained(3, rule="oracle", **settings)), weights([whole]))
+
+
 def test_weights_that_want_no_gradient_are_left_out():
     layer = nn.Linear(2, 2)
     layer.weight.requires_grad_(False)
-    (group,) = build_updater(OptimizerConfig(), layer, 10).optimizer.param_groups
+    (group,) = build_updater(OptimizerConfig(), [("0", layer)], 10).optimizer.param_groups
     assert len(group["params"]) == 1 and group["params"][0] is layer.bias
