@@ -72,7 +72,8 @@ def _restore(context: RankContext, stage: Stage) -> list[TargetGradient]:
     session, resumed = context.session, context.plan.start
     if session is None or session.before is None:
         return restore_stage(context, stage) if resumed else []
-    part = CheckpointStore(context.config.output.out).newest_part(stage.index, context.plan.bounds)
+    checkpoints = CheckpointStore(context.config.output.out)
+    part = checkpoints.newest_part(stage.index, context.plan.bounds, resumed)
     if part is not None:
         stage.load_state_dict(part)
     elif resumed:

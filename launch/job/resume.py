@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from dni_async.errors import UserError
@@ -54,8 +55,23 @@ def choose_start(config: TrainConfig, task: Task, data: Data, stages: int) -> St
     if not cut and stages == len(manifest.bounds):
         cut = ",".join(str(first) for first, _ in manifest.bounds[1:])
     notes = [f"{reason}; it is not used" for reason in refused]
+    notes += [f"a refused checkpoint is kept as {path}" for path in _set_aside(checkpoints, manifest.step)]
     notes.append(f"resumed from the checkpoint of step {manifest.step}")
     return Start(StreamPosition(manifest.step), cut, manifest.record, notes)
+
+
+def _set_aside(checkpoints: CheckpointStore, step: int) -> list[Path]:
+    """Set aside the checkpoints that were refused, and return where they are.
+
+    Raises:
+        UserError: a folder cannot be renamed.
+    """
+    try:
+        return checkpoints.set_aside(step)
+    except OSError as error:
+        raise UserError(
+            f"a damaged checkpoint cannot be renamed ({error.filename}: {error.strerror}); move it away"
+        ) from error
 
 
 def _check_record(manifest: Manifest) -> None:

@@ -4,8 +4,11 @@
                                   stage-1.safetensors
                                   manifest.json          rank 0, when all have written: now it is a set
     OUT/checkpoints/step-00000060/...                    the newest set and the one before are kept
+    OUT/checkpoints/step-00000080.refused/...            damaged when the run was resumed from 60: no set
 
 The manifest holds size and SHA-256 of every file, and of itself. Files that do not agree with it are refused.
+A set counts if `steps` lists it. A run that goes on from an older set renames the newer ones, so that neither
+a stage that is started again nor a later run takes them for its own.
 All ranks must see the same folder when they resume.
 """
 
@@ -67,8 +70,7 @@ class CheckpointStore:
         Raises OSError if the disk refuses the manifest.
         """
         write_whole(self._set(manifest.step) / MANIFEST, manifest.to_bytes())
-        # a newer set that was refused does not count
-        oldest = [step for step in self.steps() if step <= manifest.step][-KEPT:][0]
+        oldest = self.steps()[-KEPT:][0]
         for folder in self.folder.glob("step-*"):
             if 0 <= _step_of(folder) < oldest:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -77,8 +79,22 @@ class CheckpointStore:
         """Remove the files of a set that could not be completed."""
         shutil.rmtree(self._set(step), ignore_errors=True)
 
+    def set_aside(self, after: int) -> list[Path]:
+        """Rename the sets newer than step `after`, so that they no longer count. Returns where they are now.
+
+        Raises OSError if the disk refuses it.
+        """
+        aside = []
+        for step in self.steps():
+            if step > after:
+                folder = self._set(step)
+                aside.append(folder.with_name(f"{folder.name}.refused"))
+                shutil.rmtree(aside[-1], ignore_errors=True)  # of an earlier resume
+                folder.rename(aside[-1])
+        return aside
+
     def steps(self) -> list[int]:
-        """The steps of the sets that have a manifest, oldest first."""
+        """The steps of the sets that count, oldest first: those with a manifest that were not set aside."""
         steps = (_step_of(path.parent) for path in self.folder.glob(f"step-*/{MANIFEST}"))
         return sorted(step for step in steps if step >= 0)
 
@@ -95,12 +111,16 @@ class CheckpointStore:
                 refused.append(str(reason))
         return None, refused
 
-    def newest_part(self, stage: int, bounds: list[Bounds]) -> State | None:
-        """The part of a stage in the newest set with these bounds in which it is as it was written, or None.
+    def newest_part(self, stage: int, bounds: list[Bounds], start: int) -> State | None:
+        """The part of a stage in the newest set in which it is as it was written, or None.
 
         Other ranks may complete sets, and remove old ones, meanwhile.
+
+        Args:
+            bounds: of the stages of this run.
+            start: step from which this run went on; only sets that it has written since then are looked at.
         """
-        for step in reversed(self.steps()):
+        for step in reversed([step for step in self.steps() if step > start]):
             try:
                 manifest = self.manifest(step)
                 if manifest.bounds == bounds:

@@ -14,6 +14,7 @@ from torch import nn
 from dni_async.errors import UserError
 from launch.config.train import TrainConfig
 from launch.job.recovery_session import supervise
+from tests.support.damage import flip_a_bit
 from tests.support.forks import Job
 from tests.support.jobs import descendants, shared_memory
 from tests.support.raising_tasks import Bomb
@@ -86,6 +87,25 @@ def test_stages_that_are_killed_in_training_and_in_evaluation_lose_no_sample(
     assert any(note.startswith(again) for note in summary["notes"])
     assert CheckpointStore(job.out).steps()[-1] == EPOCHS * STEPS
     assert shared_memory() == before
+
+
+def test_a_stage_that_dies_in_a_resumed_run_loads_no_checkpoint_that_was_refused(tmp_path: Path) -> None:
+    """That of step 12 is damaged in stage 1 only. The other stages would take it for the newest."""
+    with Job(config(cut="1,3", checkpoint_every=3), Tiny(), 3, tmp_path) as job:
+        assert job.statuses() == [0] * 3, job.lines()
+    checkpoints = CheckpointStore(job.out)
+    flip_a_bit(checkpoints.folder / "step-00000012" / "stage-1.safetensors")
+    resumed = config(cut="1,3", checkpoint_every=0, resume=True)
+    kill = {"DNI_ASYNC_INJECT": "kill@0:11", "DNI_ASYNC_INJECTED": str(tmp_path)}
+    with Job(resumed, Tiny(), 3, tmp_path, **kill) as job:
+        assert job.statuses() == [0] * 3, job.lines()
+    summary = summary_of(job)
+    assert summary["checkpoints"]["resumed_at"] == 9
+    assert [stage["steps"] for stage in summary["stages"]] == [EPOCHS * STEPS] * 3
+    assert [stage["restarts"] for stage in summary["stages"]] == [1, 0, 0]
+    assert summary["stages"][0]["lost_updates"] == 2  # those of steps 9 and 10
+    assert checkpoints.steps() == [9, 12]
+    assert (checkpoints.folder / "step-00000012.refused").is_dir()
 
 
 def test_a_stage_that_dies_more_often_than_allowed_ends_the_job(tmp_path: Path) -> None:

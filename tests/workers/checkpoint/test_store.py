@@ -203,11 +203,24 @@ def test_weights_that_are_not_finite_are_not_written(checkpoints: CheckpointStor
 def test_after_a_fallback_the_older_set_outlives_the_damaged_set(checkpoints: CheckpointStore) -> None:
     """Resumed from 20 because 40 is damaged: when 30 is written, 20 is still the one before."""
     flip_a_bit(part(checkpoints))
+    checkpoints.set_aside(20)
     written(checkpoints, 30)
-    assert checkpoints.steps() == [20, 30, 40]
+    assert checkpoints.steps() == [20, 30]
     flip_a_bit(part(checkpoints, 30))
     found, refused = checkpoints.newest()
-    assert found is not None and found.step == 20 and len(refused) == 2
+    assert found is not None and found.step == 20 and len(refused) == 1
+
+
+def test_a_set_that_was_set_aside_no_longer_counts_and_stays_as_it_was(checkpoints: CheckpointStore) -> None:
+    before = part(checkpoints).read_bytes()
+    (aside,) = checkpoints.set_aside(20)
+    assert checkpoints.steps() == [20] and checkpoints.set_aside(20) == []
+    assert (aside / "stage-1.safetensors").read_bytes() == before
+    found, refused = checkpoints.newest()
+    assert found is not None and (found.step, refused) == (20, [])
+    written(checkpoints, 40)
+    assert checkpoints.steps() == [20, 40]
+    assert checkpoints.set_aside(20) == [aside]  # in the place of the first
 
 
 def test_the_manifest_is_json_for_people(checkpoints: CheckpointStore) -> None:
@@ -216,8 +229,10 @@ def test_the_manifest_is_json_for_people(checkpoints: CheckpointStore) -> None:
 
 
 class TestTheNewestPartOfAStage:
-    def step(self, checkpoints: CheckpointStore, stage: int = 1, bounds: Bounds = BOUNDS) -> int | None:
-        state = checkpoints.newest_part(stage, bounds)
+    def step(
+        self, checkpoints: CheckpointStore, stage: int = 1, bounds: Bounds = BOUNDS, start: int = 0
+    ) -> int | None:
+        state = checkpoints.newest_part(stage, bounds, start)
         return state and state["counts"]["steps"]
 
     def test_comes_from_the_newest_whole_set(self, checkpoints: CheckpointStore) -> None:
@@ -231,6 +246,11 @@ class TestTheNewestPartOfAStage:
 
     def test_comes_from_a_set_of_the_same_cut(self, checkpoints: CheckpointStore) -> None:
         assert self.step(checkpoints, bounds=[(0, 1), (1, 5)]) is None
+
+    def test_comes_from_no_set_that_an_earlier_run_has_left(self, checkpoints: CheckpointStore) -> None:
+        assert self.step(checkpoints, start=40) is None
+        flip_a_bit(part(checkpoints))
+        assert self.step(checkpoints, start=20) is None
 
     def test_is_none_without_a_checkpoint(self, tmp_path: Path) -> None:
         assert self.step(CheckpointStore(tmp_path)) is None
