@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dni_async.errors import UserError
 from dni_async.nonfinite import POLICIES
 from launch.config.checks import at_least, one_of
 from launch.config.flat import Group
@@ -21,6 +22,8 @@ class RecoveryConfig(Group):
     """Write checkpoints to --out, at the end of every epoch and every so many steps; 0: of epochs only."""
     resume: bool = False
     """Go on from the newest complete checkpoint in --out; from the beginning when there is none yet."""
+    overwrite: bool = False
+    """Remove the earlier run in --out first. Without it, a folder that has one is refused."""
     supervise: bool = False
     """Start a stage again when its process dies, from its last checkpoint (written to --out at the end of
     every epoch if --checkpoint-every does not say more); the others go on meanwhile. On one host."""
@@ -32,6 +35,10 @@ class RecoveryConfig(Group):
     torchrun."""
 
     def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise UserError(
+                "resume goes on with the earlier run in --out, and overwrite removes it; leave one out"
+            )
         one_of("on-nonfinite", self.on_nonfinite, POLICIES)
         at_least(
             0,

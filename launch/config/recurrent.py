@@ -59,6 +59,8 @@ class SequenceConfig(OverTimeConfig):
     paper's auxiliary task), dni-permuted (a control: predictions shuffled across the batch)."""
     bptt: int = 4
     """Time steps of a window, which is one update."""
+    overwrite: bool = False
+    """Remove the earlier run in --out first. Without it, a folder that has one is refused."""
 
     def __post_init__(self) -> None:
         OverTimeConfig.__post_init__(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -79,6 +80,7 @@ def broadcast_plan(
     data: Data | None,
     device: torch.device | None = None,
     start: int = 0,
+    begin: Callable[[], None] = lambda: None,
 ) -> PartitionPlan:
     """Return the plan of the job: rank 0 makes and publishes it, the other ranks read it.
 
@@ -87,6 +89,7 @@ def broadcast_plan(
     Args:
         data: on rank 0.
         start: training batches before the checkpoint that the run goes on from.
+        begin: called on rank 0 when the plan is made, before the other ranks go on.
 
     Raises:
         UserError, StageError: what `broadcast_error` has published in place of a plan.
@@ -100,6 +103,7 @@ def broadcast_plan(
         return PartitionPlan(**published | {"bounds": bounds, "shapes": shapes})
     stages = rendezvous.world if find_engine(config.engine).cut else 1
     plan = replace(make_plan(config, task, data, stages, device), start=start)
+    begin()
     rendezvous.publish(KEY, asdict(plan))
     return plan
 

@@ -19,12 +19,12 @@ from launch.job.data import Data, read
 from launch.job.partition_plan import PartitionPlan, broadcast_error, broadcast_plan
 from launch.job.progress_file import ProgressFile
 from launch.job.recovery_session import RecoverySession, supervise
-from launch.job.restart import decide_start, with_checkpoints
+from launch.job.restart import begin, decide_start, with_checkpoints
 from launch.job.results import save_results
 from launch.job.run_lock import RunLock
 from launch.job.start import Start
 from launch.job.task_checks import check_state, check_until
-from launch.report.files import prepare_out, remove_summary
+from launch.report.files import prepare_out
 from launch.report.recorder import Recorder
 from tasks.base import Task
 from workers.coordination.rendezvous import Rendezvous
@@ -123,9 +123,15 @@ def _prepare(
             _announce(config, rendezvous, "measuring the layers, for the cut")
         start = decide_start(config, task, data, rendezvous)
         planned = config if start.cut == config.partition.cut else config.changed(cut=start.cut)
-        plan = broadcast_plan(rendezvous, planned, task, data, device, start.position.step)
-        if config.output.out:
-            remove_summary(Path(config.output.out))
+        plan = broadcast_plan(
+            rendezvous,
+            planned,
+            task,
+            data,
+            device,
+            start.position.step,
+            begin=lambda: begin(config, rendezvous, start),
+        )
     except Exception as error:
         broadcast_error(rendezvous, error)
         raise

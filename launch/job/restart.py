@@ -1,6 +1,6 @@
 """A job whose ranks are all started again by the launcher when one of them dies (torchrun --max-restarts R).
 
-start       `with_checkpoints` ─ `decide_start`: publishes that the job has begun ─ steps ... † a rank
+start       `with_checkpoints` ─ `decide_start` ─ `begin`: publishes that it has begun ─ steps ... † a rank
 restart 1   `decide_start`: it had begun, so the newest checkpoint in --out is its own ─ goes on from there
 restart 2   ...
 
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dni_async.errors import UserError
 from launch.config.train import TrainConfig
 from launch.job.data import Data
+from launch.job.output_folder import clear, remove_results
 from launch.job.progress_file import ProgressFile
 from launch.job.resume import choose_start
 from launch.job.start import Start
@@ -41,9 +43,8 @@ def decide_start(config: TrainConfig, task: Task, data: Data, rendezvous: Rendez
     restarted = bool(rendezvous.read_before_restart(BEGUN))
     obstacle = _obstacle(config)
     if restarted and not obstacle:
-        config = config.changed(resume=True)
-    start = choose_start(config, task, data, rendezvous.world)
-    rendezvous.publish_for_restart(BEGUN, True)
+        config = config.changed(resume=True, overwrite=False)
+    start = choose_start(config, task, data, rendezvous.world, restarted=restarted)
     if config.output.out and (
         rendezvous.max_restarts or config.recovery.checkpoint_every is not None or config.recovery.resume
     ):
@@ -58,6 +59,32 @@ def decide_start(config: TrainConfig, task: Task, data: Data, rendezvous: Rendez
         start.lost_steps = None
     start.notes[:0] = _notes(rendezvous, obstacle, start.lost_steps)
     return start
+
+
+def begin(config: TrainConfig, rendezvous: Rendezvous, start: Start) -> None:
+    """Clear --out of what the run does not go on with; what is there from now on is of this job.
+
+    Only rank 0 calls it, before the other ranks write anything.
+
+    Raises:
+        UserError: a file of an earlier run cannot be removed.
+    """
+    if config.output.out:
+        out = Path(config.output.out)
+        try:
+            if start.record is not None:
+                remove_results(out)
+            else:
+                clear(
+                    out,
+                    overwrite=config.recovery.overwrite,
+                    keep_progress=start.progress_file is not None,
+                )
+        except OSError as error:
+            raise UserError(
+                f"cannot remove {error.filename} of an earlier run ({error.strerror}); choose another --out"
+            ) from error
+    rendezvous.publish_for_restart(BEGUN, True)
 
 
 def _obstacle(config: TrainConfig) -> str | None:

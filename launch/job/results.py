@@ -3,8 +3,8 @@
 rank 0   weights ─ wait for the weights of all ranks ─ files, summary.json last ─ table
 rank i   weights ─ if they could not be written: wait for the table
 
-A folder with summary.json therefore holds all that a run leaves. `remove_summary` removes that of an earlier
-run, so that a run that fails leaves none.
+A folder with summary.json therefore holds all that a run leaves. `output_folder` removes what an earlier run
+left, so that a run that fails leaves none.
 """
 
 from __future__ import annotations

@@ -18,34 +18,40 @@ from launch.job.checkpoints import settings_of
 from launch.job.context import RankContext
 from launch.job.data import Data
 from launch.job.message_stream import StreamPosition
+from launch.job.output_folder import check_unused
 from launch.job.start import Start
 from tasks.base import Task
 from workers.checkpoint.manifest import Manifest
 from workers.checkpoint.store import CheckpointStore
 
 
-def choose_start(config: TrainConfig, task: Task, data: Data, stages: int) -> Start:
+def choose_start(
+    config: TrainConfig, task: Task, data: Data, stages: int, *, restarted: bool = False
+) -> Start:
     """Return the newest complete checkpoint in --out if the run is to be resumed and has one, otherwise the
     beginning.
 
+    Args:
+        restarted: whether this job itself has made what is in --out.
+
     Raises:
-        UserError: no checkpoint can be used, it was made with other settings, or a new run would mix its
-            checkpoints with those of an earlier one.
+        UserError: no checkpoint can be used, it was made with other settings, or a new run would overwrite
+            an earlier one.
     """
     if not config.output.out:
         return Start(cut=config.partition.cut)
     checkpoints = CheckpointStore(config.output.out)
+    may_replace = restarted or config.recovery.overwrite
     if not config.recovery.resume:
-        if steps := checkpoints.steps():
-            raise UserError(
-                f"{checkpoints.folder} has a checkpoint of step {steps[-1]} of an earlier run; go on with it "
-                "by --resume, or choose another --out"
-            )
+        if not may_replace:
+            check_unused(Path(config.output.out))
         return Start(cut=config.partition.cut)
     manifest, refused = checkpoints.newest()
     if manifest is None and refused:
         raise UserError(f"{refused[0]}; no other checkpoint can be resumed")
     if manifest is None:
+        if not may_replace:
+            check_unused(Path(config.output.out))
         note = f"no checkpoint in {checkpoints.folder} yet: training starts from the beginning"
         return Start(cut=config.partition.cut, notes=[note])
     _check_record(manifest)

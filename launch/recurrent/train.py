@@ -24,10 +24,11 @@ from dni_async.recurrent.auxiliary_task import Auxiliary
 from dni_async.recurrent.bootstrap import dni_through_time, permuted
 from dni_async.recurrent.through_time import MakePredictor, ThroughTime
 from launch.config.recurrent import SequenceConfig
+from launch.job.output_folder import check_unused, clear
 from launch.job.run_lock import RunLock
 from launch.job.stage_factory import build_updater
 from launch.recurrent.weights import save
-from launch.report.files import JsonLines, prepare_out, remove_summary, write_json
+from launch.report.files import JsonLines, prepare_out, write_json
 from launch.report.metadata import run_metadata
 from tasks.base import seed_everything
 from tasks.registry import create_any
@@ -43,6 +44,8 @@ def run_sequences(runner: RankRunner, config: SequenceConfig) -> dict[str, Any]:
         raise UserError(f"{task.name} is not a task over time; train it with launch.train")
     out = prepare_out(config.output.out) if config.output.out else None
     with RunLock(out) if out else nullcontext():
+        if out and not config.overwrite:
+            check_unused(out)
         return _run(runner, config, task, out)
 
 
@@ -53,7 +56,7 @@ def _run(runner: RankRunner, config: SequenceConfig, task: SequenceTask, out: Pa
     trainer = Trainer(config, task, sequences, placement.device)
     runner.describe_position = trainer.describe_position
     if out:
-        remove_summary(out)
+        clear(out, overwrite=config.overwrite)
     summary = run_metadata(task.name, config.rule, config.task.seed, config.as_json()) | {
         "bptt": config.bptt,
         "parameters": parameters_of(trainer.model),

@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,6 @@ def collect_failure(problems: list[str], path: Path, *, draws: bool = False) -> 
         if not draws:
             raise
         problems.append(f"cannot draw {path} ({format_error(error)})")
-
-
-def remove_summary(out: Path) -> None:
-    """Remove the summary of an earlier run from its folder. A folder of that name is left alone."""
-    with suppress(FileNotFoundError, IsADirectoryError):
-        (out / "summary.json").unlink()
 
 
 def jsonable(obj: Any) -> Any:

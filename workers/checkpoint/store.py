@@ -14,6 +14,7 @@ All ranks must see the same folder when they resume.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,18 @@ class CheckpointStore:
                 shutil.rmtree(aside[-1], ignore_errors=True)  # of an earlier resume
                 folder.rename(aside[-1])
         return aside
+
+    def clear(self) -> None:
+        """Remove all sets, also those without a manifest, and the folder if nothing else is in it. What was
+        set aside stays.
+
+        Raises OSError if that is not possible.
+        """
+        for folder in self.folder.glob("step-*"):
+            if _step_of(folder) >= 0 and folder.is_dir():
+                shutil.rmtree(folder)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
     def steps(self) -> list[int]:
         """The steps of the sets that count, oldest first: those with a manifest that were not set aside."""

@@ -18,7 +18,7 @@ from torch import nn
 from dni_async.errors import UserError
 from dni_async.networks.settings import SGConfig
 from launch.config.train import TrainConfig
-from launch.job.restart import BEGUN, decide_start, with_checkpoints
+from launch.job.restart import BEGUN, begin, decide_start, with_checkpoints
 from launch.report.weights import load_all
 from tests.support.forks import Job
 from tests.support.jobs import TINY, TORCHRUN, kill, our_lines, rank_processes, started
@@ -123,6 +123,7 @@ class TestWhereToBegin:
         """The step, the notes, and what the progress_file says."""
         task, chosen = Tiny(), with_checkpoints(config(**{"out": str(folder)} | settings), rendezvous)
         start = decide_start(chosen, task, data_of(task, chosen), rendezvous)
+        begin(chosen, rendezvous, start)
         progress_file = json.loads((folder / "reached.json").read_text()) if start.progress_file else None
         return start.position.step, start.notes, progress_file
 
@@ -168,6 +169,19 @@ class TestWhereToBegin:
         job = self.job(0, begun=False)
         assert self.begin(tmp_path, job) == (0, [], {"step": 0, "lost_steps": 0})
         assert replace(job, restart=1).read_before_restart(BEGUN)
+
+    def test_a_job_that_dies_before_it_has_cleared_the_folder_does_not_go_on_from_an_earlier_run(
+        self, out: Path
+    ) -> None:
+        task, job = Tiny(), self.job(0, begun=False)
+        chosen = with_checkpoints(config(out=str(out), overwrite=True), job)
+        decide_start(chosen, task, data_of(task, chosen), job)
+        restarted = replace(job, restart=1)
+        assert self.begin(out, restarted, overwrite=True)[0] == 0
+        assert CheckpointStore(out).steps() == []
+
+    def test_a_job_that_overwrites_goes_on_from_its_own_checkpoint(self, out: Path) -> None:
+        assert self.begin(out, self.job(1), overwrite=True)[0] == 9
 
     @pytest.mark.parametrize(
         ("settings", "words"),

@@ -75,7 +75,8 @@ def test_a_run_that_fails_leaves_no_summary_of_an_earlier_run(tmp_path: Path) ->
     with Job(TrainConfig.of(**SETTINGS), Tiny(plain_layers), 2, tmp_path) as first:
         assert first.statuses() == [0, 0], first.lines()
     assert len(weights_of(first.out)[0]) == 10
-    with Job(TrainConfig.of(lr=1e30, optimizer="sgd", **SETTINGS), Tiny(plain_layers), 2, tmp_path) as second:
+    wrong = TrainConfig.of(lr=1e30, optimizer="sgd", overwrite=True, **SETTINGS)
+    with Job(wrong, Tiny(plain_layers), 2, tmp_path) as second:
         assert 2 in second.statuses()
     with pytest.raises(UserError, match="nothing to export here"):
         weights_of(second.out)

@@ -114,5 +114,5 @@ def test_a_loss_that_is_no_number_ends_the_run_with_one_line(text: str) -> None:
 def test_a_run_that_fails_leaves_no_summary_of_an_earlier_run(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(UserError, match="the loss is"):
-        run("adding", *TINY, lr=1e30, clip_norm=1e30, optimizer="sgd", out=str(tmp_path))
+        run("adding", *TINY, lr=1e30, clip_norm=1e30, optimizer="sgd", out=str(tmp_path), overwrite=True)
     assert not (tmp_path / "summary.json").exists()

@@ -1,0 +1,75 @@
+"""What runs leave in an output folder, and what a new run does about an earlier one.
+
+the folder holds                         a new run    --resume               --overwrite
+nothing, or what a failed run left       clears it    begins                 clears it
+checkpoints                              is refused   goes on from newest    clears it
+summary.json of a run, no checkpoints    is refused   is refused             clears it
+
+A run that goes on removes the results of the end, too: it writes its own. Nothing else is ever removed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from dni_async.errors import UserError
+from workers.checkpoint.store import CheckpointStore
+
+SUMMARY = "summary.json"
+RESULTS = (
+    SUMMARY,
+    "timeline.json",
+    "timeline.png",
+    "curves.png",
+    "weights/stage-*.safetensors",
+    "model/model.json",
+    "model/model.safetensors",
+)
+"""Files that runs write at their end."""
+METRICS, PROGRESS = "metrics.jsonl", "reached.json"
+"""Files that runs write while they train."""
+EXPORTED = "model.safetensors"
+"""What launch.export makes of a run."""
+
+
+def check_unused(out: Path) -> None:
+    """Raise UserError if the folder has an earlier run that a new one would overwrite."""
+    checkpoints = CheckpointStore(out)
+    if steps := checkpoints.steps():
+        raise UserError(
+            f"{checkpoints.folder} has a checkpoint of step {steps[-1]} of an earlier run; go on with it by "
+            "--resume, remove it by --overwrite, or choose another --out"
+        )
+    if (out / SUMMARY).is_file():
+        raise UserError(
+            f"{out} has the results of an earlier run; remove them by --overwrite, or choose another --out"
+        )
+
+
+def remove_results(out: Path) -> None:
+    """Remove what an earlier run wrote at its end, before a run goes on with it."""
+    _remove(out, *RESULTS)
+
+
+def clear(out: Path, *, overwrite: bool, keep_progress: bool = False) -> None:
+    """Remove what an earlier run left, before another begins.
+
+    Args:
+        overwrite: whether there may be a finished run, whose exported weights are removed, too.
+        keep_progress: whether the new run has written its own reached.json already.
+    """
+    exported = [EXPORTED] if overwrite else []
+    progress = [] if keep_progress else [PROGRESS]
+    _remove(out, *RESULTS, METRICS, *progress, *exported)
+    CheckpointStore(out).clear()
+    for folder in ("weights", "model"):
+        with contextlib.suppress(OSError):  # it is not there, or holds something else
+            (out / folder).rmdir()
+
+
+def _remove(out: Path, *patterns: str) -> None:
+    for pattern in patterns:
+        for path in out.glob(pattern):
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
