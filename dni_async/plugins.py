@@ -7,6 +7,7 @@ failure is one line: the name, what is wrong with it, and what to do.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import sys
 import traceback
 import types
@@ -63,7 +64,7 @@ def load_module(name: str, kind: str) -> types.ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name and f"{name}.".startswith(f"{error.name}."):
-            raise UserError(f"{kind} module not found ({name}): run where Python can import it") from error
+            raise UserError(f"{kind} module not found ({name}): {_how_to_find(name)}") from error
         raise _broken(name, kind, error) from error
     except (Exception, SystemExit) as error:  # whatever the user's module does wrong
         raise _broken(name, kind, error) from error
@@ -83,4 +84,31 @@ def is_path(name: str) -> bool:
 def _broken(name: str, kind: str, error: BaseException) -> UserError:
     last = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(last.filename).name}:{last.lineno}"
-    return UserError(f"{kind} module cannot be imported ({name}): mend {describe(error)} (raised at {where})")
+    advice = _name_here(error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    return UserError(
+        f"{kind} module cannot be imported ({name}): mend {describe(error)} (raised at {where}){advice}"
+    )
+
+
+def _how_to_find(name: str) -> str:
+    """Return what to do about a module that was not found; another package of its name may hide it."""
+    package = name.partition(".")[0]
+    imported, mine = sys.modules.get(package), Path.cwd() / package
+    places = [str(Path(place)) for place in getattr(imported, "__path__", ())]
+    if places and mine.is_dir() and str(mine) not in places:
+        return f"rename {mine}, because {package} is imported from {places[0]}"
+    return f"run where Python can import it{_name_here(name)}"
+
+
+def _name_here(name: str) -> str:
+    """Return the name that a module of this project has here, if `name` is its name in the other layout.
+
+    See setup.py for the two layouts.
+    """
+    prefix = f"{__package__}."
+    other = name.removeprefix(prefix) if name.startswith(prefix) else prefix + name
+    try:
+        found = importlib.util.find_spec(other)
+    except (ImportError, ValueError):
+        return ""
+    return f"; here it is called {other}" if found else ""

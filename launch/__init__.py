@@ -4,13 +4,25 @@ command ─► config ─► local (starts ranks without torchrun) ─► job (o
 planning: what `launch.plan` predicts    recurrent: tasks over time in one process
 
 A command that is stopped while torch is imported, which takes seconds, must end with one line instead of a
-traceback; hence the call below, which is not made where launch is imported as a library.
+traceback, and so must one that runs beside a package called tasks; hence the calls below. The wheel has the
+packages inside dni_async (see setup.py), where nothing hides them.
 """
 
 import os
 import sys
 
-from workers.failure.signals import stop_quietly
+from launch.hidden_packages import describe_hidden
 
-if sys.argv[0] == "-m" or os.path.basename(sys.argv[0]) == "dni-async":
+_IS_COMMAND = sys.argv[0] == "-m" or os.path.basename(sys.argv[0]) == "dni-async"
+
+if __name__ == "launch" and (line := describe_hidden()):
+    if not _IS_COMMAND:
+        raise ImportError(line)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"dni-async: {line}", file=sys.stderr)
+    sys.exit(2)
+
+from workers.failure.signals import stop_quietly  # noqa: E402
+
+if _IS_COMMAND:
     stop_quietly()

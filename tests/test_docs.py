@@ -20,8 +20,11 @@ OF_TORCH = ("TensorDataset", "GradScaler")
 
 
 def resolves(name: str) -> bool:
-    """Whether `name` is a module or an attribute of one; `-m launch.train` and `launch.fit.fit` are."""
-    parts = name.split(".")
+    """Whether `name` is a module or an attribute of one; `-m launch.train` and `launch.fit.fit` are.
+
+    So is `dni_async.launch.train`, as installed modules are called.
+    """
+    parts = re.sub(r"^dni_async\.(?=(launch|tasks|workers)\.)", "", name).split(".")
     for end in range(len(parts), 0, -1):
         try:
             found = importlib.import_module(".".join(parts[:end]))

@@ -76,7 +76,8 @@ def test_forbidden_imports_are_found_and_no_others(source: str, package: str, fo
 
 @pytest.mark.parametrize("name", [name for name in ALL if name.split(".")[0] in FORBIDDEN])
 def test_imports_go_downward_only(name: str) -> None:
-    assert forbidden(ALL[name].read_text(), name.split(".")[0]) == []
+    allowed = ["launch"] if name == "dni_async.__main__" else []  # the console script
+    assert forbidden(ALL[name].read_text(), name.split(".")[0]) == allowed
 
 
 def test_circles_are_found_by_their_members() -> None:

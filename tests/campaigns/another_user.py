@@ -56,13 +56,17 @@ def problem(kind: str, attack: str, seed: int, folder: Path) -> str:
         stranger(attack, seed) as pipe,
         started([sys.executable, "-m", "launch.train", *TINY, *options], TMPDIR=str(folder)) as job,
     ):
-        secret = _attack(job, out, pipe, kind == "supervised")
-        if job.poll() is None:
-            return f"it did not end in {JOB_TIMEOUT_S:g} s"
-        stdout, stderr = job.communicate()
-        _send(pipe, None)
-        assert pipe.poll(STRANGER_TIMEOUT_S), "the stranger hangs"
-        values, files = pipe.recv()
+        try:
+            secret = _attack(job, out, pipe, kind == "supervised")
+            if job.poll() is None:
+                return f"it did not end in {JOB_TIMEOUT_S:g} s"
+            stdout, stderr = job.communicate()
+            _send(pipe, None)
+            if not pipe.poll(STRANGER_TIMEOUT_S):
+                return f"the stranger did not answer in {STRANGER_TIMEOUT_S:g} s"
+            values, files = pipe.recv()
+        except TimeoutError as error:
+            return str(error)
     if files:
         return f"a stranger can read {files}"
     if not secret or any(secret in value for value in values.values()):
@@ -99,7 +103,8 @@ def _attack(job: subprocess.Popen[str], out: Path, pipe: Connection, kill_a_stag
 def _send(pipe: Connection, targets: Targets | None) -> None:
     """Send to the stranger, who reads between two rounds of attacks."""
     _, ready, _ = select.select([], [pipe], [], STRANGER_TIMEOUT_S)
-    assert ready, f"the stranger has read nothing for {STRANGER_TIMEOUT_S:g} s"
+    if not ready:
+        raise TimeoutError(f"the stranger has read nothing for {STRANGER_TIMEOUT_S:g} s")
     pipe.send(targets)
 
 

@@ -33,13 +33,16 @@ class Report:
         if problem and known_fault:
             print(f"{case}: {problem} (known, {known_fault})", flush=True)
         elif problem:
-            self.problems.append(f"{case}: {problem}")
+            self._report(f"{case}: {problem}")
         elif known_fault:
-            self.problems.append(f"{case}: mended; take it out of KNOWN_FAULTS ({known_fault})")
+            self._report(f"{case}: mended; take it out of KNOWN_FAULTS ({known_fault})")
+
+    def _report(self, problem: str) -> None:
+        """Print a problem when it is found, as a long campaign may be stopped."""
+        print(problem, flush=True)
+        self.problems.append(problem)
 
     def show(self) -> int:
-        """Print the problems and the number of cases; return the exit status of the command."""
-        for problem in self.problems:
-            print(problem)
+        """Print the numbers of cases and problems; return the exit status of the command."""
         print(f"{self.cases} cases, {len(self.problems)} problems")
         return bool(self.problems)
