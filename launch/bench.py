@@ -2,6 +2,7 @@
 
 python -m launch.bench                 the whole suite, over three hours on two cores
 python -m launch.bench --only fcn cnn  these sections again; the others stay as they were measured
+python -m launch.bench --resume        the commands that are missing
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class BenchConfig:
 
     only: tuple[str, ...] = ()
     """Sections to measure (by default all); the others keep what was measured before."""
+    resume: bool = False
+    """Go on behind the commands that an earlier measurement has done, for one that was interrupted."""
     docs: str = "docs"
     """Folder of BENCHMARKS.md; results go to its folder benchmarks."""
     list: bool = False
@@ -55,7 +58,7 @@ def work(runner: RankRunner) -> None:
             continue
         print(f"--- {section.name}, {duration(section.minutes)}", flush=True)
         try:
-            measure(section, docs / "benchmarks" / section.name)
+            measure(section, docs / "benchmarks" / section.name, config.resume)
         finally:  # a command that fails leaves the results of those before it
             write_document(docs)
     write_document(docs)

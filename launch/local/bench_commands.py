@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import json
 import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,32 +18,51 @@ from launch.report.bench_sections import Section
 from launch.report.files import prepare_out, write_json
 from workers.failure.errors import StdoutClosed
 
-KEPT = ("compare.json", "plan.json", "latency.json", "windows.json")
+KEPT = ("compare.json", "plan.json", "latency.json", "windows.json", "sweep.json")
 """Results that are kept beside the tables, for whoever wants every run's number."""
 LONGEST = 4 * 3600.0
 """Seconds after which a command is taken to hang; the whole suite takes less. One that takes days may take
 four times its estimate."""
 
 
-def measure(section: Section, folder: Path) -> None:
+def measure(section: Section, folder: Path, resume: bool = False) -> None:
     """Run the section's commands; keep table, data and pictures of each in `folder` when it is done.
 
     The first result replaces what an earlier measurement of the section left.
+
+    Args:
+        resume: go on behind the commands that an earlier measurement has done, with what its last one left.
     """
     longest = max(LONGEST, 4 * 60.0 * section.minutes)
-    done: list[dict[str, str]] = []
-    for number, command in enumerate(section.commands):
-        with tempfile.TemporaryDirectory(prefix="dni_async-bench-") as scratch:
-            done.append(run(command, Path(scratch) / "out", longest))
-            if number == 0:
-                prepare_out(folder)
-                for each in range(len(section.commands)):
-                    for _, stale in kept_files(section, folder, each):
-                        stale.unlink(missing_ok=True)
-            for file, kept in kept_files(section, folder, number):
-                if (Path(scratch) / "out" / file).exists():
-                    shutil.copyfile(Path(scratch) / "out" / file, kept)
+    done = done_before(section, folder) if resume else []
+    for number, command in list(enumerate(section.commands))[len(done) :]:
+        out = folder / "unfinished" / str(number)
+        if not resume:
+            shutil.rmtree(out, ignore_errors=True)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            done.append(run(command, out, longest))
+        finally:
+            with contextlib.suppress(OSError):
+                out.parent.rmdir()  # if nothing has been left there to go on with
+        if number == 0:
+            prepare_out(folder)
+            for each in range(len(section.commands)):
+                for _, stale in kept_files(section, folder, each):
+                    stale.unlink(missing_ok=True)
+        for file, kept in kept_files(section, folder, number):
+            if (out / file).exists():
+                shutil.copyfile(out / file, kept)
         write_json(folder / RECORD, about() | {"done": done})
+        shutil.rmtree(out.parent, ignore_errors=True)
+
+
+def done_before(section: Section, folder: Path) -> list[dict[str, str]]:
+    """Return what an earlier measurement has done of the section's commands, up to the first that differs."""
+    path = folder / RECORD
+    earlier = json.loads(path.read_text())["done"] if path.exists() else []
+    pairs = zip(earlier, section.commands, strict=False)
+    return [result for result, _ in itertools.takewhile(lambda p: p[0]["command"] == shown(p[1]), pairs)]
 
 
 def kept_files(section: Section, folder: Path, number: int) -> Iterator[tuple[Path, Path]]:

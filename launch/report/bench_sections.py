@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from launch.report.bench_far import FAR_SECTIONS
 from launch.report.bench_recurrent import RECURRENT_SECTIONS
 from launch.report.bench_section import Section
 
@@ -150,6 +151,7 @@ SECTIONS = (
         ("plan.png",),
         minutes=10,
     ),
+    *FAR_SECTIONS,
     *RECURRENT_SECTIONS,
     Section(
         "gpu",

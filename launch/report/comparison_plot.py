@@ -25,7 +25,7 @@ def plot_compare(rows: Sequence[Row], path: PathLike, title: str = "", metric_na
     """
     about = f": {title}" if title else ""
     figure, (left, right) = two_panels(f"Engines side by side{about}", max(480, 180 + 44 * len(rows)))
-    styles = list(_styles(rows))
+    styles = list(row_styles(rows))
     _speedup_bars(left, rows, [colour for colour, _ in styles])
     curves = [(_median_run(row) or {}).get("evaluations", ()) for row in rows]
     split = split_of([record for records in curves for record in records])
@@ -69,7 +69,7 @@ def _label(row: Row) -> str:
     return str(row["engine"]) + (f"\n{count} {parts}" if count > 1 else "")
 
 
-def _styles(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
+def row_styles(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     """Yield the style of each row: the engine's own, and another one for a second row of the same engine."""
     used: set[tuple[str, str]] = set()
     known = plot_styles()

@@ -40,8 +40,9 @@ class Mnist(Task):
     classes: int | None = 10
     input_shape: ClassVar[tuple[int, ...]]
 
-    def __init__(self, subset: int, validation: int = 0) -> None:
+    def __init__(self, subset: int, validation: int = 0, tested: int = 0) -> None:
         self.subset, self.split_off = at_least(0, subset=subset), at_least(0, validation=validation)
+        self.tested = at_least(0, tested=tested)
 
     def fetch(self, folder: Path) -> None:
         """Put MNIST's files into `folder`. Raises `DownloadError`. Tests replace this method."""
@@ -52,7 +53,8 @@ class Mnist(Task):
         """Return (training set, test set) of x `input_shape` float32 and y int64."""
         train, test = self._found(root)
         rest, _ = split_off(self.split_off, *train)
-        return self._shaped(*self._first(*rest)), self._shaped(*test)
+        train, test = self._first("subset", self.subset, *rest), self._first("tested", self.tested, *test)
+        return self._shaped(*train), self._shaped(*test)
 
     @override
     def validation(self, root: Path | None) -> TensorDataset | None:
@@ -80,12 +82,12 @@ class Mnist(Task):
             paths = [folder / f"{name}.gz" for name in FILES]
         return _read(paths[0], paths[1]), _read(paths[2], paths[3])
 
-    def _first(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the first `subset` images; of digits, which are few, at most all."""
-        if self.subset > len(x) and self.note is None:
-            raise UserError(f"more than there is (subset={self.subset}): give {len(x)} or less, 0 for all")
-        if 0 < self.subset < len(x):  # copied, so that the memory of the others is free again
-            return x[: self.subset].clone(), y[: self.subset].clone()
+    def _first(self, name: str, count: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the first `count` images; of digits, which are few, at most all."""
+        if count > len(x) and self.note is None:
+            raise UserError(f"more than there is ({name}={count}): give {len(x)} or less, 0 for all")
+        if 0 < count < len(x):  # copied, so that the memory of the others is free again
+            return x[:count].clone(), y[:count].clone()
         return x, y
 
     def _shaped(self, x: Tensor, y: Tensor) -> TensorDataset:
@@ -98,10 +100,13 @@ class MnistFcn(Mnist):
     name = "mnist-fcn"
     input_shape = (784,)
 
-    def __init__(self, depth: int = 6, width: int = 256, subset: int = 0, validation: int = 0) -> None:
+    def __init__(
+        self, depth: int = 6, width: int = 256, subset: int = 0, validation: int = 0, tested: int = 0
+    ) -> None:
         """Depth: hidden layers; width: units in each; subset: first training images to use, 0 for all;
-        validation: last training images to hold out for --patience."""
-        super().__init__(subset, validation)
+        validation: last training images to hold out for --patience; tested: first test images to use, 0 for
+        all."""
+        super().__init__(subset, validation, tested)
         self.depth, self.width = at_least(1, depth=depth), at_least(1, width=width)
 
     @override

@@ -13,6 +13,7 @@ from launch.bench import BenchConfig, chosen_of
 from launch.config.command_line import parse
 from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
+from launch.config.sweep import parse_sweep
 from launch.latency import LatencyConfig
 from launch.local import bench_commands
 from launch.local.bench_commands import measure
@@ -47,7 +48,10 @@ def test_every_command_is_understood() -> None:
     }
     for command in (command for section in SECTIONS for command in section.commands):
         module, *arguments = shlex.split(command)
-        assert parse(configs[module], module, arguments)
+        if module == "sweep":
+            assert parse_sweep(module, arguments)
+        else:
+            assert parse(configs[module], module, arguments)
 
 
 def test_section_names_differ() -> None:
@@ -163,6 +167,29 @@ def test_a_full_disk_leaves_the_document_of_before(tmp_path: Path, monkeypatch: 
     with pytest.raises(OSError, match="No space left"):
         write_document(tmp_path)
     assert (tmp_path / "BENCHMARKS.md").read_text() == "before"
+
+
+def test_a_measurement_that_was_interrupted_goes_on_with_what_its_last_command_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, bool]] = []
+
+    def run(command: str, out: Path, longest: float) -> dict[str, str]:
+        ran.append((command, out.exists()))
+        out.mkdir(parents=True, exist_ok=True)
+        if ran[-1] == (TINY.commands[1], False):
+            raise StageError("interrupted")
+        return {"command": shown(command), "table": f"of {command}"}
+
+    monkeypatch.setattr(bench_commands, "run", run)
+    with pytest.raises(StageError):
+        measure(TINY, tmp_path / "tiny")
+    measure(TINY, tmp_path / "tiny", resume=True)
+    first, second = TINY.commands
+    assert ran == [(first, False), (second, False), (second, True)]
+    record = json.loads((tmp_path / "tiny" / "measured.json").read_text())
+    assert [done["table"] for done in record["done"]] == [f"of {first}", f"of {second}"]
+    assert not (tmp_path / "tiny" / "unfinished").exists()
 
 
 def test_an_unknown_section_is_bad_input() -> None:

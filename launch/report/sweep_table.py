@@ -1,0 +1,116 @@
+"""The tables of a sweep: samples/s of engines by the first varied setting, and a row for each setting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from launch.local.wan import Wire
+from launch.report.comparison_rows import Row, Run, make_row, median
+from launch.report.comparison_table import per_stage
+from launch.report.evaluation import metric_key
+from launch.report.grid import Column, Grid, column
+from launch.report.text import NOTHING, megabytes, metric, number, one_line, percent
+
+Runs = Sequence[tuple[Mapping[str, str], str, Sequence[Run]]]
+"""Setting, engine, and the runs of both."""
+
+
+def sweep_rows(runs: Runs) -> list[Row]:
+    """Return a row for each setting and engine: that of a comparison, with the setting, the messages in
+    flight, the mean staleness of stage 0, and the links of the first run.
+
+    `share` is the throughput over that of the same engine with the first value of the first setting.
+    """
+    rows = []
+    for setting, engine, many in runs:
+        row: Row = {"setting": dict(setting)} | make_row(engine, many)
+        if "error" not in row:
+            row["in_flight"] = median([run.get("in_flight") for run in many])
+            row["staleness"] = median([run["stages"][0].get("staleness_mean") for run in many])
+            row["links"] = many[0].get("links", [])
+        rows.append(row)
+    for row in rows:
+        base = next(r for r in rows if _without_first(r) == _without_first(row)).get("samples_per_s")
+        row["share"] = row["samples_per_s"] / base if base and row.get("samples_per_s") else None
+    return rows
+
+
+def _without_first(row: Row) -> tuple[Any, ...]:
+    """What rows share that differ in the first varied setting only."""
+    return (row["engine"], *list(row["setting"].values())[1:])
+
+
+def shown_value(name: str, value: str) -> str:
+    """Return a value as tables show it: a wire by its round trip and rate, all else as it was given."""
+    if name != "wan":
+        return value
+    wire = Wire.parse(value)
+    return f"{2e3 * wire.latency_s:g} ms, {wire.bytes_per_s * 8e-6:g} Mbit/s"
+
+
+def throughput_grid(rows: Sequence[Row], title: str) -> Grid:
+    """Return samples/s with a column for each value of the first setting, and the share of the first one."""
+    first = next(iter(rows[0]["setting"]))
+    values = list(dict.fromkeys(row["setting"][first] for row in rows))
+    lines = list(dict.fromkeys(map(_without_first, rows)))
+    cells = {(_without_first(row), row["setting"][first]): row for row in rows}
+
+    def cell(line: tuple[Any, ...], value: str) -> str:
+        row = cells[line, value]
+        if row.get("error"):
+            return "failed"
+        share = f" ({percent(row['share'])})" if value != values[0] else ""
+        return number(row["samples_per_s"]) + share
+
+    columns = [column("engine", lines, lambda line: str(line[0]), left=True)]
+    for i, name in enumerate(list(rows[0]["setting"])[1:], 1):
+        columns.append(Column(head=name, cells=[shown_value(name, line[i]) for line in lines]))
+    for value in values:
+        head = f"samples/s at\n{first} {shown_value(first, value)}"
+        columns.append(Column(head=head, cells=[cell(line, value) for line in lines]))
+    return Grid(title=f"{title}: throughput", columns=columns)
+
+
+def sweep_grid(rows: Sequence[Row], metric_name: str, title: str) -> Grid:
+    """Return one row per setting and engine; one that failed has its reason below the table."""
+    key = metric_key("test", metric_name)
+
+    def of(head: str, text: Callable[[Row], str], **kind: bool) -> Column:
+        return column(head, rows, lambda row: NOTHING if row.get("error") else text(row), **kind)
+
+    columns = [
+        *(
+            Column(head=name, cells=[shown_value(name, row["setting"][name]) for row in rows])
+            for name in rows[0]["setting"]
+        ),
+        column("engine", rows, lambda row: str(row["engine"]), left=True),
+        column("samples/s", rows, lambda row: "failed" if row.get("error") else number(row["samples_per_s"])),
+        of("samples/s\nmin-max", lambda row: _spread(row, "samples_per_s", number), spare=True),
+        of("micro\nbatches", lambda row: " / ".join(map(str, row["micro_batches"])) or NOTHING),
+        of("in\nflight", lambda row: number(row["in_flight"])),
+        of("staleness\nof stage 0", lambda row: number(row["staleness"], 1)),
+        of("sent MB per step\ndown / up", lambda row: _first_link(row, "bytes_per_step")),
+        of("link used\ndown / up", lambda row: _first_link(row, "utilisation")),
+        of("utilisation\nper stage", lambda row: per_stage(row["utilisation"], percent), left=True),
+        of(f"test\n{metric_name}", lambda row: metric(row[key], metric_name)),
+        of(f"{metric_name}\nmin-max", lambda row: _spread(row, key, lambda v: metric(v, metric_name))),
+    ]
+    failed = [f"{row['engine']} failed: {one_line(row['error'])}" for row in rows if row.get("error")]
+    notes = list(dict.fromkeys(note for row in rows for note in row.get("notes", ())))
+    return Grid(title=title, columns=columns, notes=[*failed, *notes]).without_empty_columns()
+
+
+def _spread(row: Row, key: str, text: Callable[[float], str]) -> str:
+    spread = row[f"{key}_spread"]
+    return "-".join(map(text, spread)) if spread and len(row["runs"]) > 1 else NOTHING
+
+
+def _first_link(row: Row, key: str) -> str:
+    """Return what stage 0 sends to stage 1 and what comes back, such as `1.05 / 1.02`."""
+    if not row["links"]:
+        return NOTHING
+    both = row["links"][0][key]
+    text: Callable[[Any], str] = percent if key == "utilisation" else lambda size: megabytes(size, 2)
+    known = (both["downstream"], both["upstream"]) != (None, None)
+    return f"{text(both['downstream'])} / {text(both['upstream'])}" if known else NOTHING

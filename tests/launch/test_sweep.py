@@ -1,0 +1,122 @@
+"""Jobs of a sweep in turn, its tables, and a sweep that goes on after an interruption."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dni_async.errors import UserError
+from launch import sweep
+from launch.config.train import TrainConfig
+from launch.report.files import prepare_out, write_json
+from tests.support import summaries as samples
+from tests.support.jobs import TINY, run
+from workers.failure.errors import AlreadyReported
+from workers.failure.rank_runner import RankRunner
+
+Job = tuple[str, int]
+
+
+def finish(job: TrainConfig) -> None:
+    """Leave what a job leaves that has ended well; more batches in flight, more samples/s."""
+    in_flight = int(job.partition.in_flight)
+    made = samples.summary(job.engine_name, samples_per_s=100.0 * in_flight, in_flight=in_flight)
+    made["stages"][0]["staleness_mean"] = in_flight - 1.0
+    write_json(prepare_out(job.output.out) / "summary.json", made | {"settings": job.as_json()})
+
+
+def swept(
+    monkeypatch: pytest.MonkeyPatch, run_local: Callable[[TrainConfig], None], *arguments: str
+) -> list[Job]:
+    """The jobs that a sweep starts, in which `run_local` runs."""
+    started: list[Job] = []
+
+    def start(job: TrainConfig, task: object, hosts: object) -> None:
+        started.append((job.engine_name, int(job.partition.in_flight)))
+        run_local(job)
+
+    monkeypatch.setattr("launch.local.comparison.run_local", start)
+    monkeypatch.setattr("sys.argv", ["launch.sweep", *TINY, *arguments])
+    sweep.work(RankRunner())
+    return started
+
+
+ENGINES = ("--engines", "cdni", "delayed", "--repeats", "2", "--vary", "in-flight=2/8")
+TURN = [("cdni", 2), ("delayed", 2), ("cdni", 8), ("delayed", 8)]
+
+
+def test_all_runs_take_turns_and_the_tables_set_them_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert swept(monkeypatch, finish, *ENGINES, "--out", str(tmp_path)) == TURN * 2
+    text = (tmp_path / "sweep.md").read_text()
+    assert "| engine | samples/s at in-flight 2 | samples/s at in-flight 8 |" in text
+    assert "| cdni | 200 | 800 (400 %) |" in text
+    rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    assert [(row["engine"], row["setting"]) for row in rows] == [
+        (engine, {"in-flight": str(in_flight)}) for engine, in_flight in TURN
+    ]
+    assert [(row["share"], row["in_flight"], row["staleness"]) for row in rows] == [
+        *[(1.0, 2, 1.0)] * 2,
+        *[(4.0, 8, 7.0)] * 2,
+    ]
+    assert all(len(row["runs"]) == 2 for row in rows)
+    assert (tmp_path / "sweep.png").read_bytes().startswith(b"\x89PNG")
+    assert "staleness" in capsys.readouterr().out
+
+
+def test_a_sweep_that_was_interrupted_runs_only_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(job: TrainConfig) -> None:
+        if (job.engine_name, job.partition.in_flight) == ("cdni", 8):
+            raise AlreadyReported("stopped by SIGTERM", 143)
+        finish(job)
+
+    with pytest.raises(AlreadyReported):
+        swept(monkeypatch, interrupted, *ENGINES, "--out", str(tmp_path))
+    assert swept(monkeypatch, finish, *ENGINES, "--out", str(tmp_path)) == [*TURN[2:], *TURN]
+
+
+def test_a_run_with_other_settings_does_not_count_as_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for option, count in ((), 8), ((), 0), (("--seed", "1"), 8):
+        assert len(swept(monkeypatch, finish, *ENGINES, *option, "--out", str(tmp_path))) == count
+
+
+def test_a_combination_that_fails_is_a_row_with_the_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(job: TrainConfig) -> None:
+        if job.partition.in_flight == 8 and job.engine_name == "delayed":
+            raise AlreadyReported("the loss is nan", 1)
+        finish(job)
+
+    assert swept(monkeypatch, failing, *ENGINES, "--out", str(tmp_path)) == [*TURN, *TURN[:-1]]
+    text = (tmp_path / "sweep.md").read_text()
+    assert "| delayed | 200 | failed |" in text and "- delayed failed: the loss is nan" in text
+
+
+def test_a_folder_of_something_else_is_refused_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "in-flight=8" / "cdni-1").mkdir(parents=True)
+    (tmp_path / "in-flight=8" / "cdni-1" / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="is not of an earlier comparison; choose another --out"):
+        swept(monkeypatch, finish, *ENGINES, "--out", str(tmp_path))
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_for_real_and_again_runs_nothing(tmp_path: Path) -> None:
+    """Staleness follows from the batches in flight in lock step."""
+    options = ("--engines", "cdni", "--epochs", "2", "--deterministic", "--vary", "in-flight=1/4")
+    for _ in range(2):
+        done = run("launch.sweep", *TINY, *options, "--out", str(tmp_path))
+        assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
+    assert rows[0]["staleness"] < 1.1 < 3.0 < rows[1]["staleness"] < 4.1
+    assert "--- cdni" not in done.stdout
