@@ -37,8 +37,8 @@ JOBS: dict[str, tuple[str, ...]] = {
 }
 """Options by kind of job."""
 JOB_TIMEOUT_S = 300.0
-STRANGER_TIMEOUT_S = 300.0
-"""A round of attacks takes seconds for each listener."""
+STRANGER_TIMEOUT_S = 60.0
+"""The thread of the stranger that reads does nothing else."""
 KNOWN_FAULTS = known_faults({}, [f"{attack} on {kind}" for kind in JOBS for attack in ATTACKS])
 """Cases that end otherwise, and why; a case that is mended must leave."""
 
@@ -85,8 +85,9 @@ def _attack(job: subprocess.Popen[str], out: Path, pipe: Connection, kill_a_stag
     deadline = time.monotonic() + JOB_TIMEOUT_S
     while job.poll() is None and time.monotonic() < deadline:
         family = [psutil.Process(job.pid), *descendants(job.pid)]
-        listeners = {each for process in family for each in _listeners(process)}
-        new = Targets(listeners - shown.listeners, {process.pid for process in family} - shown.pids)
+        listeners = frozenset(each for process in family for each in _listeners(process))
+        pids = frozenset(process.pid for process in family)
+        new = Targets(listeners - shown.listeners, pids - shown.pids)
         if new != Targets():
             shown = Targets(shown.listeners | new.listeners, shown.pids | new.pids)
             _send(pipe, new)
@@ -101,7 +102,7 @@ def _attack(job: subprocess.Popen[str], out: Path, pipe: Connection, kill_a_stag
 
 
 def _send(pipe: Connection, targets: Targets | None) -> None:
-    """Send to the stranger, who reads between two rounds of attacks."""
+    """Send to the stranger, who reads at once."""
     _, ready, _ = select.select([], [pipe], [], STRANGER_TIMEOUT_S)
     if not ready:
         raise TimeoutError(f"the stranger has read nothing for {STRANGER_TIMEOUT_S:g} s")

@@ -12,6 +12,8 @@ import os
 import random
 import resource
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,8 +44,8 @@ PRIVATE_FILES = ("environ", "mem", "fd/0", "fd/3")
 class Targets:
     """What a stranger attacks."""
 
-    listeners: frozenset[Listener] | set[Listener] = frozenset()
-    pids: frozenset[int] | set[int] = frozenset()
+    listeners: frozenset[Listener] = frozenset()
+    pids: frozenset[int] = frozenset()
 
 
 Attack = Callable[["Stranger", Listener], None]
@@ -55,6 +57,8 @@ class Stranger:
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.held: list[tuple[Listener, socket.socket]] = []
+        self.listeners: frozenset[Listener] = frozenset()
+        """Those of the job; the main thread replaces this set while a thread attacks."""
         self.values: dict[str, bytes] = {}
         """What it read in stores, by key."""
         self.files: list[str] = []
@@ -163,17 +167,19 @@ def _attack(attack: str, seed: int, pipe: Connection) -> None:
     os.setresgid(UID, UID, UID)
     os.setresuid(UID, UID, UID)
     me = Stranger(seed)
-    listeners: set[Listener] = set()
+    threading.Thread(target=_attack_all, args=(ATTACKS[attack], me), daemon=True).start()
+    while new := pipe.recv():
+        me.files += [path for pid in new.pids for path in _readable(pid)]
+        me.listeners |= new.listeners
+    pipe.send((dict(me.values), me.files))
+
+
+def _attack_all(attack: Attack, me: Stranger) -> None:
+    """Attack for ever; a thread, because a call of a dying store may not return."""
     while True:
-        if pipe.poll(_ATTACK_INTERVAL_S):
-            new: Targets | None = pipe.recv()
-            if new is None:
-                pipe.send((me.values, me.files))
-                return
-            listeners |= new.listeners
-            me.files += [path for pid in new.pids for path in _readable(pid)]
-        for listener in sorted(listeners):
-            ATTACKS[attack](me, listener)
+        for listener in sorted(me.listeners):
+            attack(me, listener)
+        time.sleep(_ATTACK_INTERVAL_S)
 
 
 def _readable(pid: int) -> Iterator[str]:
