@@ -42,7 +42,7 @@ def save_parts(context: RankContext, stage: Stage) -> None:
     def save(step: int, part: State | None) -> dict[str, State]:
         if part is None:
             return {"checkpoint": {"error": f"stage {stage.index} was started again meanwhile"}}
-        return {"checkpoint": checkpoints.write_part(step, stage.index, part)}
+        return {"checkpoint": checkpoints.write_part(step, stage.index, part, context.plan.run)}
 
     stage.save_checkpoint = save
 
@@ -56,9 +56,16 @@ def complete_checkpoint(context: RankContext, recorder: Recorder, marker: Marker
     assert context.data is not None
     settings = settings_of(context.config, context.task, context.data)
     if problem is None:
-        record = recorder.resume_state()
+        manifest = Manifest(
+            marker.step,
+            context.plan.bounds,
+            settings,
+            recorder.resume_state(),
+            files,
+            context.plan.run,
+        )
         try:
-            checkpoints.complete(Manifest(marker.step, context.plan.bounds, settings, record, files))
+            checkpoints.complete(manifest)
         except OSError as error:
             problem = f"{error.filename or checkpoints.folder}: {error.strerror or error}"
     if problem is not None:

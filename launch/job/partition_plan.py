@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -54,6 +55,8 @@ class PartitionPlan:
     """What the task must know of the data to build layers."""
     start: int = 0
     """Training batches that the run has seen when it starts: the step of the checkpoint that it resumes."""
+    run: str = ""
+    """Random id of the run, in its checkpoints."""
 
 
 def build_layers(task: Task, seed: int, steps_per_epoch: int = 0) -> list[nn.Module]:
@@ -102,7 +105,7 @@ def broadcast_plan(
         task.metadata = published["metadata"]
         return PartitionPlan(**published | {"bounds": bounds, "shapes": shapes})
     stages = rendezvous.world if find_engine(config.engine).cut else 1
-    plan = replace(make_plan(config, task, data, stages, device), start=start)
+    plan = replace(make_plan(config, task, data, stages, device), start=start, run=secrets.token_hex(8))
     begin()
     rendezvous.publish(KEY, asdict(plan))
     return plan

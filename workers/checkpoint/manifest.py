@@ -42,6 +42,8 @@ class Manifest:
     """State of rank 0's recorder."""
     files: list[dict[str, Any]]
     """By stage, what `CheckpointStore.write_part` returned: name, bytes, sha256."""
+    run: str = ""
+    """Id of the run that wrote the files, which is in each of them; "" where they name none."""
 
     def to_bytes(self) -> bytes:
         """The content of the manifest's file, with a checksum of its own."""
@@ -99,12 +101,14 @@ def sha256(data: bytes) -> str:
 def _what_is_wrong(content: Any) -> str:
     """Why this is not the content of a manifest; "" if it is."""
     fields = set(Manifest.__dataclass_fields__)
-    if not isinstance(content, dict) or set(content) != fields:
+    if not isinstance(content, dict) or set(content) | {"run"} != fields:
         return f"its fields are not {', '.join(sorted(fields))}"
     if not _is_count(content["step"]):
         return "step is no number of batches"
     if not _are_bounds(content["bounds"]):
         return "bounds are no layers of stages"
+    if not isinstance(content.get("run", ""), str):
+        return "run is no id"
     for name in ("settings", "record"):
         if not isinstance(content[name], dict):
             return f"{name} has no names"

@@ -6,7 +6,8 @@
     OUT/checkpoints/step-00000060/...                    the newest set and the one before are kept
     OUT/checkpoints/step-00000080.refused/...            damaged when the run was resumed from 60: no set
 
-The manifest holds size and SHA-256 of every file, and of itself. Files that do not agree with it are refused.
+The manifest holds size and SHA-256 of every file, and of itself. Files that do not agree with it are refused,
+and so are those that say that they are of another run, step or stage.
 A set counts if `steps` lists it. A run that goes on from an older set renames the newer ones, so that neither
 a stage that is started again nor a later run takes them for its own.
 All ranks must see the same folder when they resume.
@@ -34,10 +35,12 @@ from workers.checkpoint.manifest import (
     read_regular,
     sha256,
 )
-from workers.checkpoint.state_file import from_bytes, to_bytes
+from workers.checkpoint.state_file import from_bytes, label_of, to_bytes
 
 KEPT = 2
 """Sets that are kept."""
+_UNREADABLE = (ValueError, KeyError, TypeError, RecursionError)
+"""What reading the header of a file raises that is no part."""
 
 
 class CheckpointStore:
@@ -47,8 +50,11 @@ class CheckpointStore:
         assert str(out), "without a folder it would be the working folder"
         self.folder = Path(out) / "checkpoints"
 
-    def write_part(self, step: int, stage: int, state: State) -> dict[str, Any]:
+    def write_part(self, step: int, stage: int, state: State, run: str = "") -> dict[str, Any]:
         """Write the part of a stage.
+
+        Args:
+            run: id of this run, the same for all parts.
 
         Returns:
             name, bytes and sha256 of the file; {"error": reason} if the disk refuses it, or if the weights
@@ -57,7 +63,7 @@ class CheckpointStore:
         if not all_finite([w for w in state["layers"].values() if w.is_floating_point()]):
             return {"error": f"weights of stage {stage} are NaN or infinite"}
         path = self._set(step) / part_name(stage)
-        data = to_bytes(state)
+        data = to_bytes(state, _label(run, step, stage))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, data)
@@ -151,7 +157,7 @@ class CheckpointStore:
         data = self._read(manifest, stage)
         try:
             return from_bytes(data)
-        except (ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
+        except (*_UNREADABLE, SafetensorError) as error:
             raise Damaged(self._path(manifest, stage), f"cannot be read ({error})") from error
 
     def _read(self, manifest: Manifest, stage: int) -> bytes:
@@ -162,6 +168,12 @@ class CheckpointStore:
             raise Damaged(path, f"has {len(data)} bytes where {file['bytes']} were written")
         if sha256(data) != file["sha256"]:
             raise Damaged(path, "is damaged or of another set (its checksum differs)")
+        try:
+            label = label_of(data)
+        except _UNREADABLE as error:
+            raise Damaged(path, f"cannot be read ({error})") from error
+        if label != (right := _label(manifest.run, manifest.step, stage)):
+            raise Damaged(path, f"is of another set ({label[:100] or 'without a label'}; not {right})")
         return data
 
     def _path(self, manifest: Manifest, stage: int) -> Path:
@@ -169,6 +181,11 @@ class CheckpointStore:
 
     def _set(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}"
+
+
+def _label(run: str, step: int, stage: int) -> str:
+    """Return what a part says of itself; "" for sets of earlier versions, whose manifest names no run."""
+    return f"run {run}, step {step}, stage {stage}" if run else ""
 
 
 def _step_of(folder: Path) -> int:

@@ -54,6 +54,7 @@ FORGED: dict[str, object] = {
     **{f"file {name!r}": GOOD | {"files": [FILES[0] | {"name": name}, FILES[1]]} for name in WRONG_NAMES},
     **{f"bytes {v!r}": GOOD | {"files": [FILES[0] | {"bytes": v}, FILES[1]]} for v in OF_ALL_TYPES},
     **{f"sha256 {v!r}": GOOD | {"files": [FILES[0] | {"sha256": v}, FILES[1]]} for v in OF_ALL_TYPES[:5]},
+    **{f"run is {v!r}": GOOD | {"run": v} for v in OF_ALL_TYPES if not isinstance(v, str)},
     "a foreign field": GOOD | {"more": 1},
     "one file too few": GOOD | {"files": FILES[:1]},
     "one file too many": GOOD | {"files": [*FILES, FILES[0]]},

@@ -6,12 +6,12 @@ import math
 
 import pytest
 import torch
-from safetensors.torch import load
+from safetensors.torch import load, save
 
 from dni_async.errors import UserError
 from dni_async.state.state_dict import State, copied
 from tests.support.states import same_state
-from workers.checkpoint.state_file import from_bytes, to_bytes
+from workers.checkpoint.state_file import from_bytes, label_of, to_bytes
 
 STATE: State = {
     "layers": {"0.weight": torch.randn(3, 2), "0.count": torch.tensor(7), "empty": torch.empty(0, 4)},
@@ -29,6 +29,16 @@ STATE: State = {
 
 def test_a_state_comes_back_as_it_was() -> None:
     assert same_state(from_bytes(to_bytes(STATE)), STATE)
+
+
+def test_a_file_has_a_label_or_none() -> None:
+    data = to_bytes(STATE, "step 7")
+    assert label_of(data) == "step 7" and same_state(from_bytes(data), STATE)
+    assert label_of(to_bytes(STATE)) == label_of(save({}, {"state": "{}"})) == ""
+    no_tensors, no_state = b"\x02" + bytes(7) + b"{}", save({"a": torch.ones(1)})
+    for foreign in (b"", b"x" * 100, no_tensors, no_state, save({}, {"state": "[]"})):
+        with pytest.raises((ValueError, KeyError, TypeError)):
+            label_of(foreign)
 
 
 def test_nan_and_infinity_come_back() -> None:

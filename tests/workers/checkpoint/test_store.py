@@ -26,9 +26,9 @@ def a_state(step: int, stage: int) -> State:
     return {"counts": {"steps": step}, "layers": {"0.weight": torch.full((4, 4), float(stage))}}
 
 
-def written(checkpoints: CheckpointStore, step: int, complete: bool = True) -> Manifest:
-    files = [checkpoints.write_part(step, stage, a_state(step, stage)) for stage in range(2)]
-    manifest = Manifest(step, BOUNDS, SETTINGS, RECORD, files)
+def written(checkpoints: CheckpointStore, step: int, complete: bool = True, run: str = "ab12") -> Manifest:
+    files = [checkpoints.write_part(step, stage, a_state(step, stage), run) for stage in range(2)]
+    manifest = Manifest(step, BOUNDS, SETTINGS, RECORD, files, run)
     if complete:
         checkpoints.complete(manifest)
     return manifest
@@ -131,6 +131,41 @@ def test_a_damaged_part_is_refused_by_name_and_the_older_set_is_usable(
     assert found is not None and found.step == 20
     assert len(refused) == 1 and str(part(checkpoints)) in refused[0]
     assert checkpoints.read_part(found, 1)["counts"] == {"steps": 20}
+
+
+@pytest.mark.parametrize(
+    ("run", "step", "stage"), [("ab12", 20, 1), ("ab12", 40, 0), ("cd34", 40, 1), ("", 40, 1)]
+)
+def test_a_part_of_another_set_is_refused_although_the_manifest_has_its_checksum(
+    checkpoints: CheckpointStore, run: str, step: int, stage: int
+) -> None:
+    manifest = checkpoints.manifest(40)
+    elsewhere = CheckpointStore(checkpoints.folder / "elsewhere")
+    manifest.files[1] = elsewhere.write_part(step, stage, a_state(step, stage), run)
+    manifest.files[1] |= {"name": part(checkpoints).name}
+    shutil.copy(part(elsewhere, step, stage), part(checkpoints))
+    checkpoints.complete(manifest)
+    found, refused = checkpoints.newest()
+    what = f"run {run}, step {step}, stage {stage}" if run else "without a label"
+    assert found is not None and found.step == 20
+    assert refused == [
+        f"checkpoint file {part(checkpoints)} is of another set ({what}; not run ab12, step 40, stage 1)"
+    ]
+    with pytest.raises(Damaged, match="is of another set"):
+        checkpoints.read_part(manifest, 1)
+
+
+def test_a_set_of_an_earlier_version_names_no_run_and_is_read(tmp_path: Path) -> None:
+    checkpoints = CheckpointStore(tmp_path)
+    written(checkpoints, 40, run="")
+    path = part(checkpoints).with_name(MANIFEST)
+    content = json.loads(path.read_text())["content"]
+    del content["run"]
+    checksum = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    path.write_text(json.dumps({"format": 1, "sha256": checksum, "content": content}))
+    found, refused = checkpoints.newest()
+    assert found is not None and (found.step, found.run, refused) == (40, "", [])
+    assert checkpoints.read_part(found, 1)["counts"] == {"steps": 40}
 
 
 DAMAGED_MANIFEST: list[tuple[Callable[[Path], None], str]] = [
