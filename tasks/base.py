@@ -30,6 +30,9 @@ class Task(ABC):
     classes: int | None = None
     """Number of classes when the labels are class indices; None for real-valued targets."""
 
+    ignore_index: int = -100
+    """A class label, such as that of padding, which loss, metric and SG networks leave out."""
+
     carries_state: bool = False
     """Whether layers carry state from batch to batch (`StatefulRNN`): batches are then never split."""
 
@@ -72,20 +75,39 @@ class Task(ABC):
         return None
 
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
-        """Return the mean loss of a batch, a scalar: cross-entropy for classes, else mean squared error."""
-        if self.classes is not None:
+        """Return the mean loss of a batch, a scalar: cross-entropy for classes, else mean squared error.
+
+        For labels (B, ...) outputs are (B, ..., classes), or (B, classes, ...) as in torch. The mean is over
+        all labels but those equal to `ignore_index`; it is zero where there are no others.
+        """
+        if self.classes is None:
+            if output.shape != y.shape:
+                raise UserError(
+                    f"outputs {tuple(output.shape)} and targets {tuple(y.shape)} differ; shape them alike"
+                )
+            return F.mse_loss(output, y)
+        if y.is_floating_point():  # probabilities, in a task with a metric of its own
             return F.cross_entropy(output, y)
-        if output.shape != y.shape:
-            raise UserError(
-                f"outputs {tuple(output.shape)} and targets {tuple(y.shape)} differ; shape them alike"
-            )
-        return F.mse_loss(output, y)
+        rows, labels = output, y.long()
+        if y.ndim != 1:
+            rows, labels = _classes_last(output, y).flatten(0, -2), labels.flatten()
+        loss = F.cross_entropy(rows, labels, ignore_index=self.ignore_index)
+        if loss.isnan() and not self.valid(labels).any():
+            return F.cross_entropy(rows, labels, ignore_index=self.ignore_index, reduction="sum")
+        return loss
+
+    def valid(self, y: Tensor) -> Tensor:
+        """Return which class labels count, in the shape of y: all but those equal to `ignore_index`."""
+        return y != self.ignore_index
 
     def metric(self, output: Tensor, y: Tensor) -> Tensor:
-        """Return (B,) the score of each sample, higher is better; reports show its mean over the test set."""
+        """Return (N,) scores, higher is better, whose mean over the test set reports show.
+
+        One for each sample; by default one for each class label that counts (see `valid`).
+        """
         if self.classes is None:
             return -(output - y).reshape(len(y), -1).square().mean(1)
-        return (output.argmax(-1) == y).float()
+        return (_classes_last(output, y).argmax(-1) == y)[self.valid(y)].float()
 
     def reported(self, mean: float) -> float:
         """Return the number that reports show for the mean of the metric over a set."""
@@ -95,10 +117,26 @@ class Task(ABC):
         """Return (B, C), the labels as a conditional SG network sees them: one-hot classes, or y as it is.
 
         With as many dimensions as the activations, (B, ..., C), each of their positions has its own labels.
+        The row of a label that does not count is zero.
         """
         if self.classes is None:
             return y.reshape(len(y), -1).float()
-        return F.one_hot(y, self.classes).float()
+        columns, valid = y.long().unsqueeze(-1), self.valid(y).unsqueeze(-1)
+        # a fifth of the time of F.one_hot for a large vocabulary
+        rows = torch.zeros(*y.shape, self.classes, device=y.device)
+        return rows.scatter_(-1, columns * valid, valid.float())
+
+
+def _classes_last(output: Tensor, y: Tensor) -> Tensor:
+    """Return the outputs as (B, ..., classes) for labels y (B, ...); they may be (B, classes, ...)."""
+    if output.shape[:-1] == y.shape:
+        return output
+    if output.ndim == y.ndim + 1 and output.shape[:1] + output.shape[2:] == y.shape:
+        return output.movedim(1, -1)
+    raise UserError(
+        f"outputs {tuple(output.shape)} do not fit class labels {tuple(y.shape)}; "
+        "give outputs (B, ..., classes) for labels (B, ...)"
+    )
 
 
 def seed_everything(seed: int) -> None:

@@ -27,7 +27,9 @@ class RuleContext:
     loss: Callable[[Tensor, Tensor], Tensor]
     """(output (B, ...), y (B, ...)) -> scalar, the mean over the batch."""
     metric: Callable[[Tensor, Tensor], Tensor]
-    """(output (B, ...), y (B, ...)) -> (B,) scores."""
+    """(output (B, ...), y (B, ...)) -> (N,) scores."""
+    valid: Callable[[Tensor], Tensor] | None = None
+    """y (B, ...) -> which labels count in the loss, in the shape of y; None where all of them do."""
     condition: Callable[[Tensor], Tensor] | None = None
     """y (B, ...) -> (B, C) floats, the labels as a network takes them."""
     label_size: int = 0

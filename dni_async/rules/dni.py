@@ -62,6 +62,7 @@ class DniRule(Rule):
             context.shape,
             label_size=context.label_size,
             condition=context.condition if conditional else None,
+            valid=context.valid,
             pending_capacity=context.pending_capacity,
             device=context.device,
             seed=context.seed,

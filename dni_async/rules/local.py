@@ -16,6 +16,7 @@ from dni_async.optim import gradients
 from dni_async.rules.base import Rule
 from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.rules.context import RuleContext
+from dni_async.rules.means import BatchMeans
 from dni_async.state.state_dict import State, load_optimizer_state, optimizer_state
 
 
@@ -28,7 +29,8 @@ class LocalRule(Rule):
         head: h (B, ...) -> output (B, ...), in the shape of the whole network's.
         optimizer: of the head.
         loss: (output, y) -> scalar, the mean over the batch.
-        metric: (output, y) -> (B,) scores.
+        metric: (output, y) -> (N,) scores.
+        valid: y -> which labels count in the loss, in the shape of y; None where all of them do.
     """
 
     capabilities = RuleCapabilities(
@@ -51,12 +53,13 @@ class LocalRule(Rule):
         optimizer: Optimizer,
         loss: Callable[[Tensor, Tensor], Tensor],
         metric: Callable[[Tensor, Tensor], Tensor],
+        valid: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.head = head
         self.optimizer = optimizer
         self.loss = loss
         self.metric = metric
-        self.new_epoch()
+        self._means = BatchMeans(valid)
 
     @classmethod
     @override
@@ -64,12 +67,11 @@ class LocalRule(Rule):
         head, optimizer = build_auxiliary(
             context.local, context.shape, context.output_shape, context.device, context.seed
         )
-        return cls(context.in_precision(head), optimizer, context.loss, context.metric)
+        return cls(context.in_precision(head), optimizer, context.loss, context.metric, context.valid)
 
     @override
     def new_epoch(self) -> None:
-        self._loss = self._score = 0.0
-        self._samples = 0
+        self._means.clear()
 
     @override
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
@@ -89,19 +91,15 @@ class LocalRule(Rule):
 
     @override
     def stats(self) -> dict[str, Any]:
-        seen = self._samples
-        return {
-            "local_loss": self._loss / seen if seen else None,
-            "local_accuracy": self._score / seen if seen else None,
-        }
+        return {"local_loss": self._means.loss, "local_accuracy": self._means.score}
 
     @override
     def counters(self) -> State:
-        return {"loss": self._loss, "score": self._score, "samples": self._samples}
+        return self._means.state_dict()
 
     @override
     def restore_counters(self, counters: State) -> None:
-        self._loss, self._score, self._samples = counters["loss"], counters["score"], counters["samples"]
+        self._means.load_state_dict(counters)
 
     @override
     def state_dict(self) -> State:
@@ -118,6 +116,5 @@ class LocalRule(Rule):
 
     @torch.no_grad()
     def _count(self, loss: float, output: Tensor, y: Tensor) -> None:
-        self._loss += loss * len(y)
-        self._score += float(self.metric(output, y).sum())
-        self._samples += len(y)
+        self._means.add_loss(loss, y)
+        self._means.add_scores(self.metric(output, y))

@@ -12,6 +12,7 @@ from typing_extensions import override
 from dni_async.nonfinite import check_finite, check_loss
 from dni_async.rules.base import Rule
 from dni_async.rules.capabilities import RuleCapabilities
+from dni_async.rules.means import BatchMeans
 from dni_async.state.state_dict import State
 
 
@@ -20,7 +21,10 @@ class LossRule(Rule):
 
     Args:
         loss: (output (B, ...), y) -> scalar, the mean over the batch.
-        metric: (output (B, ...), y) -> (B,) scores, whose mean is taken in evaluation.
+        metric: (output (B, ...), y) -> (N,) scores, whose mean is taken in evaluation.
+        valid: y -> which labels count in the loss, in the shape of y; None where all of them do.
+
+    The mean loss of several batches is over the labels that count; without `valid`, over samples.
     """
 
     capabilities = RuleCapabilities(needs_targets=False, resumable=True)
@@ -28,21 +32,24 @@ class LossRule(Rule):
     phase = "backward"
 
     def __init__(
-        self, loss: Callable[[Tensor, Tensor], Tensor], metric: Callable[[Tensor, Tensor], Tensor]
+        self,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        metric: Callable[[Tensor, Tensor], Tensor],
+        valid: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.loss = loss
         self.metric = metric
-        self.new_epoch()
+        self.valid = valid
+        self._trained, self._tested = BatchMeans(valid), BatchMeans(valid)
 
     @override
     def new_epoch(self) -> None:
-        self._loss, self._samples = 0.0, 0
-        self.reset_evaluation()
+        self._trained.clear()
+        self._tested.clear()
 
     @override
     def reset_evaluation(self) -> None:
-        self._test_loss = self._test_score = 0.0
-        self._test_samples = 0
+        self._tested.clear()
 
     @override
     def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
@@ -50,51 +57,56 @@ class LossRule(Rule):
         loss = self.loss(leaf, y)
         mean, (gradient,) = check_loss(loss.item()), torch.autograd.grad(loss, leaf)
         check_finite("gradient", [gradient])
-        self._count(mean, len(y))
+        self._trained.add_loss(mean, y)
         return gradient
 
-    def count(self, loss: float, samples: int) -> None:
-        """Count the mean loss of one training batch. Raises NonFinite if it is NaN or infinite."""
-        self._count(check_loss(loss), samples)
+    def count(self, loss: float, y: Tensor) -> None:
+        """Count the mean loss of one training batch with labels y (B, ...).
 
-    def _count(self, loss: float, samples: int) -> None:
-        self._loss += loss * samples
-        self._samples += samples
+        Raises NonFinite if it is NaN or infinite.
+        """
+        self._trained.add_loss(check_loss(loss), y)
+
+    def labels_in(self, y: Tensor) -> int:
+        """Return how many labels the mean loss of a batch with labels y (B, ...) is over."""
+        return self._trained.labels_in(y)
 
     @override
     def evaluate(self, output: Tensor, y: Tensor) -> None:
-        self._test_loss += float(self.loss(output, y)) * len(y)
-        self._test_score += float(self.metric(output, y).sum())
-        self._test_samples += len(y)
+        self._tested.add_loss(float(self.loss(output, y)), y)
+        self._tested.add_scores(self.metric(output, y))
 
     @override
     def result(self) -> dict[str, Any]:
-        trained, tested = self._samples, self._test_samples
-        return {
-            "loss": self._loss / trained if trained else None,
-            "test_loss": self._test_loss / tested if tested else None,
-            "test_accuracy": self._test_score / tested if tested else None,
-            "trained": trained,
-            "tested": tested,
+        """Return the means, and the numbers of samples; what the means are over only where that differs."""
+        trained, tested = self._trained, self._tested
+        weights = {
+            "trained_labels": (trained.labels, trained.samples),
+            "tested_labels": (tested.labels, tested.samples),
+            "scores": (tested.scores, tested.samples),
         }
+        return {
+            "loss": trained.loss,
+            "test_loss": tested.loss,
+            "test_accuracy": tested.score,
+            "trained": trained.samples,
+            "tested": tested.samples,
+        } | {name: count for name, (count, samples) in weights.items() if count != samples}
 
     @override
     def counters(self) -> State:
         # unlike at a checkpoint, an evaluation may be under way
-        tested = {"loss": self._test_loss, "score": self._test_score, "samples": self._test_samples}
-        return self.state_dict() | {"test": tested}
+        return self.state_dict() | {"test": self._tested.state_dict()}
 
     @override
     def restore_counters(self, counters: State) -> None:
         self.load_state_dict(counters)
-        tested = counters["test"]
-        self._test_loss, self._test_score = tested["loss"], tested["score"]
-        self._test_samples = tested["samples"]
+        self._tested.load_state_dict(counters["test"])
 
     @override
     def state_dict(self) -> State:
-        return {"loss": self._loss, "samples": self._samples}
+        return self._trained.state_dict()
 
     @override
     def load_state_dict(self, state: State) -> None:
-        self._loss, self._samples = state["loss"], state["samples"]
+        self._trained.load_state_dict(state)

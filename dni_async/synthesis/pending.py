@@ -24,6 +24,8 @@ class PendingPrediction:
     """Optimizer steps the stage had taken when it predicted."""
     hidden: Any = None
     """The hidden state of a recurrent SG network before it predicted, in nested tensors."""
+    share: float = 1.0
+    """Of the batch's labels that the mean loss is over; with 0 there is nothing to learn."""
     nbytes: int = field(init=False)
     """Bytes of these tensors."""
 
@@ -32,13 +34,13 @@ class PendingPrediction:
 
     def state_dict(self) -> State:
         """Return the batch without the hidden state: a resumed recurrent network begins a new sequence."""
-        return {"h": self.h, "labels": self.labels, "version": self.version}
+        return {"h": self.h, "labels": self.labels, "version": self.version, "share": self.share}
 
     @classmethod
     def from_state(cls, state: State, device: torch.device) -> PendingPrediction:
         """Return the batch on `device`."""
-        labels = state["labels"]
-        return cls(state["h"].to(device), None if labels is None else labels.to(device), state["version"])
+        labels = None if state["labels"] is None else state["labels"].to(device)
+        return cls(state["h"].to(device), labels, state["version"], share=state.get("share", 1.0))
 
 
 class PendingPredictions:

@@ -6,6 +6,7 @@ the gradient of the per-sample loss (times B), or the gradient over its running 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dni_async.state.state_dict import State
@@ -16,8 +17,9 @@ UNITS = ("sample", "rms", "none")
 class GradientScale:
     """Converts between the gradient of the mean loss and the SG network's units.
 
-    units: "sample" multiplies by the batch size B; "rms" divides by the bias-corrected running root
-    mean square of the targets (decay 0.99); "none" leaves the gradient as it is.
+    units: "sample" multiplies by the batch size B, or by the share of it whose labels count; "rms" divides by
+    the bias-corrected running root mean square of the targets (decay 0.99); "none" leaves the gradient as it
+    is.
     """
 
     decay = 0.99
@@ -28,22 +30,27 @@ class GradientScale:
         self._square = 0.0
         self._count = 0
 
-    def to_network(self, gradient: Tensor) -> Tensor:
-        """Return a target (B, ...) in the network's units, in memory of its own."""
+    def to_network(self, gradient: Tensor, share: float = 1.0) -> Tensor:
+        """Return a target (B, ...) in the network's units, in memory of its own.
+
+        share: of the batch's labels that the mean loss is over.
+        """
         if self.units == "none":
             return gradient.clone()
         if self.units == "sample":
-            return gradient * len(gradient)
+            return gradient * (len(gradient) * share)
         self._count += 1
         self._square += (1 - self.decay) * (float(gradient.square().mean()) - self._square)
         return gradient / self._rms()
 
-    def to_stage(self, prediction: Tensor) -> Tensor:
-        """Return a prediction (B, ...) as the gradient of the mean loss."""
+    def to_stage(self, prediction: Tensor, share: float = 1.0) -> Tensor:
+        """Return a prediction (B, ...) as the gradient of the mean loss: zero where no label counts."""
+        if not share:
+            return torch.zeros_like(prediction)
         if self.units == "none":
             return prediction
         if self.units == "sample":
-            return prediction / len(prediction)
+            return prediction / (len(prediction) * share)
         return prediction * self._rms()
 
     def state_dict(self) -> State:

@@ -38,6 +38,7 @@ class Synthesizer(Predictor):
 
     Args:
         condition: y (B, ...) -> (B, C) floats, for conditional DNI; None for plain DNI.
+        valid: y -> which labels count in the loss, in the shape of y; None where all of them do.
         scale: units of the gradients that the network works in.
         replay: extra steps per target, on tuples of the last `replay_window` batches, chosen by `seed`.
         schedule: factor of the learning rate by the version of the stage's weights when it predicted; None:
@@ -56,6 +57,7 @@ class Synthesizer(Predictor):
         pending: PendingPredictions,
         *,
         condition: Condition | None = None,
+        valid: Condition | None = None,
         scale: GradientScale | None = None,
         replay: int = 0,
         replay_window: int = 16,
@@ -66,7 +68,7 @@ class Synthesizer(Predictor):
         self.network = network
         self.optimizer = optimizer
         self.pending = pending
-        self.condition = condition
+        self.condition, self.valid = condition, valid
         self.scale = scale or GradientScale()
         self.replay = replay
         self.guarded = guarded
@@ -114,12 +116,16 @@ class Synthesizer(Predictor):
             )
         if network.learns_when_predicting:
             self._update()
-        return PendingPrediction(h, labels, version, hidden), self.scale.to_stage(prediction).to(h.dtype)
+        share = 1.0 if self.valid is None or y is None else float(self.valid(y).float().mean())
+        gradient = self.scale.to_stage(prediction, share).to(h.dtype)
+        return PendingPrediction(h, labels, version, hidden, share), gradient
 
     def learn(self, pending: PendingPrediction, target: Tensor) -> None:
         """Learn from the target gradient (B, ...) of a batch that `synthesize` predicted for."""
+        if not pending.share:
+            return
         self._rates.set(pending.version)  # a resumed run may learn before it predicts
-        wanted = self.scale.to_network(target.to(self._dtype()))
+        wanted = self.scale.to_network(target.to(self._dtype()), pending.share)
         prediction = self._learn(pending, wanted)
         if self._taken % self.measure_every == 0:
             self.agreement.add(prediction, wanted)
@@ -128,7 +134,8 @@ class Synthesizer(Predictor):
             self._recent.append((pending, wanted))
             self._most_bytes = max(self._most_bytes, self.held_bytes())
             for _ in range(self.replay):
-                self._learn(*self._recent[self._draw()])
+                drawn = int(torch.randint(len(self._recent), (), generator=self._generator))
+                self._learn(*self._recent[drawn])
 
     @override
     def stats(self) -> dict[str, Any]:
@@ -216,9 +223,6 @@ class Synthesizer(Predictor):
         # the labels outlive the message, whose memory belongs to the transport
         shared = labels.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
         return labels.clone() if shared else labels
-
-    def _draw(self) -> int:
-        return int(torch.randint(len(self._recent), (), generator=self._generator))
 
     def _learn(self, pending: PendingPrediction, wanted: Tensor) -> Tensor:
         h, labels = self._cast(pending.h, pending.labels)

@@ -22,7 +22,7 @@ class Backprop(Loop):
     @override
     def step(self, x: Tensor, y: Tensor) -> None:
         loss = self.loss(self.forward(x), y)
-        self.rule.count(loss.item(), len(y))
+        self.rule.count(loss.item(), y)
         self.probe.mark("forward")
         loss.backward()
         self.probe.mark("backward")

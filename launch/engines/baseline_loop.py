@@ -22,15 +22,14 @@ from dni_async.errors import Late, StageError, UserError
 from dni_async.messages import EVALUATIONS, Activation, Marker, MarkerKind, Message
 from dni_async.networks.factory import parameters_of
 from dni_async.parameter_groups import numbered
-from dni_async.rules import LossRule
 from dni_async.state.module_state import collect_stats, reset_epoch_stats
 from launch.job.context import RankContext
-from launch.job.stage_factory import build_updater, patience_of
+from launch.job.stage_factory import build_updater, loss_rule, patience_of
 from launch.report.recorder import Recorder
 from tasks.base import seed_everything
 from workers.coordination.collectives import Peers, process_group
 from workers.runtime.emulation import make_probe
-from workers.runtime.precision import in_precision, sequential
+from workers.runtime.precision import sequential
 from workers.runtime.probe import Throughput, process_metadata, warmup_steps
 from workers.transport.base import timed_out
 
@@ -54,7 +53,6 @@ class Loop(ABC):
         self.device = context.placement.device
         self.module = sequential(layers, self.config.runtime.precision).to(self.device).train()
         context.compile(self.module, first, trains=True, gradients=(False,))
-        self.loss = in_precision(self.task.loss, self.config.runtime.precision, self.device)
         self.metadata = {
             "layers": [f"{i} {type(layer).__name__}" for i, layer in enumerate(layers, first)],
             "parameters": parameters_of(self.module),
@@ -64,7 +62,8 @@ class Loop(ABC):
             numbered(self.module, first),
             self.config.task.epochs * self.data.steps_per_epoch,
         )
-        self.rule = LossRule(self.loss, self.task.metric)
+        self.rule = loss_rule(self.config, self.task, context.plan, self.device)
+        self.loss = self.rule.loss
         warmup = warmup_steps(self.data.steps_per_epoch // self.config.evaluation.evaluations)
         self.probe = make_probe(self.config.runtime.emulate_gflops, warmup)
         self.throughput = Throughput(warmup)
@@ -204,15 +203,21 @@ class Loop(ABC):
 
 
 def together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the result over the samples of all ranks, from the means of each."""
-    weights = {"loss": "trained", "test_loss": "tested", "test_accuracy": "tested"}
+    """Return the result over the samples of all ranks, from the means of each (see `LossRule.result`)."""
     result: dict[str, Any] = {key: sum(r[key] for r in results) for key in ("trained", "tested")}
-    for key, weight in weights.items():
-        known = [r for r in results if r[weight]]
+    for key, weight, samples in (
+        ("loss", "trained_labels", "trained"),
+        ("test_loss", "tested_labels", "tested"),
+        ("test_accuracy", "scores", "tested"),
+    ):
+        weights = [r.get(weight, r[samples]) for r in results]
+        known = [(r[key], w) for r, w in zip(results, weights, strict=True) if w]
         if len(known) <= 1:
-            result[key] = known[0][key] if known else None
+            result[key] = known[0][0] if known else None
         else:
-            result[key] = sum(r[key] * r[weight] for r in known) / result[weight]
+            result[key] = sum(mean * w for mean, w in known) / sum(weights)
+        if sum(weights) != result[samples]:
+            result[weight] = sum(weights)
     return result
 
 

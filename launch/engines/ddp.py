@@ -28,6 +28,8 @@ class Ddp(Loop):
 
         mean over ranks of  R n_r / n * dL_r  =  sum of  n_r / n * dL_r  =  dL
 
+    Where labels are ignored, n_r and n are numbers of labels that count.
+
     A rank without a row (a last batch of fewer rows than ranks) takes part with a gradient of zero.
     """
 
@@ -44,9 +46,9 @@ class Ddp(Loop):
         output = self.replica(x)
         loss = self.loss(output, y) if len(y) else output
         if len(y):
-            self.rule.count(loss.item(), len(y))
+            self.rule.count(loss.item(), y)
         self.probe.mark("forward")
-        share = self.peers.world * len(y) / self.data.rows(self.steps)
+        share = self._share(y)
         self._ready = 0
         (loss if share == 1 else loss * share).backward()
         self.probe.mark("wait")
@@ -59,6 +61,14 @@ class Ddp(Loop):
         if len(y):
             self.rule.evaluate(output, y)
         self.probe.mark("evaluate")
+
+    def _share(self, y: Tensor) -> float:
+        """Return R n_r / n, with n counting labels where some are ignored, and rows otherwise."""
+        if self.rule.valid is None:
+            return self.peers.world * len(y) / self.data.rows(self.steps)
+        own = self.rule.labels_in(y)
+        labels = self.peers.sum(own)
+        return self.peers.world * own / labels if labels else 0.0
 
     def _gradient_is_ready(self, parameter: Tensor) -> None:
         """Mark the end of this rank's own backward pass at its last gradient; the all-reduce may go on."""

@@ -29,6 +29,7 @@ class Pipe:
     """A module's stages and schedules, one pair for each number of rows, in training and in evaluation.
 
     count: into how many micro-batches a batch is cut; as many as fit where it does not divide the rows.
+    labels_in: y -> how many labels the mean loss of these rows is over.
     examples: a row of the input of each stage, and of the last one's output.
     """
 
@@ -42,11 +43,13 @@ class Pipe:
         examples: Sequence[Tensor],
         loss: Callable[[Tensor, Tensor], Tensor],
         probe: Probe,
+        labels_in: Callable[[Tensor], int] = len,
     ) -> None:
         self.module, self.count, self.engine = module, count, engine
         self.index, self.stages = peers.rank, peers.world
         self.device, self.examples = device, examples
         self.loss, self.probe = loss, probe
+        self.labels_in, self._whole = labels_in, torch.empty(0)
         self._schedules: dict[tuple[int, bool], PipelineScheduleSingle] = {}
         self._made: list[TimedStage] = []
 
@@ -54,6 +57,7 @@ class Pipe:
         """Run forward and backward; return the mean loss on the last stage, None on the others."""
         losses: list[Tensor] = []
         first, last = self.index == 0, self.index == self.stages - 1
+        self._whole = y
         with layer_errors():
             self._schedule(len(x), True).step(
                 *([x] if first else []), target=y if last else None, losses=losses, return_outputs=False
@@ -104,8 +108,14 @@ class Pipe:
     def _loss(self, output: Tensor, y: Tensor) -> Tensor:
         self.probe.mark("wait")
         loss = self.loss(output, y)
+        share = self._share(y)
         self.probe.mark("forward")
-        return loss
+        return loss if share == 1 else loss * share
+
+    def _share(self, y: Tensor) -> float:
+        """Return the weight of a micro-batch in torch's mean over all of them, by the labels that count."""
+        rows, labels = len(self._whole), self.labels_in(self._whole)
+        return self.labels_in(y) * (rows / len(y)) / labels if labels else 1.0
 
 
 @contextmanager

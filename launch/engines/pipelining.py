@@ -61,7 +61,7 @@ class Pipelining(Loop):
     def step(self, x: Tensor, y: Tensor) -> None:
         loss = self.pipe.step(x, y)
         if loss is not None:
-            self.rule.count(loss, len(y))
+            self.rule.count(loss, y)
         self.updater.step()
         self.probe.mark("update")
 
@@ -86,8 +86,17 @@ class Pipelining(Loop):
         return examples
 
     def _pipe(self, module: nn.Module, count: int, probe: Probe) -> Pipe:
-        engine, loss = self.config.engine, self.loss
-        return Pipe(module, count, engine, self.peers, self.device, self.examples, loss, probe)
+        return Pipe(
+            module,
+            count,
+            self.config.engine,
+            self.peers,
+            self.device,
+            self.examples,
+            self.loss,
+            probe,
+            self.rule.labels_in,
+        )
 
     def _trials(self, counts: Sequence[int]) -> dict[int, Callable[[], None]]:
         """Return a training step with each count, all on the same temporary copy of the layers."""

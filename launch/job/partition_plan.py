@@ -53,6 +53,8 @@ class PartitionPlan:
     test_samples: int
     metadata: dict[str, Any] = field(default_factory=dict)
     """What the task must know of the data to build layers."""
+    ignored_labels: bool = False
+    """Whether data sets have, or may have, class labels that loss and metric leave out."""
     start: int = 0
     """Training batches that the run has seen when it starts: the step of the checkpoint that it resumes."""
     run: str = ""
@@ -133,7 +135,7 @@ def make_plan(
         raise UserError(f"{stages} stages cannot share {len(layers)} layers; use 1 to {len(layers)} stages")
     check_patterns(numbered(layers), config.optimizer.group_settings())
     check_evaluations(config.evaluation.evaluations, data)
-    check_labels(task, data)
+    ignored_labels = check_labels(task, data)
     x, y = data.sample()
     label_size = label_size_of(task.condition, y) if config.capabilities.conditional and stages > 1 else 0
     shapes, dtypes, output = run_through(layers, x, config.runtime.precision)
@@ -170,4 +172,5 @@ def make_plan(
         size(data.train),
         size(data.test),
         dict(task.metadata),
+        ignored_labels,
     )

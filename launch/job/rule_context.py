@@ -27,6 +27,7 @@ def rule_context(
     copy_downstream: Callable[[], tuple[nn.Module, Updater]] | None = None,
     *,
     batch_normalised: bool,
+    ignored_labels: bool = False,
     schedule: Callable[[int], float] | None = None,
 ) -> RuleContext:
     """Return what the rule of stage `index` is built from, at an interface of `shape`.
@@ -39,6 +40,7 @@ def rule_context(
         output_shape=output_shape,
         loss=in_precision(task.loss, config.runtime.precision, device),
         metric=task.metric,
+        valid=task.valid if ignored_labels else None,
         condition=task.condition,
         label_size=label_size,
         classes=task.classes,

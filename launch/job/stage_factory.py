@@ -85,6 +85,12 @@ def build_stage(
     return stage, names
 
 
+def loss_rule(config: TrainConfig, task: Task, plan: PartitionPlan, device: torch.device) -> LossRule:
+    """Return the rule of the stage, or of the engine, that computes the loss."""
+    loss = in_precision(task.loss, config.runtime.precision, device)
+    return LossRule(loss, task.metric, task.valid if plan.ignored_labels else None)
+
+
 def seed_stage(config: TrainConfig, index: int) -> None:
     """Seed the process of stage `index`: dropout and the like differ between stages."""
     seed_everything(config.task.seed + 1 + index)
@@ -101,7 +107,7 @@ def _rule(
     stages, end = len(plan.bounds), plan.bounds[index][1]
     total_steps = config.task.epochs * plan.steps_per_epoch
     if index == stages - 1:
-        return LossRule(in_precision(task.loss, config.runtime.precision, device), task.metric)
+        return loss_rule(config, task, plan, device)
 
     def copy_downstream() -> tuple[nn.Module, Updater]:
         replica = copy.deepcopy(sequential(layers[end:], config.runtime.precision)).to(device)
@@ -128,6 +134,7 @@ def _rule(
         index,
         copy_downstream,
         batch_normalised=batch_normalised(layers)[end - 1],
+        ignored_labels=plan.ignored_labels,
         schedule=schedule_of(config.optimizer, total_steps),
     )
     return find_rule(config.rule).build(context)

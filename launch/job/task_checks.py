@@ -43,29 +43,46 @@ def run_through(
 
 @torch.no_grad()
 def check_scores(task: Task, output: Tensor, y: Tensor) -> None:
-    """Check that the loss of a batch is a scalar, and the metric one score per sample."""
-    for name, function, wanted in (("loss", task.loss, ()), ("metric", task.metric, (len(y),))):
+    """Check that the loss of a batch is a scalar, and the metric a score per sample or label that counts."""
+    counted = (int(task.valid(y).sum()) if task.classes is not None else len(y),)
+    scores = [(len(y),), counted]
+    for name, function, wanted in (("loss", task.loss, [()]), ("metric", task.metric, scores)):
         try:
             shape = tuple(function(output, y).shape)
         except Exception as error:
             given = f"outputs {tuple(output.shape)} and labels {tuple(y.shape)}"
             raise UserError(f"the task's {name} does not take {given} ({_cause(error)})") from error
-        if shape != wanted:
-            raise UserError(f"the task's {name} gives shape {shape}; it must give {wanted}")
+        if shape not in wanted:
+            raise UserError(f"the task's {name} gives shape {shape}; it must give {wanted[0]}")
 
 
-def check_labels(task: Task, data: Data) -> None:
-    """Check that class labels are 0 to classes - 1, where the whole data set is a tensor."""
+def check_labels(task: Task, data: Data) -> bool:
+    """Check that class labels are 0 to classes - 1, where the whole data set is a tensor.
+
+    Returns:
+        Whether some labels are, or in other data sets may be, ignored (see `Task.ignore_index`).
+    """
     if task.classes is None:
-        return
-    for dataset in data.sets().values():
-        if isinstance(dataset, TensorDataset):
-            y = dataset.tensors[1]
-            if y.is_floating_point() or int(y.min()) < 0 or int(y.max()) >= task.classes:
-                raise UserError(
-                    f"labels of {y.dtype} from {y.min().item()} to {y.max().item()} do not fit "
-                    f"{task.classes} classes; use integers from 0 to {task.classes - 1}"
-                )
+        return False
+    ignored = False
+    for name, dataset in data.sets().items():
+        if not isinstance(dataset, TensorDataset):
+            ignored = True
+            continue
+        y = dataset.tensors[1]
+        counted = y if y.is_floating_point() else y[task.valid(y)]
+        if not counted.numel():
+            raise UserError(
+                f"all labels of the {name} set are {task.ignore_index}, the task's ignore_index, "
+                "which loss and metric leave out; check the task's data"
+            )
+        if y.is_floating_point() or int(counted.min()) < 0 or int(counted.max()) >= task.classes:
+            raise UserError(
+                f"labels of {y.dtype} from {counted.min().item()} to {counted.max().item()} do not fit "
+                f"{task.classes} classes; use integers from 0 to {task.classes - 1}"
+            )
+        ignored = ignored or counted.numel() < y.numel()
+    return ignored
 
 
 @torch.no_grad()

@@ -27,10 +27,12 @@ class TrainingLoss:
         """Return the mean loss since the last record, and add it to the curve; None when nothing was trained.
 
         Args:
-            result: with `loss`, the mean since the epoch began, and `trained`, the number of its samples.
+            result: with `loss`, the mean since the epoch began, and the number of its samples, `trained`, or
+                of its labels where some were ignored, `trained_labels`.
             epoch: passed so far, fractions included.
         """
-        mean, samples = result.get("loss"), result.get("trained") or 0
+        mean = result.get("loss")
+        samples = result.get("trained_labels", result.get("trained")) or 0
         recent = None
         if mean is not None and samples > self._samples:
             recent = (mean * samples - self._sum) / (samples - self._samples)

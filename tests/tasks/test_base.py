@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from dni_async.errors import UserError
 from tasks.base import Task, seed_everything
 
 
@@ -90,3 +91,59 @@ def test_the_same_seed_makes_numpy_and_python_draw_the_same() -> None:
         seed_everything(5)
         drawn.append((numpy.random.rand(), random.random()))
     assert drawn[0] == drawn[1]
+
+
+IGNORED = -100
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
+def test_class_labels_may_be_whole_numbers_of_any_type(dtype: torch.dtype) -> None:
+    task, y = Classification(), torch.tensor([2, 0])
+    assert torch.equal(task.loss(OUTPUT, y.to(dtype)), task.loss(OUTPUT, y))
+    assert task.metric(OUTPUT, y.to(dtype)).tolist() == [0.0, 0.0]
+    assert torch.equal(task.condition(y.to(dtype)), task.condition(y))
+
+
+def test_the_loss_and_score_of_labels_per_position_are_those_of_all_positions() -> None:
+    task = Classification()
+    output, y = torch.randn(2, 4, 3), torch.tensor([[0, 1, 2, 0], [1, 1, IGNORED, IGNORED]])
+    rows, labels = torch.cat([output[0], output[1, :2]]), torch.tensor([0, 1, 2, 0, 1, 1])
+    torch.testing.assert_close(task.loss(output, y), task.loss(rows, labels))
+    assert task.metric(output, y).tolist() == task.metric(rows, labels).tolist()
+    classes_second = output.movedim(-1, 1)  # (B, classes, T), torch's layout
+    torch.testing.assert_close(task.loss(classes_second, y), task.loss(output, y))
+    assert torch.equal(task.metric(classes_second, y), task.metric(output, y))
+
+
+def test_outputs_that_do_not_fit_class_labels_are_refused_in_one_line() -> None:
+    with pytest.raises(UserError) as error:
+        Classification().loss(torch.zeros(2, 4, 3), torch.zeros(2, 5, dtype=torch.long))
+    assert str(error.value) == (
+        "outputs (2, 4, 3) do not fit class labels (2, 5); give outputs (B, ..., classes) for labels (B, ...)"
+    )
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 4)])
+def test_a_batch_of_ignored_labels_has_a_loss_of_zero_and_no_scores(
+    shape: tuple[int, ...],
+) -> None:
+    task, output = Classification(), torch.randn(*shape, 3, requires_grad=True)
+    y = torch.full(shape, IGNORED)
+    loss = task.loss(output, y)
+    loss.backward()
+    assert loss.item() == 0 and output.grad is not None and not output.grad.any()
+    assert task.metric(output, y).shape == (0,)
+
+
+def test_a_loss_that_is_not_a_number_is_not_hidden() -> None:
+    output = torch.full((2, 3), float("nan"))
+    assert Classification().loss(output, torch.tensor([0, IGNORED])).isnan()
+
+
+@pytest.mark.parametrize("ignored", [-100, 1, 255])
+def test_an_ignored_label_is_seen_as_a_row_of_zeros(ignored: int) -> None:
+    class Padded(Classification):
+        ignore_index = ignored
+
+    seen = Padded().condition(torch.tensor([[2, ignored], [ignored, 0]]))
+    assert seen.tolist() == [[[0, 0, 1], [0, 0, 0]], [[0, 0, 0], [1, 0, 0]]]

@@ -44,6 +44,14 @@ class Peers:
         dist.broadcast_object_list(values)
         return values[0]
 
+    def sum(self, number: int) -> int:
+        """The sum of the numbers of all ranks, on every rank; every rank must call it."""
+        if self.world == 1:
+            return number
+        total = torch.tensor(number)
+        dist.all_reduce(total)
+        return int(total)
+
     def latest(self, mine: Any) -> list[Any] | None:
         """What every rank passed last, on rank 0, without waiting; None if a rank passed nothing so far."""
         if self.rank > 0:

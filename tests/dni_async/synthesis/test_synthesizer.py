@@ -474,3 +474,29 @@ def test_from_its_state_a_recurrent_network_begins_a_new_sequence() -> None:
     sg.load_state_dict(copied(sg.state_dict()))
     assert sg.network.start(batch()[0]) is None
     assert sg.take(target(0)) == 0
+
+
+def counts(y: Tensor) -> Tensor:
+    return y != -100
+
+
+def test_sample_units_are_those_of_the_samples_whose_labels_count() -> None:
+    """Of four samples two count: the mean loss is over these two."""
+    network = Recorder()
+    sg = synthesizer(network, valid=counts)
+    h, y = batch()[0], torch.tensor([0, -100, 1, -100])
+    assert sg.predict(7, 0, h, y).eq(1 / 2).all()
+    other = synthesizer(network, valid=counts)
+    other.load_state_dict(copied(sg.state_dict()))  # a resumed run has the same units
+    for one in (sg, other):
+        one.take(target(7, value=0.5))
+    assert [wanted.unique().tolist() for _, _, wanted in network.regressed] == [[1.0], [1.0]]
+
+
+def test_a_batch_whose_labels_are_all_ignored_has_a_gradient_of_zero_and_teaches_nothing() -> None:
+    network = Recorder()
+    sg = synthesizer(network, valid=counts)
+    h, y = batch()[0], torch.full((4,), -100)
+    assert sg.predict(7, 70, h, y).eq(0).all()
+    assert sg.take(target(7, value=0.0)) == 70
+    assert (network.regressed, sg.stats()["sg_updates"], len(sg.pending)) == ([], 0, 0)

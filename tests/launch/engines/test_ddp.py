@@ -11,12 +11,16 @@ from launch.report.weights import load_all
 from tests.support.baselines import backprop, check_end_of_others, check_same_training
 from tests.support.forks import Job
 from tests.support.tiny_task import Tiny, five_layers, plain_layers
+from tests.support.token_task import Tokens
 
 
 # rows of each rank in the last batch: 49 = 3 * 16 + 1 -> 1, 0, 0;   50 -> 1, 1, 0;   55 -> 3, 2, 2
-@pytest.mark.parametrize("rows", [49, 50, 55])
-def test_the_weights_are_those_of_sequential_backprop(rows, tmp_path):
-    task = Tiny(plain_layers, train=rows, test=17)
+@pytest.mark.parametrize(
+    ("task", "rows"),
+    [*((Tiny(plain_layers, train=rows, test=17), rows) for rows in (49, 50, 55)), (Tokens(50, 17), 50)],
+    ids=["49 rows", "50 rows", "55 rows", "ignored labels"],
+)
+def test_the_weights_are_those_of_sequential_backprop(task, rows, tmp_path):
     config = TrainConfig.of(engine="ddp", batch_size=16, epochs=2, seed=3, optimizer="sgd", lr=0.5)
     with Job(config, task, 3, tmp_path) as job:
         assert job.statuses() == [0] * 3, job.lines()

@@ -13,6 +13,7 @@ from launch.report.weights import load_all
 from tests.support.baselines import backprop, check_end_of_others, check_same_training
 from tests.support.forks import Job
 from tests.support.tiny_task import CLASSES, FEATURES, Tiny, context_of, plain_layers
+from tests.support.token_task import Tokens
 from workers.coordination.collectives import Peers
 
 
@@ -39,10 +40,11 @@ class Transposed(nn.Module):
         ("1f1b", 2, 8, 55, plain_layers),
         ("1f1b", 3, 4, 49, plain_layers),
         ("1f1b", 3, 0, 64, in_place_layers),
+        ("gpipe", 2, 8, 50, None),
     ],
 )
 def test_the_weights_are_those_of_sequential_backprop(engine, stages, count, rows, make, tmp_path):
-    task = Tiny(make, train=rows, test=21)
+    task = Tiny(make, train=rows, test=21) if make else Tokens(rows, 21)
     config = TrainConfig.of(
         engine=engine, micro_batches=count, batch_size=16, epochs=2, seed=3, optimizer="sgd", lr=0.5
     )
