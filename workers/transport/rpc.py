@@ -31,6 +31,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from dni_async.messages import Message
+from workers.coordination.interruptible import interruptible
 from workers.transport.base import PeerGone, TransportError, check_capacity
 from workers.transport.links import Link, LinkRequest, Transport
 from workers.transport.queues import Credits, Inbox, QueueReceiver, QueueSender
@@ -67,7 +68,11 @@ def start_rpc(rank: int, world_size: int, timeout: float, url: str = "env://", a
     rpc._init_counter = attempt
     constants.DEFAULT_PROCESS_GROUP_TIMEOUT = timedelta(seconds=timeout)
     with _quiet():
-        rpc.init_rpc(worker_name(rank), rank=rank, world_size=world_size, rpc_backend_options=options)
+        interruptible(
+            lambda: rpc.init_rpc(
+                worker_name(rank), rank=rank, world_size=world_size, rpc_backend_options=options
+            )
+        )
 
 
 def stop_rpc(timeout: float, graceful: bool = True) -> None:

@@ -1,12 +1,22 @@
 from __future__ import annotations
 
+import os
+import signal
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
 
 from dni_async.errors import UserError
+from tests.support.channels import TEST_TIMEOUT_S
+from tests.support.children import Child
 from workers.coordination.collectives import Peers, process_group, start_group
 from workers.coordination.rendezvous import Rendezvous
+from workers.failure.rank_runner import RankRunner
 
 
 def ranks(world: int) -> list[Rendezvous]:
@@ -54,3 +64,17 @@ def test_nccl_and_a_gpu_for_each_are_wanted(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     with pytest.raises(UserError, match=words):
         start_group(ranks(2)[0], 1.0, torch.device("cuda"))
+
+
+def start_alone_and_be_stopped(runner: RankRunner, mouth: Connection) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    start_group(Rendezvous(0, 2, 0, 2, store), TEST_TIMEOUT_S, torch.device("cpu"))
+
+
+def test_a_rank_hears_sigterm_while_gloo_waits_for_the_others(tmp_path: Path) -> None:
+    begin = time.monotonic()
+    with Child(start_alone_and_be_stopped, tmp_path) as child:
+        assert child.status() == 128 + signal.SIGTERM
+        assert time.monotonic() - begin < TEST_TIMEOUT_S
+        assert len(child.lines()) == 1

@@ -2,12 +2,10 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -16,7 +14,7 @@ from types import FrameType
 import pytest
 import torch.distributed as dist
 
-from dni_async.errors import Late, StageError, UserError
+from dni_async.errors import Late, StageError
 from tests.support.channels import TEST_TIMEOUT_S
 from tests.support.children import Child
 from tests.support.jobs import ROOT
@@ -30,26 +28,6 @@ def ranks(world: int) -> list[Rendezvous]:
     return [Rendezvous(rank, world, rank, world, store) for rank in range(world)]
 
 
-@pytest.fixture
-def port() -> Iterator[int]:
-    """A port at which somebody else listens."""
-    with socket.socket() as other:
-        other.bind(("0.0.0.0", 0))
-        other.listen()
-        yield other.getsockname()[1]
-
-
-@pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch, port: int) -> pytest.MonkeyPatch:
-    """Rank 0 of two, at a port that is taken."""
-    for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_USE_AGENT_STORE"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("MASTER_ADDR", "127.0.0.1")):
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("MASTER_PORT", str(port))
-    return monkeypatch
-
-
 class TestAlone:
     def test_without_torchruns_variables_a_process_is_the_only_rank(
         self, monkeypatch: pytest.MonkeyPatch
@@ -60,18 +38,6 @@ class TestAlone:
         alone.publish("key", {"a": [1, None, 2.5, "ü"]})
         assert alone.read("key", 1.0) == {"a": [1, None, 2.5, "ü"]}
         assert alone.claim("failure")
-
-    def test_a_rank_without_an_address_to_meet_at_is_the_users_to_mend(
-        self, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("RANK", "1")
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        monkeypatch.delenv("MASTER_ADDR", raising=False)
-        with pytest.raises(UserError) as error:
-            Rendezvous.from_env(1.0)
-        assert str(error.value) == (
-            "RANK is set and MASTER_ADDR is not; start the ranks by torchrun, or unset RANK"
-        )
 
 
 class TestTheStore:
@@ -259,23 +225,6 @@ class TestWhoIsGone:
 
 
 class TestMeeting:
-    def test_a_port_in_use_is_the_users_to_mend(self, environment: pytest.MonkeyPatch, port: int) -> None:
-        with pytest.raises(UserError) as error:
-            Rendezvous.from_env(5.0)
-        assert str(error.value) == f"the rendezvous port is in use (127.0.0.1:{port}); choose another"
-
-    def test_a_rank_that_nobody_joins_says_so_at_its_deadline(self, environment: pytest.MonkeyPatch) -> None:
-        with socket.socket() as other:
-            other.bind(("127.0.0.1", 0))
-            free = other.getsockname()[1]
-        environment.setenv("MASTER_PORT", str(free))
-        begin = time.monotonic()
-        with pytest.raises(StageError) as error:
-            Rendezvous.from_env(0.5)
-        assert str(error.value).startswith(f"rank 0 could not meet the others at 127.0.0.1:{free} (")
-        assert "\n" not in str(error.value)
-        assert time.monotonic() - begin < 10.0
-
     def test_two_processes_find_each_other(self, tmp_path: Path) -> None:
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         shared = {
@@ -339,27 +288,3 @@ except UserError as error:
     assert done.stdout.startswith("the loopback interface does not work (Network is unreachable)"), (
         done.stderr
     )
-
-
-def test_a_signal_is_heard_while_a_rank_waits_for_a_store_that_is_not_there(
-    environment: pytest.MonkeyPatch, port: int
-) -> None:
-    class Heard(Exception):
-        pass
-
-    def hear(signum: int, frame: FrameType | None) -> None:
-        raise Heard
-
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        environment.setenv("MASTER_PORT", str(other.getsockname()[1]))
-        environment.setenv("RANK", "1")
-        before = signal.signal(signal.SIGUSR1, hear)
-        asks = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGUSR1])
-        try:
-            asks.start()
-            with pytest.raises(Heard):
-                Rendezvous.from_env(TEST_TIMEOUT_S)
-        finally:
-            asks.join()
-            signal.signal(signal.SIGUSR1, before)

@@ -1,0 +1,126 @@
+"""Joins the rendezvous store of a job, by the variables that torchrun sets for its ranks.
+
+under torchrun    all ranks   wait until something listens there ─ connect
+by hand           rank 0      listens ─ waits for all other ranks
+                  rank i      waits until something listens there ─ connects
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch.distributed as dist
+
+from dni_async.errors import StageError, UserError
+from workers.coordination.interruptible import interruptible
+from workers.coordination.loopback import check_loopback
+
+_CONNECT_INTERVAL_S = 0.1
+"""Time between two attempts to reach the store."""
+_RESOLVE_TIMEOUT_S = 5.0
+"""How long a host name may be unknown, as names of hosts that have just started are."""
+_ANSWER_TIMEOUT_S = 15.0
+"""For what listens to answer as a store; until then torch tries again."""
+_OVERTIME_S = 5.0
+"""How much longer than its deadline torch may take."""
+
+
+def join_store(timeout: float) -> tuple[dist.Store, int, int]:
+    """The store, this process's rank and the number of ranks.
+
+    Raises:
+        UserError: a variable is missing, the address cannot be reached, the port is in use, or what listens
+            there is no store.
+        StageError: the others did not come within `timeout` seconds.
+    """
+    env = os.environ
+    if missing := [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in env]:
+        raise UserError(f"RANK is set and {missing[0]} is not; start the ranks by torchrun, or unset RANK")
+    host, port = env["MASTER_ADDR"], _port(env["MASTER_PORT"])
+    if ipaddress.ip_address(_resolve(host, port, timeout)).is_loopback:
+        check_loopback()
+    failed = f"rank {env['RANK']} could not meet the others at {host}:{port}"
+    serves = env.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and env["RANK"] == "0"
+    try:
+        if not serves:
+            _await_listener(host, port, timeout)
+        limit = timeout if serves else min(timeout, _ANSWER_TIMEOUT_S)
+        meeting = dist.rendezvous("env://", timeout=timedelta(seconds=limit))
+        with _silent():
+            return interruptible(lambda: next(meeting), limit + _OVERTIME_S)
+    except (dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
+        cause = str(error).splitlines()[0]
+        if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
+            raise UserError(f"the rendezvous port is in use ({host}:{port}); choose another") from error
+        if not serves and _listens(host, port):
+            raise UserError(
+                f"what listens at {host}:{port} is no rendezvous store ({cause}); correct MASTER_ADDR and "
+                "MASTER_PORT"
+            ) from error
+        raise StageError(f"{failed} ({cause})") from error
+    except OSError as error:
+        raise StageError(f"{failed} in {timeout:g} s ({error.strerror or error})") from error
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 1 << 16):
+        raise UserError(f"MASTER_PORT is {text}; it must be 1 to 65535")
+    return int(text)
+
+
+def _resolve(host: str, port: int, timeout: float) -> str:
+    """The address of the host. Raises UserError when it stays unknown."""
+    deadline = time.monotonic() + min(timeout, _RESOLVE_TIMEOUT_S)
+    while True:
+        try:
+            return str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
+        except OSError as error:
+            if time.monotonic() > deadline:
+                cause = error.strerror or error
+                raise UserError(
+                    f"MASTER_ADDR is {host}, which is no known host ({cause}); correct it"
+                ) from None
+        time.sleep(_CONNECT_INTERVAL_S)
+
+
+def _await_listener(host: str, port: int, timeout: float) -> None:
+    """Return when something listens at `host`:`port`; raises OSError at the deadline.
+
+    torch's own attempts print dozens of lines, and may last for minutes.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=1.0).close()
+            return
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_CONNECT_INTERVAL_S)
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        _await_listener(host, port, 0.0)
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Drop what is printed on stderr: torch's C++ prints a stack of frames where an exception says it all."""
+    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nothing)
