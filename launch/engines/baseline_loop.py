@@ -23,6 +23,7 @@ from dni_async.messages import EVALUATIONS, Activation, Marker, MarkerKind, Mess
 from dni_async.networks.factory import parameters_of
 from dni_async.parameter_groups import numbered
 from dni_async.state.module_state import collect_stats, reset_epoch_stats
+from launch.engines.joint_stop import JointStop
 from launch.job.context import RankContext
 from launch.job.stage_factory import build_updater, loss_rule, patience_of
 from launch.report.recorder import Recorder
@@ -72,6 +73,7 @@ class Loop(ABC):
         self.best = Best(self.module, patience) if patience else None
         self.batches_at_once = 1
         """How many batches all ranks together train in a step."""
+        self.joint_stop = JointStop(context.rendezvous, context.runner.interruption)
         self.stopped = False
         """Whether rank 0 has asked all ranks to stop."""
         self.about: dict[str, Any] = {}
@@ -102,8 +104,11 @@ class Loop(ABC):
         """
         seed_everything(self.config.task.seed + 1 + self.peers.rank)  # dropout and the like differ
         with self.explained():
-            for message in self._context.messages(self.probe.clock, lambda: self.stopped):
+            for message in self._context.messages(self.probe.clock, self._should_stop):
                 self.on(message, report, enough)
+
+    def _should_stop(self) -> bool:
+        return self.stopped or self.joint_stop.is_due(self.steps)
 
     def on(self, message: Message, report: Callable[[Marker], None], enough: Callable[[], bool]) -> None:
         """Handle a batch or a marker."""
@@ -231,6 +236,7 @@ def run_loop(
         with loop.explained():
             loop.prepare()
             peers.broadcast(None)  # wait until all ranks are set up
+        context.begin_training()
         if recorder:
             recorder.start(about=loop.about)
             loop.train(recorder.on_marker, lambda: recorder.should_stop)

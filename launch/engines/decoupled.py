@@ -62,6 +62,7 @@ def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
             if recorder:
                 session.save_record(recorder.state_dict())
             session.start(stage, loop, context.start.position)
+        context.begin_training()
         loop.run()
     return stage.layers
 

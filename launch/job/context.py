@@ -53,6 +53,11 @@ class RankContext:
         """The folder for results; None without --out."""
         return Path(self.config.output.out) if self.config.output.out else None
 
+    def begin_training(self) -> None:
+        """From now on let a signal end training early, if there is a folder for what was trained."""
+        if self.out:
+            self.runner.interruption.begin_training()
+
     def compile(self, layers: nn.Module, first: int, *, trains: bool, gradients: Iterable[bool]) -> None:
         """With --compile, compile the layers from number `first` on (see `compile_ahead`), and wait until all
         ranks have compiled theirs. Every rank has to call it."""

@@ -71,6 +71,7 @@ def run_rank(
     _announce(config, rendezvous, f"starting {rendezvous.world} {more if rendezvous.world > 1 else one}")
     layers = import_module(engine.module).run(context, recorder)
     runner.begin("while writing the results")
+    runner.interruption.end_training()
     save_results(context, recorder, layers)
 
 

@@ -52,6 +52,10 @@ def save_results(context: RankContext, recorder: Recorder | None, layers: nn.Mod
         if not context.config.output.quiet:  # its notes were shown at the start
             show(run_grid(recorder.summary | {"notes": recorder.record.warnings}))
         rendezvous.publish(FINISHED, True)
+        steps = recorder.summary["stages"][0]["steps"]
+        context.runner.interruption.outcome = (
+            f"after step {steps}; weights, summary.json and pictures are in {context.out}"
+        )
     elif problems:  # the launcher ends all ranks with the first that fails: let rank 0 show its table
         with contextlib.suppress(Late, StageError):
             rendezvous.read(FINISHED, timeout)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -53,10 +53,14 @@ def _run(runner: RankRunner, config: SequenceConfig, task: SequenceTask, out: Pa
     runner.folder = out
     sequences = task.sequences(config.task.data_folder(), config.task.batch_size, config.task.seed)
     placement = place(config.runtime.device, config.runtime.threads, 0, 1)
-    trainer = Trainer(config, task, sequences, placement.device)
+    interruption = runner.interruption
+    trainer = Trainer(
+        config, task, sequences, placement.device, should_stop=lambda: interruption.signum is not None
+    )
     runner.describe_position = trainer.describe_position
     if out:
         clear(out, overwrite=config.overwrite)
+        interruption.begin_training()
     summary = run_metadata(task.name, config.rule, config.task.seed, config.as_json()) | {
         "bptt": config.bptt,
         "parameters": parameters_of(trainer.model),
@@ -72,20 +76,33 @@ def _run(runner: RankRunner, config: SequenceConfig, task: SequenceTask, out: Pa
                 lines.write(record)
     summary |= {"updates": trainer.updates, "samples_per_s": trainer.symbols / trainer.seconds}
     summary |= {"train_s": trainer.seconds, "final": trainer.final()}
+    if interruption.name:
+        summary["interrupted"] = {"signal": interruption.name, "step": trainer.updates}
     if not config.output.quiet:
         print(f"{task.name}, {config.rule}, T = {config.bptt}: {_shown(summary['final'])}", flush=True)
     if out:
         save(out, trainer.model, config.task.name, config.task.task_args, sequences.symbols)
         write_json(out / "summary.json", summary)
+        interruption.outcome = f"after update {trainer.updates}; summary.json and the model are in {out}"
     return summary
 
 
 class Trainer:
-    """Model, SG network and optimizer of a run, epoch after epoch."""
+    """Model, SG network and optimizer of a run, epoch after epoch.
+
+    Args:
+        should_stop: asked after each update whether training ends there.
+    """
 
     def __init__(
-        self, config: SequenceConfig, task: SequenceTask, sequences: Sequences, device: torch.device
+        self,
+        config: SequenceConfig,
+        task: SequenceTask,
+        sequences: Sequences,
+        device: torch.device,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._should_stop = should_stop
         self.config, self.task, self.sequences, self.device = config, task, sequences, device
         seed_everything(config.task.seed)
         self.model = task.model(len(sequences.symbols)).to(device)
@@ -113,6 +130,9 @@ class Trainer:
         """Train, and yield a record per epoch."""
         for epoch in range(1, self.config.task.epochs + 1):
             record = self._epoch(epoch)
+            if self._should_stop():
+                yield record
+                return
             cost = self._evaluate("validation")
             if cost is not None:
                 record["validation"] = self.task.scores(cost)
@@ -142,6 +162,8 @@ class Trainer:
             windows += 1
             if windows % 100 == 0:
                 self._check(total)
+            if self._should_stop():
+                break
         self._check(total)
         self.seconds += time.perf_counter() - start
         record = {"epoch": epoch, "updates": self.updates, "loss": float(total) / windows}

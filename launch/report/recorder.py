@@ -55,8 +55,9 @@ class Recorder:
 
     @property
     def should_stop(self) -> bool:
-        """Whether training should end: see `RunRecord.should_stop`, or its time is up."""
-        return self.record.should_stop or time.perf_counter() > self._end
+        """Whether training should end: see `RunRecord.should_stop`, its time is up, or a signal has come."""
+        interrupted = self._context.runner.interruption.signum is not None
+        return interrupted or self.record.should_stop or time.perf_counter() > self._end
 
     def start(self, transports: Sequence[str] = (), about: Mapping[str, Any] | None = None) -> None:
         """Start the clock, when all is set up.

@@ -37,6 +37,7 @@ class RunRecord:
         self.loss = TrainingLoss()
         self.steps_per_epoch = context.plan.steps_per_epoch
         self._task, self._config = context.task, context.config
+        self._interruption = context.runner.interruption
         self._patience = patience_of(context.config.evaluation.patience, self.steps_per_epoch)
         self._epoch_means: list[dict[str, Any]] = [{} for _ in range(context.rendezvous.world)]
 
@@ -118,6 +119,7 @@ class RunRecord:
             "stages": [s | means for s, means in zip(stages, self._epoch_means, strict=True)],
         }
         self.summary["links"] = completed_links(self.summary)
+        self._note_interruption(stages[0]["steps"])
         self.warnings += self._final_warnings(self.summary["stages"])
         self.summary["notes"] = [*self.summary["notes"], *self.warnings]
 
@@ -126,7 +128,20 @@ class RunRecord:
             return "patience"
         if self.reached:
             return "until"
-        return "epochs" if steps >= self._config.task.epochs * self.steps_per_epoch else "minutes"
+        if steps >= self._all_steps:
+            return "epochs"
+        return "minutes" if self._interruption.signum is None else "signal"
+
+    @property
+    def _all_steps(self) -> int:
+        return self._config.task.epochs * self.steps_per_epoch
+
+    def _note_interruption(self, steps: int) -> None:
+        if self._interruption.name and steps < self._all_steps:
+            self.summary["interrupted"] = {"signal": self._interruption.name, "step": steps}
+            self.warnings.append(
+                f"stopped by {self._interruption.name} after step {steps} of {self._all_steps}"
+            )
 
     def _until(self, samples_per_s: float | None) -> dict[str, Any]:
         """Return whether --until was reached, and the seconds that it would take without evaluations.
@@ -194,7 +209,7 @@ def early_stopping_record(
 
     Args:
         evaluations: records with `epoch`, `step` and the results on the validation set.
-        ended: "patience", "until", "minutes" or "epochs".
+        ended: "patience", "until", "minutes", "signal" or "epochs".
     """
     best = next((record for record in evaluations if record["step"] == patience.best_at), None)
     kept = best and {k: v for k, v in best.items() if k in ("epoch", "step") or k.startswith("validation_")}

@@ -13,7 +13,7 @@ COMMANDS = ("train", "compare", "sweep", "plan", "latency", "windows", "bench", 
 @pytest.fixture
 def status_of(monkeypatch):
     """The exit status of the process that `main` would have ended."""
-    monkeypatch.setattr("workers.failure.rank_runner.install_signal_handlers", lambda: None)
+    monkeypatch.setattr("workers.failure.rank_runner.Interruption.install_handlers", lambda self: None)
     monkeypatch.setattr("workers.failure.rank_runner.exit_process", sys.exit)
 
     def status_of(*arguments):

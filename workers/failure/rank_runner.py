@@ -28,8 +28,9 @@ from workers.failure.errors import (
     is_timeout,
 )
 from workers.failure.failure_file import already_reported, report_failure
+from workers.failure.interruption import Interruption
 from workers.failure.report import FailureReporter
-from workers.failure.signals import Stopped, exit_process, ignore_signals, install_signal_handlers
+from workers.failure.signals import Stopped, exit_process, ignore_signals
 
 FINAL = "final"
 """Key under which a job keeps line and status of a failure that a restart would only repeat."""
@@ -42,6 +43,7 @@ class RankRunner:
         folder: where the traceback goes; None writes none.
         describe_position: returns stage and step for the line, such as "stage 1 (rank 1), at step 37".
         describe_activity: as `describe_position`, and whether the rank computes or waits; for other ranks.
+        interruption: whether a signal has asked the run to end early.
 
     Args:
         on_crash: called with the error before it is reported; returns an exit status to end with that status
@@ -56,16 +58,17 @@ class RankRunner:
             f"rank {os.environ.get('RANK', 0)}, before the first step"
         )
         self.describe_activity: Callable[[], str] = lambda: self.describe_position()
+        self.interruption = Interruption()
         self._heartbeat: Heartbeat | None = None
         self._reporter: FailureReporter | None = None
 
     def run(self, work: Callable[[RankRunner], None]) -> int:
         """Run `work` and return its exit status; if it failed, the line has been printed."""
-        install_signal_handlers()
+        self.interruption.install_handlers()
         try:
             work(self)
             sys.stdout.flush()
-            return 0
+            return self._finish()
         except SystemExit as caught:
             if self.rendezvous is None:
                 raise  # --help
@@ -109,9 +112,21 @@ class RankRunner:
             self._write_activity()
             if rendezvous.rank == 0:
                 reporter.print_pending()
+            self.interruption.share(reporter.job)
 
         self._heartbeat = Heartbeat(rendezvous, lambda: self.describe_activity(), on_beat)
         self._heartbeat.start()
+
+    def _finish(self) -> int:
+        """Return the exit status of work that has ended well; rank 0 reports a signal that has ended it."""
+        signum = self.interruption.signum
+        if signum is None or (self.rendezvous is not None and self.rendezvous.rank > 0):
+            return 0
+        ignore_signals()
+        line, status = f"stopped by {self.interruption.name} {self.interruption.outcome}", 128 + signum
+        if not self._publish(line, status):
+            report_failure(line, status)
+        return status
 
     def _fail(self, error: BaseException) -> int:
         log_failure(error, self.folder, int(os.environ.get("RANK", 0)))
@@ -129,16 +144,19 @@ class RankRunner:
                 self.rendezvous.publish_for_restart(FINAL, [format_error(error), error.status])
 
     def _report(self, error: BaseException) -> None:
-        line, status = self._line(error), exit_status(error)
-        try:
-            if self._reporter:
-                self._reporter.report(line, status)
-                return
-        except Exception:
-            pass  # the launcher, and with it the store, is gone
+        if self._publish(line := self._line(error), status := exit_status(error)):
+            return
         if isinstance(error, Stopped) and already_reported():
             return  # stopped before it joined, because of a rank that has reported its failure
         report_failure(line, status)
+
+    def _publish(self, line: str, status: int) -> bool:
+        """Return whether the line of this rank, or of a faster one, is printed by way of the store."""
+        with contextlib.suppress(Exception):  # the launcher, and with it the store, may be gone
+            if self._reporter:
+                self._reporter.report(line, status)
+                return True
+        return False
 
     def _line(self, error: BaseException) -> str:
         """The cause in one line. A launcher stops all ranks when one has died: then that one is the cause."""

@@ -24,7 +24,7 @@ class FailureReporter:
     """This rank's part in reporting why the job ends. May be used by any thread."""
 
     def __init__(self, rendezvous: Rendezvous) -> None:
-        self._job = rendezvous.with_own_connection(timeout=REPORT_TIMEOUT_S)
+        self.job = rendezvous.with_own_connection(timeout=REPORT_TIMEOUT_S)
         self._lock = threading.Lock()  # the process must not end while another of its threads prints
 
     def report(self, line: str, status: int) -> None:
@@ -32,10 +32,10 @@ class FailureReporter:
 
         Returns when the user has been shown why the job ends: by this line, or by that of a faster rank.
         """
-        self._job.publish_first("failure", [line, status])
+        self.job.publish_first("failure", [line, status])
         end = time.monotonic() + REPORT_TIMEOUT_S
-        while self._job.rank and not self._job.peek("failure_printed") and time.monotonic() < end:
-            if 0 in self._job.gone_ranks():
+        while self.job.rank and not self.job.peek("failure_printed") and time.monotonic() < end:
+            if 0 in self.job.gone_ranks():
                 break
             time.sleep(POLL_INTERVAL_S)
         self.print_pending()
@@ -43,7 +43,7 @@ class FailureReporter:
     def print_pending(self) -> None:
         """Print why the job ends if a rank has reported it and nobody has printed it yet."""
         with self._lock:
-            failure = self._job.peek("failure")
-            if failure is not None and self._job.claim("failure_printer"):
+            failure = self.job.peek("failure")
+            if failure is not None and self.job.claim("failure_printer"):
                 report_failure(*failure)
-                self._job.publish("failure_printed", True)
+                self.job.publish("failure_printed", True)

@@ -19,6 +19,9 @@ from types import FrameType
 LAUNCHER = "DNI_ASYNC_LAUNCHER"
 """Environment variable with the process id of the local launcher."""
 
+DEADLINE_SIGNAL = signal.SIGALRM
+"""Ends a rank that a signal has interrupted and that did not end in time."""
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -30,18 +33,6 @@ class Stopped(BaseException):
         self.signum = signum
 
 
-def install_signal_handlers() -> None:
-    """Make SIGINT and SIGTERM raise `Stopped`, and the death of the parent process send SIGTERM (Linux)."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        ignore_signals()
-        raise Stopped(signum)
-
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
-    exit_with_parent(signal.SIGTERM)
-
-
 def exit_with_launcher() -> None:
     """Send SIGTERM to this process when its launcher dies, or now if the local launcher has died already."""
     launcher = os.environ.get(LAUNCHER)
@@ -50,7 +41,7 @@ def exit_with_launcher() -> None:
 
 def stop_quietly() -> None:
     """Let SIGINT end this process with one line, instead of a traceback out of some import, until
-    `install_signal_handlers` is called. A rank ends without a line: its launcher prints one."""
+    `Interruption.install_handlers` is called. A rank ends without a line: its launcher prints one."""
 
     def stop(signum: int, frame: FrameType | None) -> None:
         os.write(2, b"dni-async: stopped by SIGINT\n")
@@ -60,8 +51,8 @@ def stop_quietly() -> None:
 
 
 def ignore_signals() -> None:
-    """Ignore SIGINT and SIGTERM from now on: the way out is short and must not be interrupted."""
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    """Ignore SIGINT, SIGTERM and the deadline from now on: nothing must interrupt the short way out."""
+    for signum in (signal.SIGINT, signal.SIGTERM, DEADLINE_SIGNAL):
         signal.signal(signum, signal.SIG_IGN)
 
 

@@ -23,6 +23,7 @@ from collections.abc import Callable
 
 from dni_async.errors import StageCrash, StageError, UserError
 from workers.failure.errors import AlreadyReported, format_error
+from workers.failure.interruption import INTERRUPT_TIMEOUT_S
 from workers.failure.rank_runner import RankRunner
 from workers.failure.signals import Stopped, exit_process, exit_with_parent
 from workers.recovery.journal import last_entry
@@ -33,7 +34,7 @@ Work = Callable[[RankRunner, StableStorage], None]
 CRASHED = 75
 """Exit status of a stage that has written `StableStorage.last_error` instead of reporting it
 (EX_TEMPFAIL)."""
-STOP_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = INTERRUPT_TIMEOUT_S + 1.0
 """How long a stage may take to end after a signal; then it is killed."""
 _WAIT_INTERVAL_S = 0.5
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -132,7 +133,9 @@ def _wait_for_exit(pid: int) -> int:
 
 
 def _terminate(pid: int, signum: int) -> None:
-    """Pass the signal on and wait for the end of the process."""
+    """Pass the signal, and further ones, on and wait for the end of the process."""
+    for each in _STOP_SIGNALS:
+        signal.signal(each, lambda again, frame: os.kill(pid, again))
     end = time.monotonic() + STOP_TIMEOUT_S
     with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it has ended just before
         os.kill(pid, signum)

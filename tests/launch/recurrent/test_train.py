@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import torch
 from dni_async.errors import UserError
 from launch.config.recurrent import TIME_RULES, SequenceConfig
 from launch.recurrent.train import Trainer, run_sequences
+from launch.recurrent.weights import load
 from tasks.sequence.base import SequenceTask
 from tasks.text.through_time import CharLM
+from workers.failure.interruption import Interruption
 from workers.failure.rank_runner import RankRunner
 
 TINY = ("width=8", "updates=20")
@@ -109,6 +112,24 @@ def test_training_ends_early_when_validation_stops_improving_and_the_best_weight
 def test_a_loss_that_is_no_number_ends_the_run_with_one_line(text: str) -> None:
     with pytest.raises(UserError, match=r"at update \d+: the loss is (nan|inf); lower --lr"):
         run("char-lm", text, "width=8", optimizer="sgd", lr=1e30, clip_norm=None, epochs=4)
+
+
+def test_a_signal_ends_training_and_the_model_is_written(tmp_path: Path) -> None:
+    class Signalled(Interruption):
+        """A signal comes when training has begun."""
+
+        def begin_training(self) -> None:
+            self.signum = signal.SIGTERM
+
+    runner = RankRunner()
+    runner.interruption = Signalled()
+    config = SequenceConfig.of(task="adding", task_args=TINY, epochs=1000, quiet=True, out=str(tmp_path))
+    run_sequences(runner, config)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["interrupted"] == {"signal": "SIGTERM", "step": 1}
+    assert [epoch["updates"] for epoch in summary["epochs"]] == [1]
+    assert load(tmp_path).task.name == "adding"
+    assert runner.interruption.outcome == f"after update 1; summary.json and the model are in {tmp_path}"
 
 
 def test_a_run_that_fails_leaves_no_summary_of_an_earlier_run(tmp_path: Path) -> None:
