@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from dni_async.errors import UserError
 from launch.config.task import TaskConfig
+from launch.job.samples import check_set, stack
 from tasks.base import Task
 from tasks.contiguous import ContiguousBatches
 
@@ -36,8 +37,7 @@ class Data:
 
     def __post_init__(self) -> None:
         for name, dataset in self.sets().items():
-            if not size(dataset):
-                raise UserError(f"the {name} set is empty; check the task's data")
+            check_set(name, dataset)
 
     def sets(self) -> dict[str, Dataset[Batch]]:
         """Return the data sets by name."""
@@ -99,7 +99,10 @@ def read(config: TaskConfig, task: Task, part: Part = (0, 1), patience: int = 0)
         UserError: there are no data, or no validation set where one is needed.
     """
     root = config.data_folder()
-    train, test = task.data(root)
+    sets = task.data(root)
+    if not isinstance(sets, tuple | list) or len(sets) != 2:
+        raise UserError(f"data() of task {task.name} must return a training set and a test set")
+    train, test = sets
     validation = task.validation(root) if patience else None
     if patience and validation is None:
         raise UserError(
@@ -111,9 +114,7 @@ def read(config: TaskConfig, task: Task, part: Part = (0, 1), patience: int = 0)
 
 
 def size(dataset: Dataset[Batch]) -> int:
-    """Return the number of samples in a map-style data set. Raises UserError for another."""
-    if not hasattr(dataset, "__len__"):
-        raise UserError(f"data set {type(dataset).__name__} has no length; give a map-style data set")
+    """Return the number of samples in a data set (see `check_set`)."""
     return len(cast(Sized, dataset))
 
 
@@ -147,7 +148,7 @@ def batches(
     if not isinstance(dataset, TensorDataset):
         numbers = [index.tolist() for index in indices]
         # without a generator of its own it would draw from the global one, once more in a resumed run
-        for x, y in DataLoader(dataset, batch_sampler=numbers, generator=torch.Generator()):
+        for x, y in DataLoader(dataset, batch_sampler=numbers, collate_fn=stack, generator=torch.Generator()):
             yield part_of(x, part), part_of(y, part)
         return
     x, y = dataset.tensors

@@ -23,6 +23,8 @@ from launch.job.task_checks import (
     check_evaluations,
     check_labels,
     check_last_batch,
+    check_not_lazy,
+    check_rows,
     check_scores,
     check_shared_weights,
     run_through,
@@ -74,6 +76,7 @@ def build_layers(task: Task, seed: int, steps_per_epoch: int = 0) -> list[nn.Mod
     layers = list(task.layers())
     if not layers or not all(isinstance(layer, nn.Module) for layer in layers):
         raise UserError(f"task {task.name}: layers() must give a list of nn.Module, at least one")
+    check_not_lazy(layers)
     set_sequence_length(steps_per_epoch, *layers)
     return layers
 
@@ -138,11 +141,13 @@ def make_plan(
     ignored_labels = check_labels(task, data)
     x, y = data.sample()
     label_size = label_size_of(task.condition, y) if config.capabilities.conditional and stages > 1 else 0
-    shapes, dtypes, output = run_through(layers, x, config.runtime.precision)
+    shapes, dtypes, rows, output = run_through(layers, x, config.runtime.precision)
     check_scores(task, output, y)
     check_last_batch(layers, x, data)
     cut = config.partition.cut_layers()
     if cut is None:
+        if stages > 1:
+            check_rows(rows, len(x), None)
         costs = (
             measure_stage_costs(
                 config, task, layers, (x.to(device), y.to(device)), shapes, label_size, stages
@@ -160,6 +165,7 @@ def make_plan(
                 "change one of them"
             )
         check_cut(cut, len(layers))
+        check_rows(rows, len(x), cut)
     bounds = stage_bounds(cut, len(layers))
     check_shared_weights(layers, bounds)
     return PartitionPlan(

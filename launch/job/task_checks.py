@@ -19,13 +19,13 @@ from workers.runtime.precision import sequential
 @torch.no_grad()
 def run_through(
     layers: list[nn.Module], x: Tensor, precision: str = "fp32"
-) -> tuple[list[tuple[int, ...]], list[torch.dtype], Tensor]:
-    """Return output shape (without the batch) and type of each layer for a batch x, and the last output.
+) -> tuple[list[tuple[int, ...]], list[torch.dtype], list[int], Tensor]:
+    """Return shape (without the batch), type and rows of each layer's output for x (B, ...), and the last one.
 
     Raises:
         UserError: names the layer that does not take the output of the layer before it.
     """
-    shapes, dtypes = [], []
+    shapes, dtypes, rows = [], [], []
     for i, layer in enumerate(layers):
         layer = sequential([copy.deepcopy(layer)], precision).eval()
         try:
@@ -36,9 +36,35 @@ def run_through(
             ) from error
         if not isinstance(x, Tensor):
             raise UserError(f"layer {i} gives {type(x).__name__}; layers of a pipeline must give one tensor")
+        if not x.ndim:
+            raise UserError(f"layer {i} gives a scalar; layers must give a tensor (B, ...)")
         shapes.append(tuple(x.shape[1:]))
         dtypes.append(x.dtype)
-    return shapes, dtypes, x
+        rows.append(len(x))
+    return shapes, dtypes, rows, x
+
+
+def check_rows(rows: list[int], batch: int, cut: list[int] | None) -> None:
+    """Check that the layers before a cut give a row per sample; with an automatic cut (None), all layers.
+
+    rows: that each layer gives for `batch` samples.
+    """
+    for i in range(len(rows) - 1) if cut is None else [layer - 1 for layer in cut]:
+        if rows[i] != batch:
+            raise UserError(
+                f"layer {i} gives {rows[i]} rows for {batch} samples, and stages exchange a row per sample; "
+                "cut where there are as many (--cut), or make one layer of those in between (nn.Sequential)"
+            )
+
+
+def check_not_lazy(layers: list[nn.Module]) -> None:
+    """Check that all weights have their shape, and so the same initial values in every process."""
+    for i, layer in enumerate(layers):
+        if any(is_lazy(tensor) for tensor in (*layer.parameters(), *layer.buffers())):
+            raise UserError(
+                f"layer {i} ({type(layer).__name__}) is lazy, without weights before its first batch; "
+                "give the size of its input"
+            )
 
 
 @torch.no_grad()

@@ -102,7 +102,7 @@ class _Measurement:
         check_labels(task, self.data)
         x, y = self.data.sample()
         layers = build_layers(task, config.task.seed)
-        self.shapes, _, output = run_through(layers, x)
+        self.shapes, _, _, output = run_through(layers, x)
         check_scores(task, output, y)
         self.layers = [layer.to(self.device) for layer in layers]
         self.x, self.y = x.to(self.device), y.to(self.device)

@@ -5,7 +5,13 @@ from torch import nn
 
 from dni_async.errors import UserError
 from launch.engines.registry import ENGINES
-from launch.job.task_checks import check_shared_weights, check_state, check_until
+from launch.job.task_checks import (
+    check_not_lazy,
+    check_rows,
+    check_shared_weights,
+    check_state,
+    check_until,
+)
 from tests.support.tiny_task import Tiny
 
 
@@ -101,3 +107,29 @@ def test_a_view_of_a_weight_is_the_same_tensor() -> None:
 
 def test_layers_without_shapes_yet_share_nothing() -> None:
     check_shared_weights([nn.LazyLinear(3), nn.LazyLinear(3)], [(0, 1), (1, 2)])
+
+
+@pytest.mark.parametrize("cut", [[1], [1, 3], []])
+def test_layers_between_cuts_may_change_the_number_of_rows(cut: list[int]) -> None:
+    check_rows([16, 32, 16, 16], 16, cut)
+
+
+@pytest.mark.parametrize("cut", [None, [2], [1, 2]])
+def test_a_cut_with_another_number_of_rows_than_samples_is_refused(cut: list[int] | None) -> None:
+    with pytest.raises(UserError) as error:
+        check_rows([16, 32, 16, 16], 16, cut)
+    assert str(error.value) == (
+        "layer 1 gives 32 rows for 16 samples, and stages exchange a row per sample; "
+        "cut where there are as many (--cut), or make one layer of those in between (nn.Sequential)"
+    )
+
+
+def test_lazy_layers_are_refused_with_the_remedy() -> None:
+    check_not_lazy([nn.Linear(3, 3), nn.BatchNorm1d(3)])
+    for layer in (nn.LazyLinear(3), nn.Sequential(nn.ReLU(), nn.LazyBatchNorm1d())):
+        with pytest.raises(UserError) as error:
+            check_not_lazy([nn.Linear(3, 3), layer])
+        assert str(error.value) == (
+            f"layer 1 ({type(layer).__name__}) is lazy, without weights before its first batch; "
+            "give the size of its input"
+        )

@@ -1,0 +1,111 @@
+"""Data sets and samples that cannot be trained on are refused in one line."""
+
+from __future__ import annotations
+
+from collections import namedtuple
+from collections.abc import Iterator
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from dni_async.errors import UserError
+from launch.config.task import TaskConfig
+from launch.job.data import Data, read
+from launch.job.samples import check_set, stack
+from tests.support.tiny_task import Tiny
+
+X = torch.ones(2)
+PAIR = "give pairs (x, y) of one tensor, array or number each"
+
+
+class Stream(IterableDataset):
+    def __len__(self) -> int:
+        return 4
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([(X, 0)] * 4)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "line"),
+    [
+        (
+            Stream(),
+            "the training set is an IterableDataset (Stream), which cannot be shuffled and resumed; "
+            "give a map-style data set, with __len__ and __getitem__",
+        ),
+        (5, "data set int has no length; give a map-style data set"),
+        ([], "the training set is empty; check the task's data"),
+        (TensorDataset(X), "the training set has samples of 1 tensors; give pairs (x, y)"),
+        (TensorDataset(X, X, X), "the training set has samples of 3 tensors; give pairs (x, y)"),
+    ],
+)
+def test_a_set_without_numbered_pairs_is_refused(dataset: Any, line: str) -> None:
+    with pytest.raises(UserError) as error:
+        check_set("training", dataset)
+    assert str(error.value) == line
+
+
+@pytest.mark.parametrize(
+    ("sample", "line"),
+    [
+        ({"x": X, "mask": X}, f"a sample is a dict (x, mask); {PAIR}"),
+        ((X, 1, 2), f"a sample is a tuple of 3; {PAIR}"),
+        (X, f"a sample is a Tensor; {PAIR}"),
+        (((X, X), 1), f"the x of a sample is a tuple of 2; {PAIR}"),
+        ((X, {"box": X}), f"the y of a sample is a dict (box); {PAIR}"),
+        ((X, "cat"), f"the y of a sample is a str; {PAIR}"),
+        ((X, None), f"the y of a sample is a NoneType; {PAIR}"),
+        (
+            (torch.ones(3), 1),
+            "samples do not make a batch (stack expects each tensor to be equal size, but got [2] at entry 0 "
+            f"and [3] at entry 1); {PAIR}, all of one shape",
+        ),
+    ],
+)
+def test_a_sample_that_is_no_pair_of_tensors_is_refused(sample: Any, line: str) -> None:
+    with pytest.raises(UserError) as error:
+        stack([(X, 0), sample])
+    assert str(error.value) == line
+
+
+def test_samples_may_be_tuples_lists_arrays_and_numbers() -> None:
+    named = namedtuple("named", "image label")
+    x, y = stack([(X, 0), [X, 1], (X.numpy(), numpy.int64(2)), named(X, torch.tensor(3))][:2])
+    assert torch.equal(x, torch.ones(2, 2)) and y.tolist() == [0, 1]
+    x, y = stack([(X.numpy(), numpy.int64(2))])
+    assert torch.equal(x, torch.ones(1, 2)) and y.tolist() == [2]
+    x, y = stack([named(X, torch.tensor(3))])
+    assert torch.equal(x, torch.ones(1, 2)) and y.tolist() == [3]
+
+
+class Odd(Dataset):
+    """Three pairs, and a sample that is none."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, i: int) -> Any:
+        return (X, i) if i < 3 else {"x": X}
+
+
+def test_an_odd_sample_is_found_when_its_batch_is_read() -> None:
+    data = Data(Odd(), Odd(), 2, 0)
+    batches = data.testing()
+    assert next(batches)[1].tolist() == [0, 1]
+    with pytest.raises(UserError, match=r"a sample is a dict \(x\)"):
+        next(batches)
+
+
+class OneSet(Tiny):
+    def data(self, root: Any = None) -> Any:
+        return super().data()[0]
+
+
+def test_a_task_must_return_two_sets() -> None:
+    with pytest.raises(UserError) as error:
+        read(TaskConfig(), OneSet())
+    assert str(error.value) == "data() of task OneSet must return a training set and a test set"
