@@ -15,9 +15,10 @@ from dni_async.networks.factory import parameters_of
 from dni_async.stage.stage import Stage
 from launch.job.checkpoints import complete_checkpoint, save_parts
 from launch.job.context import RankContext
-from launch.job.data import Data, size
+from launch.job.data import Data
 from launch.job.links import agree_on_links, all_near, describe_links
 from launch.job.resume import restore_stage
+from launch.job.samples import size
 from launch.job.stage_factory import build_stage
 from launch.report.recorder import Recorder
 from workers.checkpoint.store import CheckpointStore

@@ -14,7 +14,8 @@ from dni_async.stage.stage import Stage
 from dni_async.state.state_dict import State
 from launch.config.train import TrainConfig
 from launch.job.context import RankContext
-from launch.job.data import Data, size
+from launch.job.data import Data
+from launch.job.samples import size
 from launch.report.files import jsonable
 from launch.report.recorder import Recorder
 from tasks.base import Task

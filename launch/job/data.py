@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from dni_async.errors import UserError
 from launch.config.task import TaskConfig
-from launch.job.samples import check_set, stack
+from launch.job.samples import check_set, size, stack
 from tasks.base import Task
 from tasks.contiguous import ContiguousBatches
 
@@ -111,11 +110,6 @@ def read(config: TaskConfig, task: Task, part: Part = (0, 1), patience: int = 0)
             "`validation`)"
         )
     return Data(train, test, config.batch_size, config.seed, part, validation)
-
-
-def size(dataset: Dataset[Batch]) -> int:
-    """Return the number of samples in a data set (see `check_set`)."""
-    return len(cast(Sized, dataset))
 
 
 def _batches_of(dataset: Dataset[Batch], batch_size: int) -> int:

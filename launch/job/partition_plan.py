@@ -17,7 +17,8 @@ from dni_async.partition.cut import check_cut, cut_with_weights, stage_bounds
 from dni_async.recurrent.stateful_rnn import set_sequence_length
 from launch.config.train import TrainConfig
 from launch.engines.registry import find_engine
-from launch.job.data import Data, size
+from launch.job.data import Data
+from launch.job.samples import size
 from launch.job.stage_costs import measure_stage_costs
 from launch.job.task_checks import (
     check_evaluations,

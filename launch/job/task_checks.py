@@ -11,7 +11,8 @@ from torch.utils.data import TensorDataset
 
 from dni_async.errors import UserError
 from launch.engines.registry import ENGINES, find_engine
-from launch.job.data import Data, size
+from launch.job.data import Data
+from launch.job.samples import size
 from tasks.base import Task
 from workers.runtime.precision import sequential
 
@@ -20,7 +21,7 @@ from workers.runtime.precision import sequential
 def run_through(
     layers: list[nn.Module], x: Tensor, precision: str = "fp32"
 ) -> tuple[list[tuple[int, ...]], list[torch.dtype], list[int], Tensor]:
-    """Return shape (without the batch), type and rows of each layer's output for x (B, ...), and the last one.
+    """Return shape (without the batch), type and rows of each layer's output for x (B, ...), and the last.
 
     Raises:
         UserError: names the layer that does not take the output of the layer before it.

@@ -15,7 +15,7 @@ import torch
 
 from launch.engines.registry import find_engine
 from launch.job.context import RankContext
-from launch.job.data import size
+from launch.job.samples import size
 
 UNTIL = ("accuracy", "reached", "seconds", "seconds_without_evaluations", "epochs", "steps")
 """What the summary says of --until: None where the accuracy was not reached."""

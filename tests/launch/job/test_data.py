@@ -6,7 +6,8 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from dni_async.errors import UserError
 from launch.config.task import TaskConfig
-from launch.job.data import Data, batches, read, size
+from launch.job.data import Data, batches, read
+from launch.job.samples import size
 from tasks.contiguous import ContiguousBatches
 from tests.support.numbered_data import Pairs, data, labels, numbered
 from tests.support.tiny_task import Tiny
