@@ -1,11 +1,14 @@
 # make demo    train pipelined MNIST in two processes and set it beside sequential backprop
 # make test    lint, types and the fast tests;  make test-slow  the long ones
 # Both set up .venv first, with the versions of constraints.txt.
+# make test-oldest  the fast tests with the lower bounds of setup.cfg;  make test-newest  with the newest releases
 
 PYTHON ?= python3
+PYTHON_OLDEST ?= python3.10
+PYTHON_NEWEST ?= python3.13
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-oldest test-newest lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m launch.compare --task mnist-fcn --engines backprop cdni --stages 2 --epochs 5 --out runs/demo
@@ -15,6 +18,16 @@ test: lint
 
 test-slow: .venv/installed
 	$(BIN)/python -m pytest -m slow
+
+test-oldest: constraints-oldest.txt setup.cfg
+	$(PYTHON_OLDEST) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e '.[dev]'
+	.venv-oldest/bin/python -m pytest -n 3 --dist worksteal
+
+test-newest: setup.cfg
+	$(PYTHON_NEWEST) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -e '.[dev]'
+	.venv-newest/bin/python -m pytest -n 3 --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -27,4 +40,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv .venv-oldest .venv-newest runs build *.egg-info

@@ -36,7 +36,9 @@ def optimizer_factory(name: str, lr: float, **settings: Any) -> OptimizerFactory
         key.lower(): value
         for key, value in vars(torch.optim).items()
         if isinstance(value, type) and issubclass(value, Optimizer) and value not in no_choice
-    } | {"muon": MuonWithAdamW}
+    }
+    if "muon" in classes:  # since torch 2.9
+        classes["muon"] = MuonWithAdamW
     if name.lower() not in classes:
         raise UserError(f"unknown optimizer ({name}); use one of {', '.join(sorted(classes))}")
     cls = classes[name.lower()]

@@ -21,8 +21,12 @@ from typing_extensions import override
 
 from dni_async.ownership import starts_in_place
 from launch.engines.micro_batches import fitting
+from launch.torch_versions import known_arguments
 from workers.coordination.collectives import Peers
 from workers.runtime.probe import Probe
+
+_NO_OUTPUTS = known_arguments(PipelineScheduleSingle.step, return_outputs=False)
+"""Saves the last stage from putting its micro-batches together."""
 
 
 class Pipe:
@@ -59,9 +63,8 @@ class Pipe:
         first, last = self.index == 0, self.index == self.stages - 1
         self._whole = y
         with layer_errors():
-            self._schedule(len(x), True).step(
-                *([x] if first else []), target=y if last else None, losses=losses, return_outputs=False
-            )
+            schedule = self._schedule(len(x), True)
+            schedule.step(*([x] if first else []), target=y if last else None, losses=losses, **_NO_OUTPUTS)
         loss = torch.stack(losses).mean().item() if last else None
         self.probe.mark("wait")
         return loss
@@ -69,20 +72,20 @@ class Pipe:
     def evaluate(self, x: Tensor) -> Tensor | None:
         """Run forward only; return the output (B, ...) on the last stage, None on the others."""
         with layer_errors():
-            output = self._schedule(len(x), False).eval(*([x] if self.index == 0 else []))
+            output = self._schedule(len(x), False).step(*([x] if self.index == 0 else []))
         self.probe.mark("wait")
         return output
 
     def held_bytes(self) -> int:
         """Return the bytes of all buffers that are received into."""
-        infos = (
-            info
+        buffers: Iterator[Tensor | None] = (
+            getattr(info, "buffer", None)  # torch 2.8: only of what is received
             for stage in self._made
             for received in (stage.args_recv_info, stage.grad_recv_info)
             for many in received.values()
             for info in many
         )
-        return sum(info.buffer.nbytes for info in infos if info.buffer is not None)
+        return sum(buffer.nbytes for buffer in buffers if buffer is not None)
 
     def _schedule(self, rows: int, training: bool) -> PipelineScheduleSingle:
         if (rows, training) not in self._schedules:
@@ -102,8 +105,13 @@ class Pipe:
         stage.probe = self.probe
         self._made.append(stage)
         one_each = self.engine == "1f1b" and training and count >= self.stages
-        schedule = Schedule1F1B if one_each else ScheduleGPipe
-        return schedule(stage, count, loss_fn=self._loss if training else None)
+        loss = self._loss if training else None
+        if one_each:
+            return Schedule1F1B(stage, count, loss_fn=loss)
+        stage.num_stages = min(count, self.stages)  # torch 2.8 to 2.10 refuse fewer micro-batches than stages
+        schedule = ScheduleGPipe(stage, count, loss_fn=loss)
+        stage.num_stages = self.stages
+        return schedule
 
     def _loss(self, output: Tensor, y: Tensor) -> Tensor:
         self.probe.mark("wait")

@@ -22,6 +22,7 @@ from dni_async.errors import StageError, UserError
 from launch.config.train import TrainConfig
 from launch.local.rendezvous import HOST, register
 from launch.local.wan import FarHosts, address
+from launch.torch_versions import known_arguments
 from tasks.base import Task
 from workers.coordination.loopback import check_loopback
 from workers.coordination.signing import JOB_SECRET
@@ -113,8 +114,8 @@ def _launch(config: TrainConfig, job: Path, failure: Path, activity: Path, host:
         rdzv_endpoint=f"{host}:{config.runtime.port}",
         max_restarts=config.recovery.max_restarts,
         monitor_interval=0.1,
-        shutdown_timeout=SHUTDOWN_TIMEOUT_S,
         logs_specs=_NoLogs(),
+        **known_arguments(LaunchConfig, shutdown_timeout=SHUTDOWN_TIMEOUT_S),  # else 30 s
     )
     try:
         elastic_launch(launch, sys.executable)("-m", "launch.local.rank_main", str(job))

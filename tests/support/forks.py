@@ -13,6 +13,7 @@ from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import pytest
 import sklearn.datasets  # noqa: F401  (the digits, two seconds of importing)
 import torch._dynamo  # noqa: F401  (an optimizer imports it)
 import torch.distributed as dist
@@ -102,6 +103,8 @@ class Job:
 
     def waits(self, rank: int) -> bool:
         """Whether the newest heartbeat of a rank says that it has been waiting for at least a second."""
+        if not hasattr(self._store, "list_keys"):
+            pytest.skip("torch lists the keys of a store since 2.10")
         ending = f"dni_async/{self.restart}/heartbeat/{rank}"
         for key in self._store.list_keys():
             if key.endswith(ending):
