@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from launch.report.bench_section import Section
 
-_TASK = "--task mnist-fcn --stages 2 --cut 3"
+_TASK = "--task mnist-fcn --stages 2"
 _WIDE = f"{_TASK} --task-args width=1024 subset=12800 tested=256 --epochs 1 --evaluations 5 --repeats 3"
 _RIVALS = "--engines cdni delayed local 1f1b gpipe ddp --micro-batches 2"
 
@@ -16,7 +16,8 @@ FAR_SECTIONS = (
         "at 1 Gbit/s, round trips of 0.2 to 200 ms, three runs of each in turn. In brackets the share of an "
         "engine's own throughput at 0.2 ms. Training ends after six seconds (with `1f1b`, `gpipe` and `ddp` "
         "at the next of five evaluations, of 256 images). `1f1b` and `gpipe` have two micro-batches; they "
-        "and `ddp` use torch's gloo. Last, cdni without the wire: over shared memory, and over TCP on the "
+        "and `ddp` use torch's gloo. `delayed` keeps the graphs of two batches, its default, and waits for "
+        "their gradients. Last, cdni without the wire: over shared memory, and over TCP on the "
         "loopback interface.",
         (
             f"sweep {_WIDE} --minutes 0.1 {_RIVALS} --vary wan=0.1,1000/5,1000/25,1000/100,1000",
