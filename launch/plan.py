@@ -3,6 +3,7 @@
 python -m launch.plan --task mnist-fcn --out runs/p                         the network as it is
 python -m launch.plan --task mnist-fcn --repeat-layers 1024 --out runs/p    its middle layers repeated
 python -m launch.plan --task mnist-fcn --profile runs/p/profile.json        without measuring again
+python -m launch.plan --task mnist-fcn --wan 25,1000 --out runs/p           hosts that are far apart
 python -m launch.plan --task mnist-fcn --task-args depth=9 --check          and compare with real runs
 """
 
@@ -51,9 +52,9 @@ def plan_task(config: PlanConfig, task: Task, out: Path, runner: RankRunner) -> 
     network = profile.repeat(config.repeat_layers) if config.repeat_layers > len(profile.layers) else profile
     predictions = predict(config, network)
     checks = run_checks(config, task, profile, out / "check", runner) if config.check else []
-    write(predictions, checks, network, out)
+    write(config, predictions, checks, network, out)
     if not config.output.quiet:
-        show(plan_grid(predictions, network))
+        show(plan_grid(predictions, network, config.wire))
         if checks:
             show(check_grid(checks))
         print(f"written to {out}")
@@ -83,21 +84,24 @@ def predict(config: PlanConfig, profile: Profile) -> list[Prediction]:
         raise UserError(
             f"{most} stages cannot share {layers} layers; use 2 to {layers}, or --repeat-layers {most}"
         )
-    planner = Planner(profile, config.partition)
+    planner = Planner(profile, config.partition, config.wire)
     first = [planner.predict("backprop", 1)] if "backprop" in config.engines else []
     others = [engine for engine in config.engines if engine != "backprop"]
     return first + [planner.predict(engine, count) for count in counts for engine in others]
 
 
-def write(predictions: list[Prediction], checks: list[Check], profile: Profile, out: Path) -> None:
+def write(
+    config: PlanConfig, predictions: list[Prediction], checks: list[Check], profile: Profile, out: Path
+) -> None:
     """Write plan.json, plan.md and plan.png."""
-    grids = [plan_grid(predictions, profile)] + ([check_grid(checks)] if checks else [])
+    grids = [plan_grid(predictions, profile, config.wire)] + ([check_grid(checks)] if checks else [])
     data: dict[str, Any] = {
         "settings": profile.settings,
         "hardware": profile.hardware,
         "layers": len(profile.layers),
         "repeated": profile.repeated,
         "emulated": profile.emulated,
+        "wan": config.wan,
         "predictions": [asdict(prediction) for prediction in predictions],
         "checks": [asdict(check) | {"error_share": check.error} for check in checks],
     }

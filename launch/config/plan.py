@@ -17,6 +17,7 @@ from launch.config.partition import PipelineConfig
 from launch.config.runtime import LinkedConfig
 from launch.config.task import OutputConfig, TaskConfig
 from launch.config.train import TrainConfig
+from launch.local.wan import Wire
 from launch.planning.predict import ENGINES as PLANNED
 
 
@@ -35,6 +36,9 @@ class PlanConfig(FlatConfig):
     """Predict for a deeper network: the layers between first and last repeated until there are so many."""
     profile: str = ""
     """A profile.json that an earlier plan wrote; by default everything is measured."""
+    wan: str = ""
+    """Predict for hosts that are joined by a wire of LATENCY_MS,MBIT, such as 25,1000: the latency is one
+    way, the rate that of each host. With --check the jobs run on emulated hosts, which needs root."""
     check: bool = False
     """Run real jobs with 2 stages and emulated ones with 4 and 8, and show how far off the prediction is."""
     task: OmitArgPrefixes[TaskConfig] = field(default_factory=partial(TaskConfig, epochs=2))
@@ -48,6 +52,10 @@ class PlanConfig(FlatConfig):
     """The auxiliary heads of rule local."""
 
     def __post_init__(self) -> None:
+        if self.wan:
+            Wire.parse(self.wan)
+            if self.runtime.transport == "auto":
+                self.runtime.transport = "tcp"
         self.to(TrainConfig, stages=0)  # what is wrong for every engine
         check_engines(self.engines, PLANNED)
         at_least(0, stages=self.stages, repeat_layers=self.repeat_layers)
@@ -58,6 +66,11 @@ class PlanConfig(FlatConfig):
                 raise UserError(f"stage-counts has {count}; a plan needs at least 2 stages")
         if "," in self.runtime.transport:
             raise UserError(f"transport is {self.runtime.transport}; a plan takes one for all links")
+
+    @property
+    def wire(self) -> Wire | None:
+        """What joins the hosts; None within one host."""
+        return Wire.parse(self.wan) if self.wan else None
 
     def counts(self, layers: int) -> list[int]:
         """Return the numbers of stages to predict for, in a network of so many layers."""

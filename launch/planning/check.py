@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from dni_async.errors import UserError
 from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
 from launch.local.comparison import run_engine
+from launch.local.wan import far_hosts
 from launch.planning.predict import Planner, Prediction
 from launch.planning.profile import Profile
 from launch.report.files import prepare_out
@@ -72,7 +74,7 @@ def _emulated(config: PlanConfig, task: Task, profile: Profile) -> tuple[PlanCon
 def _run(
     config: PlanConfig, task: Task, profile: Profile, counts: Sequence[int], out: Path, runner: RankRunner
 ) -> list[Check]:
-    planner = Planner(profile, config.partition)
+    planner = Planner(profile, config.partition, config.wire)
     wanted = [("backprop", 1)] if "backprop" in config.engines else []
     wanted += [(engine, n) for n in counts for engine in config.engines if engine != "backprop"]
     checks = []
@@ -96,7 +98,8 @@ def _check(config: PlanConfig, task: Task, predicted: Prediction, emulated: bool
     if predicted.error:
         return check
     try:
-        run = run_engine(_job(config, predicted), task, predicted.engine, prepare_out(out), 0)
+        with far_hosts(predicted.stages, config.wire) if config.wire else nullcontext() as hosts:
+            run = run_engine(_job(config, predicted), task, predicted.engine, prepare_out(out), 0, hosts)
     except UserError as error:  # an engine that can be planned and not run
         run = {"error": str(error)}
     check.measured, check.reason = run.get("samples_per_s"), run.get("error", "")
@@ -104,8 +107,8 @@ def _check(config: PlanConfig, task: Task, predicted: Prediction, emulated: bool
 
 
 def _job(config: PlanConfig, predicted: Prediction) -> CompareConfig:
-    """Return the settings of a comparison of one engine, with the plan's cut."""
+    """Return the settings of a comparison of one engine, with the plan's cut and messages in flight."""
     cut = ",".join(map(str, predicted.cut))
-    return config.to(
-        CompareConfig, stages=max(2, predicted.stages), cut=cut, out="", engines=(predicted.engine,)
-    )
+    in_flight = predicted.in_flight or config.partition.in_flight
+    stages, engines = max(2, predicted.stages), (predicted.engine,)
+    return config.to(CompareConfig, stages=stages, cut=cut, in_flight=in_flight, out="", engines=engines)

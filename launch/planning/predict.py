@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from dni_async.errors import UserError
@@ -11,17 +11,20 @@ from dni_async.partition.cut import stage_bounds
 from dni_async.rules.registry import capabilities_of, rules_with
 from launch.config.partition import PipelineConfig
 from launch.engines.micro_batches import candidates, check_given
+from launch.local.wan import Wire
+from launch.planning.distance import all_reduce_seconds
 from launch.planning.profile import Profile
 from launch.planning.simulator import (
     SCHEDULES,
+    StageCost,
     SteadyState,
     simulate_backprop,
     simulate_ddp,
     simulate_decoupled,
     simulate_pipelined,
 )
-from launch.planning.simulator.whole import ring_all_reduce
 from launch.planning.stage_costs import StageCosts
+from workers.transport.in_flight import choose_in_flight
 
 PLANNED_RULES = rules_with("planned")
 ENGINES = ("backprop", "ddp", *SCHEDULES, *PLANNED_RULES)
@@ -46,15 +49,21 @@ class Prediction:
     """Of stage 0, in its updates."""
     cut: list[int] = field(default_factory=list)
     micro_batches: int | None = None
+    in_flight: int | None = None
+    """Messages in flight between decoupled stages."""
     error: str | None = None
 
 
 class Planner:
-    """Predicts from one profile, for batches in flight, stash and micro-batches as in `config`."""
+    """Predicts from one profile, for batches in flight, stash and micro-batches as in `config`.
 
-    def __init__(self, profile: Profile, config: PipelineConfig) -> None:
-        self.profile, self.config = profile, config
-        self.costs = StageCosts(profile, config)
+    Args:
+        wire: between the hosts of the stages; None within one host.
+    """
+
+    def __init__(self, profile: Profile, config: PipelineConfig, wire: Wire | None = None) -> None:
+        self.profile, self.config, self.wire = profile, config, wire
+        self.costs = StageCosts(profile, config, wire)
         self.layers = len(profile.layers)
 
     def predict(self, engine: str, stages: int) -> Prediction:
@@ -88,7 +97,7 @@ class Planner:
         steady = simulate_ddp(
             self.costs.cost(0, self.layers, share),
             stages,
-            ring_all_reduce(stages, weights, ring.start, ring.per_byte),
+            all_reduce_seconds(ring, stages, weights, self.wire),
         )
         # torch's DDP keeps the gradients a second time, in buckets
         memory = self.costs.state_bytes() + weights + self.costs.saved_bytes() * share // batch
@@ -117,7 +126,7 @@ class Planner:
     def _with_micro_batches(self, engine: str, cut: list[int], count: int) -> SteadyState:
         samples = math.ceil(self.profile.batch_size / count)
         bounds = stage_bounds(cut, self.layers)
-        costs = [self.costs.cost(*pair, samples, link=self.profile.gloo) for pair in bounds]
+        costs = [self.costs.cost(*pair, samples) for pair in bounds]
         return simulate_pipelined(costs, engine, count, batches=2)
 
     def _decoupled(self, engine: str, stages: int) -> Prediction:
@@ -129,14 +138,15 @@ class Planner:
         interfaces = [after[end - 1 : end] for _, end in bounds]
         rule = capabilities_of(engine)
         costs = [
-            self.costs.cost(*pair, self.profile.batch_size, self.profile.link, engine, interface)
+            self.costs.cost(*pair, self.profile.batch_size, engine, interface)
             for pair, interface in zip(bounds, interfaces, strict=True)
         ]
+        in_flight = self._in_flight(costs)
         steady = simulate_decoupled(
             costs,
             needs_targets=rule.needs_targets,
             keeps_graphs=rule.keeps_graphs,
-            in_flight=self.config.capacity,
+            in_flight=in_flight,
             stash=[self.config.stash_of(k, stages) for k in range(stages)] if rule.keeps_graphs else None,
             # stashes fill before the pace is steady
             batches=max(96, 5 * stages // 2) if rule.keeps_graphs else max(96, min(512, 200_000 // stages)),
@@ -144,7 +154,14 @@ class Planner:
         memory = max(
             self.costs.decoupled_bytes(engine, steady, k, bounds[k], interfaces[k]) for k in range(stages)
         )
-        return self._prediction(engine, stages, steady, memory, cut)
+        return self._prediction(engine, stages, steady, memory, cut, in_flight=in_flight)
+
+    def _in_flight(self, costs: Sequence[StageCost]) -> int:
+        """Return the messages in flight, which --in-flight auto chooses by the distance as a job does."""
+        if self.wire is None or self.config.in_flight != "auto":
+            return self.config.capacity
+        step_s = max(max(cost.forward + cost.backward + cost.update, cost.activation.wire) for cost in costs)
+        return choose_in_flight(2 * self.wire.latency_s, step_s)
 
     def _prediction(
         self,
@@ -154,6 +171,7 @@ class Planner:
         memory: int,
         cut: list[int],
         micro_batches: int | None = None,
+        in_flight: int | None = None,
     ) -> Prediction:
         return Prediction(
             engine=engine,
@@ -165,4 +183,5 @@ class Planner:
             staleness=steady.staleness[0],
             cut=cut,
             micro_batches=micro_batches,
+            in_flight=in_flight,
         )

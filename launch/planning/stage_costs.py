@@ -10,16 +10,21 @@ from dni_async.partition.costs import Costs
 from dni_async.partition.cut import cut_with_weights
 from dni_async.rules.registry import capabilities_of
 from launch.config.partition import PipelineConfig
+from launch.local.wan import Wire
+from launch.planning.distance import gloo_message, streamed_message
 from launch.planning.profile import InterfaceProfile, LayerProfile, Profile
 from launch.planning.simulator import MessageCost, StageCost, SteadyState
-from workers.transport.link_benchmark import LinkCost
 
 
 class StageCosts:
-    """Seconds and bytes of the stages of a profiled network, with batches in flight as in `config`."""
+    """Seconds and bytes of the stages of a profiled network, with batches in flight as in `config`.
 
-    def __init__(self, profile: Profile, config: PipelineConfig) -> None:
-        self.profile, self.config = profile, config
+    Args:
+        wire: between the hosts of the stages; None within one host.
+    """
+
+    def __init__(self, profile: Profile, config: PipelineConfig, wire: Wire | None = None) -> None:
+        self.profile, self.config, self.wire = profile, config, wire
         self.layers = profile.layers
 
     def interfaces(self, rule: str, stages: int) -> list[InterfaceProfile]:
@@ -43,23 +48,23 @@ class StageCosts:
         first: int,
         end: int,
         samples: int,
-        link: LinkCost | None = None,
         rule: str = "",
         interface: Sequence[InterfaceProfile] = (),
     ) -> StageCost:
         """Return the seconds of a stage of layers `first` to `end` on so many samples.
 
         Args:
-            link: between the stage and its neighbours.
+            rule: of the stage; without one its messages are those of torch's pipelines.
             interface: the network at its output, none on the last stage.
         """
         layers, share = self.layers[first:end], samples / self.profile.batch_size
         update = self._section("update", [layer for layer in layers if layer.parameter_bytes], samples)
         activation = target = MessageCost()
-        if link is not None and end < len(self.layers):
-            activation = _message(link, share * (layers[-1].output_bytes + self.profile.label_bytes))
-        if link is not None and first > 0:
-            target = _message(link, share * self.input_bytes(first))
+        if end < len(self.layers):
+            size = share * (layers[-1].output_bytes + self.profile.label_bytes)
+            activation = self._message(rule, size)
+        if first > 0:
+            target = self._message(rule, share * self.input_bytes(first))
         if rule and capabilities_of(rule).keeps_graphs and end < len(self.layers):
             # copies the weights that stashed batches went through
             update += self.profile.link.send.per_byte * sum(layer.parameter_bytes for layer in layers)
@@ -73,6 +78,11 @@ class StageCosts:
             activation=activation,
             target=target,
         )
+
+    def _message(self, rule: str, size: float) -> MessageCost:
+        if rule:
+            return streamed_message(self.profile.link, size, self.wire)
+        return gloo_message(self.profile.gloo, size, self.wire)
 
     def _section(self, kind: str, layers: list[LayerProfile], samples: int) -> float:
         """Return the seconds of one section; what a stage pays once is in every layer's own cost."""
@@ -122,9 +132,3 @@ class StageCosts:
             return own + slots + copies + max(1, held) * (saved + self.input_bytes(first))
         labels = self.profile.condition_bytes if able.conditional else 0
         return own + slots + saved + held * (h + labels)
-
-
-def _message(link: LinkCost, size: float) -> MessageCost:
-    return MessageCost(
-        send=link.send(size), latency=link.latency(size), receive=link.receive(size), credit=link.credit(0)
-    )

@@ -48,6 +48,19 @@ FAR_SECTIONS = (
         minutes=5,
     ),
     Section(
+        "wan-plan",
+        "Far apart: predicted and measured",
+        "`launch.plan --wan` adds latency and bandwidth to the costs that it measures within this machine; "
+        "then the same jobs run on emulated hosts, with round trips of 0.2 to 200 ms at 1 Gbit/s.",
+        tuple(
+            "plan --task mnist-fcn --task-args subset=5120 tested=256 --stages 2 --epochs 1 "
+            "--engines backprop cdni delayed local 1f1b gpipe ddp --micro-batches 2 "
+            f"--wan {latency},1000 --check"
+            for latency in ("0.1", "5", "25", "100")
+        ),
+        minutes=7,
+    ),
+    Section(
         "wan-staleness",
         "Accuracy against staleness",
         "Six hidden layers of 256, two epochs in lock step, so that a target gradient arrives as many "

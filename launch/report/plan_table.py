@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from launch.local.wan import Wire
 from launch.planning.check import Check
 from launch.planning.predict import Prediction
 from launch.planning.profile import Profile
@@ -11,7 +12,7 @@ from launch.report.grid import Column, Grid, column
 from launch.report.text import NOTHING, megabytes, number, percent, times
 
 
-def plan_grid(predictions: Sequence[Prediction], profile: Profile) -> Grid:
+def plan_grid(predictions: Sequence[Prediction], profile: Profile, wire: Wire | None = None) -> Grid:
     """Return one row per number of stages and engine; below, what the numbers leave out, and failures."""
 
     def predicted(head: str, text: Callable[[Prediction], str], **kind: bool) -> Column:
@@ -27,17 +28,20 @@ def plan_grid(predictions: Sequence[Prediction], profile: Profile) -> Grid:
         predicted("staleness\nof stage 0", lambda p: number(p.staleness, 1)),
         predicted("micro-\nbatches", lambda p: number(p.micro_batches), spare=True),
     ]
-    return Grid(title=plan_title(profile), columns=columns, notes=_notes(predictions, profile))
+    return Grid(title=plan_title(profile, wire), columns=columns, notes=_notes(predictions, profile))
 
 
-def plan_title(profile: Profile) -> str:
-    """Return `mnist-fcn, 1,027 layers (7, the middle ones repeated), batch 256: predicted`."""
+def plan_title(profile: Profile, wire: Wire | None = None) -> str:
+    """Return `mnist-fcn, 1,027 layers (7, the middle ones repeated), batch 256: predicted`, and how far apart
+    the hosts are."""
     count = f"{number(len(profile.layers))} layers"
     if profile.repeated:
         count += f" ({profile.repeated}, the middle ones repeated)"
     parts = [str(profile.settings["task"]), count, f"batch {number(profile.batch_size)}"]
     if profile.emulated:
         parts.append(f"emulated devices of {profile.settings['emulate_gflops']:g} GFLOP/s")
+    if wire:
+        parts.append(str(wire).removeprefix("emulated "))
     return ", ".join(parts) + ": predicted"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib.ticker import PercentFormatter
+
 from launch.report.comparison_plot import row_styles
 from launch.report.comparison_rows import Row
 from launch.report.evaluation import metric_key
@@ -36,8 +38,13 @@ def plot_sweep(rows: Sequence[Row], path: PathLike, title: str, metric_name: str
         right.plot([x for x, _ in stale], [y for _, y in stale], color=colour, marker=marker, label=label)
     left.set_xticks(range(len(values)), [shown_value(first, value) for value in values])
     left.set(title="samples/s", xlabel=first, yscale="log")
+    most = max((row["staleness"] or 0.0 for many in lines.values() for row in many), default=0.0)
+    ticks = [0, *(2**i for i in range(8) if 2**i <= max(1.0, 2 * most))]
     right.set_xscale("symlog", linthresh=1.0)
+    right.set_xticks(ticks, [str(tick) for tick in ticks])
     right.set(title=f"test {metric_name}", xlabel="mean staleness of stage 0 in updates", xlim=(-0.1, None))
+    if metric_name == "accuracy":
+        right.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     if lines:
         right.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2)
     figure.savefig(path, dpi=DPI)

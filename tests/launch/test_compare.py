@@ -251,6 +251,29 @@ def test_engines_run_on_emulated_hosts(tmp_path: Path) -> None:
     assert all(0 < used < 1 for used in link["utilisation"].values())
 
 
+@pytest.mark.slow
+def test_three_stages_run_on_a_chain_of_three_hosts(tmp_path: Path) -> None:
+    """Every link is between hosts and has its own speed; gloo's engines find their neighbours, too."""
+    try:
+        with far_hosts(3, Wire(0.0, 1e9)):
+            pass
+    except UserError as error:
+        pytest.skip(str(error))
+    options = ("--engines", "cdni", "1f1b", "--stages", "3", "--epochs", "1", "--wan", "5,1000")
+    done = run("launch.compare", *TINY, *options, "--out", str(tmp_path), timeout=180.0)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "compare.json").read_text())["rows"]
+    assert [(row["engine"], row["stages"]) for row in rows if "error" not in row] == [
+        ("cdni", 3),
+        ("1f1b", 3),
+    ]
+    summary = json.loads((tmp_path / "cdni" / "summary.json").read_text())
+    assert summary["transports"] == ["tcp", "tcp"]
+    assert [link["stages"] for link in summary["links"]] == [[0, 1], [1, 2]]
+    assert all(link["round_trip_s"] >= 0.01 for link in summary["links"])
+    assert summary["final"]["test_accuracy"] is not None
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -9,13 +9,17 @@ from dataclasses import dataclass, field
 class MessageCost:
     """Seconds of one message.
 
-    sender    | send |                                      | (credit)
-    under way        |--- latency ---|                      |<- credit -|
-    receiver                         | receive | work on it |
+    sender    | send |                                             | (credit)
+    under way        | wire |--- latency ---|                      |<- credit -|
+    receiver                                | receive | work on it |
     """
 
     send: float = 0.0
     """The sender is busy with it."""
+    wire: float = 0.0
+    """The sender's wire is: its next message waits."""
+    request: float = 0.0
+    """If not 0, nothing is sent before the receiver waits for it, and so many seconds have passed since."""
     latency: float = 0.0
     """Nobody is: until the receiver can take it up."""
     receive: float = 0.0

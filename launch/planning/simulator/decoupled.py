@@ -24,7 +24,8 @@ import math
 from collections import deque
 from collections.abc import Sequence
 
-from launch.planning.simulator.base import MessageCost, StageCost, SteadyState
+from launch.planning.simulator.base import StageCost, SteadyState
+from launch.planning.simulator.channel import Channel, Wire
 
 
 def simulate_decoupled(
@@ -59,45 +60,6 @@ def steady_period(ends: Sequence[float]) -> float:
     return sum(steps) / len(steps)
 
 
-class _Channel:
-    """One direction between two neighbours, bounded by credits."""
-
-    __slots__ = ("arrivals", "capacity", "cost", "credits", "most", "out")
-
-    def __init__(self, cost: MessageCost, capacity: int) -> None:
-        self.cost, self.capacity = cost, capacity
-        self.arrivals: deque[float] = deque()
-        self.credits: deque[float] = deque()
-        self.out = self.most = 0
-
-    def send(self, now: float) -> float:
-        """Put a message in, begun at `now`; return the time at which the sender is done with it."""
-        done = now + self.cost.send
-        self.arrivals.append(done + self.cost.latency)
-        self.out += 1
-        self.most = max(self.most, self.out)
-        return done
-
-    def take(self, now: float) -> float:
-        """Take the oldest message; return the time at which the receiver has it."""
-        self.arrivals.popleft()
-        return now + self.cost.receive
-
-    def release(self, now: float) -> float:
-        """Give a message back; return the time at which the sender has its credit."""
-        self.credits.append(now + self.cost.credit)
-        return self.credits[-1]
-
-    def has_room(self, now: float) -> bool:
-        while self.credits and self.credits[0] <= now:
-            self.credits.popleft()
-            self.out -= 1
-        return self.out < self.capacity
-
-    def ready(self, now: float) -> bool:
-        return bool(self.arrivals) and self.arrivals[0] <= now
-
-
 class _Stage:
     """One stage and its state. A channel that does not exist is None."""
 
@@ -108,10 +70,10 @@ class _Stage:
 
     def __init__(self, index: int, cost: StageCost, stash: float) -> None:
         self.index, self.cost, self.stash = index, cost, stash
-        self.activations_in: _Channel | None = None
-        self.activations_out: _Channel | None = None
-        self.targets_in: _Channel | None = None
-        self.targets_out: _Channel | None = None
+        self.activations_in: Channel | None = None
+        self.activations_out: Channel | None = None
+        self.targets_in: Channel | None = None
+        self.targets_out: Channel | None = None
         self.free = 0.0
         """When it is done with its present message."""
         self.wake = math.inf
@@ -150,10 +112,13 @@ class _Pipeline:
         self.needs_targets, self.keeps_graphs, self.batches = needs_targets, keeps_graphs, batches
         limits: Sequence[float] = stash if stash is not None else [math.inf] * len(costs)
         self.stages = [_Stage(i, cost, limits[i]) for i, cost in enumerate(costs)]
+        wires = [Wire() for _ in costs]
         for upper, lower in itertools.pairwise(self.stages):
-            upper.activations_out = lower.activations_in = _Channel(upper.cost.activation, in_flight)
+            wire = wires[upper.index]
+            upper.activations_out = lower.activations_in = Channel(upper.cost.activation, in_flight, wire)
             if needs_targets:
-                upper.targets_in = lower.targets_out = _Channel(lower.cost.target, in_flight)
+                wire = wires[lower.index]
+                upper.targets_in = lower.targets_out = Channel(lower.cost.target, in_flight, wire)
         self.heap: list[tuple[float, int]] = []
         self.finished: list[float] = []
         """When the last stage was done with each batch."""
@@ -229,7 +194,7 @@ class _Pipeline:
             self.finished.append(now)
         stage.done(0, begun, now)
 
-    def _handle_target(self, stage: _Stage, targets: _Channel, begun: float) -> None:
+    def _handle_target(self, stage: _Stage, targets: Channel, begun: float) -> None:
         now = targets.take(begun)
         stage.staleness += stage.version - stage.held.popleft()
         now = self._learn(stage, now) if self.keeps_graphs else now + stage.cost.train
@@ -244,7 +209,7 @@ class _Pipeline:
         stage.version += 1
         return now + stage.cost.update
 
-    def _send(self, channel: _Channel, to: _Stage, now: float) -> float:
+    def _send(self, channel: Channel, to: _Stage, now: float) -> float:
         done = channel.send(now)
         self._wake(to, channel.arrivals[-1])
         return done

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from types import MappingProxyType
 
-from launch.planning.simulator.base import StageCost, SteadyState
+from launch.planning.simulator.base import FREE, MessageCost, StageCost, SteadyState
 
 Op = tuple[str, int]
 """("forward" or "backward", micro-batch)."""
@@ -98,8 +98,8 @@ class _Grid:
         self.backwards = [_backward(stages, k) for k in range(len(stages))]
         self.position = [0] * len(stages)
         self.free = [0.0] * len(stages)
-        self.ready: list[dict[Op, float]] = [{} for _ in stages]
-        """When the input of an operation arrives; micro-batches are numbered over all batches."""
+        self.sent: list[dict[Op, tuple[float, MessageCost]]] = [{} for _ in stages]
+        """When the input of an operation was sent; micro-batches are numbered over all batches."""
         self.ends: list[float] = []
         """When stage 0 was done with each batch, and begins the next one."""
 
@@ -120,9 +120,9 @@ class _Grid:
             batch, place = divmod(self.position[k], length)
             kind, m = self.orders[k][place]
             op = kind, batch * self.count + m
-            if self._from_neighbour(k, kind) and op not in self.ready[k]:
+            if self._from_neighbour(k, kind) and op not in self.sent[k]:
                 break
-            start = max(self.free[k], self.ready[k].pop(op, 0.0))
+            start = max(self.free[k], self._arrival(k, op))
             start += self.stages[k].load if place == 0 else 0.0
             fed.update(self._end(k, op, start))
             self.position[k] += 1
@@ -132,16 +132,22 @@ class _Grid:
                     self.ends.append(self.free[0])
         return sorted(fed)
 
+    def _arrival(self, k: int, op: Op) -> float:
+        """Return when the input of an operation arrives that stage k has waited for since it was free."""
+        sent, message = self.sent[k].pop(op, (0.0, FREE))
+        begun = max(sent, self.free[k] + message.request) if message.request else sent
+        return begun + message.wire + message.latency
+
     def _from_neighbour(self, k: int, kind: str) -> bool:
         return k > 0 if kind == "forward" else k + 1 < len(self.stages)
 
     def _end(self, k: int, op: Op, start: float) -> list[int]:
-        """Note when an operation ends and its output arrives; return the neighbour that needs it, if any."""
+        """Note when an operation ends and its output is sent; return the neighbour that needs it, if any."""
         forward = op[0] == "forward"
         self.free[k] = start + (self.forwards[k] if forward else self.backwards[k])
         to = k + 1 if forward else k - 1
         if not 0 <= to < len(self.stages):
             return []
         message = self.stages[k].activation if forward else self.stages[k].target
-        self.ready[to][op] = self.free[k] + message.latency
+        self.sent[to][op] = self.free[k], message
         return [to]

@@ -14,6 +14,12 @@ def test_repeated_layers_make_room_for_a_thousand_stages() -> None:
     assert max(PlanConfig.of().counts(1028)) == 1024
 
 
+def test_hosts_that_are_far_apart_are_linked_by_tcp_unless_something_else_is_given() -> None:
+    assert PlanConfig.of(wan="25,1000").runtime.transport == "tcp"
+    assert PlanConfig.of(wan="25,1000", transport="dist").runtime.transport == "dist"
+    assert PlanConfig.of().runtime.transport == "auto" and PlanConfig.of().wire is None
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
@@ -23,6 +29,7 @@ def test_repeated_layers_make_room_for_a_thousand_stages() -> None:
         ({"stage_counts": (4,), "stages": 2}, "both --stages and --stage-counts are given; leave one out"),
         ({"engines": ("magic",)}, "unknown engine (magic); use one of backprop, ddp, gpipe, 1f1b, "),
         ({"engines": ()}, "no engines given; name some, such as --engines backprop cdni"),
+        ({"wan": "25"}, "wan is 25; write LATENCY_MS,MBIT"),
         ({"repeat_layers": -1}, "repeat-layers is -1; it must be at least 0"),
         ({"transport": "shm,dist"}, "transport is shm,dist; a plan takes one for all links"),
     ],

@@ -22,11 +22,13 @@ def test_every_engine_runs_with_the_cut_that_was_predicted_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs: list[tuple[str, int, str, int]] = []
+    in_flight: list[int | str] = []
 
     def run_engine(
-        config: CompareConfig, task: object, engine: str, out: Path, repeat: int
+        config: CompareConfig, task: object, engine: str, out: Path, repeat: int, hosts: object
     ) -> dict[str, Any]:
         job = config.job(engine, out)
+        in_flight.append(job.partition.in_flight)
         jobs.append((job.engine_name, job.partition.stages, job.partition.cut, job.task.batch_size))
         return {"error": "it broke"} if engine == "dni" else {"samples_per_s": 2.0}
 
@@ -36,6 +38,7 @@ def test_every_engine_runs_with_the_cut_that_was_predicted_for_it(
     monkeypatch.setattr(planning_check, "EMULATED", ())
     checks = run_checks(config, Tiny(), measured, tmp_path, RankRunner())
     assert jobs == [("backprop", 1, "", BATCH), ("dni", 2, "3", BATCH), ("cdni", 2, "3", BATCH)]
+    assert in_flight == ["auto", 4, 4]
     predicted = Planner(measured, config.partition).predict("cdni", 2).samples_per_s
     assert [(c.engine, c.measured, c.reason) for c in checks] == [
         ("backprop", 2.0, ""),
@@ -52,7 +55,7 @@ def test_more_stages_than_cores_are_emulated_each_with_a_profile_of_its_own(
     jobs: list[tuple[int, float | None]] = []
 
     def run_engine(
-        config: CompareConfig, task: object, engine: str, out: Path, repeat: int
+        config: CompareConfig, task: object, engine: str, out: Path, repeat: int, hosts: object
     ) -> dict[str, Any]:
         jobs.append((config.partition.stages, config.runtime.emulate_gflops))
         return {"samples_per_s": 1.0}

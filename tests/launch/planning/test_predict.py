@@ -6,6 +6,7 @@ import pytest
 
 from dni_async.partition.costs import InterfaceCost, LayerCost
 from launch.config.partition import PipelineConfig
+from launch.local.wan import Wire
 from launch.planning.predict import ENGINES, Planner, Prediction
 from launch.planning.profile import InterfaceProfile
 from tests.support.plans import BATCH, layer, network, profile
@@ -14,6 +15,37 @@ from workers.transport.link_benchmark import Line, LinkCost
 
 def predict(engine: str, stages: int = 4, config: PipelineConfig | None = None, **changes: Any) -> Prediction:
     return Planner(profile(**changes), config or PipelineConfig()).predict(engine, stages)
+
+
+def speeds_by_distance(engine: str, **settings: Any) -> list[float]:
+    """Samples/s of two stages whose round trip takes no time, a step, and four steps of 16 s."""
+    found = []
+    for latency_s in (0.0, 8.0, 32.0):
+        planner = Planner(profile(8), PipelineConfig(**settings), Wire(latency_s, 1e9))
+        speed = planner.predict(engine, 2).samples_per_s
+        assert speed is not None
+        found.append(speed)
+    return found
+
+
+@pytest.mark.parametrize("engine", ["cdni", "local"])
+def test_stages_that_never_wait_do_not_notice_the_distance(engine: str) -> None:
+    near, *far = speeds_by_distance(engine)
+    assert far == pytest.approx([near, near], rel=0.02)
+
+
+@pytest.mark.parametrize("engine", ["gpipe", "1f1b", "ddp", "delayed"])
+def test_engines_that_wait_for_gradients_pay_for_every_round_trip(engine: str) -> None:
+    near, middle, far = speeds_by_distance(engine)
+    assert near > 1.3 * middle > 2.0 * far
+
+
+def test_messages_in_flight_are_chosen_by_the_distance_unless_they_are_given() -> None:
+    def in_flight(**settings: Any) -> int | None:
+        return Planner(profile(8), PipelineConfig(**settings), Wire(32.0, 1e9)).predict("cdni", 2).in_flight
+
+    assert (in_flight(), in_flight(in_flight=2)) == (8, 2)
+    assert predict("cdni").in_flight == 4 and predict("gpipe").in_flight is None
 
 
 def test_backprop_is_the_sum_of_its_layers_in_one_process() -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from launch.local.wan import Wire
 from launch.planning.check import Check
 from launch.planning.predict import Prediction
 from launch.planning.profile import Profile
@@ -47,6 +48,8 @@ def test_repeated_layers_and_emulated_devices_are_said_above_the_table() -> None
     assert plan_title(profile()) == "mnist-fcn, 8 layers, batch 64: predicted"
     grown = profile().repeat(1024)
     assert plan_title(grown) == "mnist-fcn, 1,028 layers (8, the middle ones repeated), batch 64: predicted"
+    far = "mnist-fcn, 8 layers, batch 64, hosts 50 ms apart (round trip) at 1000 Mbit/s: predicted"
+    assert plan_title(profile(), Wire.parse("25,1000")) == far
     assert plan_title(emulated()) == (
         "mnist-fcn, 8 layers, batch 64, emulated devices of 1.5 GFLOP/s: predicted"
     )

@@ -206,3 +206,15 @@ def test_a_thousand_stages_take_seconds() -> None:
     begun = time.monotonic()
     assert run([ONE] * 1024).period == pytest.approx(3.0)
     assert time.monotonic() - begun < 30  # about one; the machine may be busy
+
+
+def test_the_wire_sets_the_pace_where_its_messages_take_longer_than_the_stages() -> None:
+    far = StageCost(forward=1, backward=2, activation=MessageCost(wire=7.0, latency=100.0, credit=100.0))
+    assert run([far, ONE], "local", in_flight=64).period == pytest.approx(7.0)
+
+
+def test_latency_costs_nothing_while_enough_messages_are_in_flight() -> None:
+    far = MessageCost(wire=0.5, latency=100.0, credit=100.0)
+    stages = [StageCost(forward=1, backward=2, activation=far), StageCost(forward=1, backward=2, target=far)]
+    assert run(stages, in_flight=70, batches=500).period == pytest.approx(3.0, rel=0.01)
+    assert run(stages, in_flight=7, batches=500).period > 20.0

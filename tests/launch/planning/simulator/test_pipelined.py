@@ -76,3 +76,13 @@ def test_every_batch_takes_as_long_as_the_first(schedule: str) -> None:
     costs = [StageCost(forward=1 + k % 3, backward=2, update=0.5) for k in range(6)]
     periods = {simulate_pipelined(costs, schedule, 8, batches).period for batches in (2, 3, 6)}
     assert len(periods) == 1
+
+
+@BOTH
+def test_a_message_that_waits_for_its_receiver_starts_when_the_sender_has_heard_of_it(schedule: str) -> None:
+    """One micro-batch: stage 1 waits since its last backward, stage 0 since its forward (at 10)."""
+    down, up = MessageCost(request=4, latency=2), MessageCost(request=40, latency=1, wire=0.5)
+    costs = [StageCost(forward=10, backward=10, activation=down), StageCost(forward=1, backward=1, target=up)]
+    forward = 10 + 2 + 1
+    backward = max(forward + 1, 10 + 40) + 0.5 + 1 + 10
+    assert simulate_pipelined(costs, schedule, 1).period == backward
