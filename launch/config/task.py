@@ -31,6 +31,8 @@ class TaskConfig(Group):
     """Samples per update."""
     seed: int = 0
     """Of initial weights and data order."""
+    init: str = ""
+    """A .safetensors file with weights to start from, such as launch.export writes it."""
 
     def __post_init__(self) -> None:
         at_least(1, epochs=self.epochs, batch_size=self.batch_size)

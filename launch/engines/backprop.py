@@ -16,7 +16,7 @@ class Backprop(Loop):
     """Forward, backward, update."""
 
     def __init__(self, context: RankContext, peers: Peers) -> None:
-        layers = build_layers(context.task, context.config.task.seed, context.plan.steps_per_epoch)
+        layers = build_layers(context.task, context.config.task, context.plan.steps_per_epoch)
         super().__init__(context, peers, layers)
 
     @override

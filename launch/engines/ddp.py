@@ -34,7 +34,7 @@ class Ddp(Loop):
     """
 
     def __init__(self, context: RankContext, peers: Peers) -> None:
-        super().__init__(context, peers, build_layers(context.task, context.config.task.seed))
+        super().__init__(context, peers, build_layers(context.task, context.config.task))
         self.replica = DistributedDataParallel(_MaybeEmpty(self.module))
         self._trained = [p for p in self.module.parameters() if p.requires_grad]
         self._ready = 0

@@ -38,7 +38,7 @@ class Pipelining(Loop):
     """Made by `prepare`, which decides on the number of micro-batches."""
 
     def __init__(self, context: RankContext, peers: Peers) -> None:
-        layers = build_layers(context.task, context.config.task.seed)
+        layers = build_layers(context.task, context.config.task)
         first, end = context.plan.bounds[context.index]
         super().__init__(context, peers, layers[first:end], first)
         self.examples = self._examples(layers, context.plan.bounds)

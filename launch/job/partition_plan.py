@@ -15,9 +15,11 @@ from dni_async.networks.factory import label_size_of
 from dni_async.parameter_groups import check_patterns, numbered
 from dni_async.partition.cut import check_cut, cut_with_weights, stage_bounds
 from dni_async.recurrent.stateful_rnn import set_sequence_length
+from launch.config.task import TaskConfig
 from launch.config.train import TrainConfig
 from launch.engines.registry import find_engine
 from launch.job.data import Data
+from launch.job.initial_weights import load_initial_weights
 from launch.job.samples import size
 from launch.job.stage_costs import measure_stage_costs
 from launch.job.task_checks import (
@@ -64,20 +66,22 @@ class PartitionPlan:
     """Random id of the run, in its checkpoints."""
 
 
-def build_layers(task: Task, seed: int, steps_per_epoch: int = 0) -> list[nn.Module]:
+def build_layers(task: Task, config: TaskConfig, steps_per_epoch: int = 0) -> list[nn.Module]:
     """Return the task's layers with the weights that every process and every engine starts from.
 
     Args:
         steps_per_epoch: layers that carry state reset it after so many batches (0: never).
 
     Raises:
-        UserError: the task does not return layers.
+        UserError: the task does not return layers, or the file of --init does not fit them.
     """
-    seed_everything(seed)
+    seed_everything(config.seed)
     layers = list(task.layers())
     if not layers or not all(isinstance(layer, nn.Module) for layer in layers):
         raise UserError(f"task {task.name}: layers() must give a list of nn.Module, at least one")
     check_not_lazy(layers)
+    if config.init:
+        load_initial_weights(nn.Sequential(*layers), config.init)
     set_sequence_length(steps_per_epoch, *layers)
     return layers
 
@@ -134,7 +138,7 @@ def make_plan(
     Raises:
         UserError: task, data and settings do not fit each other.
     """
-    layers = build_layers(task, config.task.seed)
+    layers = build_layers(task, config.task)
     if stages > len(layers):
         raise UserError(f"{stages} stages cannot share {len(layers)} layers; use 1 to {len(layers)} stages")
     check_patterns(numbered(layers), config.optimizer.group_settings())

@@ -65,7 +65,7 @@ def build_stage(
     Every rank builds the whole network, so that all initial weights are those of sequential backprop, and
     keeps the layers of its stage.
     """
-    layers = build_layers(task, config.task.seed, plan.steps_per_epoch)
+    layers = build_layers(task, config.task, plan.steps_per_epoch)
     first, end = plan.bounds[index]
     names = [f"{i} {type(layers[i]).__name__}" for i in range(first, end)]
     module = sequential(layers[first:end], config.runtime.precision).to(device)

@@ -101,7 +101,7 @@ class _Measurement:
         self.data = read(config.task, task)
         check_labels(task, self.data)
         x, y = self.data.sample()
-        layers = build_layers(task, config.task.seed)
+        layers = build_layers(task, config.task)
         self.shapes, _, _, output = run_through(layers, x)
         check_scores(task, output, y)
         self.layers = [layer.to(self.device) for layer in layers]

@@ -24,6 +24,7 @@ from dni_async.recurrent.auxiliary_task import Auxiliary
 from dni_async.recurrent.bootstrap import dni_through_time, permuted
 from dni_async.recurrent.through_time import MakePredictor, ThroughTime
 from launch.config.recurrent import SequenceConfig
+from launch.job.initial_weights import load_initial_weights
 from launch.job.output_folder import check_unused, clear
 from launch.job.run_lock import RunLock
 from launch.job.stage_factory import build_updater
@@ -106,6 +107,8 @@ class Trainer:
         self.config, self.task, self.sequences, self.device = config, task, sequences, device
         seed_everything(config.task.seed)
         self.model = task.model(len(sequences.symbols)).to(device)
+        if config.task.init:
+            load_initial_weights(self.model, config.task.init)
         self.through = ThroughTime(
             self.model.core,
             _predictor(config),

@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 from dni_async.errors import StageError, UserError
 from dni_async.networks.settings import SGConfig
 from dni_async.recurrent.stateful_rnn import StatefulRNN
+from launch.config.task import TaskConfig
 from launch.config.train import TrainConfig
 from launch.job import partition_plan as module
 from launch.job import stage_costs
@@ -300,15 +301,15 @@ def test_a_metric_that_is_not_one_score_per_sample_is_refused():
 
 
 def test_layers_start_from_the_same_weights_every_time():
-    first, second = (nn.Sequential(*build_layers(Tiny(), 3)).state_dict() for _ in range(2))
-    other = nn.Sequential(*build_layers(Tiny(), 4)).state_dict()
+    first, second = (nn.Sequential(*build_layers(Tiny(), TaskConfig(seed=3))).state_dict() for _ in range(2))
+    other = nn.Sequential(*build_layers(Tiny(), TaskConfig(seed=4))).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["2.weight"], other["2.weight"])
 
 
 def test_layers_that_carry_state_start_anew_with_each_epoch():
     layers = [nn.Sequential(StatefulRNN(nn.LSTM(2, 2))), nn.Linear(2, 2)]
-    build_layers(Tiny(lambda: layers), 0, 9)
+    build_layers(Tiny(lambda: layers), TaskConfig(seed=0), 9)
     assert layers[0][0].sequence == 9
 
 
@@ -340,7 +341,7 @@ def test_the_other_ranks_get_the_metadata_that_the_task_learned_from_the_data():
     config, task, other = TrainConfig.of(batch_size=16, cut="1"), Sized(), Sized()
     assert broadcast_plan(first, config, task, data_of(task, config)).metadata == {"features": 6}
     broadcast_plan(second, config, other, None)
-    assert other.metadata == {"features": 6} and len(build_layers(other, 0)) == 2
+    assert other.metadata == {"features": 6} and len(build_layers(other, TaskConfig(seed=0))) == 2
 
 
 def test_a_restarted_rank_0_takes_the_plan_that_it_had_made() -> None:

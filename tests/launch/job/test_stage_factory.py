@@ -13,6 +13,7 @@ from dni_async.stage.simulation import downstream_first, upstream_first
 from dni_async.synthesis.oracle import Oracle
 from dni_async.synthesis.synthesizer import Synthesizer
 from launch.config.optimizer import OptimizerConfig
+from launch.config.task import TaskConfig
 from launch.config.train import TrainConfig
 from launch.job.partition_plan import build_layers, make_plan
 from launch.job.stage_factory import build_stage, build_updater, schedule_of
@@ -52,7 +53,7 @@ def equal(first, second):
 @pytest.mark.parametrize("rule", ["dni", "cdni", "delayed", "local", "frozen", "oracle"])
 @pytest.mark.parametrize("stages", [1, 2, 3])
 def test_the_stages_together_start_as_the_uncut_network(stages, rule):
-    whole = nn.Sequential(*build_layers(Tiny(), 5)).state_dict()
+    whole = nn.Sequential(*build_layers(Tiny(), TaskConfig(seed=5))).state_dict()
     assert equal(weights(built(stages, rule=rule, seed=5)), list(whole.values()))
 
 
