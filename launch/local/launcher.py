@@ -31,9 +31,9 @@ from workers.failure.errors import AlreadyReported, StdoutClosed
 from workers.failure.failure_file import FAILURE_FILE, read_failure, report_failure
 from workers.failure.signals import LAUNCHER
 
-SHUTDOWN_TIMEOUT_S = 12
-"""How long ranks have to end when one has failed, or after a signal, which lets them write their results for
-INTERRUPT_TIMEOUT_S; then they are killed."""
+SHUTDOWN_TIMEOUT_S = 14
+"""How long ranks have to end when one has failed, or after a signal, when they write their results first;
+then they are killed."""
 
 
 def run_local(config: TrainConfig, task: Task, hosts: FarHosts | None = None) -> None:

@@ -21,7 +21,7 @@ from workers.coordination.rendezvous import Rendezvous
 from workers.failure.signals import DEADLINE_SIGNAL, Stopped, exit_with_parent, ignore_signals
 
 INTERRUPT_TIMEOUT_S = 10.0
-"""Seconds from a signal until a rank that is still training or writing its results ends at once."""
+"""Seconds from a signal until a rank that still trains ends at once; as many again to write its results."""
 SAME_SIGNAL_S = 0.5
 """A signal so soon after the first is the same one: a scheduler may send it to ranks and launcher."""
 KEY = "interrupted"
@@ -53,8 +53,10 @@ class Interruption:
         self._accepts = self._trains = True
 
     def end_training(self) -> None:
-        """From now on this rank needs no other rank to train; it still writes its results."""
+        """From now on this rank needs no other rank to train; it has time to write its results."""
         self._trains = False
+        if self.signum is not None:
+            signal.setitimer(signal.ITIMER_REAL, INTERRUPT_TIMEOUT_S)
 
     def install_handlers(self) -> None:
         """Let SIGINT and SIGTERM interrupt training or raise `Stopped`, and the death of the parent process
