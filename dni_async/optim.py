@@ -106,7 +106,7 @@ class Updater:
     Args:
         optimizer: None for layers without parameters, whose version counts too.
         factor: of the learning rate, by version.
-        clip_norm: maximal norm of the gradient of this stage's own parameters; None for no clipping.
+        clip_norm: maximal norm of the gradient of all these parameters together; None for no clipping.
         accumulate: batches whose mean gradient makes one step; version counts the steps.
         parameters: those of the optimizer, in the order in which their state is saved; None: that of its
             groups.
@@ -122,6 +122,8 @@ class Updater:
     ) -> None:
         self.optimizer = optimizer
         self.clip_norm = clip_norm
+        self.whole_norm: Callable[[Tensor], Tensor] | None = None
+        """From the norm of this gradient to that of the whole network's, to clip by that."""
         self.accumulate = accumulate
         self._accumulated = 0
         """Batches whose gradient is in the parameters' and waits for a step."""
@@ -139,16 +141,26 @@ class Updater:
             return
         self._accumulated = 0
         self.version += 1
-        if self.optimizer is None:
-            return
         if self.accumulate > 1:
             for gradient in self.gradients():
                 gradient.div_(self.accumulate)
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
+            self._clip(self.clip_norm)
+        if self.optimizer is None:
+            return
         self.optimizer.step()
         self._set_rates()
         self.optimizer.zero_grad()
+
+    def _clip(self, clip_norm: float) -> None:
+        """Clip as torch does, by the norm of the whole network's gradient where there is `whole_norm`."""
+        if self.whole_norm is None:
+            nn.utils.clip_grad_norm_(self._parameters, clip_norm)
+            return
+        norms = [gradient.norm() for gradient in self.gradients()]
+        norm = self.whole_norm(torch.stack(norms).norm() if norms else torch.zeros(()))
+        for gradient in self.gradients():
+            gradient.mul_((clip_norm / (norm + 1e-6)).clamp(max=1.0))
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients that the next step will use."""

@@ -38,6 +38,7 @@ def work(runner: RankRunner) -> None:
         rows = make_rows(runs)
         heading = comparison_title(task, runs, config.wan)
         grids = [compare_grid(rows, task.metric_name, heading), memory_grid(rows, f"{heading}: memory")]
+        grids[0].notes += config.notes()
         write(config, rows, grids, task, out)
     if not config.output.quiet:
         for grid in grids:

@@ -56,6 +56,18 @@ class CompareConfig(JobConfig):
             own |= {"cut": ""}
         return self.to(TrainConfig, engine=engine, **own)
 
+    def notes(self) -> list[str]:
+        """Return what makes engines differ beyond how they train, one line each, for below the table."""
+        cuts = [engine for engine in self.engines if engine not in ENGINES and not is_engine_path(engine)]
+        whole = [engine for engine in self.engines if engine not in cuts]
+        if self.optimizer.clip_norm is None or self.partition.stages == 1 or not (cuts and whole):
+            return []
+        clipped, each = (", ".join(map(contestant_label, names)) for names in (whole, cuts))
+        return [
+            f"clip-norm {self.optimizer.clip_norm:g}: {clipped} clip the gradient of the whole network, "
+            f"{each} that of each stage, which is another algorithm"
+        ]
+
 
 def contestant_label(name: str) -> str:
     """What tables and folders call an engine or a rule, which may be a dotted path."""

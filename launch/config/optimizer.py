@@ -38,7 +38,8 @@ class OptimizerConfig(Group):
     milestones: tuple[float, ...] = (0.6, 0.8)
     """Schedule step: shares of the run after which the rate is divided by ten."""
     clip_norm: float | None = None
-    """Clip the gradient norm of each stage's own parameters to this."""
+    """Clip the gradient norm to this: under a rule (dni, delayed, ...) that of each stage's own parameters,
+    so that no stage waits; under the other engines that of the whole network, as usual."""
 
     def __post_init__(self) -> None:
         positive(lr=self.lr, clip_norm=self.clip_norm)

@@ -41,6 +41,7 @@ class Pipelining(Loop):
         layers = build_layers(context.task, context.config.task)
         first, end = context.plan.bounds[context.index]
         super().__init__(context, peers, layers[first:end], first)
+        self.updater.whole_norm = lambda own: peers.norm(own.to(self.device))  # as sequential backprop clips
         self.examples = self._examples(layers, context.plan.bounds)
 
     @override

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -125,6 +127,26 @@ def test_a_small_gradient_is_not_clipped() -> None:
     with_gradient(module, 0.01)
     updater.step()
     torch.testing.assert_close(module.weight.detach(), before - 0.01)
+
+
+def test_with_the_norm_of_the_whole_network_its_parts_are_clipped_as_one() -> None:
+    whole = nn.ModuleList([layer(), layer()])
+    wanted = copy.deepcopy(whole)
+    for module in (whole, wanted):
+        with_gradient(module[0], 3.0)
+        with_gradient(module[1], 4.0)
+    norm = torch.stack([p.grad.norm() for p in whole.parameters()]).norm()
+    Updater(optimizer_factory("sgd", 1.0)(list(wanted.parameters())), clip_norm=0.5).step()
+    parts = [*whole, None]
+    norms = []
+    for part in parts:
+        optimizer = optimizer_factory("sgd", 1.0)(list(part.parameters())) if part else None
+        updater = Updater(optimizer, clip_norm=0.5)
+        updater.whole_norm = lambda own: norms.append(float(own)) or norm
+        updater.step()
+    for parameter, same in zip(whole.parameters(), wanted.parameters(), strict=True):
+        torch.testing.assert_close(parameter, same)
+    assert len(norms) == 3 and norms[2] == 0.0, "a part without parameters asks, too: the others wait for it"
 
 
 def test_the_version_counts_the_steps_and_gradients_are_cleared() -> None:

@@ -23,7 +23,7 @@ from workers.coordination.collectives import Peers
 
 def backprop(task: Task, config: TrainConfig) -> tuple[dict[str, Tensor], list[Marker]]:
     """Weights and markers of sequential backprop with the settings of `config`."""
-    names = ("batch_size", "epochs", "seed", "optimizer", "lr", "precision")
+    names = ("batch_size", "epochs", "seed", "optimizer", "lr", "precision", "clip_norm")
     settings = {name: config.flat()[name] for name in names}
     context = context_of(task, TrainConfig.of(engine="backprop", **settings))
     loop = Backprop(context, Peers(context.rendezvous))

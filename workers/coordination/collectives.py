@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from dni_async.errors import UserError
 from workers.coordination.interruptible import interruptible
@@ -52,6 +53,14 @@ class Peers:
         total = torch.tensor(number)
         dist.all_reduce(total)
         return int(total)
+
+    def norm(self, own: Tensor) -> Tensor:
+        """The norm of the parts of all ranks together, from that of this rank's part, a scalar on the job's
+        device; every rank must call it."""
+        square = own.square()
+        if self.world > 1:
+            dist.all_reduce(square)
+        return square.sqrt()
 
     def latest(self, mine: Any) -> list[Any] | None:
         """What every rank passed last, on rank 0, without waiting; None if a rank passed nothing so far."""

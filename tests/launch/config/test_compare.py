@@ -82,3 +82,23 @@ def test_all_other_settings_are_shared_by_the_contestants(engine):
     shared = {name: value for name, value in config.flat().items() if name not in own}
     assert shared == {name: value for name, value in job.flat().items() if name in shared}
     assert job.output.out == str(Path("all/one"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "notes"),
+    [
+        (
+            {"engines": ("backprop", "cdni", "gpipe", "delayed"), "clip_norm": 0.5},
+            [
+                "clip-norm 0.5: backprop, gpipe clip the gradient of the whole network, cdni, delayed that "
+                "of each stage, which is another algorithm"
+            ],
+        ),
+        ({"engines": ("backprop", "cdni")}, []),
+        ({"engines": ("backprop", "gpipe"), "clip_norm": 0.5}, []),
+        ({"engines": ("cdni", "delayed"), "clip_norm": 0.5}, []),
+        ({"engines": ("backprop", "cdni"), "clip_norm": 0.5, "stages": 1}, []),
+    ],
+)
+def test_a_comparison_notes_that_its_engines_clip_different_norms(settings, notes):
+    assert CompareConfig.of(**settings).notes() == notes
