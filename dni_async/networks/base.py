@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
+from dni_async.contract import wrong_value
 from dni_async.errors import UserError
 
 
@@ -142,7 +143,20 @@ class DNINetwork(nn.Module):
 
     def _predict(self, h: Tensor, hidden: Any, labels: Tensor | None) -> tuple[Tensor, Any]:
         # networks written for pytorch-dni have no labels
-        return self(h, hidden) if labels is None else self(h, hidden, labels)
+        found = self(h, hidden) if labels is None else self(h, hidden, labels)
+        if not (isinstance(found, tuple) and len(found) == 2):
+            raise wrong_value(self, "forward", found, "two values: the gradient and the hidden state")
+        return found
+
+
+def check_prediction(network: DNINetwork, prediction: object, h: Tensor) -> None:
+    """Raise UserError unless an SG network's prediction is a tensor with the shape of h (B, ...)."""
+    if getattr(prediction, "shape", None) != h.shape:
+        what = f"shape {tuple(prediction.shape)}" if isinstance(prediction, Tensor) else f"{prediction!r:.80}"
+        raise UserError(
+            f"{type(network).__name__} gave a gradient of {what} for an activation of shape "
+            f"{tuple(h.shape)}; an SG network's output has the shape of its input"
+        )
 
 
 def without_autocast(h: Tensor) -> AbstractContextManager[Any]:

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from dni_async.contract import wrong_value
 from dni_async.errors import UserError
 from dni_async.networks.auxiliary import AuxiliaryHead
-from dni_async.networks.base import DNINetwork, NetworkSettings
+from dni_async.networks.base import DNINetwork, NetworkSettings, check_prediction
 from dni_async.networks.head import HeadSG
 from dni_async.networks.registry import AUTO, automatic_kind, find_network
 from dni_async.networks.settings import LocalConfig, SGConfig
@@ -110,6 +111,10 @@ def build_network(config: SGConfig, shape: tuple[int, ...], label_size: int) -> 
             f"SG network {config.kind} cannot be built ({error}); its constructor takes input_size, "
             "hidden_size, output_size and, if it sees labels, label_size"
         ) from error
+    if not isinstance(network, DNINetwork):
+        raise wrong_value(cls, "build", network, f"a {cls.__name__}")
+    if not any(True for _ in network.parameters()):
+        raise UserError(f"SG network {config.kind} has no parameters; it cannot learn")
     return network if inner == shape else Flattened(network)
 
 
@@ -187,7 +192,9 @@ class Flattened(DNINetwork):
 
     @override
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
-        gradient, hidden = self.network._predict(input.flatten(1), hidden, labels)
+        flat = input.flatten(1)
+        gradient, hidden = self.network._predict(flat, hidden, labels)
+        check_prediction(self.network, gradient, flat)
         return gradient.view_as(input), hidden
 
     @override
@@ -210,11 +217,17 @@ class Flattened(DNINetwork):
 
     @override
     def synthesize(self, h: Tensor, labels: Tensor | None) -> Tensor:
-        return self.network.synthesize(h.flatten(1), labels).view_as(h)
+        flat = h.flatten(1)
+        prediction = self.network.synthesize(flat, labels)
+        check_prediction(self.network, prediction, flat)
+        return prediction.view_as(h)
 
     @override
     def regress(self, h: Tensor, labels: Tensor | None, target: Tensor) -> Tensor:
-        return self.network.regress(h.flatten(1), labels, target.flatten(1)).view_as(h)
+        flat = h.flatten(1)
+        prediction = self.network.regress(flat, labels, target.flatten(1))
+        check_prediction(self.network, prediction, flat)
+        return prediction.view_as(h)
 
 
 def label_size_of(condition: Condition, y: Tensor) -> int:

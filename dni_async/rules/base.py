@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import Self
 
+from dni_async.contract import wrong_value
 from dni_async.messages import TargetGradient
 from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.rules.context import RuleContext
@@ -81,7 +82,7 @@ class Rule(ABC):
 
     def postpone(self, step: int, version: int, x: Tensor, h: Tensor) -> None:
         """Keep a batch whose `gradient` was None, with its graph from x (B, ...) to h (B, ...)."""
-        raise NotImplementedError(f"{type(self).__name__}.gradient returned None, and it cannot postpone")
+        raise wrong_value(self, "gradient", None, "a gradient, as it cannot postpone a batch")
 
     def postpone_skipped(self, step: int) -> None:
         """Expect the target of a batch that the stage skipped (only with `keeps_graphs`)."""

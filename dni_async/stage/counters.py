@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from dni_async.contract import check_report
 from dni_async.early_stopping import Best, Patience
 from dni_async.optim import Updater
 from dni_async.ownership import starts_in_place
@@ -79,7 +80,7 @@ class StageState:
     def stats(self) -> dict[str, Any]:
         """Return all counts and what rule and layers report, JSON-able."""
         counts = {"index": self.index, "version": self.version} | self._counts()
-        return counts | self.rule.stats() | collect_stats(self.layers)
+        return counts | check_report(self.rule, "stats", self.rule.stats()) | collect_stats(self.layers)
 
     def state_dict(self) -> State:
         """Return everything that a resumed run needs to continue bit for bit."""

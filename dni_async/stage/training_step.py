@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from dni_async.contract import check_like, wrong_value
 from dni_async.errors import UserError
 from dni_async.messages import Activation, Message, TargetGradient
 from dni_async.nonfinite import NonFinite, check_finite
@@ -57,6 +58,8 @@ class TrainingStep(StageState):
         if batch is None:
             self.skipped += 1
             return self._answer(target, target.grad[:0])
+        if not (isinstance(batch, tuple) and [isinstance(part, Tensor) for part in batch] == [True, True]):
+            raise wrong_value(self.rule, "resume", batch, "the tensors x and h of the batch, or None")
         return self._learn(target, *batch, target.grad)
 
     def without(self, error: NonFinite, buffers: Sequence[Tensor] = ()) -> None:
@@ -91,6 +94,8 @@ class TrainingStep(StageState):
         if gradient is None:
             self.rule.postpone(message.step, self.version, x, h)
         else:
+            if not isinstance(gradient, Tensor):  # autograd would take the first of a tuple
+                check_like(self.rule, "gradient", gradient, out)
             self.on_phase_end(self.rule.phase)
             yield from self._learn(message, x, h, gradient)
 
@@ -102,7 +107,10 @@ class TrainingStep(StageState):
             x = x.clone()  # it outlives the message
         if self.send_targets and self.has_target(message.step) and x.is_floating_point():
             x.requires_grad_()
-        return x, self.rule.forward(self.layers, self._unshared(x))
+        h = self.rule.forward(self.layers, self._unshared(x))
+        if not isinstance(h, Tensor):
+            raise wrong_value(self.rule, "forward", h, "the output of the layers, a tensor")
+        return x, h
 
     def _learn(
         self, message: Activation | TargetGradient, x: Tensor, h: Tensor, gradient: Tensor
@@ -110,7 +118,11 @@ class TrainingStep(StageState):
         """Backward and update, by dL/dh, for the batch from x (B, ...) to h (B, ...)."""
         assert self.updater is not None
         if h.requires_grad:
-            h.backward(gradient)
+            try:
+                h.backward(gradient)
+            except Exception:
+                self._check_contract(h, gradient)
+                raise
         self.on_phase_end("backward")
         try:
             check_finite("gradient", self._gradients_to_check(x))
@@ -124,6 +136,13 @@ class TrainingStep(StageState):
         self.rule.before_update()
         self.updater.step()
         self.on_phase_end("update")
+
+    def _check_contract(self, h: Tensor, gradient: Tensor) -> None:
+        """Raise UserError if no backward is possible because of what the rule returned."""
+        if self.rule.capabilities.keeps_graphs:
+            check_like(self.rule, "resume", h, gradient)
+        else:
+            check_like(self.rule, "gradient", gradient, h)
 
     def _target(self, x: Tensor) -> Tensor:
         """Return dL/dx, (B, ...): zero if the layers give x none, without rows if none was asked for."""

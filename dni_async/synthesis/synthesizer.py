@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
-from dni_async.networks.base import DNINetwork, without_autocast
+from dni_async.networks.base import DNINetwork, check_prediction, without_autocast
 from dni_async.nonfinite import check_finite
 from dni_async.optim import LearningRates, gradients
 from dni_async.state.state_dict import State, load_optimizer_state, optimizer_state
@@ -109,11 +108,7 @@ class Synthesizer(Predictor):
         hidden = network.start(inputs[0])
         with without_autocast(h):
             prediction = network.synthesize(*inputs)
-        if prediction.shape != h.shape:
-            raise UserError(
-                f"{type(network).__name__} gave a gradient of shape {tuple(prediction.shape)} for an "
-                f"activation of shape {tuple(h.shape)}; an SG network's output has the shape of its input"
-            )
+        check_prediction(network, prediction, h)
         if network.learns_when_predicting:
             self._update()
         share = 1.0 if self.valid is None or y is None else float(self.valid(y).float().mean())
@@ -128,6 +123,7 @@ class Synthesizer(Predictor):
         wanted = self.scale.to_network(target.to(self._dtype()), pending.share)
         prediction = self._learn(pending, wanted)
         if self._taken % self.measure_every == 0:
+            check_prediction(self.network, prediction, wanted)
             self.agreement.add(prediction, wanted)
         self._taken += 1
         if self.replay:

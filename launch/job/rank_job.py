@@ -10,7 +10,9 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from dni_async.contract import describe_value
 from dni_async.errors import UserError
 from launch.config.train import TrainConfig
 from launch.engines.registry import Engine, find_engine
@@ -69,7 +71,11 @@ def run_rank(
     recorder = Recorder(context) if rendezvous.rank == 0 else None
     one, more = ("stage", "stages") if engine.cut else ("process", "processes")
     _announce(config, rendezvous, f"starting {rendezvous.world} {more if rendezvous.world > 1 else one}")
-    layers = import_module(engine.module).run(context, recorder)
+    module = import_module(engine.module)
+    layers = module.run(context, recorder)
+    if not isinstance(layers, nn.Module | None):
+        wanted = "the layers that this process saves, an nn.Module, or None"
+        raise UserError(f"{module.__name__}.run returned {describe_value(layers)}; it must return {wanted}")
     runner.begin("while writing the results")
     runner.interruption.end_training()
     save_results(context, recorder, layers)

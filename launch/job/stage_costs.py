@@ -16,7 +16,7 @@ from dni_async.networks.batch_normalised import batch_normalised
 from dni_async.networks.factory import measurable
 from dni_async.partition.costs import ROUNDS, Clock, Costs, measure_costs
 from dni_async.rules import Rule
-from dni_async.rules.registry import find_rule
+from dni_async.rules.registry import build_rule
 from launch.config.runtime import LinkedConfig
 from launch.config.train import TrainConfig
 from launch.job.rule_context import rule_context
@@ -50,7 +50,7 @@ def rules_to_measure(
             device,
             batch_normalised=is_normalised,
         )
-        return find_rule(config.rule).build(replace(context, sg=measurable(context.sg, shape)))
+        return build_rule(config.rule, replace(context, sg=measurable(context.sg, shape)))
 
     return lambda i: build(shapes[i], normalised[i])
 

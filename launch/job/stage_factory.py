@@ -15,7 +15,7 @@ from dni_async.networks.batch_normalised import batch_normalised
 from dni_async.optim import Updater, schedule_factor
 from dni_async.parameter_groups import NamedModules, numbered, parameter_groups, parameter_names
 from dni_async.rules import LossRule, Rule
-from dni_async.rules.registry import find_rule
+from dni_async.rules.registry import build_rule
 from dni_async.stage.stage import Stage
 from dni_async.state.state_dict import random_state
 from dni_async.synthesis.oracle import SeparateRandomness
@@ -137,7 +137,7 @@ def _rule(
         ignored_labels=plan.ignored_labels,
         schedule=schedule_of(config.optimizer, total_steps),
     )
-    return find_rule(config.rule).build(context)
+    return build_rule(config.rule, context)
 
 
 class _UpdaterGroup(Updater):

@@ -28,6 +28,7 @@ from workers.runtime.probe import Probe, Throughput, is_training, work_of
 from workers.runtime.sequence_check import SequenceCheck
 from workers.transport.base import Channel, Deadline, PeerGone, Receiver, Sender, wait_any
 from workers.transport.cuda_copies import DONE, Event, move, wait_for
+from workers.transport.forwarding import not_a_message
 
 PEER_CHECK_INTERVAL_S = 0.5
 """How often a waiting stage checks whether its neighbours are gone."""
@@ -158,8 +159,7 @@ class StageLoop:
         return self.stage.has_room and (not self.lockstep or unanswered < self.lockstep)
 
     def _handle(self, receiver: Receiver) -> None:
-        moved = self._receive_and_dispatch(receiver)
-        wait_for(moved, self.timeout)  # what is released may be overwritten
+        wait_for(self._receive_and_dispatch(receiver), self.timeout)  # what is released may be overwritten
         receiver.release()  # no local variable here refers to the message, whose slot would be copied
 
     def _receive_and_dispatch(self, receiver: Receiver) -> Event:
@@ -168,17 +168,20 @@ class StageLoop:
         if from_source:
             self.probe.mark("wait")
         message = receiver.recv(self.timeout)
-        before = "load" if from_source else "wait"
-        self.probe.begin(message.step, is_training(message), before, work_of(message))
+        try:
+            step = message.step
+        except AttributeError:
+            raise not_a_message(receiver, message) from None
+        self.probe.begin(step, is_training(message), "load" if from_source else "wait", work_of(message))
         moved = move(message, self.device) if self.device else DONE
-        self._position = f"at step {message.step}"
+        self._position = f"at step {step}"
         self.sequence_check.check(message)
         for out in self.stage.on(message):
             self._send(out)
         self.probe.end()
         if isinstance(message, Activation):
             self._count(message)
-        self._position = f"after step {message.step}"
+        self._position = f"after step {step}"
         return moved
 
     def _send(self, message: Message) -> None:

@@ -21,7 +21,7 @@ from dni_async.errors import UserError
 from workers.coordination.rendezvous import Rendezvous
 from workers.recovery.journal import Journal
 from workers.recovery.stable_storage import StableStorage
-from workers.transport.links import Link, LinkRequest
+from workers.transport.links import Link, LinkRequest, check_links
 from workers.transport.registry import choose_transports, find_transport
 
 
@@ -69,6 +69,7 @@ def open_links(
             names = ",".join(transports)
             raise UserError(f"the links are {names}; supervise needs all stages on one host, with shm links")
         pairs = [(i, i + 1) for i, each in enumerate(transports) if each == name]
-        links |= transport.open(LinkRequest(rendezvous, pairs, capacity, timeout, device, stack, recovery))
+        request = LinkRequest(rendezvous, pairs, capacity, timeout, device, stack, recovery)
+        links |= check_links(transport, transport.open(request), request.neighbours)
     yield Links(links.get(rendezvous.rank - 1), links.get(rendezvous.rank + 1))
     stack.close()

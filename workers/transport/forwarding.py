@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing_extensions import override
 
+from dni_async.contract import wrong_value
+from dni_async.errors import UserError
 from dni_async.messages import Message
 from workers.transport.base import Channel, Receiver, Sender
 
@@ -69,3 +71,10 @@ class ForwardingReceiver(_Forwarding, Receiver):
     @override
     def release(self) -> None:
         self._receiver.release()
+
+
+def not_a_message(receiver: Receiver, value: object) -> UserError:
+    """Return the error that `recv` of a receiver, or of the one that it forwards from, returned `value`."""
+    while isinstance(receiver, ForwardingReceiver):
+        receiver = receiver._receiver
+    return wrong_value(receiver, "recv", value, "the next message")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 
+from dni_async.contract import wrong_value
+from dni_async.errors import UserError
 from workers.coordination.rendezvous import Rendezvous
 from workers.recovery.journal import Journal
 from workers.recovery.stable_storage import StableStorage
@@ -75,3 +78,25 @@ class Transport(ABC):
             UserError: the transport cannot work here.
             Late: a neighbour did not come within `request.timeout` seconds.
         """
+
+
+def check_links(transport: Transport, opened: object, neighbours: Sequence[int]) -> dict[int, Link]:
+    """Return what `open` returned: a link to each neighbour, whose ends can be waited for.
+
+    Raises UserError if it is something else.
+    """
+    wanted = f"a dict of a Link for each of the ranks {list(neighbours)}"
+    if not isinstance(opened, dict):
+        raise wrong_value(transport, "open", opened, wanted)
+    if set(opened) != set(neighbours):
+        returned = f"a dict with the keys {list(opened)}"
+        raise UserError(f"{type(transport).__name__}.open returned {returned}; it must return {wanted}")
+    for link in opened.values():
+        if not isinstance(link, Link):
+            raise wrong_value(transport, "open", link, wanted)
+        for name, end, kind in (("sender", link.sender, Sender), ("receiver", link.receiver, Receiver)):
+            if not isinstance(end, kind):
+                raise wrong_value(transport, "open", end, f"a {kind.__name__}", f" as {name}")
+            if type(descriptor := end.fileno()) is not int or descriptor < 0:
+                raise wrong_value(end, "fileno", descriptor, "the number of an open file descriptor")
+    return opened
