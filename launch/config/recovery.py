@@ -19,7 +19,8 @@ class RecoveryConfig(Group):
     """What to do when an activation, a gradient or a loss is NaN or infinite: stop, or skip (no update for
     that batch, and it is counted)."""
     checkpoint_every: int | None = None
-    """Write checkpoints to --out, at the end of every epoch and every so many steps; 0: of epochs only."""
+    """Write checkpoints to --out, at the end of every epoch and every so many steps; 0: of epochs only. Rule
+    delayed finishes all batches on their way first, so its weights depend on how often."""
     resume: bool = False
     """Go on from the newest complete checkpoint in --out; from the beginning when there is none yet."""
     overwrite: bool = False

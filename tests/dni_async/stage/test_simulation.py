@@ -431,6 +431,19 @@ class TestDelayed:
         assert same_bits(state_of(stages), backprop(messages))
         assert [stage.rule.stats()["staleness_max"] for stage in stages[:2]] == [0, 0]
 
+    def test_a_checkpoint_lets_its_batches_finish_and_so_changes_the_numbers_of_this_rule_alone(self) -> None:
+        trained = []
+        for rule in (lambda: DelayedRule(3), lambda: DniRule(synthesizer())):
+            for marked in (False, True):
+                messages = batches(SIZES)
+                if marked:
+                    messages.insert(2, Marker(MarkerKind.CHECKPOINT, 2, 0))
+                stages = pipeline((1, 2), rule)
+                Simulation(stages).run(with_stop(messages))
+                trained.append(state_of(stages))
+        assert not same_bits(trained[0], trained[1])
+        assert same_bits(trained[2], trained[3])
+
     def test_with_more_batches_in_flight_the_numbers_differ(self) -> None:
         messages = batches(SIZES)
         stages = pipeline((1, 3), lambda: DelayedRule(3))

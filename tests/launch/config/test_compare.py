@@ -90,8 +90,8 @@ def test_all_other_settings_are_shared_by_the_contestants(engine):
         (
             {"engines": ("backprop", "cdni", "gpipe", "delayed"), "clip_norm": 0.5},
             [
-                "clip-norm 0.5: backprop, gpipe clip the gradient of the whole network, cdni, delayed that "
-                "of each stage, which is another algorithm"
+                "clip-norm 0.5 bounds the gradient of the whole network in backprop, gpipe, and "
+                "that of each stage in cdni, delayed: these are different algorithms"
             ],
         ),
         ({"engines": ("backprop", "cdni")}, []),
