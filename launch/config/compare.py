@@ -64,8 +64,8 @@ class CompareConfig(JobConfig):
             return []
         clipped, each = (", ".join(map(contestant_label, names)) for names in (whole, cuts))
         return [
-            f"clip-norm {self.optimizer.clip_norm:g} bounds the gradient of the whole network in {clipped}, and "
-            f"that of each stage in {each}: these are different algorithms"
+            f"clip-norm {self.optimizer.clip_norm:g} bounds the gradient of the whole network in {clipped}, "
+            f"and that of each stage in {each}: these are different algorithms"
         ]
 
 

@@ -434,10 +434,9 @@ class TestDelayed:
     def test_a_checkpoint_lets_its_batches_finish_and_so_changes_the_numbers_of_this_rule_alone(self) -> None:
         trained = []
         for rule in (lambda: DelayedRule(3), lambda: DniRule(synthesizer())):
-            for marked in (False, True):
+            for kind in (MarkerKind.REPORT, MarkerKind.CHECKPOINT):
                 messages = batches(SIZES)
-                if marked:
-                    messages.insert(2, Marker(MarkerKind.CHECKPOINT, 2, 0))
+                messages.insert(2, Marker(kind, 2, 0))
                 stages = pipeline((1, 2), rule)
                 Simulation(stages).run(with_stop(messages))
                 trained.append(state_of(stages))
