@@ -83,6 +83,7 @@ def run(folder: Path, path: Path, *command: str) -> tuple[int, str, str]:
 def test_an_installed_wheel_and_packages_of_the_user_do_not_hide_each_other(
     tmp_path: Path, user: Path
 ) -> None:
+    pytest.importorskip("setuptools", minversion="70.1", reason="builds no wheel without the package wheel")
     source, site, pip = tmp_path / "source", tmp_path / "site", (sys.executable, "-m", "pip", "--quiet")
     source.mkdir()
     for name in ("setup.py", "setup.cfg", "pyproject.toml", "README.md", "LICENSE", "dni_async", *MOVED):
