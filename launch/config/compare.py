@@ -40,6 +40,9 @@ class CompareConfig(JobConfig):
         self.to(TrainConfig)  # what is wrong for every engine
         check_engines(self.engines, (*BASELINES, *RULES), paths=True)
         at_least(1, repeats=self.repeats)
+        if self.runtime.encrypt:
+            for engine in self.engines:
+                self.job(engine, Path("out"))  # torch's own engines cannot
         if self.vary_seed and self.task.seed + self.repeats > 2**32:
             raise UserError(
                 f"seed is {self.task.seed}; the last of {self.repeats} must be at most {2**32 - 1}"

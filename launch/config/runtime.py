@@ -10,7 +10,7 @@ from launch.config.checks import at_least, one_of, positive
 from launch.config.flat import Group
 from workers.runtime.precision import PRECISIONS
 from workers.transport.compression import WireFormat
-from workers.transport.registry import check_transports
+from workers.transport.registry import check_encryption, check_transports
 
 
 @dataclass(kw_only=True, slots=True)
@@ -32,8 +32,8 @@ class LinkedConfig(DeviceConfig):
     """On what the processes compute, and how they talk to each other."""
 
     transport: str = "auto"
-    """auto, shm, tcp, dist, rpc or the dotted path of your own; several, one per link, with commas. Auto: shm
-    within a host, else tcp."""
+    """auto, shm, tcp, tls, dist, rpc or the dotted path of your own; several, one per link, with commas.
+    Auto: shm within a host, else tcp, with --encrypt tls."""
     trust_network: bool = False
     """Allow --transport rpc, by which anybody who reaches a rank's port can run code in it."""
     timeout: float = 60.0
@@ -64,6 +64,9 @@ class RuntimeConfig(LinkedConfig):
     wire: WireFormat = "fp32"
     """Activations and target gradients on their way between stages: fp32 (as they are), bf16, or int8 with a
     scale for each sample."""
+    encrypt: bool = False
+    """Encrypt the links between hosts (TLS 1.3), for stages that learn by a rule. Needs the package
+    cryptography and, under torchrun, DNI_ASYNC_JOB_SECRET."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """fp32 or bf16: layers and loss under torch.autocast; weights, optimizer and SG networks stay in fp32."""
     compile: bool = False
@@ -71,6 +74,8 @@ class RuntimeConfig(LinkedConfig):
 
     def __post_init__(self) -> None:
         LinkedConfig.__post_init__(self)
+        if self.encrypt:
+            check_encryption(self.transport)
         one_of("wire", self.wire, get_args(WireFormat))
         one_of("precision", self.precision, PRECISIONS)
         if self.emulate_gflops and self.compile:

@@ -60,7 +60,7 @@ class TrainConfig(JobConfig):
     def __post_init__(self) -> None:
         JobConfig.__post_init__(self)
         find_rule(self.rule)
-        find_engine(self.engine)
+        engine = find_engine(self.engine)
         if self.recovery.on_nonfinite == "skip" and not self.capabilities.skips_nonfinite:
             raise UserError(
                 f"on-nonfinite skip is for stages that learn, not for {self.engine_name}; leave it out"
@@ -69,6 +69,10 @@ class TrainConfig(JobConfig):
             raise UserError(
                 "on-nonfinite skip would take all batches of an update with the one that is skipped; leave "
                 "out --accumulate, or stop"
+            )
+        if self.runtime.encrypt and not engine.uses_rule and engine.together:
+            raise UserError(
+                f"encrypt is for stages that learn by a rule, not for {self.engine_name}; leave it out"
             )
         self._check_compiler()
         self._check_supervision()

@@ -27,8 +27,12 @@ def agree_on_links(context: RankContext) -> tuple[list[str], Speeds]:
     found. Every rank has to call it."""
     config, rendezvous = context.config, context.rendezvous
     timeout = config.runtime.timeout
-    transports, hosts = agree_on_transports(rendezvous, config.runtime.transport, timeout)
-    pairs = [(i, i + 1) for i, name in enumerate(transports) if name == "tcp" and hosts[i] != hosts[i + 1]]
+    transports, hosts = agree_on_transports(
+        rendezvous, config.runtime.transport, timeout, config.runtime.encrypt
+    )
+    pairs = [
+        (i, i + 1) for i, name in enumerate(transports) if name in ("tcp", "tls") and hosts[i] != hosts[i + 1]
+    ]
     measured = agree_on_link_speeds(rendezvous, pairs, timeout) if pairs else {}
     speeds = [measured.get((i, i + 1)) for i in range(len(transports))]
     given = config.partition.in_flight != "auto" or config.runtime.deterministic or all_near(transports)

@@ -252,6 +252,23 @@ def test_engines_run_on_emulated_hosts(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_links_between_emulated_hosts_can_be_encrypted(tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    try:
+        with far_hosts(2, Wire(0.0, 1e9)):
+            pass
+    except UserError as error:
+        pytest.skip(str(error))
+    options = ("--engines", "cdni", "--stages", "2", "--epochs", "1", "--wan", "5,1000", "--encrypt")
+    done = run("launch.compare", *TINY, *options, "--out", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "compare.json").read_text())["rows"]
+    assert row["samples_per_s"] > 0
+    summary = json.loads((tmp_path / "cdni" / "summary.json").read_text())
+    assert summary["transports"] == ["tls"] and summary["links"][0]["round_trip_s"] >= 0.01
+
+
+@pytest.mark.slow
 def test_three_stages_run_on_a_chain_of_three_hosts(tmp_path: Path) -> None:
     """Every link is between hosts and has its own speed; gloo's engines find their neighbours, too."""
     try:

@@ -24,7 +24,10 @@ def test_a_row_says_milliseconds_by_size() -> None:
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"transports": ("pigeon",)}, r"unknown transport \(pigeon\); use one of auto, shm, tcp, dist, rpc"),
+        (
+            {"transports": ("pigeon",)},
+            r"unknown transport \(pigeon\); use one of auto, shm, tcp, tls, dist, rpc",
+        ),
         ({"repeats": 0}, "repeats is 0; it must be at least 1"),
         ({"device": "tpu"}, r"unknown device \(tpu\)"),
     ],

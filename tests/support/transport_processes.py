@@ -53,6 +53,23 @@ def tcp_links(rank: int, folder: Path, barrier: Callable[[], object]) -> tuple[L
     return links[0], links[1], lambda: None
 
 
+def tls_links(rank: int, folder: Path, barrier: Callable[[], object]) -> tuple[Link, Link, Callable]:
+    from tests.support.tcp_channels import listen
+    from tests.support.tls_channels import tls_ends
+    from workers.transport.certificates import make_certificate
+
+    listeners, own = [listen(1 - rank) for _ in range(2)], make_certificate()
+    (folder / f"{rank}").write_text(" ".join(str(listener.address[1]) for listener in listeners))
+    (folder / f"{rank}.pem").write_text(own.text)
+    barrier()
+    ports, theirs = (folder / f"{1 - rank}").read_text().split(), (folder / f"{1 - rank}.pem").read_text()
+    links = []
+    for listener, port, capacity in zip(listeners, ports, (CAPACITY, 1), strict=True):
+        address = (listener.address[0], int(port))
+        links.append(Link(*tls_ends(listener, address, 1 - rank, capacity, own, theirs), capacity))
+    return links[0], links[1], lambda: None
+
+
 def dist_links(
     rank: int, folder: Path, barrier: Callable[[], object], timeout: float = TEST_TIMEOUT_S
 ) -> tuple[Link, Link, Callable]:

@@ -33,10 +33,12 @@ class Links:
     downstream: Link | None
 
 
-def agree_on_transports(rendezvous: Rendezvous, asked: str, timeout: float) -> tuple[list[str], list[str]]:
+def agree_on_transports(
+    rendezvous: Rendezvous, asked: str, timeout: float, encrypt: bool = False
+) -> tuple[list[str], list[str]]:
     """The transport of each link, and the host of each rank; every rank must call it."""
     hosts = rendezvous.gather_hosts(timeout)
-    return choose_transports(asked, hosts), hosts
+    return choose_transports(asked, hosts, encrypt), hosts
 
 
 @contextmanager

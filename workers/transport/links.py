@@ -64,6 +64,8 @@ class Transport(ABC):
     """Whether both stages have to run on one host."""
     needs_trusted_network = False
     """Whether anybody who reaches its port could run code in the ranks."""
+    encrypts = False
+    """Whether nobody on the way can read what its links carry."""
     restartable = False
     """Whether its links survive the restart of a stage's process (--supervise)."""
 

@@ -11,11 +11,12 @@ from workers.transport.links import Transport
 TRANSPORTS = {
     "shm": "workers.transport.shm_link:ShmTransport",
     "tcp": "workers.transport.tcp:TcpTransport",
+    "tls": "workers.transport.tls:TlsTransport",
     "dist": "workers.transport.dist_link:DistTransport",
     "rpc": "workers.transport.rpc:RpcTransport",
 }
-AUTO = ("shm", "tcp")
-"""What `auto` chooses from: for each link, the first that can connect its two hosts."""
+AUTO, ENCRYPTED_AUTO = ("shm", "tcp"), ("shm", "tls")
+"""What `auto` chooses from, without and with --encrypt: for each link the first that fits its hosts."""
 
 
 def find_transport(name: str) -> Transport:
@@ -39,12 +40,23 @@ def check_transports(asked: str, *, trust_network: bool, supervise: bool = False
             raise UserError(f"transport is {name}; supervise needs shm on every link")
 
 
-def choose_transports(asked: str, hosts: Sequence[str]) -> list[str]:
+def check_encryption(asked: str) -> None:
+    """Check the value of --transport where --encrypt is set. Raises UserError."""
+    for name in asked.split(","):
+        transport = None if name == "auto" else find_transport(name)
+        if transport and not (transport.encrypts or transport.same_host_only):
+            raise UserError(
+                f"transport is {name}, which does not encrypt; use auto or tls, or leave out --encrypt"
+            )
+
+
+def choose_transports(asked: str, hosts: Sequence[str], encrypt: bool = False) -> list[str]:
     """The transport of each link between neighbours.
 
     Args:
         asked: one name for all links, or one for each with commas between; auto chooses from AUTO.
         hosts: where each rank runs.
+        encrypt: auto chooses from ENCRYPTED_AUTO.
 
     Raises:
         UserError: the number of names is wrong, or a transport cannot connect two of these hosts.
@@ -55,10 +67,10 @@ def choose_transports(asked: str, hosts: Sequence[str]) -> list[str]:
         names *= links
     if len(names) != links:
         raise UserError(f"transport {asked} names {len(names)} links, but {links + 1} stages have {links}")
-    chosen = []
+    auto, chosen = ENCRYPTED_AUTO if encrypt else AUTO, []
     for i, name in enumerate(names):
         same_host = hosts[i] == hosts[i + 1]
-        fitting = [each for each in AUTO if same_host or not find_transport(each).same_host_only]
+        fitting = [each for each in auto if same_host or not find_transport(each).same_host_only]
         name = fitting[0] if name == "auto" else name
         if find_transport(name).same_host_only and not same_host:
             raise UserError(f"transport {name} needs stages {i} and {i + 1} on one host; use auto or tcp")

@@ -6,7 +6,15 @@ import pytest
 
 from dni_async.errors import UserError
 from workers.transport.links import Link, LinkRequest, Transport
-from workers.transport.registry import AUTO, TRANSPORTS, check_transports, choose_transports, find_transport
+from workers.transport.registry import (
+    AUTO,
+    ENCRYPTED_AUTO,
+    TRANSPORTS,
+    check_encryption,
+    check_transports,
+    choose_transports,
+    find_transport,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +33,21 @@ from workers.transport.registry import AUTO, TRANSPORTS, check_transports, choos
 )
 def test_the_choice_for_each_request_and_hosts(asked: str, hosts: str, chosen: list[str]) -> None:
     assert choose_transports(asked, hosts) == chosen
+
+
+def test_encrypted_links_are_chosen_between_hosts() -> None:
+    assert choose_transports("auto", "aab", encrypt=True) == ["shm", "tls"]
+    assert all(
+        find_transport(name).encrypts or find_transport(name).same_host_only for name in ENCRYPTED_AUTO
+    )
+
+
+@pytest.mark.parametrize("name", ["tcp", "dist", "rpc", "shm,tcp"])
+def test_a_transport_that_does_not_encrypt_is_refused_where_it_should(name: str) -> None:
+    with pytest.raises(UserError, match=r"which does not encrypt; use auto or tls, or leave out --encrypt$"):
+        check_encryption(name)
+    check_encryption("auto")
+    check_encryption("shm,tls")
 
 
 @pytest.mark.parametrize(("asked", "hosts", "link"), [("shm", "ab", (0, 1)), ("shm,shm", "aab", (1, 2))])
@@ -67,7 +90,7 @@ def test_supervised_stages_have_shm_links(name: str) -> None:
 @pytest.mark.parametrize("name", ["pigeon", "", "shm;dist"])
 def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
     with pytest.raises(
-        UserError, match=rf"unknown transport \({name}\); use one of auto, shm, tcp, dist, rpc"
+        UserError, match=rf"unknown transport \({name}\); use one of auto, shm, tcp, tls, dist, rpc"
     ):
         check_transports(name, trust_network=False, supervise=False)
 
