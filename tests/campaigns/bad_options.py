@@ -7,6 +7,7 @@ python -m tests.campaigns.bad_options --command train    those of one command
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -39,10 +40,13 @@ VALUES: dict[str, dict[str, str]] = {
         "--seed": "x -1 4294967296",
         "--stages": "x -1",
         "--cut": "x 0 -1 2,2 3,1 1,,2 1.5 99",
-        "--optimizer": "nothing lbfgs Optimizer sparseadam muon",
+        "--optimizer": "nothing lbfgs Optimizer sparseadam",
         "--lr": "x 0 -1 nan inf",
         "--optimizer-args": "momentum =1 nothing=1 params=1 betas=2 weight_decay=-1 lr=3",
+        "--param-groups": "nothing =1 :lr=1 *.bias *.bias: *.bias:nothing=1 *.bias:lr=x *.nothing:lr=1",
         "--schedule": "nothing",
+        "--warmup": "x -0.1 1.5 nan inf",
+        "--accumulate": "x 0 -1 1.5",
         "--milestones": "x 0 1 -0.5 nan",
         "--clip-norm": "x 0 -1 nan inf",
         "--micro-batches": "x -1",
@@ -52,6 +56,7 @@ VALUES: dict[str, dict[str, str]] = {
         "--transport": "nothing auto,nothing shm,shm",
         "--device": "nothing cuda:x",
         "--threads": "x -1",
+        "--wire": "nothing fp16",
         "--precision": "nothing fp16",
         "--emulate-gflops": "x 0 -1 nan inf",
         "--timeout": "x 0 -1 nan inf 1e10 1e300 1e-9",
@@ -66,6 +71,7 @@ VALUES: dict[str, dict[str, str]] = {
         "--stage-restarts": "x -1",
         "--max-restarts": "x -1 1",
         "--resume": "<nothing>",
+        "--init": "/nothing.safetensors /dev/null nothing",
         "--task": "<empty> nothing os:path nothing.at.all:Task tests.support.tiny_task:nothing nothing:",
         "--task-args": "nothing depth=x depth=0 depth=-1 width=0 colour=red =",
         "--sg.kind": "nothing",
@@ -90,8 +96,10 @@ VALUES: dict[str, dict[str, str]] = {
         "--patience": "-1",
         "--batch-size": "0",
         "--rule": "cdni",
+        "--wan": "x 25 25,0 -1,5 nan,1 25,inf 25,1000,3",
     },
     "plan": {
+        "--wan": "x 25 25,0 -1,5 nan,1 25,inf 25,1000,3",
         "--engines": "<nothing> nothing",
         "--stage-counts": "x 0 -1 99",
         "--repeat-layers": "x -1",
@@ -118,6 +126,8 @@ VALUES: dict[str, dict[str, str]] = {
     "latency": {"--transports": "<nothing> nothing", "--repeats": "x 0 -1", "--timeout": "x 0 -1 nan"},
 }
 """By command and option: bad values. <nothing>: the option alone, <empty>: "", <5000>: 5,000 characters."""
+FREE = ("--help", "--data-root", "--prompt", "--docs")
+"""Options without a bad value: any text or any folder will do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +166,15 @@ def cases() -> Iterator[Case]:
         for option, values in options.items():
             for value in values.split():
                 yield Case(command, option, value)
+
+
+def without_bad_values(command: str) -> list[str]:
+    """Return the options in the help of a command that no case tries; options without a value aside."""
+    text = run(f"launch.{command}", "--help", COLUMNS="200").stdout
+    shown = set(re.findall(r"(?<![\w-])--[a-z](?:[\w.-]*\w)?", text))
+    negative = {option for option in shown if option.startswith("--no-")}
+    flags = negative | {option.replace("--no-", "--", 1) for option in negative}
+    return sorted(shown - flags - {*VALUES[command], *VALUES["train"], *FREE})
 
 
 KNOWN_FAULTS = known_faults({}, [str(case) for case in cases()])

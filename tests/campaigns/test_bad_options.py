@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from _pytest.mark import ParameterSet
 
-from tests.campaigns.bad_options import Case, short
+from tests.campaigns.bad_options import COMMANDS, Case, short, without_bad_values
 
 
 def marked(case: Case) -> ParameterSet:
@@ -16,3 +16,8 @@ def marked(case: Case) -> ParameterSet:
 @pytest.mark.parametrize("case", [marked(case) for case in short()])
 def test_a_bad_option_value_is_refused_in_one_line_with_status_2(case: Case) -> None:
     assert case.problem() == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_in_the_help_of_a_command_gets_bad_values(command: str) -> None:
+    assert without_bad_values(command) == []
