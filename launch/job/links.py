@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,19 +25,24 @@ Speeds = list[LinkSpeed | None]
 
 def agree_on_links(context: RankContext) -> tuple[list[str], Speeds]:
     """Return transport and speed of each link, and set the context's messages in flight if they are to be
-    found. Every rank has to call it."""
+    found. Every rank has to call it.
+
+    Supervised stages measure nothing: a stage that is started again would find its neighbours busy.
+    """
     config, rendezvous = context.config, context.rendezvous
     timeout = config.runtime.timeout
     transports, hosts = agree_on_transports(
         rendezvous, config.runtime.transport, timeout, config.runtime.encrypt
     )
-    pairs = [
-        (i, i + 1) for i, name in enumerate(transports) if name in ("tcp", "tls") and hosts[i] != hosts[i + 1]
+    supervised = config.recovery.supervise
+    far = [
+        name in ("tcp", "tls") and a != b for name, (a, b) in zip(transports, pairwise(hosts), strict=True)
     ]
+    pairs = [(i, i + 1) for i, each in enumerate(far) if each and not supervised]
     measured = agree_on_link_speeds(rendezvous, pairs, timeout) if pairs else {}
     speeds = [measured.get((i, i + 1)) for i in range(len(transports))]
-    given = config.partition.in_flight != "auto" or config.runtime.deterministic or all_near(transports)
-    if not given:
+    given = config.partition.in_flight != "auto" or config.runtime.deterministic or supervised
+    if not (given or all_near(transports)):
         step_s = max([*context.plan.costs, *_seconds_on_the_wire(context, speeds)], default=0.0)
         in_flight = agree_on_in_flight(rendezvous, step_s, timeout)
         context.config = config.changed(in_flight=in_flight)

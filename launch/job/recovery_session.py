@@ -38,7 +38,8 @@ def supervise(runner: RankRunner, config: TrainConfig, work: Work) -> None:
     for module in (find_engine(config.engine).module, "torch._dynamo"):  # optimizers import the latter
         import_module(module)  # once, for all processes that are forked off
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    storage = StableStorage.create(rank, world, config.partition.capacity)
+    may_be_far = config.runtime.transport != "shm"
+    storage = StableStorage.create(rank, world, config.partition.capacity, tcp=may_be_far)
     try:
         keep_running(storage, config.recovery.stage_restarts, f"stage {rank} (rank {rank})", work)
     except StageError:

@@ -6,9 +6,12 @@ from collections.abc import Callable
 
 from dni_async.messages import Message
 from tests.support.stages import show
+from workers.recovery.dialing import ShmDial
 from workers.recovery.journal import Journal, JournaledSource
 from workers.recovery.reconnecting_channel import ReconnectingReceiver, ReconnectingSender
-from workers.recovery.stable_storage import StableStorage
+from workers.recovery.stable_storage import StableStorage, TcpSocket
+from workers.recovery.tcp_dial import TcpDial
+from workers.recovery.tcp_reception import TcpReception
 
 CAPACITY = 3
 
@@ -25,7 +28,9 @@ class Upper:
         self.journal = Journal(self.stable.journal, 5.0)
         self.send_log = self.stable.send_logs[1]
         self.send_log.recover(pin=False)
-        self.sender = ReconnectingSender(1, self.address, self.send_log, self.journal, 5.0)
+        self.sender = ReconnectingSender(
+            1, ShmDial(self.address, 1, self.send_log, 5.0), self.send_log, self.journal, 5.0
+        )
 
     def die(self) -> None:
         self.sender.close()
@@ -64,3 +69,29 @@ class Lower:
         self.taken.append(show(message))
         self.receiver.release()
         return self.taken[-1]
+
+
+class TcpUpper(Upper):
+    """Stage 0, connected over TCP."""
+
+    def __init__(self, stable: StableStorage, socket: TcpSocket, timeout: float = 5.0) -> None:
+        self.socket, self.timeout = socket, timeout
+        super().__init__(stable, "")
+
+    def start(self) -> None:
+        self.journal = Journal(self.stable.journal, 5.0)
+        self.send_log = self.stable.send_logs[1]
+        self.send_log.recover(pin=False)
+        address = self.socket.host, self.socket.port
+        self.dial = TcpDial(address, self.socket.secret, 1, self.send_log, self.timeout)
+        self.sender = ReconnectingSender(1, self.dial, self.send_log, self.journal, self.timeout)
+
+
+class TcpLower(Lower):
+    """Stage 1, connected over TCP."""
+
+    def start(self) -> None:
+        self.journal = Journal(self.stable.journal, 5.0)
+        socket = self.stable.tcp_sockets[0]
+        self.reception = TcpReception(0, socket.listener, socket.secret, 5.0)
+        self.receiver = ReconnectingReceiver(self.reception, self.journal, "from 0")

@@ -10,6 +10,7 @@ hosts may differ. On rank 0 the thread also prints the line of a rank that faile
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ import torch.distributed as dist
 from workers.coordination.rendezvous import Rendezvous
 
 BEAT_INTERVAL_S = 0.5
-_MOST_FAILURES = 3
+_MOST_FAILURES = 30
 """Beats in a row that fail before the thread ends."""
 SILENCE_TIMEOUT_S = 4 * BEAT_INTERVAL_S
 """Time without a beat after which a rank no longer counts as alive."""
@@ -60,6 +61,7 @@ class Heartbeat:
     ) -> None:
         self._rank = rendezvous.rank
         self._others = [rank for rank in range(rendezvous.world) if rank != rendezvous.rank]
+        self._rendezvous = rendezvous
         self._job = rendezvous.with_own_connection(timeout=STORE_TIMEOUT_S)
         self._describe_activity, self._on_beat, self._clock = describe_activity, on_beat, clock
         self._number = 0
@@ -82,6 +84,8 @@ class Heartbeat:
                 return  # the launcher, and with it the store, is gone: the job ends anyway
             except Exception:  # the store did not answer in time; it may the next time
                 failures += 1
+                with contextlib.suppress(Exception):  # an answer that comes late is for no other question
+                    self._job = self._rendezvous.with_own_connection(timeout=STORE_TIMEOUT_S)
             time.sleep(BEAT_INTERVAL_S)
 
     def beat(self) -> None:

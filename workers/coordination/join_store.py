@@ -58,7 +58,7 @@ def join_store(timeout: float) -> tuple[dist.Store, int, int]:
         cause = str(error).splitlines()[0]
         if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
             raise UserError(f"the rendezvous port is in use ({host}:{port}); choose another") from error
-        if not serves and _listens(host, port):
+        if not serves and is_listening(0.0):
             raise UserError(
                 f"what listens at {host}:{port} is no rendezvous store ({cause}); correct MASTER_ADDR and "
                 "MASTER_PORT"
@@ -105,12 +105,20 @@ def _await_listener(host: str, port: int, timeout: float) -> None:
         time.sleep(_CONNECT_INTERVAL_S)
 
 
-def _listens(host: str, port: int) -> bool:
-    try:
-        _await_listener(host, port, 0.0)
-    except OSError:
-        return False
-    return True
+def is_listening(timeout: float) -> bool:
+    """Whether something listens where this job's store is, which may be out of reach for `timeout` s."""
+    env, deadline = os.environ, time.monotonic() + timeout
+    while "MASTER_PORT" in env:
+        try:
+            _await_listener(env["MASTER_ADDR"], int(env["MASTER_PORT"]), 0.0)
+            return True
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+        time.sleep(_CONNECT_INTERVAL_S)
+    return False
 
 
 @contextmanager

@@ -7,18 +7,20 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch.distributed as dist
 
 from dni_async.errors import Late, StageError
-from workers.coordination.join_store import join_store
+from workers.coordination.join_store import is_listening, join_store
 from workers.coordination.signing import ForgedValue, secret_from_env, sign, verify
+
+T = TypeVar("T")
 
 POLL_INTERVAL_S = 0.02
 """Time between two looks into the store."""
@@ -80,16 +82,22 @@ class Rendezvous:
 
     def publish(self, key: str, value: Any) -> None:
         """Publish a value for all ranks."""
-        self.store.set(key, self._sign(key, value))
+        signed = self._sign(key, value)
+
+        def set_and_check(store: dist.Store) -> bool:
+            store.set(key, signed)
+            return bool(store.check([key]))  # a connection that breaks loses what nobody answers
+
+        self._ask(set_and_check)
 
     def publish_first(self, key: str, value: Any) -> bool:
         """Publish a value unless there is one under this key already; returns whether this was the first."""
         mine = self._sign(key, value)
-        there = self.store.compare_set(key, "", mine)
+        there = self._ask(lambda store: store.compare_set(key, "", mine))
         if there == mine.encode():
             return True
         if self._verify(key, there) is None:  # forged
-            self.store.set(key, mine)
+            self._ask(lambda store: store.set(key, mine))
             return True
         return False
 
@@ -99,13 +107,17 @@ class Rendezvous:
 
     def peek(self, key: str) -> Any:
         """The value published under `key`; None if there is none."""
-        return self._verify(key, self.store.get(key)) if self.store.check([key]) else None
+        data = self._ask(lambda store: store.get(key) if store.check([key]) else None)
+        return None if data is None else self._verify(key, data)
 
     def peek_all(self, keys: Sequence[str]) -> dict[str, Any]:
         """The values published under these keys, by key; without the keys that have none."""
-        if not self.store.check(list(keys)):
-            keys = [key for key in keys if self.store.check([key])]
-        data = self.store.multi_get(list(keys)) if keys else []
+
+        def ask(store: dist.Store) -> tuple[list[str], list[bytes]]:
+            there = list(keys) if store.check(list(keys)) else [key for key in keys if store.check([key])]
+            return there, store.multi_get(there) if there else []
+
+        keys, data = self._ask(ask)
         values = {key: self._verify(key, each) for key, each in zip(keys, data, strict=True)}
         return {key: value for key, value in values.items() if value is not None}
 
@@ -121,11 +133,11 @@ class Rendezvous:
         """
         deadline = time.monotonic() + timeout
         try:
-            while not self.store.check([key]):
+            while not self._ask(lambda store: store.check([key])):
                 if time.monotonic() > deadline:
                     raise Late(f"rank {self.rank} waited {timeout:g} s for '{key}' from another rank")
                 time.sleep(POLL_INTERVAL_S)
-            data = self.store.get(key)
+            data = self._ask(lambda store: store.get(key))
         except dist.DistError as error:
             raise StageError(f"rank {self.rank} has lost the rendezvous store ({error})") from error
         try:
@@ -181,6 +193,21 @@ class Rendezvous:
         except Exception:
             pass
         return gone
+
+    def _ask(self, question: Callable[[dist.Store], T]) -> T:
+        """What the store answers; over a new connection if the one before is broken, as by a cut link.
+
+        Raises dist.DistNetworkError when nobody listens there any more.
+        """
+        try:
+            return question(self.store)
+        except dist.DistNetworkError:
+            timeout = self.store.timeout  # type: ignore[attr-defined]  # public, but not in torch's stubs
+            if not is_listening(timeout.total_seconds()):
+                raise
+            self.store = self.store.clone()  # type: ignore[attr-defined]
+            self.store.set_timeout(timeout)
+            return question(self.store)
 
     def _scoped(self, key: str) -> str:
         """The key with the restart, so that no value of an earlier start is accepted."""

@@ -6,8 +6,9 @@
     connects again ...
 
 The listener belongs to the receiver's supervisor, so a sender can connect while the receiving stage is down:
-packets wait in the connection. If nobody listens, the supervisor is gone; only then the sender raises
-PeerGone. A receiver cannot tell whether its peer is gone; the sender to the same stage can.
+over shared memory packets wait in the connection, over TCP they wait in the send log. If nobody listens, the
+supervisor is gone; only then, or when its host is out of reach for too long, the sender raises PeerGone or
+TransportTimeout. A receiver cannot tell whether its peer is gone; the sender to the same stage can.
 """
 
 from __future__ import annotations
@@ -18,37 +19,47 @@ import time
 from typing_extensions import override
 
 from dni_async.messages import Message
+from workers.recovery.dialing import ConnectedSender, Dial
 from workers.recovery.journal import Journal
 from workers.recovery.send_log import SendLog
+from workers.recovery.tcp_reception import TcpReception
 from workers.transport.base import Deadline, PeerGone, Receiver, Sender, TransportTimeout, wait_any
-from workers.transport.packets import SPIN_S
-from workers.transport.shm import ShmListener, connect_pool
+from workers.transport.cuda_copies import copy_out, wait_for
+from workers.transport.shm import ShmListener
 from workers.transport.shm_receiver import Arrival, ShmReceiver
-from workers.transport.shm_sender import ShmSender
+from workers.transport.tcp_stamped import TcpArrivals
 
 
 class ReconnectingSender(Sender):
-    """Sends to the stage that listens at `address`; connects when it is first used.
+    """Sends to the stage that `dial` reaches; connects when it is first used.
 
     Args:
-        timeout: seconds that connecting may take, and that the listener may refuse every connection.
+        timeout: seconds that the listener may refuse every connection.
+        spin_s: see `Channel.spin_s`.
     """
 
-    spin_s = SPIN_S
-
-    def __init__(self, peer: int, address: str, send_log: SendLog, journal: Journal, timeout: float) -> None:
+    def __init__(
+        self,
+        peer: int,
+        dial: Dial,
+        send_log: SendLog,
+        journal: Journal,
+        timeout: float,
+        spin_s: float = 0.0,
+    ) -> None:
         self.peer = peer
-        self._address = address
+        self.spin_s = spin_s
+        self._dial = dial
         self._send_log = send_log
         self._journal = journal
         self._timeout = timeout
-        self._sender: ShmSender | None = None
+        self._sender: ConnectedSender | None = None
         self._refused_since: float | None = None
         journal.senders.append(self)
 
     @override
     def fileno(self) -> int:
-        return self._connected().fileno()
+        return (self._connected() or self._dial).fileno()
 
     @override
     def peer_gone(self) -> bool:
@@ -66,7 +77,7 @@ class ReconnectingSender(Sender):
         while True:  # `_connected` has a deadline
             sender = self._connected()
             try:
-                return sender.ready()
+                return sender.ready() if sender else self._send_log.has_room()
             except PeerGone:
                 self._disconnect()
 
@@ -76,6 +87,10 @@ class ReconnectingSender(Sender):
         before, deadline = self._send_log.committed, Deadline(timeout)
         while self._send_log.committed == before:
             sender = self._connected()
+            if sender is None:
+                self.await_ready(deadline)
+                self._send_log.put(message, self._journal.stamp, copy_out)
+                break
             sender.stamp = self._journal.stamp
             try:
                 sender.send(message, deadline.left())
@@ -90,10 +105,19 @@ class ReconnectingSender(Sender):
         """Wait for copies under way; a copied message is logged, whether or not a receiver is there."""
         deadline = Deadline(timeout)
         while self._sender or not all(message.logged for message in self._send_log.in_flight):
+            sender = self._connected()
+            if sender is None:
+                return self._log(deadline)
             try:
-                return self._connected().flush(deadline.left())
+                return sender.flush(deadline.left())
             except PeerGone:
                 self._disconnect()
+
+    def _log(self, deadline: Deadline) -> None:
+        """Log the messages in flight, without a connection."""
+        for message in self._send_log.in_flight:
+            wait_for(message.copied, deadline.left())
+            self._send_log.on_send(message)
 
     def drain(self, timeout: float) -> None:
         """Wait until every message is released, or the receiver has ended (nobody listens any more).
@@ -116,14 +140,17 @@ class ReconnectingSender(Sender):
     @override
     def close(self) -> None:
         self._disconnect()
+        self._dial.close()
 
-    def _connected(self) -> ShmSender:
-        """The connection, made again if needed. Raises TransportTimeout if the receiver keeps refusing it."""
+    def _connected(self) -> ConnectedSender | None:
+        """The connection, made again if needed; None while it is being made.
+
+        Raises TransportTimeout if the receiver keeps refusing it, or cannot be reached.
+        """
         if self._sender is None:
             if self._refused_since is not None and time.monotonic() - self._refused_since > self._timeout:
                 raise TransportTimeout(f"stage {self.peer} refused every connection for {self._timeout:g} s")
-            self._send_log.on_connect()
-            self._sender = connect_pool(self._address, self.peer, self._send_log, self._timeout)
+            self._sender = self._dial.connect()
         return self._sender
 
     def _disconnect(self) -> None:
@@ -147,14 +174,15 @@ class ReconnectingReceiver(Receiver):
         channel: name of this channel in the journal.
     """
 
-    spin_s = SPIN_S
-
-    def __init__(self, listener: ShmListener, journal: Journal, channel: str) -> None:
+    def __init__(
+        self, listener: ShmListener | TcpReception, journal: Journal, channel: str, spin_s: float = 0.0
+    ) -> None:
         self.peer = listener.peer
+        self.spin_s = spin_s
         self._listener = listener
         self._journal = journal
         self._delivered = journal.delivered(channel)
-        self._receiver: ShmReceiver | None = None
+        self._receiver: ShmReceiver | TcpArrivals | None = None
         self._next: Arrival | None = None
 
     @override
@@ -208,7 +236,9 @@ class ReconnectingReceiver(Receiver):
 
     @override
     def close(self) -> None:
-        """Close the connection; the supervisor closes the listener."""
+        """Close the connection; the supervisor closes the socket that listens."""
         if self._receiver is not None:
             self._receiver.close()
         self._receiver = None
+        if isinstance(self._listener, TcpReception):
+            self._listener.close()

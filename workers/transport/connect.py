@@ -69,7 +69,7 @@ def open_links(
         transport = find_transport(name)
         if recovery and not transport.restartable:
             names = ",".join(transports)
-            raise UserError(f"the links are {names}; supervise needs all stages on one host, with shm links")
+            raise UserError(f"the links are {names}; supervise needs shm or tcp on each")
         pairs = [(i, i + 1) for i, each in enumerate(transports) if each == name]
         request = LinkRequest(rendezvous, pairs, capacity, timeout, device, stack, recovery)
         links |= check_links(transport, transport.open(request), request.neighbours)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -26,6 +26,10 @@ class Event(Protocol):
 
     def query(self) -> bool:
         """Whether the copy is done."""
+
+
+CopyOut: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], Event]
+"""Copies tensors to places, as `copy_out`."""
 
 
 class _Done:

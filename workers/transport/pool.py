@@ -14,8 +14,11 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-from workers.transport.cuda_copies import Event
+from dni_async.messages import Message
+from workers.transport.cuda_copies import CopyOut, Event
+from workers.transport.packets import PLACE
 from workers.transport.slots import Slot
+from workers.transport.wire import add_checksum, encode
 
 _GROWTH = 1.25
 
@@ -63,6 +66,20 @@ class SlotPool:
             slot = self._slots[index] = fresh
             self._generations[index] += 1
         return index, self._generations[index], slot
+
+    def put(self, message: Message, stamp: int, copy_out: CopyOut) -> InFlight:
+        """Put a message in flight, in the next free slot.
+
+        Args:
+            stamp: a number by which a receiver can recognise the message.
+            copy_out: copies tensors into the slot.
+        """
+        header, tensors, specs = encode(message)
+        index, generation, slot = self.reserve(specs[-1].offset + specs[-1].nbytes)
+        copied = copy_out(slot.places(specs), tensors)
+        in_flight = InFlight(index, add_checksum(PLACE.pack(index, generation, stamp) + header), copied)
+        self.commit(in_flight)
+        return in_flight
 
     def commit(self, message: InFlight) -> None:
         """Put a message in flight, in the slot that `reserve` returned last."""

@@ -37,7 +37,7 @@ def check_transports(asked: str, *, trust_network: bool, supervise: bool = False
                 "host, can run code in the ranks; add --trust-network if nobody else can, or use auto"
             )
         if supervise and not transport.restartable:
-            raise UserError(f"transport is {name}; supervise needs shm on every link")
+            raise UserError(f"transport is {name}; supervise needs shm or tcp on every link")
 
 
 def check_encryption(asked: str) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing_extensions import override
 
+from workers.recovery.dialing import ShmDial
 from workers.recovery.reconnecting_channel import ReconnectingReceiver, ReconnectingSender
 from workers.transport.links import Link, LinkRequest, Transport
+from workers.transport.packets import SPIN_S
 from workers.transport.shm import ShmListener, connect
 
 
@@ -20,7 +22,7 @@ class ShmTransport(Transport):
         rendezvous, timeout = request.rendezvous, request.timeout
         rank, pin = rendezvous.rank, request.device.type == "cuda"
         storage, journal = request.recovery or (None, None)
-        listeners = storage.listeners if storage else {n: ShmListener(n) for n in request.neighbours}
+        listeners = {n: storage.listeners[n] if storage else ShmListener(n) for n in request.neighbours}
         for n, listener in listeners.items():
             listener.pin = pin
             rendezvous.publish(f"shm/{n}-{rank}", listener.address)
@@ -31,9 +33,11 @@ class ShmTransport(Transport):
                 sender = connect(address, n, request.capacity, timeout, pin)
                 links[n] = request.link(sender, listener.accept(timeout))
                 continue
-            storage.send_logs[n].recover(pin)
-            lasting = ReconnectingSender(n, address, storage.send_logs[n], journal, timeout)
-            links[n] = request.link(lasting, ReconnectingReceiver(listener, journal, f"from {n}"))
+            send_log = storage.send_logs[n]
+            send_log.recover(pin)
+            dial = ShmDial(address, n, send_log, timeout)
+            lasting = ReconnectingSender(n, dial, send_log, journal, timeout, SPIN_S)
+            links[n] = request.link(lasting, ReconnectingReceiver(listener, journal, f"from {n}", SPIN_S))
             if n < rank:  # once this process has ended, nobody could send the last marker again
                 request.stack.callback(lasting.drain, timeout)
         return links

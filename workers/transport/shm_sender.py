@@ -14,7 +14,6 @@ from workers.transport.cuda_copies import copy_out, wait_for
 from workers.transport.packets import (
     CREDIT,
     DESCRIPTOR,
-    PLACE,
     QUIET,
     SPIN_S,
     is_writable,
@@ -22,7 +21,6 @@ from workers.transport.packets import (
 )
 from workers.transport.pool import InFlight, SlotPool
 from workers.transport.sockets import check_open, is_hung_up, make_poller
-from workers.transport.wire import add_checksum, encode
 
 _CLOSE_TIMEOUT_S = 1.0
 """How long `close` waits for the receiver to take messages whose copy was under way."""
@@ -71,13 +69,7 @@ class ShmSender(Sender):
             deadline = Deadline(timeout)
             self.flush(deadline.left())
             self.await_ready(deadline)
-        header, tensors, specs = encode(message)
-        index, generation, slot = self._pool.reserve(specs[-1].offset + specs[-1].nbytes)
-        copied = self.copy_out(slot.places(specs), tensors)
-        packet = add_checksum(PLACE.pack(index, generation, self.stamp) + header)
-        in_flight = InFlight(index, packet, copied)
-        self._pool.commit(in_flight)
-        self._unsent.append(in_flight)
+        self._unsent.append(self._pool.put(message, self.stamp, self.copy_out))
         self.sent += 1
         self._send_copied(timeout)
 

@@ -35,28 +35,23 @@ from contextlib import ExitStack
 from typing_extensions import override
 
 from workers.coordination.rendezvous import Rendezvous
+from workers.recovery.journal import Journal
+from workers.recovery.reconnecting_channel import ReconnectingReceiver, ReconnectingSender
+from workers.recovery.stable_storage import StableStorage
+from workers.recovery.tcp_dial import TcpDial
+from workers.recovery.tcp_reception import TcpReception
 from workers.transport.addresses import connecting_host, listening_host
 from workers.transport.base import Deadline, PeerGone, TransportError, TransportTimeout, check_capacity
-from workers.transport.handshake import (
-    ANSWER_BYTES,
-    CHALLENGE_BYTES,
-    HandshakeError,
-    Hello,
-    check_answer,
-    make_hello,
-    new_secret,
-)
+from workers.transport.handshake import HandshakeError, Hello, new_secret
 from workers.transport.links import Link, LinkRequest, Transport
+from workers.transport.tcp_connect import Address, open_connection, prove
 from workers.transport.tcp_listener import TcpListener
 from workers.transport.tcp_sender import TcpSender
-from workers.transport.tcp_socket import cause, configure, receive_into, widen
+from workers.transport.tcp_socket import cause, configure
 
 _MOST_STRIPES = 8
 _ROUND_TRIP_S = 0.01
 """Seconds of round trip for which one connection is enough: 4 MB in that time are 3 Gbit/s."""
-
-Address = tuple[str, int]
-"""Host and port."""
 
 
 class TcpTransport(Transport):
@@ -67,8 +62,12 @@ class TcpTransport(Transport):
     can read the store can then join a channel.
     """
 
+    restartable = True
+
     @override
     def open(self, request: LinkRequest) -> dict[int, Link]:
+        if request.recovery:
+            return _open_lasting(request, *request.recovery)
         rendezvous, timeout, pin = request.rendezvous, request.timeout, request.device.type == "cuda"
         links = {}
         for n, listener in listen(rendezvous, request.neighbours, "tcp", timeout, pin).items():
@@ -76,6 +75,27 @@ class TcpTransport(Transport):
             sender = connect(address, secret, n, request.capacity, timeout, pin=pin)
             links[n] = request.link(sender, listener.accept(timeout))
         return links
+
+
+def _open_lasting(request: LinkRequest, storage: StableStorage, journal: Journal) -> dict[int, Link]:
+    """The links of a supervised stage, which outlast their connections."""
+    rendezvous, timeout, pin = request.rendezvous, request.timeout, request.device.type == "cuda"
+    receptions = {}
+    for n in request.neighbours:
+        ours, channel = storage.tcp_sockets[n], f"tcp/{n}-{rendezvous.rank}"
+        secret = b"" if rendezvous.secret else ours.secret
+        receptions[n] = TcpReception(n, ours.listener, secret or _derive(rendezvous, channel), timeout, pin)
+        rendezvous.publish(channel, [ours.host, ours.port, secret.hex()])
+    links = {}
+    for n, reception in receptions.items():
+        send_log = storage.send_logs[n]
+        send_log.recover(pin)
+        dial = TcpDial(*find(rendezvous, n, "tcp", timeout), n, send_log, timeout)
+        sender = ReconnectingSender(n, dial, send_log, journal, timeout)
+        links[n] = request.link(sender, ReconnectingReceiver(reception, journal, f"from {n}"))
+        if n < rendezvous.rank:  # once this process has ended, nobody could send the last marker again
+            request.stack.callback(sender.drain, timeout)
+    return links
 
 
 def listen(
@@ -158,44 +178,16 @@ def _open_stripes(
 ) -> list[socket.socket]:
     """All connections, in their order; the stack closes them."""
     begin = time.monotonic()
-    first = stack.enter_context(_open(address, deadline))
+    first = stack.enter_context(open_connection(address, deadline))
     stripes = stripes or min(_MOST_STRIPES, math.ceil((time.monotonic() - begin) / _ROUND_TRIP_S))
 
     def stripe(index: int) -> socket.socket:
-        connection = stack.enter_context(_open(address, deadline)) if index else first
-        _prove(connection, secret, Hello(index, stripes, capacity), deadline)
+        connection = stack.enter_context(open_connection(address, deadline)) if index else first
+        prove(connection, secret, Hello(index, stripes, capacity), deadline)
         return connection
 
     with ThreadPoolExecutor(stripes) as pool:  # or each would take two round trips after the other
         return list(pool.map(stripe, range(stripes)))
-
-
-def _open(address: Address, deadline: Deadline) -> socket.socket:
-    """A connection to the first of the host's addresses that answers; its operations end at the deadline."""
-    refused = OSError("the host has no address")
-    for family, kind, protocol, _, target in socket.getaddrinfo(*address, type=socket.SOCK_STREAM):
-        connection = socket.socket(family, kind, protocol)
-        try:
-            widen(connection)
-            connection.settimeout(deadline.left() or 1e-3)
-            connection.connect(target)
-            return connection
-        except OSError as error:
-            connection.close()
-            refused = error
-    raise refused
-
-
-def _prove(connection: socket.socket, secret: bytes, hello: Hello, deadline: Deadline) -> None:
-    """Take part in the handshake."""
-    challenge, answer = bytearray(CHALLENGE_BYTES), bytearray(ANSWER_BYTES)
-    if not receive_into(connection, challenge, deadline):
-        raise HandshakeError("it hung up at once")
-    packet = make_hello(secret, bytes(challenge), hello)
-    connection.sendall(packet)
-    if not receive_into(connection, answer, deadline):
-        raise HandshakeError("it does not accept the secret of this job")
-    check_answer(secret, bytes(challenge), packet, bytes(answer))
 
 
 def _explained(error: OSError | HandshakeError, where: str, peer: int, timeout: float) -> TransportError:

@@ -13,7 +13,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 
 from dni_async.errors import UserError
-from workers.transport.base import Deadline, TransportTimeout
+from workers.transport.base import Deadline, TransportTimeout, Waitable
 from workers.transport.handshake import (
     HELLO_BYTES,
     HandshakeError,
@@ -52,7 +52,7 @@ class TcpListener:
     def __init__(self, peer: int, host: str, secret: bytes, timeout: float, pin: bool = False) -> None:
         self.peer = peer
         self._secret, self._timeout, self._pin = secret, timeout, pin
-        self._socket = _listen(host)
+        self._socket = listen_at(host)
         self.address: tuple[str, int] = (host, self._socket.getsockname()[1])
         self._channel: Future[tuple[list[socket.socket], int]] = Future()
         self._thread = threading.Thread(target=self._run, name=f"tcp listener for {peer}", daemon=True)
@@ -85,7 +85,7 @@ class TcpListener:
 
     def _run(self) -> None:
         """Admit connections until the channel is complete or `close`; the thread's body."""
-        with _Admission(self._socket, self._secret) as admission:
+        with Admission(self._socket, self._secret) as admission:
             if channel := admission.run():
                 self._channel.set_result(channel)
 
@@ -99,18 +99,26 @@ class _Applicant:
     said: bytearray = field(default_factory=bytearray)
 
 
-class _Admission:
-    """The connections of a channel that have proved themselves, and those that have yet to."""
+class Admission:
+    """The connections of a channel that have proved themselves, and those that have yet to.
 
-    def __init__(self, listener: socket.socket, secret: bytes) -> None:
-        self._listener, self._secret = listener, secret
+    Args:
+        listener: A listening socket that does not block.
+        secret: The channel's.
+        stop: Readable when `run` is to end; None where the listener is shut down instead.
+    """
+
+    def __init__(self, listener: socket.socket, secret: bytes, stop: Waitable | None = None) -> None:
+        self._listener, self._secret, self._stop = listener, secret, stop
         self._selector = selectors.DefaultSelector()
         self._selector.register(listener, selectors.EVENT_READ)
+        if stop is not None:
+            self._selector.register(stop.fileno(), selectors.EVENT_READ, stop)
         self._applicants: dict[socket.socket, _Applicant] = {}
         self._admitted: dict[int, socket.socket] = {}
         self._first: Hello | None = None
 
-    def __enter__(self) -> _Admission:
+    def __enter__(self) -> Admission:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -119,9 +127,11 @@ class _Admission:
             connection.close()
 
     def run(self) -> tuple[list[socket.socket], int] | None:
-        """The channel's connections in order, and its capacity; None when the listener was shut down."""
+        """The channel's connections in order, and its capacity; None when it was to stop."""
         while True:
             for key, _ in self._selector.select(self._patience()):
+                if key.data is not None:
+                    return None
                 if key.fileobj is self._listener:
                     if not self._meet():
                         return None
@@ -186,7 +196,8 @@ class _Admission:
         connection.close()
 
 
-def _listen(host: str) -> socket.socket:
+def listen_at(host: str) -> socket.socket:
+    """A socket that listens at this address; empty for all. Raises UserError when the host has no such."""
     both = not host and socket.has_dualstack_ipv6()  # all interfaces: whichever address MASTER_ADDR has
     listener = socket.socket(socket.AF_INET6 if both or ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:

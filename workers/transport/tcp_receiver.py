@@ -17,7 +17,7 @@ from workers.transport.queues import Inbox, QueueReceiver
 from workers.transport.slots import Slot
 from workers.transport.tcp_sender import CREDIT
 from workers.transport.tcp_socket import NO_WAIT, cause, half_close, receive_into, shut_down
-from workers.transport.wire import HEADER_BYTES, WireError, assemble, decode
+from workers.transport.wire import HEADER_BYTES, Header, WireError, assemble, decode
 
 _GROWTH = 1.25
 
@@ -27,6 +27,9 @@ class TcpReceiver(QueueReceiver):
 
     There are as many slots as credits, so a thread never waits for the stage.
     """
+
+    prefix_bytes = 0
+    """Bytes in front of each header."""
 
     def __init__(self, peer: int, connections: Sequence[socket.socket], capacity: int, pin: bool) -> None:
         super().__init__(peer, Inbox())
@@ -77,7 +80,7 @@ class TcpReceiver(QueueReceiver):
 
     def _run(self, index: int) -> None:
         """Read the messages of one connection until the sender's end; the thread's body."""
-        packed = bytearray(HEADER_BYTES)
+        packed = bytearray(self.prefix_bytes + HEADER_BYTES)
         connection = self._connections[index]
         try:
             if self._device is not None:
@@ -86,17 +89,22 @@ class TcpReceiver(QueueReceiver):
                 if not receive_into(connection, packed):
                     self._arrive(number, None)
                     return
-                header = decode(bytes(packed))
+                packet = bytes(packed)
+                header = decode(packet, self.prefix_bytes)
                 slot = self._take_slot(header.payload_bytes)
                 if header.payload_bytes and not receive_into(connection, slot.memory(header.payload_bytes)):
                     raise ConnectionResetError("the connection ended in the middle of a message")
-                self._arrive(number, (assemble(header, slot.lend(header.specs)), slot))
+                self._arrive(number, (self._received(packet, header, slot), slot))
         except (TransportError, WireError) as error:
             self._fail(TransportError(str(error)))
         except OSError as error:
             self._fail(PeerGone(f"stage {self.peer} is gone ({cause(error)})"))
         except Exception as error:  # of CUDA, for instance: whoever waits for this thread must know
             self._fail(TransportError(f"{type(error).__name__}: {error}"))
+
+    def _received(self, packet: bytes, header: Header, slot: Slot) -> Message:
+        """What is put into the inbox for a packet whose payload is in the slot."""
+        return assemble(header, slot.lend(header.specs))
 
     def _fail(self, error: TransportError) -> None:
         self._inbox.fail(error)

@@ -21,7 +21,7 @@ from workers.transport.wire import add_checksum, encode
 
 CREDIT = b"\1"
 """One released message. Credits are the only bytes that a receiver sends, so they need no framing."""
-_MOST_CREDITS = 4096
+MOST_CREDITS = 4096
 
 Outbox: TypeAlias = "queue.SimpleQueue[tuple[InFlight, int] | None]"
 """Messages and the bytes of their payloads; None is the end."""
@@ -105,12 +105,12 @@ class TcpSender(Sender):
         for connection in self._connections:
             with contextlib.suppress(OSError):  # the receiver closed first, or does not answer in time
                 connection.settimeout(max(deadline.left(), 1e-3))
-                while connection.recv(_MOST_CREDITS):
+                while connection.recv(MOST_CREDITS):
                     pass
 
     def _take_credits(self) -> None:
         try:
-            credits = self._credits.recv(_MOST_CREDITS, NO_WAIT)
+            credits = self._credits.recv(MOST_CREDITS, NO_WAIT)
         except BlockingIOError:
             return
         except OSError as error:

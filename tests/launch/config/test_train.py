@@ -209,7 +209,7 @@ def test_checkpoints_are_kept_for_rules_that_learn():
         ({"rule": "oracle"}, "supervise is for stages that learn without waiting, not for oracle"),
         ({"engine": "ddp"}, "supervise is for stages that learn without waiting, not for ddp"),
         ({"deterministic": True}, "supervise goes on with older weights, which is not deterministic"),
-        ({"transport": "shm,dist"}, "transport is dist; supervise needs shm on every link"),
+        ({"transport": "shm,dist"}, "transport is dist; supervise needs shm or tcp on every link"),
         ({"patience": 1}, "supervise starts a stage again without its best weights; leave out --patience"),
         ({"out": ""}, "supervise needs the folder in which checkpoints are kept; give one with --out"),
         ({"stage_restarts": -1}, "stage-restarts is -1; it must be at least 0"),

@@ -75,3 +75,9 @@ def test_a_summary_names_every_link_and_what_is_known_of_it() -> None:
             "upstream_bytes_per_s": 2e8,
         },
     ]
+
+
+def test_supervised_stages_measure_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage that is started again would find its neighbours busy."""
+    _, speeds, in_flight = agreed(monkeypatch, 1e12, supervise=True, out="a", checkpoint_every=1)
+    assert (speeds, in_flight) == ([None], "auto")

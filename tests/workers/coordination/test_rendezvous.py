@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -193,6 +196,97 @@ class TestAnotherConnection:
         second.publish("plan", 5)  # the first connection is, or will be, taken by the wait
         reader.join(TEST_TIMEOUT_S)
         assert read == [5] and second.peek("plan") == 5
+
+
+class Forwarder:
+    """Between the ranks and their store; its connections can be cut."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port = self._server.getsockname()[1]
+        self._connections: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._start(self._run)
+
+    def cut(self) -> None:
+        """Break all connections. New ones are possible."""
+        for connection in self._connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Break everything; nothing listens any more. May be called twice."""
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        self.cut()
+        for thread in self._threads:
+            thread.join()
+        for connection in [self._server, *self._connections]:
+            connection.close()
+
+    def _start(self, target: Callable[..., None], *arguments: socket.socket) -> None:
+        self._threads.append(threading.Thread(target=target, args=arguments, daemon=True))
+        self._threads[-1].start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._server.accept()
+                far = socket.create_connection(("127.0.0.1", self._target))
+                self._connections += [near, far]
+                for source, sink in ((near, far), (far, near)):
+                    self._start(self._forward, source, sink)
+
+    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+        with contextlib.suppress(OSError):
+            sink.shutdown(socket.SHUT_RDWR)
+
+
+class TestABrokenConnection:
+    @pytest.fixture
+    def forwarder(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[Forwarder]:
+        self.server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        forwarder = Forwarder(self.server.port)
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(forwarder.port))
+        yield forwarder
+        forwarder.close()
+
+    def rank(self, forwarder: Forwarder) -> Rendezvous:
+        client = dist.TCPStore("127.0.0.1", forwarder.port, is_master=False, wait_for_workers=False)
+        return Rendezvous(0, 2, 0, 2, dist.PrefixStore("job", client))
+
+    def test_is_made_again_by_whatever_is_asked(self, forwarder: Forwarder) -> None:
+        me = self.rank(forwarder)
+        me.publish("plan", 5)
+        asked: list[Callable[[], object]] = [
+            lambda: me.read("plan", TEST_TIMEOUT_S),
+            lambda: me.peek("plan"),
+            lambda: me.peek_all(["plan", "other"]),
+            lambda: me.publish("plan", 6),
+            lambda: me.publish_first("plan", 7),
+            lambda: me.with_own_connection(TEST_TIMEOUT_S).peek("plan"),
+        ]
+        answers = []
+        for ask in asked:
+            forwarder.cut()
+            answers.append(ask())
+        assert answers == [5, 5, {"plan": 5}, None, False, 6]
+
+    def test_to_a_store_that_is_gone_is_an_error_at_once(self, forwarder: Forwarder) -> None:
+        me = self.rank(forwarder)
+        forwarder.close()
+        begin = time.monotonic()
+        with pytest.raises(dist.DistNetworkError):
+            me.publish("plan", 5)
+        with pytest.raises(StageError, match="rank 0 has lost the rendezvous store"):
+            me.read("plan", TEST_TIMEOUT_S)
+        assert time.monotonic() - begin < TEST_TIMEOUT_S / 2
 
 
 class TestWhoIsGone:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dni_async.messages import Activation, Marker, MarkerKind, TargetGradient
 from tests.support.channels import Copying, copy_late
 from tests.support.supervised_stages import CAPACITY, Lower, Upper
+from workers.recovery.dialing import ShmDial
 from workers.recovery.journal import Journal
 from workers.recovery.reconnecting_channel import ReconnectingSender
 from workers.recovery.stable_storage import StableStorage
@@ -325,7 +326,8 @@ class TestAReceiverThatRefusesEveryConnection:
 
         thread = threading.Thread(target=refuse, daemon=True)
         thread.start()
-        yield ReconnectingSender(1, address, storage.send_logs[1], Journal(storage.journal, 1.0), 0.3)
+        send_log, journal = storage.send_logs[1], Journal(storage.journal, 1.0)
+        yield ReconnectingSender(1, ShmDial(address, 1, send_log, 0.3), send_log, journal, 0.3)
         ended.set()
         thread.join()
         storage.close()

@@ -80,11 +80,11 @@ def test_rpc_asks_for_the_flag_that_says_who_can_reach_it() -> None:
     check_transports("auto,shm,dist,tcp", trust_network=False, supervise=False)
 
 
-@pytest.mark.parametrize("name", ["dist", "tcp", "shm,dist"])
-def test_supervised_stages_have_shm_links(name: str) -> None:
-    with pytest.raises(UserError, match="supervise needs shm on every link"):
-        check_transports(name, trust_network=False, supervise=True)
-    check_transports("auto,shm", trust_network=False, supervise=True)
+@pytest.mark.parametrize("name", ["dist", "rpc", "tcp,dist"])
+def test_supervised_stages_have_links_that_outlast_their_connections(name: str) -> None:
+    with pytest.raises(UserError, match="supervise needs shm or tcp on every link"):
+        check_transports(name, trust_network=True, supervise=True)
+    check_transports("auto,shm,tcp", trust_network=False, supervise=True)
 
 
 @pytest.mark.parametrize("name", ["pigeon", "", "shm;dist"])
@@ -112,7 +112,7 @@ def test_a_transport_of_the_users_is_named_by_its_path_and_asked_for_its_capabil
     assert choose_transports(path, "aa") == [path]
     with pytest.raises(UserError, match="OfOneHost needs stages 0 and 1 on one host"):
         choose_transports(path, "ab")
-    with pytest.raises(UserError, match="supervise needs shm on every link"):
+    with pytest.raises(UserError, match="supervise needs shm or tcp on every link"):
         check_transports(path, trust_network=False, supervise=True)
     with pytest.raises(UserError, match="no transport"):
         find_transport(f"{__name__}:{NoTransport.__name__}")

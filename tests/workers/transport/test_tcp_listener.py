@@ -23,7 +23,7 @@ from workers.transport import tcp_listener
 from workers.transport.base import PeerGone, TransportError, TransportTimeout
 from workers.transport.handshake import CHALLENGE_BYTES, HELLO_BYTES, Hello, make_hello
 from workers.transport.tcp import connect
-from workers.transport.tcp_listener import _MOST_STRANGERS, TcpListener, _Admission
+from workers.transport.tcp_listener import _MOST_STRANGERS, Admission, TcpListener
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_stranger_that_makes_room_for_the_next_and_then_speaks_does_no_harm() 
         def connect() -> socket.socket:
             return strangers.enter_context(socket.create_connection(server.getsockname(), TEST_TIMEOUT_S))
 
-        with _Admission(server, b"secret") as admission:
+        with Admission(server, b"secret") as admission:
             first = connect()
             for stranger in [first, *(connect() for _ in range(_MOST_STRANGERS - 1))]:
                 assert stranger and wait_readable(server) and admission._meet()
@@ -118,7 +118,7 @@ def wait_readable(server: socket.socket) -> bool:
     return bool(select.select([server], [], [], TEST_TIMEOUT_S)[0])
 
 
-def first_is_known(admission: _Admission, first: socket.socket) -> bool:
+def first_is_known(admission: Admission, first: socket.socket) -> bool:
     return first.getsockname() in [applicant.getpeername() for applicant in list(admission._applicants)]
 
 
