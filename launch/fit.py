@@ -31,6 +31,10 @@ class Fit:
     """The trained layers in one piece, on the CPU, in eval mode."""
 
 
+class RankTraceback(Exception):
+    """The traceback of a rank that has failed, shown as the cause of the failure."""
+
+
 def fit(
     task: Task | str,
     *,
@@ -63,10 +67,18 @@ def fit(
         try:
             run_local(config, task)
         except AlreadyReported as failure:
-            raise (UserError if failure.status == 2 else StageError)(str(failure)) from None
+            if failure.status == UserError.status:
+                raise UserError(str(failure)) from None
+            raise StageError(str(failure)) from _traceback_in(Path(out))
         summary = json.loads((Path(out) / "summary.json").read_text())
         task.metadata = summary["facts"]
         model = nn.Sequential(*task.layers())
         parts = len(summary["stages"]) if find_engine(config.engine).cut else 1
         model.load_state_dict(load_all(Path(out), parts))
     return Fit(summary, model.eval())
+
+
+def _traceback_in(out: Path) -> RankTraceback | None:
+    """Return the last traceback that a rank has written to the folder; None if there is none."""
+    logs = sorted(out.glob("rank-*.log"), key=lambda log: log.stat().st_mtime)
+    return RankTraceback("\n" + logs[-1].read_text(encoding="utf-8")) if logs else None

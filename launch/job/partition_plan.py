@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dni_async.errors import StageError, UserError
+from dni_async.errors import UserError
 from dni_async.networks.factory import label_size_of
 from dni_async.parameter_groups import check_patterns, numbered
 from dni_async.partition.cut import check_cut, cut_with_weights, stage_bounds
@@ -34,6 +34,7 @@ from launch.job.task_checks import (
 )
 from tasks.base import Task, seed_everything
 from workers.coordination.rendezvous import Rendezvous
+from workers.failure.errors import AlreadyReported, exit_status, format_error
 
 KEY = "plan"
 """Of the plan, or of the error that prevented it, in the store."""
@@ -105,12 +106,12 @@ def broadcast_plan(
         begin: called on rank 0 when the plan is made, before the other ranks go on.
 
     Raises:
-        UserError, StageError: what `broadcast_error` has published in place of a plan.
+        AlreadyReported: rank 0 has published an error in place of a plan.
     """
     if data is None or rendezvous.peek(KEY):
         published = rendezvous.read(KEY, max(config.runtime.timeout, 120.0))
         if "error" in published:
-            raise (UserError if published["user"] else StageError)(published["error"])
+            raise AlreadyReported(published["error"], published["status"])
         bounds, shapes = ([tuple(pair) for pair in published[key]] for key in ("bounds", "shapes"))
         task.metadata = published["metadata"]
         return PartitionPlan(**published | {"bounds": bounds, "shapes": shapes})
@@ -122,9 +123,8 @@ def broadcast_plan(
 
 
 def broadcast_error(rendezvous: Rendezvous, error: Exception) -> None:
-    """Publish an error in place of the plan, for the ranks that wait for one."""
-    line = " ".join(str(error).split())
-    rendezvous.publish(KEY, {"error": line, "user": isinstance(error, UserError)})
+    """Publish an error in place of the plan, for the ranks that wait for one; rank 0 reports it."""
+    rendezvous.publish(KEY, {"error": format_error(error), "status": exit_status(error)})
 
 
 def make_plan(

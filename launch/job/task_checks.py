@@ -200,4 +200,9 @@ def check_state(
 
 
 def _cause(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    """Return the first line of the error, with its type unless that is one of a message for people."""
+    name, text = type(error).__name__, str(error)
+    if not text:
+        return name
+    says_it_all = isinstance(error, RuntimeError | ValueError | TypeError)
+    return text.splitlines()[0] if says_it_all else f"{name}: {text.splitlines()[0]}"

@@ -14,8 +14,12 @@ import select
 from dni_async.errors import Late, StageCrash, StageError, UserError
 from workers.failure.failure_file import STDOUT_CLOSED
 from workers.failure.signals import Stopped
+from workers.failure.users_code import place_of, root_cause
 from workers.transport.base import TransportError, TransportTimeout, timed_out
 from workers.transport.wire import WireError
+
+_EXPECTED = (UserError, StageError, Stopped)
+"""Errors whose message was written for the user."""
 
 
 class AlreadyReported(Exception):
@@ -40,10 +44,24 @@ def exit_status(error: BaseException) -> int:
 
 
 def format_error(error: BaseException) -> str:
-    """The error in one line; the class name is included unless the message was written for the user."""
+    """The error in one line; the class name is included unless the message was written for the user, and the
+    place if the error came from the user's code."""
     text = " ".join(str(error).split())
-    expected = isinstance(error, UserError | StageError | Stopped)
-    return text if expected else f"{type(error).__name__}: {text}"
+    line = text if isinstance(error, _EXPECTED) else f"{type(error).__name__}: {text}"
+    place = _place(error)
+    return f"{line} ({place})" if place else line
+
+
+def is_unexpected(error: BaseException) -> bool:
+    """Whether the error is of the user's code, or a fault of this program, so that its traceback matters."""
+    if isinstance(error, StageCrash):
+        return not isinstance(root_cause(error), TransportError | WireError)
+    return bool(_place(error)) or not isinstance(error, (*_EXPECTED, AlreadyReported))
+
+
+def _place(error: BaseException) -> str:
+    """The place in the user's code that the error comes from, if the user's code did not explain it."""
+    return "" if isinstance(root_cause(error), _EXPECTED) else place_of(error)
 
 
 def at_position(error: Exception, position: str) -> StageError | UserError:

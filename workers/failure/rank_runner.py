@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from datetime import datetime
@@ -26,6 +27,7 @@ from workers.failure.errors import (
     exit_status,
     format_error,
     is_timeout,
+    is_unexpected,
 )
 from workers.failure.failure_file import already_reported, report_failure
 from workers.failure.interruption import Interruption
@@ -129,12 +131,12 @@ class RankRunner:
         return status
 
     def _fail(self, error: BaseException) -> int:
-        log_failure(error, self.folder, int(os.environ.get("RANK", 0)))
+        log = log_failure(error, self.folder, int(os.environ.get("RANK", 0)))
         self._publish_final(error)
         if (status := self._on_crash(error)) is not None:
             return status
         if not isinstance(error, AlreadyReported):
-            self._report(error)
+            self._report(error, log)
         return exit_status(error)
 
     def _publish_final(self, error: BaseException) -> None:
@@ -143,8 +145,11 @@ class RankRunner:
             with contextlib.suppress(Exception):  # the launcher, and with it the store, may be gone
                 self.rendezvous.publish_for_restart(FINAL, [format_error(error), error.status])
 
-    def _report(self, error: BaseException) -> None:
-        if self._publish(line := self._line(error), status := exit_status(error)):
+    def _report(self, error: BaseException, log: Path | None) -> None:
+        line, status = self._line(error), exit_status(error)
+        if log is not None and self.folder is None:
+            line += f"; traceback in {log}"
+        if self._publish(line, status):
             return
         if isinstance(error, Stopped) and already_reported():
             return  # stopped before it joined, because of a rank that has reported its failure
@@ -181,13 +186,23 @@ def run_command(work: Callable[[RankRunner], None]) -> None:
     exit_process(RankRunner().run(work))
 
 
-def log_failure(error: BaseException, folder: Path | None, rank: int) -> None:
-    """Append the traceback to `folder`/rank-N.log, which may hold that of an earlier start."""
-    if folder is None or isinstance(error, Stopped | AlreadyReported | StdoutClosed):
-        return
+def log_failure(error: BaseException, folder: Path | None, rank: int) -> Path | None:
+    """Append the traceback to `folder`/rank-N.log, which may hold that of an earlier start; without a folder,
+    write that of an unexpected error to a temporary file. Return the path, or None."""
+    if isinstance(error, Stopped | AlreadyReported | StdoutClosed):
+        return None
+    if folder is None and not is_unexpected(error):
+        return None
     try:
+        if folder is None:
+            descriptor, name = tempfile.mkstemp(prefix=f"dni_async-rank-{rank}-", suffix=".log")
+            os.close(descriptor)
+            path = Path(name)
+        else:
+            path = folder / f"rank-{rank}.log"
         text = "".join(traceback.format_exception(error))
-        with open(folder / f"rank-{rank}.log", "a", encoding="utf-8") as log:
+        with open(path, "a", encoding="utf-8") as log:
             log.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')}\n{text}\n")
     except OSError:
-        pass  # the line on the terminal still names the error
+        return None  # the line on the terminal still names the error
+    return path

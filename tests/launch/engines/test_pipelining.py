@@ -171,7 +171,9 @@ def test_an_error_of_a_layer_is_told_in_its_own_words(tmp_path):
     config = TrainConfig.of(engine="gpipe", batch_size=16, micro_batches=1, cut="1")
     with Job(config, Tiny(failing_layers), 2, tmp_path) as job:
         assert job.statuses() == [1, 1]
-    assert job.lines() == ["dni-async: rank 1 (gpipe), at step 2: IndexError: no such row"]
+        (line,) = job.lines()
+        place = "(tests/launch/engines/test_pipelining.py:162 in forward())"
+        assert line == f"dni-async: rank 1 (gpipe), at step 2: IndexError: no such row {place}"
 
 
 @pytest.mark.parametrize(

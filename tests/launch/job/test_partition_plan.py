@@ -20,6 +20,7 @@ from launch.job.partition_plan import PartitionPlan, broadcast_error, broadcast_
 from tests.support.stages import costs
 from tests.support.tiny_task import Tiny, data_of, plain_layers
 from workers.coordination.rendezvous import Rendezvous
+from workers.failure.errors import AlreadyReported
 
 
 def drawn(task=None, stages=2, **settings):
@@ -364,18 +365,21 @@ def test_the_other_ranks_wait_for_the_plan_of_rank_0():
 
 
 @pytest.mark.parametrize(
-    ("error", "expected"),
+    ("error", "line", "status"),
     [
-        (UserError("no data"), UserError),
-        (StageError("no data"), StageError),
-        (OSError("no\n data"), StageError),
+        (UserError("no data"), "no data", 2),
+        (StageError("no data"), "no data", 1),
+        (OSError("no\n data"), "OSError: no data", 1),
     ],
 )
-def test_a_failure_of_rank_0_while_planning_ends_the_other_ranks_in_the_same_way(error, expected):
+def test_a_failure_of_rank_0_while_planning_ends_the_other_ranks_and_is_left_to_it_to_report(
+    error, line, status
+):
     first, second = two_ranks()
     broadcast_error(first, error)
-    with pytest.raises(expected, match=r"^no data$"):
+    with pytest.raises(AlreadyReported) as failure:
         broadcast_plan(second, TrainConfig.of(), Tiny(), None)
+    assert (str(failure.value), failure.value.status) == (line, status)
 
 
 def test_all_ranks_start_at_the_step_that_rank_0_chose():

@@ -566,7 +566,7 @@ def test_a_picture_that_cannot_be_drawn_is_named_and_all_else_is_written(tmp_pat
     monkeypatch.setitem(sys.modules, "launch.report.timeline_plot", None)
     imported, drawn = record.write_files()
     assert imported.startswith(f"cannot draw {tmp_path / 'timeline.png'} (ModuleNotFoundError: ")
-    assert drawn == f"cannot draw {tmp_path / 'curves.png'} (ValueError: a width must be positive)"
+    assert drawn.startswith(f"cannot draw {tmp_path / 'curves.png'} (ValueError: a width must be positive (")
     assert json.loads((tmp_path / "summary.json").read_text())["final"]["loss"] == 0.7
     assert json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
 

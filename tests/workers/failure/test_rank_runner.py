@@ -123,15 +123,25 @@ def fail_with_nobody_to_tell(runner: RankRunner, mouth: Connection) -> None:
     raise UserError("batch size is 0; it must be at least 1")
 
 
+PLACE = re.compile(r"\(tests/workers/failure/test_rank_runner.py:[0-9]+ in ([a-z_]+)\(\)\)")
+"""Of an error in the functions above, whose code is the user's here."""
+
 ENDS: dict[str, tuple[Work, int, list[str]]] = {
     "well": (end_well, 0, []),
     "by a user error": (user_error, 2, ["dni-async: batch size is 0; it must be at least 1"]),
     "by a stage error": (stage_error, 1, ["dni-async: stage 1 (rank 1), at step 3: no memory"]),
-    "by any error": (any_error, 1, ["dni-async: rank 0, before the first step: KeyError: 'name'"]),
+    "by any error": (
+        any_error,
+        1,
+        ["dni-async: rank 0, before the first step: KeyError: 'name' (in any_error)"],
+    ),
     "by sys.exit": (
         exit_silently,
         1,
-        ["dni-async: rank 0, before the first step: code of the task or of a plug-in called sys.exit"],
+        [
+            "dni-async: rank 0, before the first step: code of the task or of a plug-in called sys.exit "
+            "(in exit_silently)"
+        ],
     ),
     "by what was told": (told, 2, []),
     "by SIGINT": (interrupted, 130, ["dni-async: stage 0 (rank 0), after step 7: stopped by SIGINT"]),
@@ -141,18 +151,21 @@ ENDS: dict[str, tuple[Work, int, list[str]]] = {
     "by another pipe": (
         fail_to_send,
         1,
-        ["dni-async: rank 0, before the first step: BrokenPipeError: [Errno 32] Broken pipe"],
+        [
+            "dni-async: rank 0, before the first step: BrokenPipeError: [Errno 32] Broken pipe "
+            "(in fail_to_send)"
+        ],
     ),
     "by an error that comes of itself": (
         fail_in_circles,
         1,
-        ["dni-async: rank 0, before the first step: ValueError: of a layer"],
+        ["dni-async: rank 0, before the first step: ValueError: of a layer (in fail_in_circles)"],
     ),
     "with nobody to tell": (fail_with_nobody_to_tell, 2, []),
     "by an error, and signals while it is told": (
         stopped_while_it_says_why,
         1,
-        ["dni-async: stage 0: KeyError: 'name'"],
+        ["dni-async: stage 0: KeyError: 'name' (in stopped_while_it_says_why)"],
     ),
     "by many signals": (interrupted_on_the_way_out, 143, ["dni-async: stage 0: stopped by SIGTERM"]),
 }
@@ -164,7 +177,7 @@ def test_every_failure_has_its_exit_status_and_one_line(
 ) -> None:
     with Child(work, tmp_path) as child:
         assert child.status() == status
-        assert child.lines() == lines
+        assert [PLACE.sub(r"(in \1)", line) for line in child.lines()] == lines
 
 
 class TestTheLog:
@@ -193,6 +206,21 @@ class TestTheLog:
             child.status()
         assert not list(tmp_path.glob("*.log"))
 
+    def test_without_a_folder_the_line_names_a_temporary_file_with_the_traceback(
+        self, tmp_path: Path
+    ) -> None:
+        with Child(without_a_folder, tmp_path, TMPDIR=str(tmp_path)) as child:
+            assert child.status() == 1
+            (line,) = child.lines()
+        _, _, path = line.partition("; traceback in ")
+        assert Path(path).parent == tmp_path
+        assert 'raise KeyError("dim")' in Path(path).read_text()
+
+    def test_without_a_folder_bad_input_leaves_no_file(self, tmp_path: Path) -> None:
+        with Child(bad_input_without_a_folder, tmp_path, TMPDIR=str(tmp_path)) as child:
+            assert (child.status(), child.lines()) == (2, ["dni-async: no"])
+        assert not list(tmp_path.glob("*.log"))
+
     def test_a_folder_that_cannot_be_written_changes_nothing(self, tmp_path: Path) -> None:
         with Child(into_no_folder, tmp_path) as child:
             assert (child.status(), len(child.lines())) == (2, 1)
@@ -200,6 +228,16 @@ class TestTheLog:
 
 def into_no_folder(runner: RankRunner, mouth: Connection) -> None:
     runner.folder = Path("/nowhere")
+    raise UserError("no")
+
+
+def without_a_folder(runner: RankRunner, mouth: Connection) -> None:
+    runner.folder = None
+    raise KeyError("dim")
+
+
+def bad_input_without_a_folder(runner: RankRunner, mouth: Connection) -> None:
+    runner.folder = None
     raise UserError("no")
 
 
