@@ -40,7 +40,8 @@ class PlanConfig(FlatConfig):
     """Predict for hosts that are joined by a wire of LATENCY_MS,MBIT, such as 25,1000: the latency is one
     way, the rate that of each host. With --check the jobs run on emulated hosts, which needs root."""
     check: bool = False
-    """Run real jobs with 2 stages and emulated ones with 4 and 8, and show how far off the prediction is."""
+    """Run real jobs with 2 stages and, without --wan, emulated ones with 4 and 8, and show how far off the
+    prediction is."""
     task: OmitArgPrefixes[TaskConfig] = field(default_factory=partial(TaskConfig, epochs=2))
     optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
     partition: OmitArgPrefixes[PipelineConfig] = field(default_factory=PipelineConfig)

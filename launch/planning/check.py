@@ -47,7 +47,8 @@ def run_checks(
 ) -> list[Check]:
     """Run every engine of the plan, one after the other, with the cut that was predicted for it.
 
-    A network with too few layers for a number of stages is not run with it.
+    A network with too few layers for a number of stages is not run with it. On emulated hosts real jobs run,
+    on devices as they are.
     """
     layers = len(profile.layers)
     if layers < REAL[0]:
@@ -55,7 +56,7 @@ def run_checks(
     if profile.emulated:
         return _run(config, task, profile, [n for n in REAL + EMULATED if n <= layers], out, runner)
     checks = _run(config, task, profile, REAL, out, runner)
-    counts = [n for n in EMULATED if n <= layers]
+    counts = [n for n in EMULATED if n <= layers and not config.wire]
     if counts:
         config, profile = _emulated(config, task, profile)
         checks += _run(config, task, profile, counts, out, runner)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 from dni_async.errors import UserError
 from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
+from launch.local.wan import Wire
 from launch.planning import check as planning_check
 from launch.planning import measure as module
 from launch.planning.check import run_checks
@@ -71,6 +74,32 @@ def test_more_stages_than_cores_are_emulated_each_with_a_profile_of_its_own(
     speed = float(f"{3 / 24 / 16:.2g}")
     assert jobs == [(2, None), (4, speed)]  # eight stages need eight layers
     assert [c.emulated for c in checks] == [False, True]
+
+
+def test_at_a_distance_each_real_job_has_emulated_hosts_joined_by_that_wire(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, Wire]] = []
+    used: list[tuple[str, object, str]] = []
+
+    @contextmanager
+    def far_hosts(count: int, wire: Wire) -> Iterator[str]:
+        made.append((count, wire))
+        yield f"{count} hosts"
+
+    def run_engine(
+        config: CompareConfig, task: object, engine: str, out: Path, repeat: int, hosts: object
+    ) -> dict[str, Any]:
+        used.append((engine, hosts, config.runtime.transport))
+        return {"samples_per_s": 1.0}
+
+    monkeypatch.setattr(planning_check, "far_hosts", far_hosts)
+    monkeypatch.setattr(planning_check, "run_engine", run_engine)
+    config = PlanConfig.of(engines=("backprop", "cdni"), batch_size=BATCH, wan="25,1000")
+    checks = run_checks(config, Tiny(), profile(6), tmp_path, RankRunner())
+    assert used == [("backprop", "1 hosts", "tcp"), ("cdni", "2 hosts", "tcp")]
+    assert made == [(1, Wire(0.025, 125e6)), (2, Wire(0.025, 125e6))]
+    assert [check.emulated for check in checks] == [False, False]
 
 
 def test_a_network_of_one_layer_cannot_be_checked(tmp_path: Path) -> None:
