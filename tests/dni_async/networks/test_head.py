@@ -224,3 +224,15 @@ def test_the_head_for_features_has_no_hidden_layer_by_default() -> None:
     assert [type(layer) for layer in plain.head] == [nn.LayerNorm, nn.Linear]
     assert [type(layer) for layer in hidden.head] == [nn.LayerNorm, nn.Linear, nn.ReLU, nn.Linear]
     assert (plain.hidden_size, hidden.hidden_size) == (0, 9)
+
+
+def test_the_gradient_of_a_constant_row_is_finite_and_bounded() -> None:
+    """Its layer norm divides by the square root of its eps alone, so at most by 1/316 (docs/LOG.md)."""
+    torch.manual_seed(0)
+    network = FeatureHeadSG(64, 10)
+    labels = F.one_hot(torch.arange(20) % 10, 10).float()
+    usual = network.synthesize(torch.randn(20, 64), labels).norm(dim=1).mean()
+    for row in (0.0, 3.0):
+        constant = network.synthesize(torch.full((20, 64), row), labels)
+        assert constant.isfinite().all()
+        assert constant.norm(dim=1).max() < 316 * 1.5 * usual
