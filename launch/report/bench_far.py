@@ -14,29 +14,29 @@ FAR_SECTIONS = (
         "Far apart: throughput by distance",
         "Six hidden layers of 1,024, two stages on two emulated hosts (network namespaces; root is needed) "
         "at 1 Gbit/s, round trips of 0.2 to 200 ms, three runs of each in turn. In brackets the share of an "
-        "engine's own throughput at 0.2 ms. Training ends after six seconds (with `1f1b`, `gpipe` and `ddp` "
+        "engine's own throughput at 0.2 ms. Training ends after five seconds (with `1f1b`, `gpipe` and `ddp` "
         "at the next of five evaluations, of 256 images). `1f1b` and `gpipe` have two micro-batches; they "
         "and `ddp` use torch's gloo. `delayed` keeps the graphs of two batches, its default, and waits for "
         "their gradients. Last, cdni without the wire: over shared memory, and over TCP on the "
         "loopback interface.",
         (
-            f"sweep {_WIDE} --minutes 0.1 {_RIVALS} --vary wan=0.1,1000/5,1000/25,1000/100,1000",
+            f"sweep {_WIDE} --minutes 0.08 {_RIVALS} --vary wan=0.1,1000/5,1000/25,1000/100,1000",
             f"sweep {_WIDE} --engines cdni --vary transport=shm/tcp",
         ),
         ("sweep.png",),
-        minutes=16,
+        minutes=15,
     ),
     Section(
         "wan-wire",
         "Far apart: fewer bytes",
         "Six hidden layers of 256, two epochs over 100 Mbit/s with a round trip of 50 ms: the format of "
-        "messages, and target gradients for every batch or for one in four. Three seeds.",
+        "messages, and target gradients for every batch or for one in four. Two seeds.",
         (
             f"sweep {_TASK} --engines cdni --wan 25,100 --vary wire=fp32/bf16/int8 target-every=1/4 "
-            "--epochs 2 --repeats 3 --vary-seed",
+            "--epochs 2 --repeats 2 --vary-seed",
         ),
         ("sweep.png",),
-        minutes=5,
+        minutes=3,
     ),
     Section(
         "wan-accuracy",
@@ -45,7 +45,7 @@ FAR_SECTIONS = (
         "evaluation on the whole test set (two per epoch, their time included) that reaches 97 %. One run.",
         (f"compare {_TASK} {_RIVALS} --wan 25,1000 --until 0.97 --evaluations 2 --epochs 4",),
         ("compare.png",),
-        minutes=5,
+        minutes=4,
     ),
     Section(
         "wan-plan",
@@ -66,10 +66,10 @@ FAR_SECTIONS = (
         "Six hidden layers of 256, two epochs in lock step, so that a target gradient arrives as many "
         "updates late as batches are in flight (cdni), or as batches are stashed (delayed). No wire.",
         (
-            f"sweep {_TASK} --engines cdni delayed --deterministic --vary in-flight,stash=1/2/4/8/16/32/64 "
+            f"sweep {_TASK} --engines cdni delayed --deterministic --vary in-flight,stash=1/2/4/8/16/64 "
             "--epochs 2",
         ),
         ("sweep.png",),
-        minutes=5,
+        minutes=3,
     ),
 )
