@@ -39,7 +39,11 @@ def supervise(runner: RankRunner, config: TrainConfig, work: Work) -> None:
         import_module(module)  # once, for all processes that are forked off
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     may_be_far = config.runtime.transport != "shm"
-    storage = StableStorage.create(rank, world, config.partition.capacity, tcp=may_be_far)
+    try:
+        storage = StableStorage.create(rank, world, config.partition.capacity, tcp=may_be_far)
+    except UserError:
+        runner.join(config.runtime.timeout)  # so that one rank alone prints the line
+        raise
     try:
         keep_running(storage, config.recovery.stage_restarts, f"stage {rank} (rank {rank})", work)
     except StageError:

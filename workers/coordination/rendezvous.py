@@ -17,8 +17,11 @@ import psutil
 import torch.distributed as dist
 
 from dni_async.errors import Late, StageError
+from workers.coordination.interfaces import check_interfaces
 from workers.coordination.join_store import is_listening, join_store
+from workers.coordination.secret_check import check_secrets
 from workers.coordination.signing import ForgedValue, secret_from_env, sign, verify
+from workers.failure.signals import LAUNCHER
 
 T = TypeVar("T")
 
@@ -57,17 +60,20 @@ class Rendezvous:
             return cls(0, 1, 0, 1, dist.HashStore())
         store, rank, world = join_store(timeout)
         store.set_timeout(timedelta(seconds=timeout))
-        restart = int(env.get("TORCHELASTIC_RESTART_COUNT", 0))
+        restart, secret = int(env.get("TORCHELASTIC_RESTART_COUNT", 0)), secret_from_env()
         local = int(env.get("LOCAL_RANK", rank)), int(env.get("LOCAL_WORLD_SIZE", world))
+        job = dist.PrefixStore(f"dni_async/{restart}", store)
+        if LAUNCHER not in env:  # the local launcher hands out one secret
+            check_secrets(job, rank, world, secret, timeout)
         return cls(
             rank,
             world,
             *local,
-            dist.PrefixStore(f"dni_async/{restart}", store),
+            job,
             dist.PrefixStore("dni_async/persistent", store),  # torchrun's store outlives the ranks
             restart,
             int(env.get("TORCHELASTIC_MAX_RESTARTS", 0)),
-            secret_from_env(),
+            secret,
         )
 
     def with_own_connection(self, timeout: float) -> Rendezvous:
@@ -122,10 +128,7 @@ class Rendezvous:
         return {key: value for key, value in values.items() if value is not None}
 
     def read(self, key: str, timeout: float) -> Any:
-        """The value published under `key`, waiting up to `timeout` seconds for it.
-
-        It polls: in the store's own wait no signal would be heard, and a launcher that stops ranks to restart
-        them waits 30 seconds for one that does not hear it.
+        """The value published under `key`, waiting up to `timeout` seconds for it, open to signals.
 
         Raises:
             Late: the deadline was reached.
@@ -170,7 +173,11 @@ class Rendezvous:
         return value if restart < self.restart else None
 
     def gather_hosts(self, timeout: float) -> list[str]:
-        """The host of each rank; every rank must call it. If all are equal, sockets stay on this host."""
+        """The host of each rank; every rank must call it. If all are equal, sockets stay on this host.
+
+        Raises UserError if an interface that the user has named does not exist.
+        """
+        check_interfaces()
         hosts = self.all_gather("host", host_identity(), timeout)
         if len(set(hosts)) == 1 and sys.platform == "linux":
             for backend in ("GLOO", "TP"):  # nobody else needs to reach us
@@ -195,7 +202,7 @@ class Rendezvous:
         return gone
 
     def _ask(self, question: Callable[[dist.Store], T]) -> T:
-        """What the store answers; over a new connection if the one before is broken, as by a cut link.
+        """What the store answers, over a new connection if the one before is broken.
 
         Raises dist.DistNetworkError when nobody listens there any more.
         """

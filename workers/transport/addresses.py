@@ -6,11 +6,9 @@ import ipaddress
 import os
 import socket
 
-import psutil
-
 from dni_async.errors import UserError
+from workers.coordination.interfaces import INTERFACE, address_of
 
-_INTERFACE = "GLOO_SOCKET_IFNAME"
 _MASTER = "MASTER_ADDR"
 
 
@@ -24,8 +22,8 @@ def listening_host() -> str:
 
     Raises UserError when the interface does not exist, or MASTER_ADDR does not resolve.
     """
-    if interface := os.environ.get(_INTERFACE, "").split(",")[0]:
-        return _address_of(interface)
+    if interface := os.environ.get(INTERFACE, "").split(",")[0]:
+        return address_of(interface)
     if _MASTER not in os.environ:
         return "127.0.0.1"
     address = _address_towards(os.environ[_MASTER])
@@ -35,18 +33,6 @@ def listening_host() -> str:
 def connecting_host(published: str) -> str:
     """The address to connect to, for what `listening_host` returned on another rank."""
     return published or os.environ[_MASTER]
-
-
-def _address_of(interface: str) -> str:
-    known = psutil.net_if_addrs()
-    if interface not in known:
-        has = ", ".join(sorted(known))
-        raise UserError(f"interface {interface} ({_INTERFACE}) does not exist on this host, which has {has}")
-    for family in (socket.AF_INET, socket.AF_INET6):
-        for address in known[interface]:
-            if address.family == family and "%" not in address.address:
-                return address.address
-    raise UserError(f"interface {interface} ({_INTERFACE}) has no IP address; name another")
 
 
 def _address_towards(host: str) -> str:
