@@ -227,7 +227,7 @@ def test_the_head_for_features_has_no_hidden_layer_by_default() -> None:
 
 
 def test_the_gradient_of_a_constant_row_is_finite_and_bounded() -> None:
-    """Its layer norm divides by the square root of its eps alone, so at most by 1/316 (docs/LOG.md)."""
+    """Its layer norm divides by the square root of its eps alone, so multiplies by 316 (docs/LOG.md)."""
     torch.manual_seed(0)
     network = FeatureHeadSG(64, 10)
     labels = F.one_hot(torch.arange(20) % 10, 10).float()
