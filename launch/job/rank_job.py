@@ -112,6 +112,8 @@ def _prepare(
     rank 0 whose process has died takes start and plan from before.
     """
     if rendezvous.rank > 0:
+        for module in (engine.module, "torch._dynamo"):  # optimizers import the latter: a second, which
+            import_module(module)  # this rank has while rank 0 reads the data and measures the layers
         plan = broadcast_plan(rendezvous, config, task, None)
         data = _read(config, engine, task, rendezvous) if engine.everybody_reads else None
         return data, Start(), plan

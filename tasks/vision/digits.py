@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +69,22 @@ def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
     The split is always the same, with 30 test images of each class.
     """
-    from sklearn.datasets import load_digits  # half a second of importing, so only when asked for
-
-    found = load_digits()
-    pixels = torch.tensor(found.images, dtype=torch.float32).unsqueeze(1) / 16
+    images, labels = _read()
+    pixels = torch.tensor(images, dtype=torch.float32).unsqueeze(1) / 16
     x = normalise(F.interpolate(pixels, size=(28, 28), mode="bilinear", align_corners=False))
-    y = torch.tensor(found.target, dtype=torch.int64)
-    train, test = _split(found.target)
+    y = torch.tensor(labels, dtype=torch.int64)
+    train, test = _split(labels)
     return (x[train], y[train]), (x[test], y[test])
+
+
+def _read() -> tuple[np.ndarray, np.ndarray]:
+    """Return images (N, 8, 8) of 0 to 16 and labels (N,) from scikit-learn's file. Importing the package
+    would take a second."""
+    package = find_spec("sklearn")
+    assert package is not None and package.submodule_search_locations, "scikit-learn is a requirement"
+    file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    table = np.loadtxt(file, delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)
 
 
 def _split(labels: np.ndarray) -> tuple[Tensor, Tensor]:

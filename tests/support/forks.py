@@ -14,7 +14,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-import sklearn.datasets  # noqa: F401  (the digits, two seconds of importing)
 import torch._dynamo  # noqa: F401  (an optimizer imports it)
 import torch.distributed as dist
 

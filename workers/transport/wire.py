@@ -43,7 +43,7 @@ DTYPES = (
     torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
 )  # fmt: skip
 _CODE = {dtype: code for code, dtype in enumerate(DTYPES)}
-_ITEMSIZE = tuple(torch.empty(0, dtype=dtype).element_size() for dtype in DTYPES)
+_ITEMSIZE = tuple(dtype.itemsize for dtype in DTYPES)
 
 
 class WireError(RuntimeError):

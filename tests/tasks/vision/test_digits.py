@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import sys
+
+import numpy as np
 import pytest
 import torch
 
 from dni_async.errors import UserError
-from tasks.vision.digits import DigitsFcn, digits
+from tasks.vision.digits import DigitsFcn, _read, digits
 from tasks.vision.idx_files import PIXEL_MEAN, PIXEL_STD
 
 
@@ -76,3 +79,13 @@ def test_a_few_steps_of_training_learn_something() -> None:
 def test_settings_that_make_no_network_are_refused(setting: str) -> None:
     with pytest.raises(UserError, match=rf"\({setting}=0\): give 1 or more"):
         DigitsFcn(**{setting: 0})
+
+
+def test_the_digits_are_those_of_scikit_learn_which_is_not_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.datasets import load_digits
+
+    expected = load_digits()
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)  # importing it fails
+    images, labels = _read()
+    assert np.array_equal(images, expected.images) and np.array_equal(labels, expected.target)
+    assert len(digits()[0][0]) == 1497
