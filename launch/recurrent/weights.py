@@ -34,7 +34,7 @@ def save(
 ) -> None:
     """Write the model into `folder`/model, atomically."""
     folder = folder / "model"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     temporary = folder / ".model.tmp"
     save_model(model, str(temporary))  # unlike save_file it accepts tied weights
     temporary.replace(folder / "model.safetensors")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dni_async.errors import UserError
+from dni_async.errors import StageError, UserError
 from launch.report.grid import Grid, markdown
 from workers.checkpoint.atomic_file import write_whole
 from workers.failure.errors import format_error
@@ -95,10 +95,15 @@ class JsonLines:
     """A file with one JSON object per line, each readable by others as soon as it is written."""
 
     def __init__(self, path: str | os.PathLike[str], append: bool = True) -> None:
+        self._path = Path(path)
         self._file = open(path, "a" if append else "w", encoding="utf-8")  # noqa: SIM115
 
     def write(self, obj: Any) -> None:
-        """Add one line."""
+        """Add one line. Raises StageError if the file, which may have taken its folder along, was deleted."""
+        if not os.fstat(self._file.fileno()).st_nlink:
+            raise StageError(
+                f"{self._path} was deleted while the run wrote to it, perhaps with its folder; train again"
+            )
         self._file.write(json.dumps(jsonable(obj), allow_nan=False, ensure_ascii=False) + "\n")
         self._file.flush()
 

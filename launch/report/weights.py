@@ -24,7 +24,7 @@ from workers.checkpoint.store import CheckpointStore
 def save_part(folder: Path, stage: int, first_layer: int, layers: nn.Module) -> None:
     """Write the weights of one stage whose first layer is number `first_layer` of the network."""
     folder = folder / "weights"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     path = folder / f"stage-{stage}.safetensors"
     path.unlink(missing_ok=True)  # parts of two runs would fit each other
     state = copied(renumbered(layers.state_dict(), first_layer))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,17 @@ def test_a_run_with_checkpoints_is_replaced_from_the_start(tmp_path: Path) -> No
     with Job(config.changed(overwrite=True, batch_size=25), Tiny(plain_layers), 1, tmp_path) as second:
         assert second.statuses() == [0], second.lines()
     assert CheckpointStore(second.out).steps() == [2]
+
+
+def test_a_run_whose_folder_is_deleted_ends_with_one_line_and_does_not_make_it_again(tmp_path: Path) -> None:
+    config = TrainConfig.of(**SETTINGS | {"epochs": 10_000_000})
+    with Job(config, Tiny(plain_layers), 2, tmp_path) as job:
+        job.wait_until_it_trains()
+        shutil.rmtree(job.out)
+        assert job.statuses() == [1, 1]
+    (line,) = job.lines()
+    assert "stage 0 (rank 0), at step" in line and "metrics.jsonl was deleted while the run wrote" in line
+    assert not job.out.exists()
 
 
 def test_a_run_over_time_is_refused_where_another_has_ended(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 import tempfile
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from dni_async.errors import UserError
+from dni_async.errors import StageError, UserError
 from launch.report.files import JsonLines, jsonable, keep_lines, prepare_out, write_json
 
 
@@ -59,6 +60,17 @@ def test_json_lines_are_readable_at_once_and_appended(tmp_path):
     with closing(JsonLines(path, append=False)) as lines:
         lines.write([])
     assert path.read_text() == "[]\n"
+
+
+def test_lines_for_a_file_that_was_deleted_are_refused(tmp_path):
+    folder = prepare_out(tmp_path / "run")
+    with closing(JsonLines(folder / "metrics.jsonl")) as lines:
+        lines.write([1])
+        shutil.rmtree(folder)
+        with pytest.raises(
+            StageError, match=r"metrics.jsonl was deleted while the run wrote to it, perhaps with"
+        ):
+            lines.write([2])
 
 
 def test_a_missing_output_folder_is_created(tmp_path):
