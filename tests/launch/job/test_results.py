@@ -32,7 +32,7 @@ class Ranks:
         self.contexts = [
             context_of(Tiny(plain_layers), config, Rendezvous(rank, 2, rank, 2, store)) for rank in range(2)
         ]
-        self.recorder = SimpleNamespace(write_files=self.write_files)
+        self.recorder = SimpleNamespace(write_files=self.write_files, summary={"stages": [{"steps": 4}]})
         self.out = out
 
     def write_files(self) -> list[str]:
