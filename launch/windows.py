@@ -36,7 +36,7 @@ def work(runner: RankRunner) -> None:
 
 
 def write(config: WindowsConfig, results: list[Result], out: Path) -> None:
-    """windows.json and windows.md."""
+    """Write the results of the runs so far to windows.json, and their tables to windows.md."""
     data = {"settings": config.as_json(), "runs": [asdict(run) for run in results]}
     write_results(out, "windows", data, grids(results))
 

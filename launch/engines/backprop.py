@@ -41,5 +41,5 @@ class Backprop(Loop):
 
 
 def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
-    """Train the whole network."""
+    """Train the whole network in this process by backpropagation, and return its layers."""
     return run_loop(context, recorder, Backprop)

@@ -55,7 +55,7 @@ class Data:
 
     @property
     def evaluation_batches(self) -> int:
-        """Batches of an evaluation."""
+        """The number of batches in one evaluation of the whole test or validation set."""
         return _batches_of(self.evaluated, self.batch_size)
 
     def evaluation_steps(self, evaluations: int) -> set[int]:

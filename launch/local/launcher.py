@@ -46,7 +46,6 @@ def run_local(config: TrainConfig, task: Task, hosts: FarHosts | None = None) ->
         AlreadyReported: a rank has failed and has printed why.
     """
     check_loopback()
-    check_port(config.runtime.port)
     with ExitStack() as stack:
         job, failure, activity = (
             stack.enter_context(_memory_file(name)) for name in ("job", "failure", "activity")
@@ -66,7 +65,9 @@ def run_local(config: TrainConfig, task: Task, hosts: FarHosts | None = None) ->
         if hosts:
             environment |= hosts.environment()
         with _environment(**environment), _silent_launcher(), hosts.visit(0) if hosts else nullcontext():
-            _launch(config, job, failure, activity, address(0) if hosts else HOST)
+            host = address(0) if hosts else HOST
+            check_port(config.runtime.port, host)
+            _launch(config, job, failure, activity, host)
 
 
 @contextmanager
@@ -94,12 +95,12 @@ class _NoLogs(LogsSpecs):
         return os.devnull
 
 
-def check_port(port: int) -> None:
-    """Raise UserError unless `port` is free on this machine."""
+def check_port(port: int, host: str = HOST) -> None:
+    """Raise UserError unless `port` is free at the address of a host, for the store to listen there."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("localhost", port))
+            probe.bind((host, port))
         except OSError as error:
             raise UserError(f"port {port} cannot be used ({error.strerror}); choose another --port") from None
 

@@ -38,6 +38,16 @@ def test_an_occupied_port_is_refused():
     assert str(error.value) == (f"port {port} cannot be used (Address already in use); choose another --port")
 
 
+def test_a_port_is_tried_at_the_address_where_the_store_listens():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.2", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        check_port(port)
+        with pytest.raises(UserError, match=f"port {port} cannot be used"):
+            check_port(port, "127.0.0.2")
+
+
 def test_a_free_port_stays_free():
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
