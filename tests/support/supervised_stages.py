@@ -8,7 +8,8 @@ from dni_async.messages import Message
 from tests.support.stages import show
 from workers.recovery.dialing import ShmDial
 from workers.recovery.journal import Journal, JournaledSource
-from workers.recovery.reconnecting_channel import ReconnectingReceiver, ReconnectingSender
+from workers.recovery.reconnecting_channel import ReconnectingSender
+from workers.recovery.reconnecting_receiver import ReconnectingReceiver
 from workers.recovery.stable_storage import StableStorage, TcpSocket
 from workers.recovery.tcp_dial import TcpDial
 from workers.recovery.tcp_reception import TcpReception

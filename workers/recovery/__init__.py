@@ -24,7 +24,8 @@ Lost are only the updates since the checkpoint, and they are counted.
     send_log              slots, and the messages in flight in them
     journal               which messages the stage has handled; stage 0's input, numbered and journaled
     stable_storage        all of these for one stage, and the sockets at which its neighbours connect
-    reconnecting_channel  channels over connections that break and are made again
+    reconnecting_channel  channels over connections that break and are made again, and their sending end
+    reconnecting_receiver their receiving end
     dialing               how a sender connects; tcp_dial between hosts, where links are cut
     tcp_reception         how a receiver between hosts takes the newest connection
     supervisor            starts the stage's process, and starts it again

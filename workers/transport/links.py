@@ -13,8 +13,12 @@ from dni_async.contract import wrong_value
 from dni_async.errors import UserError
 from workers.coordination.rendezvous import Rendezvous
 from workers.recovery.journal import Journal
+from workers.recovery.reconnecting_channel import ReconnectingSender
 from workers.recovery.stable_storage import StableStorage
 from workers.transport.base import Receiver, Sender
+
+_DONE = "links-done"
+"""Key under which a supervised stage publishes that its loop has ended."""
 
 
 @dataclass(slots=True)
@@ -55,6 +59,22 @@ class LinkRequest:
         self.stack.enter_context(receiver)
         self.stack.enter_context(sender)  # closes first: the peer's receiver waits for its end
         return Link(sender, receiver)
+
+
+def drain_at_end(request: LinkRequest, upstream: int, sender: ReconnectingSender) -> None:
+    """Have a supervised stage end only when its messages upstream were handled: nobody could send them again.
+
+    A stage that is started again after its neighbour has handled all of them waits for nothing.
+    """
+    rendezvous = request.rendezvous
+    request.stack.callback(
+        sender.drain, request.timeout, lambda: bool(rendezvous.peek(f"{_DONE}/{upstream}"))
+    )
+
+
+def publish_end(request: LinkRequest) -> None:
+    """Have a supervised stage publish that it has handled all messages, once it has."""
+    request.stack.callback(request.rendezvous.publish, f"{_DONE}/{request.rendezvous.rank}", True)
 
 
 class Transport(ABC):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing_extensions import override
 
 from workers.recovery.dialing import ShmDial
-from workers.recovery.reconnecting_channel import ReconnectingReceiver, ReconnectingSender
-from workers.transport.links import Link, LinkRequest, Transport
+from workers.recovery.reconnecting_channel import ReconnectingSender
+from workers.recovery.reconnecting_receiver import ReconnectingReceiver
+from workers.transport.links import Link, LinkRequest, Transport, drain_at_end, publish_end
 from workers.transport.packets import SPIN_S
 from workers.transport.shm import ShmListener, connect
 
@@ -27,6 +28,8 @@ class ShmTransport(Transport):
             listener.pin = pin
             rendezvous.publish(f"shm/{n}-{rank}", listener.address)
         links = {}
+        if storage:
+            publish_end(request)
         for n, listener in listeners.items():
             address = rendezvous.read(f"shm/{rank}-{n}", timeout)
             if storage is None or journal is None:
@@ -38,6 +41,6 @@ class ShmTransport(Transport):
             dial = ShmDial(address, n, send_log, timeout)
             lasting = ReconnectingSender(n, dial, send_log, journal, timeout, SPIN_S)
             links[n] = request.link(lasting, ReconnectingReceiver(listener, journal, f"from {n}", SPIN_S))
-            if n < rank:  # once this process has ended, nobody could send the last marker again
-                request.stack.callback(lasting.drain, timeout)
+            if n < rank:
+                drain_at_end(request, n, lasting)
         return links

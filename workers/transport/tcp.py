@@ -36,14 +36,15 @@ from typing_extensions import override
 
 from workers.coordination.rendezvous import Rendezvous
 from workers.recovery.journal import Journal
-from workers.recovery.reconnecting_channel import ReconnectingReceiver, ReconnectingSender
+from workers.recovery.reconnecting_channel import ReconnectingSender
+from workers.recovery.reconnecting_receiver import ReconnectingReceiver
 from workers.recovery.stable_storage import StableStorage
 from workers.recovery.tcp_dial import TcpDial
 from workers.recovery.tcp_reception import TcpReception
 from workers.transport.addresses import connecting_host, listening_host
 from workers.transport.base import Deadline, PeerGone, TransportError, TransportTimeout, check_capacity
 from workers.transport.handshake import HandshakeError, Hello, new_secret
-from workers.transport.links import Link, LinkRequest, Transport
+from workers.transport.links import Link, LinkRequest, Transport, drain_at_end, publish_end
 from workers.transport.tcp_connect import Address, open_connection, prove
 from workers.transport.tcp_listener import TcpListener
 from workers.transport.tcp_sender import TcpSender
@@ -81,6 +82,7 @@ def _open_lasting(request: LinkRequest, storage: StableStorage, journal: Journal
     """The links of a supervised stage, which outlast their connections."""
     rendezvous, timeout, pin = request.rendezvous, request.timeout, request.device.type == "cuda"
     receptions = {}
+    publish_end(request)
     for n in request.neighbours:
         ours, channel = storage.tcp_sockets[n], f"tcp/{n}-{rendezvous.rank}"
         secret = b"" if rendezvous.secret else ours.secret
@@ -93,8 +95,8 @@ def _open_lasting(request: LinkRequest, storage: StableStorage, journal: Journal
         dial = TcpDial(*find(rendezvous, n, "tcp", timeout), n, send_log, timeout)
         sender = ReconnectingSender(n, dial, send_log, journal, timeout)
         links[n] = request.link(sender, ReconnectingReceiver(reception, journal, f"from {n}"))
-        if n < rendezvous.rank:  # once this process has ended, nobody could send the last marker again
-            request.stack.callback(sender.drain, timeout)
+        if n < rendezvous.rank:
+            drain_at_end(request, n, sender)
     return links
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from torch import nn
+from torch import Tensor, nn
 
 from dni_async.errors import UserError
 from launch.config.train import TrainConfig
@@ -106,6 +107,41 @@ def test_a_stage_that_dies_in_a_resumed_run_loads_no_checkpoint_that_was_refused
     assert summary["stages"][0]["lost_updates"] == 2  # those of steps 9 and 10
     assert checkpoints.steps() == [9, 12]
     assert (checkpoints.folder / "step-00000012.refused").is_dir()
+
+
+class DiesAtTheEnd(nn.Module):
+    """Kills its process the second time that its weights are written: after the checkpoint, at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class TinyThatDiesAtTheEnd(Tiny):
+    def layers(self) -> list[nn.Module]:
+        layers = five_layers()
+        layers[-1] = nn.Sequential(DiesAtTheEnd(), layers[-1])
+        return layers
+
+
+@pytest.mark.parametrize("transport", ["shm", "tcp"])
+def test_a_stage_that_dies_when_its_neighbour_has_ended_writes_its_results(
+    tmp_path: Path, transport: str
+) -> None:
+    settings = config(cut="2", epochs=1, checkpoint_every=0, timeout=5.0, transport=transport)
+    with Job(settings, TinyThatDiesAtTheEnd(), 2, tmp_path) as job:
+        assert job.statuses() == [0, 0], job.lines()
+        (line,) = job.lines()
+    assert "stage 1 (rank 1) was killed by SIGKILL, 4 steps done; restart 1 of 2" in line
+    assert (job.out / "weights" / "stage-1.safetensors").exists()
 
 
 def test_a_stage_that_dies_more_often_than_allowed_ends_the_job(tmp_path: Path) -> None:
