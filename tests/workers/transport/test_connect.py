@@ -68,13 +68,13 @@ class TestAgreement:
         assert "GLOO_SOCKET_IFNAME" not in os.environ
 
     def test_ranks_of_one_host_need_only_its_loopback(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("TP_SOCKET_IFNAME", "eth9")
+        monkeypatch.setenv("TP_SOCKET_IFNAME", "lo,eth9")
         assert in_threads(2, lambda me: agree_on_transports(me, "auto", TEST_TIMEOUT_S)[0]) == [
             ["shm"],
             ["shm"],
         ]
         assert os.environ["GLOO_SOCKET_IFNAME"] == "lo"
-        assert os.environ["TP_SOCKET_IFNAME"] == "eth9"  # the user knows better
+        assert os.environ["TP_SOCKET_IFNAME"] == "lo,eth9"  # the user knows better
 
     def test_a_rank_that_does_not_come_is_given_up_at_the_deadline(self) -> None:
         alone = Rendezvous(0, 2, 0, 2, dist.HashStore())
