@@ -9,11 +9,13 @@ import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 
+from dni_async.errors import UserError
 from launch.config.command_line import parse
 from launch.config.compare import CompareConfig
+from launch.job.output_folder import SUMMARY
 from launch.job.run_lock import RunLock
 from launch.job.task_checks import check_until
-from launch.local.comparison import check_somebody_finished, run_engines
+from launch.local.comparison import check_all_finished, check_somebody_finished, run_engines
 from launch.local.wan import Wire, far_hosts
 from launch.report.comparison_rows import Row, make_rows
 from launch.report.comparison_table import compare_grid, comparison_title, memory_grid
@@ -32,6 +34,8 @@ def work(runner: RankRunner) -> None:
     out = prepare_out(config.output.out or tempfile.mkdtemp(prefix="dni_async-compare-"))
     wire = Wire.parse(config.wan) if config.wan else None
     with RunLock(out):
+        if (out / SUMMARY).is_file() or (out / "checkpoints").exists():
+            raise UserError(f"{out} has the results of a training run; choose another --out")
         with far_hosts(config.partition.stages, wire) if wire else nullcontext() as hosts:
             runs = run_engines(config, task, out, runner, hosts)
         check_somebody_finished(runs)
@@ -45,6 +49,7 @@ def work(runner: RankRunner) -> None:
             show(grid)
             print()
         print(f"written to {out}")
+    check_all_finished(runs)
 
 
 def write(config: CompareConfig, rows: list[Row], grids: list[Grid], task: Task, out: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from launch.config.sweep import SweepConfig, parse_sweep
 from launch.job.run_lock import RunLock
 from launch.job.task_checks import check_until
-from launch.local.comparison import check_somebody_finished
+from launch.local.comparison import check_all_finished, check_somebody_finished
 from launch.local.sweeping import run_sweep
 from launch.report.comparison_rows import Row
 from launch.report.comparison_table import comparison_title
@@ -43,6 +43,7 @@ def work(runner: RankRunner) -> None:
             show(grid)
             print()
         print(f"written to {out}")
+    check_all_finished(by_name)
 
 
 def write(config: SweepConfig, rows: list[Row], grids: list[Grid], task: Task, out: Path) -> None:

@@ -22,7 +22,8 @@ class RecoveryConfig(Group):
     """Write checkpoints to --out, at the end of every epoch and every so many steps; 0: of epochs only. Rule
     delayed finishes all batches on their way first, so its weights depend on how often."""
     resume: bool = False
-    """Go on from the newest complete checkpoint in --out; from the beginning when there is none yet."""
+    """Go on from the newest complete checkpoint in --out; from the beginning when there is none yet. The run
+    writes checkpoints, too: at the end of every epoch if --checkpoint-every does not say more."""
     overwrite: bool = False
     """Remove the earlier run in --out first. Without it, a folder that has one is refused."""
     supervise: bool = False

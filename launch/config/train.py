@@ -120,6 +120,8 @@ class TrainConfig(JobConfig):
             raise UserError(f"{option} needs the folder in which checkpoints are kept; give one with --out")
         if not self.capabilities.resumable:
             raise UserError(f"{option} is for stages that learn, not for {self.engine_name}; leave it out")
+        if self.recovery.resume and self.recovery.checkpoint_every is None:
+            self.recovery.checkpoint_every = 0  # what was resumed once can be resumed again
 
     @property
     def engine_name(self) -> str:

@@ -86,6 +86,8 @@ def find_engine(name: str) -> Engine:
     if name in ENGINES:
         return ENGINES[name]
     if not is_engine_path(name):
+        if name in RULES:
+            raise UserError(f"{name} is a rule, not an engine; use --rule {name}")
         known = ", ".join(ENGINES)
         raise UserError(f"unknown engine ({name}); use one of {known}, or your own as my_pkg.my_engine")
     module = load_module(name, "engine")

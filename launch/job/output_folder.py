@@ -3,6 +3,7 @@
 the folder holds                         a new run    --resume               --overwrite
 nothing, or what a failed run left       clears it    begins                 clears it
 checkpoints                              is refused   goes on from newest    clears it
+checkpoints and the end of all epochs    is refused   is refused             clears it
 summary.json of a run, no checkpoints    is refused   is refused             clears it
 
 A run that goes on removes the results of the end, too: it writes its own. Nothing else is ever removed.
@@ -33,8 +34,12 @@ EXPORTED = "model.safetensors"
 """What launch.export makes of a run."""
 
 
-def check_unused(out: Path) -> None:
-    """Raise UserError if the folder has an earlier run that a new one would overwrite."""
+def check_unused(out: Path, *, resume: bool = False) -> None:
+    """Raise UserError if the folder has an earlier run that a new one would overwrite.
+
+    Args:
+        resume: whether the new one was to go on with it.
+    """
     checkpoints = CheckpointStore(out)
     if steps := checkpoints.steps():
         raise UserError(
@@ -42,8 +47,21 @@ def check_unused(out: Path) -> None:
             "--resume, remove it by --overwrite, or choose another --out"
         )
     if (out / SUMMARY).is_file():
+        if resume:
+            raise UserError(
+                f"{out} has the results of a run without checkpoints (--checkpoint-every), which cannot be "
+                "resumed; start from its weights by launch.export and --init, in another --out"
+            )
         raise UserError(
             f"{out} has the results of an earlier run; remove them by --overwrite, or choose another --out"
+        )
+
+
+def check_unfinished(out: Path, step: int, total: int) -> None:
+    """Raise UserError if the run in the folder has trained all its `total` steps and written its results."""
+    if step >= total and (out / SUMMARY).is_file():
+        raise UserError(
+            f"the run in {out} is finished (step {step}); raise --epochs to train on, or choose another --out"
         )
 
 

@@ -18,7 +18,7 @@ from launch.job.checkpoints import settings_of
 from launch.job.context import RankContext
 from launch.job.data import Data
 from launch.job.message_stream import StreamPosition
-from launch.job.output_folder import check_unused
+from launch.job.output_folder import check_unfinished, check_unused
 from launch.job.start import Start
 from tasks.base import Task
 from workers.checkpoint.manifest import Manifest
@@ -51,15 +51,19 @@ def choose_start(
         raise UserError(f"{refused[0]}; no other checkpoint can be resumed")
     if manifest is None:
         if not may_replace:
-            check_unused(Path(config.output.out))
+            check_unused(Path(config.output.out), resume=True)
         note = f"no checkpoint in {checkpoints.folder} yet: training starts from the beginning"
         return Start(cut=config.partition.cut, notes=[note])
     _check_record(manifest)
     _check_patience(manifest, config.evaluation.patience)
     _check_same(manifest, settings_of(config, task, data))
     cut = config.partition.cut
+    cut_then = ",".join(str(first) for first, _ in manifest.bounds[1:])
     if not cut and stages == len(manifest.bounds):
-        cut = ",".join(str(first) for first, _ in manifest.bounds[1:])
+        cut = cut_then
+    if cut == cut_then and not restarted:
+        total = config.task.epochs * data.steps_per_epoch
+        check_unfinished(Path(config.output.out), manifest.step, total)
     notes = [f"{reason}; it is not used" for reason in refused]
     notes += [f"a refused checkpoint is kept as {path}" for path in _set_aside(checkpoints, manifest.step)]
     notes.append(f"resumed from the checkpoint of step {manifest.step}")

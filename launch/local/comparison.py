@@ -107,3 +107,12 @@ def check_somebody_finished(runs: dict[str, list[Run]]) -> None:
     bad_input = all(run["status"] == 2 for run in failures.values())
     one = next(iter(reasons)) if len(reasons) == 1 else f"every engine failed: {reported}"
     raise (UserError if bad_input else StageError)(one)
+
+
+def check_all_finished(runs: dict[str, list[Run]]) -> None:
+    """Raise UserError or StageError if an engine failed whose row says why; the tables were shown before."""
+    failures = {engine: run for engine, many in runs.items() for run in many if "error" in run}
+    if failures:
+        bad_input = all(run["status"] == 2 for run in failures.values())
+        names = ", ".join(failures)
+        raise (UserError if bad_input else StageError)(f"failed: {names}; the table says why")

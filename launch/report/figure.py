@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,7 +24,7 @@ def new_figure(width: int, height: int, title: str = "") -> Figure:
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     if title:
         figure.set_layout_engine("constrained", w_pad=0.16, h_pad=0.12, wspace=0.02)
-        figure.suptitle(title, fontsize=15, fontweight="bold", color=INK)
+        figure.suptitle(textwrap.fill(title, width // 12), fontsize=15, fontweight="bold", color=INK)
     return figure
 
 

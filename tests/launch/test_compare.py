@@ -102,7 +102,8 @@ def test_engines_alternate_and_a_failed_engine_does_not_run_again(
         finished(job)
 
     engines = ("--engines", "backprop", "dni", "cdni", "--repeats", "3", "--out", str(tmp_path))
-    contest(monkeypatch, run_local, *engines)
+    with pytest.raises(UserError, match=r"^failed: dni; the table says why$"):
+        contest(monkeypatch, run_local, *engines)
     assert started == ["backprop", "dni", "cdni"] * 2 + ["backprop", "cdni"]
     rows = json.loads((tmp_path / "compare.json").read_text())["rows"]
     assert [row["engine"] for row in rows if "error" not in row] == ["backprop", "cdni"]
@@ -316,3 +317,13 @@ def test_bad_input_is_one_line_and_status_2() -> None:
     done = run("launch.compare", "--engines", "backprop", "magic")
     assert done.returncode == 2
     assert done.stderr.startswith("dni-async: unknown engine (magic)") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["summary.json", "checkpoints/step-4/manifest.json"])
+def test_the_folder_of_a_training_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match="has the results of a training run; choose another --out"):
+        contest(monkeypatch, lambda job, task: finished(job), "--engines", "backprop", "--out", str(tmp_path))

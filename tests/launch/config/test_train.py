@@ -93,7 +93,8 @@ def test_a_wrong_value_is_named_with_its_remedy(cls, settings, words):
     ("settings", "words"),
     [
         ({"rule": "backprop"}, "unknown rule (backprop); use one of dni, cdni, delayed, local, "),
-        ({"engine": "cdni"}, "unknown engine (cdni); use one of decoupled, backprop, "),
+        ({"engine": "cdni"}, "cdni is a rule, not an engine; use --rule cdni"),
+        ({"engine": "cdn"}, "unknown engine (cdn); use one of decoupled, backprop, "),
         ({"minutes": 0.0}, "minutes is 0.0; it must be positive and finite"),
         ({"on_nonfinite": "go"}, "unknown on-nonfinite (go); use one of stop, skip"),
         (
@@ -167,6 +168,11 @@ def test_the_data_root_option_overrides_the_environment(monkeypatch):
     assert TrainConfig.of().task.data_folder() == Path("/from/environment")
     monkeypatch.delenv("DNI_DATA")
     assert TrainConfig.of().task.data_folder() is None
+
+
+def test_a_run_that_is_resumed_can_be_resumed_again():
+    assert TrainConfig.of(resume=True, out="a").recovery.checkpoint_every == 0
+    assert TrainConfig.of(resume=True, out="a", checkpoint_every=7).recovery.checkpoint_every == 7
 
 
 def test_tables_call_a_decoupled_run_by_its_rule():

@@ -107,13 +107,17 @@ def test_a_second_run_in_a_folder_is_refused_or_replaces_the_first(tmp_path: Pat
         assert first.statuses() == [0, 0, 0], first.lines()
     (first.out / "curves.png").write_text("old")
     before = files(first.out)
-    for again in ({}, {"out": "set by the job", "resume": True}):
+    for again, words in (
+        ({}, "an earlier run; remove them by --overwrite, or choose another --out"),
+        (
+            {"out": "set by the job", "resume": True},
+            "a run without checkpoints (--checkpoint-every), which cannot be resumed; start from its weights "
+            "by launch.export and --init, in another --out",
+        ),
+    ):
         with Job(TrainConfig.of(**SETTINGS | again), task, 2, tmp_path) as second:
             assert second.statuses() == [2, 2]
-        assert second.lines() == [
-            f"dni-async: {first.out} has the results of an earlier run; remove them by --overwrite, or "
-            "choose another --out"
-        ]
+        assert second.lines() == [f"dni-async: {first.out} has the results of {words}"]
     assert files(first.out) - before <= {"rank-0.log", "rank-1.log"}
     assert (first.out / "curves.png").read_text() == "old"
     with Job(TrainConfig.of(overwrite=True, **SETTINGS), task, 2, tmp_path) as third:

@@ -171,10 +171,21 @@ class TestWhereToStart:
         return choose_start(chosen, task, data_of(task, chosen), stages)
 
     def test_at_the_newest_checkpoint_with_its_cut(self, finished: Path, task: Tiny) -> None:
-        start = self.start(finished, task, resume=True)
+        start = self.start(finished, task, resume=True, epochs=4)
         assert (start.position.step, start.cut) == (12, "1,3")
         assert start.notes == ["resumed from the checkpoint of step 12"]
         assert [epoch["epoch"] for epoch in start.record["epochs"]] == [1, 2, 3]
+
+    def test_a_finished_run_with_the_same_cut_is_refused(self, finished: Path, task: Tiny) -> None:
+        with pytest.raises(UserError, match=r"is finished \(step 12\); raise --epochs to train on"):
+            self.start(finished, task, resume=True)
+
+    def test_a_finished_run_whose_results_were_not_written_goes_on(
+        self, finished: Path, tmp_path: Path, task: Tiny
+    ) -> None:
+        shutil.copytree(finished / "run", tmp_path / "run")
+        (tmp_path / "run" / "summary.json").unlink()
+        assert self.start(tmp_path, task, resume=True).position.step == 12
 
     @pytest.mark.parametrize(("stages", "cut"), [(2, ""), (3, "2,4")])
     def test_with_another_cut_if_one_is_given_or_needed(
