@@ -27,7 +27,7 @@ class NetworkSettings:
     rank: int
     """Rank of a linear network, 0 for full."""
     memory: int | None
-    """Rows over which the targets of least squares fade; None for twice the features."""
+    """Rows over which the targets of least squares fade; None for the network's default."""
 
 
 class DNINetwork(nn.Module):

@@ -37,6 +37,7 @@ def resolve(
     conditional: bool,
     classes: bool,
     batch_normalised: bool = False,
+    values: int = 0,
 ) -> SGConfig:
     """The same settings with every None decided.
 
@@ -45,7 +46,7 @@ def resolve(
     """
     kind = config.kind
     if kind == AUTO:
-        kind = automatic_kind(shape, conditional, classes, batch_normalised)
+        kind = automatic_kind(shape, conditional, classes, batch_normalised, values)
     network = find_network(kind).for_shape(shape)
     image = len(shape) == 3
     if network.feature_dim == 1 and not image:

@@ -16,6 +16,9 @@ RIDGE = 1.0
 SOLVE_EVERY = 2
 """Targets per solution, which costs more than adding a target."""
 
+LABELLED_MEMORY = 2000
+"""Rows; measured for regressions in two and three stages."""
+
 
 class LeastSquaresSG(DNINetwork):
     """g = W f + b with f = [h ; tanh h ; y], where W and b are the ridge regression on recent targets.
@@ -34,8 +37,9 @@ class LeastSquaresSG(DNINetwork):
     h: (B, ..., D), one prediction per row. y: (B, C), repeated for all rows of a sample, or absent.
     Cost: learn 2 products (2D, B) x (B, 2D), and every `SOLVE_EVERY`th time about 10 D^3 multiplications.
 
-    memory: rows over which the weight of a target decays, by default twice the features. With too many, the
-    targets of an older network mislead; with too few, noise does.
+    memory: rows over which the weight of a target decays; by default twice the features, and at least
+        `LABELLED_MEMORY` where it sees labels. With too many, the targets of an older network mislead; with
+        too few, noise does.
     """
 
     replays = False
@@ -59,7 +63,10 @@ class LeastSquaresSG(DNINetwork):
     @classmethod
     @override
     def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:
-        return cls(shape[-1], shape[-1], label_size, settings.memory)
+        network = cls(shape[-1], shape[-1], label_size, settings.memory)
+        if label_size and settings.memory is None:
+            network.memory = max(network.memory, LABELLED_MEMORY)
+        return network
 
     @override
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:

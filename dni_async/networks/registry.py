@@ -17,6 +17,8 @@ NETWORKS = {
 """Name on the command line -> class."""
 NARROW = 2
 """Up to this width the layer norm of the head leaves nothing of a prediction (see `FeatureHeadSG`)."""
+SOLVABLE = 128
+"""Up to this width, and so many labels, least squares are solved in a fraction of a millisecond."""
 
 
 def find_network(kind: str) -> type[DNINetwork]:
@@ -25,19 +27,26 @@ def find_network(kind: str) -> type[DNINetwork]:
     return find_class(kind, NETWORKS, "SG network", DNINetwork, advice=advice)
 
 
-def automatic_kind(shape: tuple[int, ...], conditional: bool, classes: bool, batch_normalised: bool) -> str:
+def automatic_kind(
+    shape: tuple[int, ...], conditional: bool, classes: bool, batch_normalised: bool, values: int = 0
+) -> str:
     """Return the kind that was measured to be best for activations of `shape` (without the batch).
 
         labels that are classes, seen by the network    head, but linear for features that are
                                                         batch-normalised or at most `NARROW` wide
+        real values, seen by the network                least-squares for features up to `SOLVABLE` wide
+                                                        that are not batch-normalised
         any others, or none                             conv for images, linear for features
 
     Args:
         conditional: whether the network sees the labels.
         classes: whether the labels are classes.
         batch_normalised: whether the activation is, in a network without residual connections.
+        values: number of real values that the network sees as labels.
     """
     image = len(shape) == 3
     if conditional and classes and (image or not (batch_normalised or shape[-1] <= NARROW)):
         return "head"
+    if 0 < values <= SOLVABLE and not (image or batch_normalised or shape[-1] > SOLVABLE):
+        return "least-squares"
     return "conv" if image else "linear"

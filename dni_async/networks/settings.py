@@ -27,7 +27,8 @@ class SGConfig:
     layers: int | None = None
     """Hidden layers of mlp (1) or conv (2)."""
     memory: int | None = None
-    """Rows over which the targets of least-squares fade; by default twice its features."""
+    """Rows over which the targets of least-squares fade; by default twice its features, and at least
+    2,000 if it sees labels."""
     optimizer: str = "adam"
     """Any optimizer of torch.optim."""
     lr: float | None = None

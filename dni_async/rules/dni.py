@@ -56,6 +56,7 @@ class DniRule(Rule):
             conditional,
             classes=context.classes is not None and context.classes == context.label_size,
             batch_normalised=context.batch_normalised,
+            values=context.label_size if conditional and context.classes is None else 0,
         )
         synthesizer = build_synthesizer(
             settings,

@@ -33,7 +33,7 @@ class LinkedConfig(DeviceConfig):
 
     transport: str = "auto"
     """auto, shm, tcp, tls, dist, rpc or the dotted path of your own; several, one per link, with commas.
-    Auto: shm within a host, else tcp, with --encrypt tls."""
+    Auto: shm within a host, else tcp (tls where links are encrypted)."""
     trust_network: bool = False
     """Allow --transport rpc, by which anybody who reaches a rank's port can run code in it."""
     timeout: float = 60.0

@@ -122,20 +122,19 @@ class ReconnectingSender(Sender):
         """Wait until every message is released, or the receiver has ended (nobody listens any more).
 
         Args:
-            has_ended: whether the receiving stage has handled all messages; asked twice a second.
+            has_ended: whether the receiving stage has handled all messages, and takes no connection any more;
+                asked first, and then twice a second at least.
 
         Raises TransportTimeout.
         """
         deadline = Deadline(timeout)
         with contextlib.suppress(PeerGone):
-            while True:
+            while not has_ended():
                 self.ready()
                 if not self._send_log.in_flight:
                     return
                 if wait_any([self], min(deadline.left(), _END_CHECK_INTERVAL_S)):
                     continue
-                if has_ended():
-                    return
                 if not deadline.left():
                     raise TransportTimeout(f"stage {self.peer} released no message in {timeout:g} s")
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from dni_async.networks import LeastSquaresSG, LinearSG
+from dni_async.networks.base import NetworkSettings
 from dni_async.networks.least_squares import RIDGE, SOLVE_EVERY
 from tests.support.sg_networks import LABELS, labels_for, synthesizer
 
@@ -130,3 +132,11 @@ def test_a_network_loaded_from_a_state_dict_learns_the_same() -> None:
     for network in (first, other):
         taught(network, lessons[3:])
     assert torch.equal(first.output.weight, other.output.weight)
+
+
+def test_by_default_it_remembers_at_least_2000_rows_where_it_sees_labels() -> None:
+    settings = NetworkSettings(hidden=0, layers=1, rank=0, memory=None)
+    assert LeastSquaresSG.build((WIDTH,), LABELS, settings).memory == 2000
+    assert LeastSquaresSG.build((800,), LABELS, settings).memory == 2 * (2 * 800 + LABELS + 1)
+    assert LeastSquaresSG.build((WIDTH,), 0, settings).memory == 2 * (2 * WIDTH + 1)
+    assert LeastSquaresSG.build((WIDTH,), LABELS, replace(settings, memory=9)).memory == 9

@@ -94,6 +94,24 @@ def test_the_automatic_kind(
 
 
 @pytest.mark.parametrize(
+    ("shape", "batch_normalised", "values", "kind"),
+    [
+        ((64,), False, 1, "least-squares"),
+        ((128,), False, 128, "least-squares"),
+        ((7, 64), False, 2, "least-squares"),
+        ((129,), False, 1, "linear"),
+        ((64,), False, 129, "linear"),
+        ((64,), True, 1, "linear"),
+        ((3, 8, 8), False, 1, "conv"),
+    ],
+)
+def test_real_valued_labels_get_least_squares_where_they_are_cheap(
+    shape: tuple[int, ...], batch_normalised: bool, values: int, kind: str
+) -> None:
+    assert automatic_kind(shape, True, False, batch_normalised, values) == kind
+
+
+@pytest.mark.parametrize(
     ("shape", "variant"), [((4,), FeatureHeadSG), ((5, 4), FeatureHeadSG), ((4, 3, 3), HeadSG)]
 )
 def test_a_head_suits_the_shape_of_the_activation(shape: tuple[int, ...], variant: type[DNINetwork]) -> None:

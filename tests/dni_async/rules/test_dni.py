@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dni_async.messages import TargetGradient
-from dni_async.networks import DNINetwork, FeatureHeadSG, LinearSG
+from dni_async.networks import DNINetwork, FeatureHeadSG, LeastSquaresSG, LinearSG
 from dni_async.networks.settings import SGConfig
 from dni_async.rules.context import RuleContext
 from dni_async.rules.dni import CdniRule, DniRule
@@ -130,7 +130,7 @@ def context(**settings: Any) -> RuleContext:
         (CdniRule, {"batch_normalised": True}, LinearSG),
         (CdniRule, {"batch_normalised": True, "sg": SGConfig(kind="head")}, FeatureHeadSG),
         (CdniRule, {"sg": SGConfig(kind="linear")}, LinearSG),
-        (CdniRule, {"classes": None}, LinearSG),
+        (CdniRule, {"classes": None}, LeastSquaresSG),
         (
             CdniRule,
             {"classes": CLASSES + 1},

@@ -275,6 +275,17 @@ class TestDraining:
         assert lower.take() == "A0"
         upper.sender.drain(5.0)
 
+    def test_does_not_dial_a_stage_that_has_ended_whose_queue_may_be_full(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        upper, lower = pair
+        upper.send(batch(0))
+        lower.die()
+        upper.die()
+        upper.start()
+        monkeypatch.setattr(upper.sender._dial, "connect", lambda: pytest.fail("it dials"))
+        upper.sender.drain(5.0, lambda: True)
+
     def test_ends_when_no_receiver_listens_any_more(self, pair: Pair) -> None:
         upper, lower = pair
         upper.send(batch(0))
