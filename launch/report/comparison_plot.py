@@ -26,7 +26,7 @@ def plot_compare(rows: Sequence[Row], path: PathLike, title: str = "", metric_na
     about = f": {title}" if title else ""
     figure, (left, right) = two_panels(f"Engines side by side{about}", max(480, 180 + 44 * len(rows)))
     styles = list(row_styles(rows))
-    _speedup_bars(left, rows, [colour for colour, _ in styles])
+    _bars(left, rows, [colour for colour, _ in styles])
     curves = [(_median_run(row) or {}).get("evaluations", ()) for row in rows]
     split = split_of([record for records in curves for record in records])
     key = metric_key(split, metric_name)
@@ -42,24 +42,34 @@ def plot_compare(rows: Sequence[Row], path: PathLike, title: str = "", metric_na
     figure.savefig(path, dpi=DPI)
 
 
-def _speedup_bars(axes: Axes, rows: Sequence[Row], colours: Sequence[str]) -> None:
-    """Draw horizontal bars, first row on top; an engine that failed has the word instead of a bar."""
-    values = [None if row.get("error") else row.get("speedup") for row in rows]
-    spreads = [None if row.get("error") else row.get("speedup_spread") for row in rows]
+def _bars(axes: Axes, rows: Sequence[Row], colours: Sequence[str]) -> None:
+    """Draw horizontal bars of the speed-up, or of the throughput where nothing is there to compare with.
+
+    The first row is on top; an engine that failed has the word instead of a bar."""
+    relative = any(row.get("speedup") for row in rows)
+    key = "speedup" if relative else "samples_per_s"
+    values = [None if row.get("error") else row.get(key) for row in rows]
+    spreads = [None if row.get("error") else row.get(f"{key}_spread") for row in rows]
     axes.barh(range(len(rows)), [value or 0.0 for value in values], color=colours, height=0.62, zorder=2)
-    axes.axvline(1.0, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=3)
     for position, (row, value, spread) in enumerate(zip(rows, values, spreads, strict=True)):
         low, high = spread or (value or 0.0, value or 0.0)
         if low < high:
             axes.plot([low, high], [position, position], color=INK, linewidth=1.4, zorder=4, marker="|")
-        label = "failed" if row.get("error") else f"{times(value)}   {number(row.get('samples_per_s'))}/s"
+        rate = f"{number(row.get('samples_per_s'))}/s"
+        label = "failed" if row.get("error") else f"{times(value)}   {rate}" if relative else rate
         note = axes.annotate(label, (high, position), xytext=(8, 0), textcoords="offset points")
         note.set(color=INK, fontsize=10, va="center", zorder=5, backgroundcolor="white")
     axes.set_yticks(range(len(rows)), [_label(row) for row in rows])
     axes.set_ylim(len(rows) - 0.4, -0.6)
-    axes.set_xlim(0, 1.5 * max([1.0, *(spread[1] for spread in spreads if spread)]))
-    spread_label = "; line: all runs" if any(spread and spread[0] < spread[1] for spread in spreads) else ""
-    axes.set(title="speed-up", xlabel=f"speed-up in samples/s (dashed: 1 x{spread_label})")
+    least = 1.0 if relative else 0.0
+    ends = [max(spread or [value or 0.0]) for value, spread in zip(values, spreads, strict=True)]
+    axes.set_xlim(0, 1.5 * max([least, *ends]) or 1)
+    lines = "line: all runs" if any(spread and spread[0] < spread[1] for spread in spreads) else ""
+    if relative:
+        axes.axvline(1.0, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=3)
+        lines = f"dashed: 1 x; {lines}".removesuffix("; ")
+    axes.set(title="speed-up" if relative else "throughput")
+    axes.set_xlabel(f"{'speed-up in ' if relative else ''}samples/s" + (f" ({lines})" if lines else ""))
     axes.grid(False, axis="y")
 
 

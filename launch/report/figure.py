@@ -24,7 +24,7 @@ def new_figure(width: int, height: int, title: str = "") -> Figure:
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     if title:
         figure.set_layout_engine("constrained", w_pad=0.16, h_pad=0.12, wspace=0.02)
-        figure.suptitle(textwrap.fill(title, width // 12), fontsize=15, fontweight="bold", color=INK)
+        figure.suptitle(textwrap.fill(title, width // 13), fontsize=15, fontweight="bold", color=INK)
     return figure
 
 

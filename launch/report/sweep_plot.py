@@ -36,7 +36,7 @@ def plot_sweep(rows: Sequence[Row], path: PathLike, title: str, metric_name: str
         left.plot(places, [row["samples_per_s"] for row in many], color=colour, marker=marker, label=label)
         stale = sorted((row["staleness"] or 0.0, row[key]) for row in many if row[key] is not None)
         right.plot([x for x, _ in stale], [y for _, y in stale], color=colour, marker=marker, label=label)
-    left.set_xticks(range(len(values)), [shown_value(first, value) for value in values])
+    left.set_xticks(range(len(values)), [shown_value(first, value).replace(", ", "\n") for value in values])
     left.set(title="samples/s", xlabel=first, yscale="log")
     most = max((row["staleness"] or 0.0 for many in lines.values() for row in many), default=0.0)
     ticks = [0, *(2**i for i in range(8) if 2**i <= max(1.0, 2 * most))]
