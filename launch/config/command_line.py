@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import inspect
 import io
 import os
 import sys
@@ -15,6 +16,19 @@ import tyro
 from dni_async.errors import UserError
 
 Config = TypeVar("Config")
+
+EXAMPLES = {
+    "launch.train": (
+        "--task mnist-fcn --stages 2 --rule cdni --out runs/a",
+        "--task my_task:Tumours --stages 3 --out runs/b",
+    ),
+    "launch.compare": (
+        "--engines backprop 1f1b cdni --repeats 3",
+        "--engines 1f1b ddp cdni --wan 25,1000",
+    ),
+    "launch.plan": ("--task mnist-fcn --engines 1f1b cdni --check",),
+}
+"""Arguments that `--help` shows, by program."""
 
 
 def parse(cls: type[Config], prog: str, arguments: Sequence[str] | None = None) -> Config:
@@ -29,7 +43,7 @@ def parse(cls: type[Config], prog: str, arguments: Sequence[str] | None = None) 
             contextlib.redirect_stderr(complaint),
             _wide_terminal(sys.argv if arguments is None else arguments),
         ):
-            return tyro.cli(cls, prog=prog, args=arguments)
+            return tyro.cli(cls, prog=prog, args=arguments, description=_description(cls, prog))
     except UserError as error:
         raise UserError(f"{error}; see {prog} --help") from None
     except SystemExit as stop:
@@ -73,3 +87,9 @@ def _first_line(box: str) -> str:
     if first.startswith(prefix) and not first.startswith(prefix + "-"):
         first = first.split(": ", 1)[-1]
     return first
+
+
+def _description(cls: type, prog: str) -> str:
+    """Return what `--help` shows first: the docstring of the settings, and examples."""
+    examples = [f"python -m {prog} {arguments}" for arguments in EXAMPLES.get(prog, ())]
+    return "\n\n".join([inspect.cleandoc(cls.__doc__ or ""), *(["Examples:", *examples] if examples else [])])
