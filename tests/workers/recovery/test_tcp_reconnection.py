@@ -169,6 +169,7 @@ def test_what_a_killed_sender_sends_again_is_taken_once(pair: Pair) -> None:
     assert is_quiet(pair)
 
 
+@pytest.mark.slow  # missed its 20 s once on a busy machine, cause not found
 def test_whatever_breaks_when_every_message_is_taken_once_and_in_order(pair: Pair) -> None:
     upper, lower = pair
     rng = random.Random(0)
