@@ -61,6 +61,7 @@ class Tunnel:
         try:
             self._shake_hands(Deadline(HANDSHAKE_TIMEOUT_S))
             self._handshake.set_result(None)
+            self._deliver()  # the first messages may have come with the last words of the handshake
             while self._reads_plain or self._reads_wire or self._to_wire or self._to_plain:
                 self._turn()
         except Exception as error:
@@ -148,6 +149,10 @@ class Tunnel:
         if not data:
             raise ConnectionResetError("the connection was cut")
         self._incoming.write(data)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        """Decrypt all that has come."""
         parts = []
         with contextlib.suppress(ssl.SSLWantReadError):
             while self._reads_wire:
