@@ -130,7 +130,14 @@ class ReconnectingSender(Sender):
         deadline = Deadline(timeout)
         with contextlib.suppress(PeerGone):
             while not has_ended():
-                self.ready()
+                try:
+                    if sender := self._connected():
+                        sender.ready()
+                except PeerGone:
+                    if self._sender is None:
+                        raise  # nobody listens
+                    self._disconnect()
+                    continue  # before it dials again: a stage that has ended takes no connection
                 if not self._send_log.in_flight:
                     return
                 if wait_any([self], min(deadline.left(), _END_CHECK_INTERVAL_S)):

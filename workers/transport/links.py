@@ -73,7 +73,10 @@ def drain_at_end(request: LinkRequest, upstream: int, sender: ReconnectingSender
 
 
 def publish_end(request: LinkRequest) -> None:
-    """Have a supervised stage publish that it has handled all messages, once it has."""
+    """Have a supervised stage publish that it has handled all messages, before it closes any end.
+
+    Call it when all links are open: what is registered last comes first at the end.
+    """
     request.stack.callback(request.rendezvous.publish, f"{_DONE}/{request.rendezvous.rank}", True)
 
 

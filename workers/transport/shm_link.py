@@ -28,8 +28,6 @@ class ShmTransport(Transport):
             listener.pin = pin
             rendezvous.publish(f"shm/{n}-{rank}", listener.address)
         links = {}
-        if storage:
-            publish_end(request)
         for n, listener in listeners.items():
             address = rendezvous.read(f"shm/{rank}-{n}", timeout)
             if storage is None or journal is None:
@@ -43,4 +41,6 @@ class ShmTransport(Transport):
             links[n] = request.link(lasting, ReconnectingReceiver(listener, journal, f"from {n}", SPIN_S))
             if n < rank:
                 drain_at_end(request, n, lasting)
+        if storage:
+            publish_end(request)
         return links

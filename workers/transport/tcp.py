@@ -82,7 +82,6 @@ def _open_lasting(request: LinkRequest, storage: StableStorage, journal: Journal
     """The links of a supervised stage, which outlast their connections."""
     rendezvous, timeout, pin = request.rendezvous, request.timeout, request.device.type == "cuda"
     receptions = {}
-    publish_end(request)
     for n in request.neighbours:
         ours, channel = storage.tcp_sockets[n], f"tcp/{n}-{rendezvous.rank}"
         secret = b"" if rendezvous.secret else ours.secret
@@ -97,6 +96,7 @@ def _open_lasting(request: LinkRequest, storage: StableStorage, journal: Journal
         links[n] = request.link(sender, ReconnectingReceiver(reception, journal, f"from {n}"))
         if n < rendezvous.rank:
             drain_at_end(request, n, sender)
+    publish_end(request)
     return links
 
 

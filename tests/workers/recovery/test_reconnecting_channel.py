@@ -286,6 +286,16 @@ class TestDraining:
         monkeypatch.setattr(upper.sender._dial, "connect", lambda: pytest.fail("it dials"))
         upper.sender.drain(5.0, lambda: True)
 
+    def test_does_not_dial_again_when_the_stage_has_ended_and_then_closed_its_end(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        upper, lower = pair
+        upper.send(batch(0))
+        ended = [False, True]  # the end is published between the first question and the closing
+        lower.die()
+        monkeypatch.setattr(upper.sender._dial, "connect", lambda: pytest.fail("it dials"))
+        upper.sender.drain(5.0, lambda: ended.pop(0))
+
     def test_ends_when_no_receiver_listens_any_more(self, pair: Pair) -> None:
         upper, lower = pair
         upper.send(batch(0))

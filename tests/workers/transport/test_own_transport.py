@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from pathlib import Path
@@ -51,12 +52,14 @@ class PipeSender(QueueSender):
     @override
     def close(self) -> None:
         if not self._credits.ended():
-            self._socket.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # the receiver has closed, and the thread this end
+                self._socket.shutdown(socket.SHUT_WR)
         self._credits.close()
 
     def _run(self) -> None:
-        while self._socket.recv(1):
-            self._credits.give()
+        with self._socket:
+            while self._socket.recv(1):
+                self._credits.give()
         self._credits.fail(PeerGone(f"stage {self.peer} closed its end"))
 
 
@@ -83,15 +86,15 @@ class PipeReceiver(QueueReceiver):
             pass  # the sender has left
 
     def _run(self) -> None:
-        stream = self._socket.makefile("rb")
-        while packet := stream.read(HEADER_BYTES):
-            header = decode(packet)
-            payload = torch.frombuffer(
-                bytearray(stream.read(header.payload_bytes) or b"\0"), dtype=torch.uint8
-            )
-            parts = [payload[s.offset : s.offset + s.nbytes].clone() for s in header.specs]
-            tensors = [part.view(s.dtype).view(s.shape) for part, s in zip(parts, header.specs, strict=True)]
-            self._inbox.put(assemble(header, tensors))
+        with self._socket.makefile("rb") as stream:
+            while packet := stream.read(HEADER_BYTES):
+                header = decode(packet)
+                payload = torch.frombuffer(
+                    bytearray(stream.read(header.payload_bytes) or b"\0"), dtype=torch.uint8
+                )
+                parts = [payload[s.offset : s.offset + s.nbytes].clone() for s in header.specs]
+                pairs = zip(parts, header.specs, strict=True)
+                self._inbox.put(assemble(header, [part.view(s.dtype).view(s.shape) for part, s in pairs]))
         self._inbox.fail(PeerGone(f"stage {self.peer} closed its end"))
 
 
@@ -135,12 +138,10 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_conforms(outcome: Outcome, name: str) -> None:
     outcome.check(name)
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_two_stages_are_linked_by_the_dotted_path_of_a_transport(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
