@@ -15,14 +15,13 @@ WANTED = "give pairs (x, y) of one tensor, array or number each"
 
 def check_set(name: str, dataset: Dataset[Any]) -> None:
     """Check that a data set, such as the "training" set, is map-style and has samples, which are pairs."""
-    samples = size(dataset)
     if isinstance(dataset, IterableDataset):
         kind = type(dataset).__name__
         raise UserError(
             f"the {name} set is an IterableDataset ({kind}), which cannot be shuffled and resumed; "
             "give a map-style data set, with __len__ and __getitem__"
         )
-    if not samples:
+    if not size(dataset):
         raise UserError(f"the {name} set is empty; check the task's data")
     if isinstance(dataset, TensorDataset) and len(dataset.tensors) != 2:
         raise UserError(f"the {name} set has samples of {len(dataset.tensors)} tensors; give pairs (x, y)")

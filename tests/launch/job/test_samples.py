@@ -22,21 +22,27 @@ PAIR = "give pairs (x, y) of one tensor, array or number each"
 
 
 class Stream(IterableDataset):
+    def __iter__(self) -> Iterator[Any]:
+        return iter([(X, 0)] * 4)
+
+
+class StreamOfKnownLength(Stream):
     def __len__(self) -> int:
         return 4
 
-    def __iter__(self) -> Iterator[Any]:
-        return iter([(X, 0)] * 4)
+
+def streamed(kind: str) -> str:
+    return (
+        f"the training set is an IterableDataset ({kind}), which cannot be shuffled and resumed; "
+        "give a map-style data set, with __len__ and __getitem__"
+    )
 
 
 @pytest.mark.parametrize(
     ("dataset", "line"),
     [
-        (
-            Stream(),
-            "the training set is an IterableDataset (Stream), which cannot be shuffled and resumed; "
-            "give a map-style data set, with __len__ and __getitem__",
-        ),
+        (Stream(), streamed("Stream")),
+        (StreamOfKnownLength(), streamed("StreamOfKnownLength")),
         (5, "data set int has no length; give a map-style data set"),
         ([], "the training set is empty; check the task's data"),
         (TensorDataset(X), "the training set has samples of 1 tensors; give pairs (x, y)"),
