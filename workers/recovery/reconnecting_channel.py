@@ -88,8 +88,9 @@ class ReconnectingSender(Sender):
             sender = self._connected()
             if sender is None:
                 self.await_ready(deadline)
-                self._send_log.put(message, self._journal.stamp, copy_out)
-                break
+                if self._sender is None:
+                    self._send_log.put(message, self._journal.stamp, copy_out)
+                continue  # a connection that was made meanwhile sends only what was in flight then
             sender.stamp = self._journal.stamp
             try:
                 sender.send(message, deadline.left())

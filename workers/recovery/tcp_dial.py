@@ -73,8 +73,9 @@ class TcpDial(Dial):
     @override
     def close(self) -> None:
         self._closed = True
-        if self._current is not None:
-            shut_down([self._current])  # wakes the handshake
+        current = self._current  # the thread may set it to None at any time
+        if current is not None:
+            shut_down([current])  # wakes the handshake
         if self._thread is not None:
             self._thread.join()
         self._thread = None
@@ -114,6 +115,8 @@ class TcpDial(Dial):
         """One connection that is proved. Raises OSError and HandshakeError."""
         connection = self._current = open_connection(self._address, Deadline(_ATTEMPT_TIMEOUT_S))
         try:
+            if self._closed:  # perhaps before `close` could see the connection
+                raise ConnectionAbortedError
             configure(connection, self._timeout / _PATIENCE)
             hello = Hello(0, 1, self._send_log.capacity)
             prove(connection, self._secret, hello, Deadline(self._timeout))

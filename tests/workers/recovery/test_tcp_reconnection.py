@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import random
 import socket
+import threading
 import time
 from collections.abc import Iterator
 
@@ -16,8 +17,11 @@ from tests.support.supervised_stages import CAPACITY, TcpLower, TcpUpper
 from tests.support.waiting import until
 from workers.recovery import tcp_dial
 from workers.recovery.stable_storage import StableStorage
+from workers.recovery.tcp_dial import TcpDial
 from workers.recovery.tcp_reception import TcpReception
-from workers.transport.base import PeerGone, TransportTimeout
+from workers.transport import tcp_connect
+from workers.transport.base import Deadline, PeerGone, TransportTimeout
+from workers.transport.tcp_connect import Address
 from workers.transport.tcp_stamped import TcpArrivals, TcpStampedSender
 
 TEST_TIMEOUT_S = 20.0
@@ -102,6 +106,27 @@ def test_messages_are_logged_before_there_is_a_connection(pair: Pair) -> None:
     lower.start()
     assert [take(pair) for _ in range(CAPACITY)] == ["A0", "A1", "A2"]
     until(upper.sender.ready, TEST_TIMEOUT_S, "a credit")
+
+
+def test_a_message_is_sent_when_the_connection_is_made_while_it_waits_for_room(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upper, _ = pair
+    dialed, asked = upper.dial.connect, 0
+
+    def connect() -> TcpStampedSender | None:
+        nonlocal asked
+        asked += 1
+        end = time.monotonic() + TEST_TIMEOUT_S
+        while asked > 1 and time.monotonic() < end:
+            if connected := dialed():
+                return connected
+        return None
+
+    monkeypatch.setattr(upper.dial, "connect", connect)
+    upper.send(batch(0))
+    assert upper.sender._sender is not None
+    assert take(pair) == "A0"
 
 
 @pytest.mark.parametrize("broken_by", ["sender", "receiver"])
@@ -240,6 +265,48 @@ def test_a_host_that_stays_out_of_reach_is_given_up_at_the_deadline(
     with pytest.raises(TransportTimeout, match=line):
         while True:
             upper.sender.ready()
+
+
+class TestClosingADial:
+    """While nobody takes part in the handshake, it ends at once and not at the deadline."""
+
+    @pytest.fixture
+    def dial(self, pair: Pair) -> TcpDial:
+        upper, lower = pair
+        lower.die()
+        upper.dial._timeout = 60.0
+        return upper.dial
+
+    def test_that_waits_in_the_handshake(self, dial: TcpDial) -> None:
+        dial.connect()
+        until(lambda: dial._current is not None, TEST_TIMEOUT_S, "the connection")
+        self.close(dial)
+
+    def test_that_is_about_to_begin_the_handshake(
+        self, dial: TcpDial, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        opening, closing = threading.Event(), threading.Event()
+
+        def open_connection(address: Address, deadline: Deadline) -> socket.socket:
+            opening.set()
+            assert closing.wait(TEST_TIMEOUT_S)
+            return tcp_connect.open_connection(address, deadline)
+
+        monkeypatch.setattr(tcp_dial, "open_connection", open_connection)
+        monkeypatch.setattr(tcp_dial, "prove", lambda *_: pytest.fail("it begins the handshake"))
+        dial.connect()
+        assert opening.wait(TEST_TIMEOUT_S)
+        closer = threading.Thread(target=self.close, args=(dial,))
+        closer.start()
+        until(lambda: dial._closed, TEST_TIMEOUT_S, "the closing")
+        closing.set()
+        closer.join(TEST_TIMEOUT_S)
+        assert isinstance(dial._result, PeerGone) and "is closed" in str(dial._result)
+
+    def close(self, dial: TcpDial) -> None:
+        begin = time.monotonic()
+        dial.close()
+        assert time.monotonic() - begin < dial._timeout / 2
 
 
 def test_a_secret_that_is_refused_is_given_up_at_the_deadline(pair: Pair) -> None:
