@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 
-from workers.transport.base import Deadline, Doorbell, wait_any
+from workers.transport.base import Deadline, Doorbell, TransportError, wait_any
 from workers.transport.tcp_listener import Admission
 from workers.transport.tcp_socket import configure
 from workers.transport.tcp_stamped import TcpArrivals
@@ -32,6 +32,7 @@ class TcpReception:
         self._lock = threading.Lock()
         self._next: tuple[socket.socket, int] | None = None
         self._current: TcpArrivals | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"tcp reception of {peer}", daemon=True)
         self._thread.start()
 
@@ -40,10 +41,15 @@ class TcpReception:
         return self._bell.fileno()
 
     def admit(self, timeout: float) -> TcpArrivals | None:
-        """The receiver of the newest connection; None if no sender came within `timeout` seconds."""
+        """The receiver of the newest connection; None if no sender came within `timeout` seconds.
+
+        Raises TransportError when no more connections can be taken in.
+        """
         deadline = Deadline(timeout)
         while True:
             self._bell.acknowledge()
+            if self._error is not None:
+                raise TransportError(f"no connection of stage {self.peer} can be accepted ({self._error})")
             with self._lock:
                 if self._next is not None:
                     (connection, capacity), self._next = self._next, None
@@ -65,18 +71,26 @@ class TcpReception:
 
     def _run(self) -> None:
         """Take in connections until `close`; the thread's body."""
-        while True:
-            with Admission(self._listener, self._secret, self._stop) as admission:
-                channel = admission.run()
-            if channel is None:
-                return
-            connections, capacity = channel
-            for connection in connections:
-                configure(connection, self._timeout / _PATIENCE)
-            with self._lock:
-                if self._next is not None:
-                    self._next[0].close()
-                self._next = connections[0], capacity
-                if self._current is not None:
-                    self._current.supersede()
+        try:
+            while self._take_in():
+                self._bell.ring()
+        except Exception as error:  # a full table of descriptors, for instance
+            self._error = error
             self._bell.ring()
+
+    def _take_in(self) -> bool:
+        """Take in one connection; False when there are to be no more."""
+        with Admission(self._listener, self._secret, self._stop) as admission:
+            channel = admission.run()
+        if channel is None:
+            return False
+        connections, capacity = channel
+        for connection in connections:
+            configure(connection, self._timeout / _PATIENCE)
+        with self._lock:
+            if self._next is not None:
+                self._next[0].close()
+            self._next = connections[0], capacity
+            if self._current is not None:
+                self._current.supersede()
+        return True

@@ -13,7 +13,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass, field
 
 from dni_async.errors import UserError
-from workers.transport.base import Deadline, TransportTimeout, Waitable
+from workers.transport.base import Deadline, TransportError, TransportTimeout, Waitable
 from workers.transport.handshake import (
     HELLO_BYTES,
     HandshakeError,
@@ -66,7 +66,9 @@ class TcpListener:
     def accept_connections(self, timeout: float) -> tuple[list[socket.socket], int]:
         """All connections of the channel, in order, and its capacity. Closes the listener.
 
-        Raises TransportTimeout when they did not come in `timeout` seconds; then it may be called again.
+        Raises:
+            TransportTimeout: They did not come in `timeout` seconds; then it may be called again.
+            TransportError: No connection can be accepted.
         """
         try:
             connections, capacity = self._channel.result(timeout)
@@ -85,9 +87,13 @@ class TcpListener:
 
     def _run(self) -> None:
         """Admit connections until the channel is complete or `close`; the thread's body."""
-        with Admission(self._socket, self._secret) as admission:
-            if channel := admission.run():
-                self._channel.set_result(channel)
+        try:
+            with Admission(self._socket, self._secret) as admission:
+                if channel := admission.run():
+                    self._channel.set_result(channel)
+        except Exception as error:  # a full table of descriptors, for instance
+            refused = TransportError(f"no connection of stage {self.peer} can be accepted ({error})")
+            self._channel.set_exception(refused)
 
 
 @dataclass(slots=True)

@@ -15,12 +15,12 @@ import torch
 from dni_async.messages import Activation
 from tests.support.supervised_stages import CAPACITY, TcpLower, TcpUpper
 from tests.support.waiting import until
-from workers.recovery import tcp_dial
+from workers.recovery import tcp_dial, tcp_reception
 from workers.recovery.stable_storage import StableStorage
 from workers.recovery.tcp_dial import TcpDial
 from workers.recovery.tcp_reception import TcpReception
 from workers.transport import tcp_connect
-from workers.transport.base import Deadline, PeerGone, TransportTimeout
+from workers.transport.base import Deadline, PeerGone, TransportError, TransportTimeout, wait_any
 from workers.transport.tcp_connect import Address
 from workers.transport.tcp_stamped import TcpArrivals, TcpStampedSender
 
@@ -321,3 +321,19 @@ def test_a_secret_that_is_refused_is_given_up_at_the_deadline(pair: Pair) -> Non
         while True:
             upper.sender.ready()
     lower.reception.close()
+
+
+def test_a_receiver_that_can_take_in_no_connection_says_why_instead_of_waiting(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    _, lower = pair
+    lower.die()
+    monkeypatch.setattr(tcp_reception, "Admission", full)
+    lower.start()
+    assert wait_any([lower.receiver], TEST_TIMEOUT_S)
+    for _ in range(2):
+        with pytest.raises(TransportError, match=r"^no connection of stage 0 .* Too many open files\)$"):
+            lower.receiver.poll()

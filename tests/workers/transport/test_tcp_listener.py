@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import select
 import socket
 import struct
@@ -229,3 +230,15 @@ def test_a_sender_gives_up_on_somebody_silent_at_the_deadline() -> None:
 def test_an_address_of_another_host_is_the_users_to_correct() -> None:
     with pytest.raises(UserError, match=r"no stage can listen on 192\.0\.2\.77 \(.*\) of this host"):
         TcpListener(1, "192.0.2.77", SECRET, 1.0)
+
+
+def test_a_listener_that_cannot_go_on_says_why_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(tcp_listener, "Admission", full)
+    listener = listen()
+    line = r"^no connection of stage 1 can be accepted \(\[Errno \d+\] Too many open files\)$"
+    with pytest.raises(TransportError, match=line):
+        listener.accept(TEST_TIMEOUT_S)
+    listener.close()
