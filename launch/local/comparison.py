@@ -20,6 +20,7 @@ from workers.failure.rank_runner import RankRunner
 MARKER = "comparison.txt"
 """Name of a file in the folder of each job of a comparison. Only such a folder is emptied for a new job."""
 MARKER_TEXT = "A comparison made this folder, and empties it when it runs again with the same --out.\n"
+"""Content of that file; `marker_text` adds what the settings of the job do not have."""
 
 
 def run_engines(
@@ -56,7 +57,7 @@ def run_engine(
             + (f", run {repeat + 1}" if config.repeats > 1 else ""),
             flush=True,
         )
-    make_folder(folder)
+    make_folder(folder, marker_text(config))
     try:
         run_local(job, task, hosts)
     except AlreadyReported as failure:
@@ -84,7 +85,12 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{folder} is not of an earlier comparison; choose another --out")
 
 
-def make_folder(folder: Path) -> None:
+def marker_text(config: CompareConfig) -> str:
+    """Return what the file in the folder of a job says, with the wire between its hosts if it has one."""
+    return MARKER_TEXT + (f"wan {config.wan}\n" if config.wan else "")
+
+
+def make_folder(folder: Path, marker: str = MARKER_TEXT) -> None:
     """Make the empty folder of a job, in place of that of an earlier comparison.
 
     Raises:
@@ -94,25 +100,4 @@ def make_folder(folder: Path) -> None:
     if (folder / MARKER).exists():
         with RunLock(folder):
             shutil.rmtree(folder)
-    (prepare_out(folder) / MARKER).write_text(MARKER_TEXT)
-
-
-def check_somebody_finished(runs: dict[str, list[Run]]) -> None:
-    """Raises UserError when the input was bad for every engine, StageError when all failed otherwise."""
-    failures = {engine: run for engine, many in runs.items() for run in many if "error" in run}
-    if len(failures) < len(runs):
-        return
-    reasons = {run["error"]: engine for engine, run in failures.items()}
-    reported = "; ".join(f"{engine}: {reason}" for reason, engine in reasons.items())
-    bad_input = all(run["status"] == 2 for run in failures.values())
-    one = next(iter(reasons)) if len(reasons) == 1 else f"every engine failed: {reported}"
-    raise (UserError if bad_input else StageError)(one)
-
-
-def check_all_finished(runs: dict[str, list[Run]]) -> None:
-    """Raise UserError or StageError if an engine failed whose row says why; the tables were shown before."""
-    failures = {engine: run for engine, many in runs.items() for run in many if "error" in run}
-    if failures:
-        bad_input = all(run["status"] == 2 for run in failures.values())
-        names = ", ".join(failures)
-        raise (UserError if bad_input else StageError)(f"failed: {names}; the table says why")
+    (prepare_out(folder) / MARKER).write_text(marker)

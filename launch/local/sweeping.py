@@ -6,10 +6,12 @@ import json
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from launch.config.compare import contestant_label
 from launch.config.sweep import Setting, SweepConfig
-from launch.local.comparison import MARKER, check_folder, job_folder, run_engine
+from launch.job.output_folder import SUMMARY
+from launch.local.comparison import MARKER, check_folder, job_folder, marker_text, run_engine
 from launch.local.wan import Wire, far_hosts
 from launch.report.comparison_rows import Run
 from launch.report.files import jsonable
@@ -17,6 +19,9 @@ from tasks.base import Task
 from workers.failure.rank_runner import RankRunner
 
 Combination = tuple[Setting, SweepConfig]
+
+WITHOUT_EFFECT = ("out", "quiet", "port", "timeout")
+"""Settings that change nothing of what a run measures, so that a finished run counts with any of them."""
 
 
 def run_sweep(
@@ -62,11 +67,18 @@ def _run(setting: Setting, config: SweepConfig, task: Task, engine: str, out: Pa
 
 
 def finished_run(config: SweepConfig, engine: str, out: Path, repeat: int) -> Run | None:
-    """Return the summary that an earlier sweep has left of this run; None if there is none with the same
-    settings."""
+    """Return the summary that an earlier sweep has left of this run; None if there is none, or if that run
+    was interrupted or had other settings."""
     folder = job_folder(config, engine, out, repeat)
-    if not ((folder / MARKER).is_file() and (folder / "summary.json").is_file()):
+    marker, path = folder / MARKER, folder / SUMMARY
+    if not (marker.is_file() and path.is_file()) or marker.read_text() != marker_text(config):
         return None
-    summary: Run = json.loads((folder / "summary.json").read_text())
-    wanted = jsonable(config.job(engine, folder, repeat).as_json())
-    return summary if summary.get("settings") == json.loads(json.dumps(wanted)) else None
+    summary: Run = json.loads(path.read_text())
+    if "interrupted" in summary:
+        return None
+    wanted = json.loads(json.dumps(jsonable(config.job(engine, folder, repeat).as_json())))
+    return summary if _measured(summary.get("settings", {})) == _measured(wanted) else None
+
+
+def _measured(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in WITHOUT_EFFECT}

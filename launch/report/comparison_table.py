@@ -38,23 +38,23 @@ def compare_grid(rows: Sequence[Row], metric_name: str = "accuracy", title: str 
     columns = [
         _engines(rows),
         column("stages", rows, lambda row: number(row.get("stages"))),
-        _column("micro\nbatches", rows, lambda row: " / ".join(map(str, row["micro_batches"])) or NOTHING),
+        measured("micro\nbatches", rows, lambda row: " / ".join(map(str, row["micro_batches"])) or NOTHING),
         column("samples/s", rows, lambda row: "failed" if row.get("error") else number(row["samples_per_s"])),
-        _column("samples/s\nmin-max", rows, lambda row: _spread(row, "samples_per_s", number)),
-        _column("speed-up", rows, lambda row: times(row.get("speedup"))),
-        _column(
+        measured("samples/s\nmin-max", rows, lambda row: spread(row, "samples_per_s", number)),
+        measured("speed-up", rows, lambda row: times(row.get("speedup"))),
+        measured(
             "utilisation\nper stage", rows, lambda row: per_stage(row.get("utilisation"), percent), left=True
         ),
-        _column(f"test\n{metric_name}", rows, lambda row: metric(row.get(key), metric_name)),
-        _column(f"{metric_name}\nmin-max", rows, lambda row: _spread(row, key, plain_metric), spare=True),
-        _column("best\nepoch", rows, lambda row: epochs(row.get("best_epoch"))),
-        _column("seconds", rows, lambda row: number(row.get("train_s"), 1), spare=until is not None),
+        measured(f"test\n{metric_name}", rows, lambda row: metric(row.get(key), metric_name)),
+        measured(f"{metric_name}\nmin-max", rows, lambda row: spread(row, key, plain_metric), spare=True),
+        measured("best\nepoch", rows, lambda row: epochs(row.get("best_epoch"))),
+        measured("seconds", rows, lambda row: number(row.get("train_s"), 1), spare=until is not None),
     ]
     grid = Grid(title=title, columns=columns, notes=_notes(rows)).without_empty_columns()
     if until:
         to = f"to {percent(until['accuracy'], 1)}"
-        grid.columns.append(_column(f"seconds\n{to}", rows, _seconds_until))
-        grid.columns.append(_column(f"epochs\n{to}", rows, lambda row: epochs(row["until"]["epochs"])))
+        grid.columns.append(measured(f"seconds\n{to}", rows, _seconds_until))
+        grid.columns.append(measured(f"epochs\n{to}", rows, lambda row: epochs(row["until"]["epochs"])))
     return grid
 
 
@@ -63,10 +63,10 @@ def memory_grid(rows: Sequence[Row], title: str = "") -> Grid:
     held = "of it held for other batches (slots, pending, replay, stash)"
     columns = [
         _engines(rows),
-        _column(
+        measured(
             "peak MB per stage", rows, lambda row: per_stage(row.get("peak_rss_bytes"), megabytes), left=True
         ),
-        _column(
+        measured(
             held, rows, lambda row: per_stage(row.get("held_bytes"), lambda b: megabytes(b, 1)), left=True
         ),
     ]
@@ -77,7 +77,7 @@ def _engines(rows: Sequence[Row]) -> Column:
     return column("engine", rows, lambda row: str(row["engine"]), left=True)
 
 
-def _column(head: str, rows: Sequence[Row], text: Callable[[Row], str], **kind: bool) -> Column:
+def measured(head: str, rows: Sequence[Row], text: Callable[[Row], str], **kind: bool) -> Column:
     """Return a column in which an engine that failed has no value."""
     return column(head, rows, lambda row: NOTHING if row.get("error") else text(row), **kind)
 
@@ -88,10 +88,10 @@ def per_stage(values: Sequence[Any] | None, text: Callable[[Any], str]) -> str:
     return " / ".join(cells) if any(cell != NOTHING for cell in cells) else NOTHING
 
 
-def _spread(row: Row, key: str, text: Callable[[float], str]) -> str:
+def spread(row: Row, key: str, text: Callable[[float], str]) -> str:
     """Return `12,031-12,488` when there are several runs."""
-    spread = row.get(f"{key}_spread")
-    return "-".join(map(text, spread)) if spread and len(row["runs"]) > 1 else NOTHING
+    both = row.get(f"{key}_spread")
+    return "-".join(map(text, both)) if both and len(row["runs"]) > 1 else NOTHING
 
 
 def _seconds_until(row: Row) -> str:

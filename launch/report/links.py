@@ -17,11 +17,12 @@ def completed_links(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     A direction's utilisation is its bytes per second in the steady state over those that the link carried
     when it was measured; None where one of them is not known.
     """
-    steps_per_s = (summary["samples_per_s"] or 0.0) / summary["settings"].get("batch_size", 1)
+    speed, batch_size = summary["samples_per_s"], summary["settings"].get("batch_size", 1)
+    steps_per_s = None if speed is None else speed / batch_size
     return [_completed(link, summary["stages"], steps_per_s) for link in summary.get("links", ())]
 
 
-def _completed(link: Link, stages: Sequence[Mapping[str, Any]], steps_per_s: float) -> dict[str, Any]:
+def _completed(link: Link, stages: Sequence[Mapping[str, Any]], steps_per_s: float | None) -> dict[str, Any]:
     upper, lower = (stages[index] for index in link["stages"])
     targets_per_step = lower["targets_sent"] / lower["steps"] if lower["steps"] else 0.0
     activation = upper.get("message_bytes", {}).get("downstream")
@@ -33,23 +34,30 @@ def _completed(link: Link, stages: Sequence[Mapping[str, Any]], steps_per_s: flo
     used: dict[str, float | None] = {}
     for direction, size in bytes_per_step.items():
         bandwidth = link[f"{direction}_bytes_per_s"]
-        used[direction] = size * steps_per_s / bandwidth if bandwidth and size is not None else None
+        known = bandwidth and size is not None and steps_per_s is not None
+        used[direction] = size * steps_per_s / bandwidth if known else None
     return dict(link) | {"bytes_per_step": bytes_per_step, "utilisation": used}
 
 
 def sent_per_step(links: Sequence[Link], stage: int) -> str:
     """Return the megabytes that a stage sends downstream and upstream in a step, such as `1.05 / 0.26`."""
-    return _both(links, stage, "bytes_per_step", lambda size: megabytes(size, 2))
+    return _of_stage(links, stage, "bytes_per_step")
 
 
 def link_utilisation(links: Sequence[Link], stage: int) -> str:
     """Return the used share of the bandwidth from a stage downstream and upstream, such as `38 % / -`."""
-    return _both(links, stage, "utilisation", percent)
+    return _of_stage(links, stage, "utilisation")
 
 
-def _both(links: Sequence[Link], stage: int, key: str, text: Any) -> str:
-    """Return the values of both directions; `-` where neither is known."""
+def _of_stage(links: Sequence[Link], stage: int, key: str) -> str:
     downstream = next((link[key]["downstream"] for link in links if link["stages"][0] == stage), None)
     upstream = next((link[key]["upstream"] for link in links if link["stages"][1] == stage), None)
-    known = (downstream, upstream) != (None, None)
-    return f"{text(downstream)} / {text(upstream)}" if known else NOTHING
+    return both_directions(key, downstream, upstream)
+
+
+def both_directions(key: str, downstream: Any, upstream: Any) -> str:
+    """Return two values of a link's entry `key`, such as `1.05 / 0.26`; `-` where neither is known."""
+    if (downstream, upstream) == (None, None):
+        return NOTHING
+    values = (downstream, upstream)
+    return " / ".join(percent(v) if key == "utilisation" else megabytes(v, 2) for v in values)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launch.local.wan import Wire
 from launch.report.comparison_rows import Row, Run, make_row, median
-from launch.report.comparison_table import per_stage
+from launch.report.comparison_table import measured, per_stage, spread
 from launch.report.evaluation import metric_key
 from launch.report.grid import Column, Grid, column
-from launch.report.text import NOTHING, megabytes, metric, number, one_line, percent
+from launch.report.links import both_directions
+from launch.report.text import NOTHING, metric, number, one_line, percent
 
 Runs = Sequence[tuple[Mapping[str, str], str, Sequence[Run]]]
 """Setting, engine, and the runs of both."""
@@ -76,9 +77,6 @@ def sweep_grid(rows: Sequence[Row], metric_name: str, title: str) -> Grid:
     """Return one row per setting and engine; one that failed has its reason below the table."""
     key = metric_key("test", metric_name)
 
-    def of(head: str, text: Callable[[Row], str], **kind: bool) -> Column:
-        return column(head, rows, lambda row: NOTHING if row.get("error") else text(row), **kind)
-
     columns = [
         *(
             Column(head=name, cells=[shown_value(name, row["setting"][name]) for row in rows])
@@ -86,31 +84,25 @@ def sweep_grid(rows: Sequence[Row], metric_name: str, title: str) -> Grid:
         ),
         column("engine", rows, lambda row: str(row["engine"]), left=True),
         column("samples/s", rows, lambda row: "failed" if row.get("error") else number(row["samples_per_s"])),
-        of("samples/s\nmin-max", lambda row: _spread(row, "samples_per_s", number), spare=True),
-        of("micro\nbatches", lambda row: " / ".join(map(str, row["micro_batches"])) or NOTHING),
-        of("in\nflight", lambda row: number(row["in_flight"])),
-        of("staleness\nof stage 0", lambda row: number(row["staleness"], 1)),
-        of("sent MB per step\ndown / up", lambda row: _first_link(row, "bytes_per_step")),
-        of("link used\ndown / up", lambda row: _first_link(row, "utilisation")),
-        of("utilisation\nper stage", lambda row: per_stage(row["utilisation"], percent), left=True),
-        of(f"test\n{metric_name}", lambda row: metric(row[key], metric_name)),
-        of(f"{metric_name}\nmin-max", lambda row: _spread(row, key, lambda v: metric(v, metric_name))),
+        measured("samples/s\nmin-max", rows, lambda row: spread(row, "samples_per_s", number), spare=True),
+        measured("micro\nbatches", rows, lambda row: " / ".join(map(str, row["micro_batches"])) or NOTHING),
+        measured("in\nflight", rows, lambda row: number(row["in_flight"])),
+        measured("staleness\nof stage 0", rows, lambda row: number(row["staleness"], 1)),
+        measured("sent MB per step\ndown / up", rows, lambda row: _first_link(row, "bytes_per_step")),
+        measured("link used\ndown / up", rows, lambda row: _first_link(row, "utilisation")),
+        measured(
+            "utilisation\nper stage", rows, lambda row: per_stage(row["utilisation"], percent), left=True
+        ),
+        measured(f"test\n{metric_name}", rows, lambda row: metric(row[key], metric_name)),
+        measured(
+            f"{metric_name}\nmin-max", rows, lambda row: spread(row, key, lambda v: metric(v, metric_name))
+        ),
     ]
     failed = [f"{row['engine']} failed: {one_line(row['error'])}" for row in rows if row.get("error")]
     notes = list(dict.fromkeys(note for row in rows for note in row.get("notes", ())))
     return Grid(title=title, columns=columns, notes=[*failed, *notes]).without_empty_columns()
 
 
-def _spread(row: Row, key: str, text: Callable[[float], str]) -> str:
-    spread = row[f"{key}_spread"]
-    return "-".join(map(text, spread)) if spread and len(row["runs"]) > 1 else NOTHING
-
-
-def _first_link(row: Row, key: str) -> str:
+def _first_link(row: Mapping[str, Any], key: str) -> str:
     """Return what stage 0 sends to stage 1 and what comes back, such as `1.05 / 1.02`."""
-    if not row["links"]:
-        return NOTHING
-    both = row["links"][0][key]
-    text: Callable[[Any], str] = percent if key == "utilisation" else lambda size: megabytes(size, 2)
-    known = (both["downstream"], both["upstream"]) != (None, None)
-    return f"{text(both['downstream'])} / {text(both['upstream'])}" if known else NOTHING
+    return both_directions(key, **row["links"][0][key]) if row["links"] else NOTHING

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,37 @@ def test_a_run_with_other_settings_does_not_count_as_finished(
         assert len(swept(monkeypatch, finish, *ENGINES, *option, "--out", str(tmp_path))) == count
 
 
+def test_a_run_that_a_signal_cut_short_runs_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(job: TrainConfig) -> None:
+        finish(job)
+        if (job.engine_name, job.partition.in_flight) == ("cdni", 8):
+            path = Path(job.output.out) / "summary.json"
+            write_json(path, json.loads(path.read_text()) | {"interrupted": {"signal": "SIGTERM", "step": 3}})
+            raise AlreadyReported("stopped by SIGTERM after step 3", 143)
+
+    with pytest.raises(AlreadyReported):
+        swept(monkeypatch, interrupted, *ENGINES, "--out", str(tmp_path))
+    assert swept(monkeypatch, finish, *ENGINES, "--out", str(tmp_path)) == [*TURN[2:], *TURN]
+
+
+def test_a_run_counts_as_finished_with_other_settings_that_do_not_change_its_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swept(monkeypatch, finish, *ENGINES, "--out", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    options = ("--quiet", "--port", "29511", "--timeout", "33", "--out", ".")
+    assert swept(monkeypatch, finish, *ENGINES, *options) == []
+
+
+def test_a_run_over_another_wire_does_not_count_as_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launch.local.sweeping.far_hosts", lambda count, wire: nullcontext())
+    for wan, count in ("5,1000", 8), ("5,1000", 0), ("25,100", 8):
+        options = ("--wan", wan, "--out", str(tmp_path))
+        assert len(swept(monkeypatch, finish, *ENGINES, *options)) == count
+
+
 def test_a_combination_that_fails_is_a_row_with_the_reason(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +140,12 @@ def test_a_folder_of_something_else_is_refused_before_anything_runs(
     (tmp_path / "in-flight=8" / "cdni-1").mkdir(parents=True)
     (tmp_path / "in-flight=8" / "cdni-1" / "thesis.tex").write_text("")
     with pytest.raises(UserError, match="is not of an earlier comparison; choose another --out"):
+        swept(monkeypatch, finish, *ENGINES, "--out", str(tmp_path))
+
+
+def test_the_folder_of_a_training_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+    with pytest.raises(UserError, match="has the results of a training run; choose another --out"):
         swept(monkeypatch, finish, *ENGINES, "--out", str(tmp_path))
 
 

@@ -48,12 +48,13 @@ def test_a_link_whose_bandwidth_is_unknown_has_bytes_only() -> None:
     assert link["utilisation"] == {"downstream": None, "upstream": None}
 
 
-def test_a_run_that_ended_before_its_first_step_has_no_utilisation_to_speak_of() -> None:
+def test_a_run_too_short_to_have_a_throughput_has_no_utilisation() -> None:
     summary = ended(targets_sent=0) | {"samples_per_s": None}
     for stage in summary["stages"]:
         stage["steps"] = 0
-    link, _ = completed_links(summary)
-    assert link["utilisation"] == {"downstream": 0.0, "upstream": 0.0}
+    links = completed_links(summary)
+    assert links[0]["utilisation"] == {"downstream": None, "upstream": None}
+    assert link_utilisation(links, 0) == "-"
 
 
 def test_a_stage_shows_both_directions() -> None:
