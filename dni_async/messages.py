@@ -15,6 +15,9 @@ from typing import Any
 
 from torch import Tensor
 
+MAX_EXTRAS = 14
+"""Most tensors that travel beside h and y."""
+
 
 @dataclass(slots=True)
 class Activation:
@@ -30,6 +33,9 @@ class Activation:
     """(B, ...) labels or real-valued targets."""
     train: bool = True
     """False for an evaluation batch: forward in eval mode, no update, no target gradient."""
+    extras: tuple[Tensor, ...] = ()
+    """Tensors of any shape that travel with the batch and get no gradient, at most `MAX_EXTRAS`: first those
+    that belong to h, such as masks and ids, then labels other than y."""
 
     @property
     def empty(self) -> bool:
@@ -37,7 +43,8 @@ class Activation:
         return not len(self.h)
 
     def emptied(self, h: Tensor) -> Activation:
-        """Return the message without rows that takes the place of the one with h (B, ...)."""
+        """Return the message without rows, and without extras, that takes the place of the one with
+        h (B, ...)."""
         return Activation(self.step, self.version, h.detach()[:0], self.y[:0], self.train)
 
 

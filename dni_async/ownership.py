@@ -20,6 +20,9 @@ def starts_in_place(layers: nn.Module) -> bool:
 
 def clone_if_borrowed(tensor: Tensor, message: Activation | TargetGradient) -> Tensor:
     """Return `tensor` (any shape), cloned if it lies in the borrowed memory of `message`."""
-    borrowed = (message.grad,) if isinstance(message, TargetGradient) else (message.h, message.y)
+    if isinstance(message, TargetGradient):
+        borrowed: tuple[Tensor, ...] = (message.grad,)
+    else:
+        borrowed = (message.h, message.y, *message.extras)
     addresses = [other.untyped_storage().data_ptr() for other in borrowed]
     return tensor.clone() if tensor.untyped_storage().data_ptr() in addresses else tensor

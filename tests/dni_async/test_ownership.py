@@ -32,5 +32,7 @@ def test_only_what_lies_in_the_memory_of_a_message_is_copied() -> None:
         copy = clone_if_borrowed(tensor, message)
         assert torch.equal(copy, tensor)
         assert copy.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr()
+    with_extras = Activation(0, 0, torch.zeros(1), torch.zeros(1), extras=(h, y))
+    assert clone_if_borrowed(y, with_extras) is not y
     assert clone_if_borrowed(grad, activation) is grad
     assert clone_if_borrowed(h, target) is h

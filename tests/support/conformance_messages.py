@@ -7,7 +7,7 @@ import random
 
 import torch
 
-from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient
+from dni_async.messages import MAX_EXTRAS, Activation, Marker, MarkerKind, Message, TargetGradient
 from workers.transport.wire import DTYPES
 
 
@@ -23,7 +23,8 @@ def message(seed: int) -> Message:
     if kind == 1:
         return TargetGradient(seed, rng.randrange(9), tensor)
     labels = values(torch.int64, shape[:1], seed + 1)
-    return Activation(seed, rng.randrange(9), tensor, labels, rng.random() < 0.5)
+    extras = tuple(values(rng.choice(DTYPES), shape[:i], seed + i) for i in range(rng.randrange(3)))
+    return Activation(seed, rng.randrange(9), tensor, labels, rng.random() < 0.5, extras)
 
 
 def values(dtype: torch.dtype, shape: list[int], seed: int) -> torch.Tensor:
@@ -38,6 +39,8 @@ def special_messages() -> list[Message]:
     pairs += [(h.t(), h[:, ::2]), (h[::2, 1:4], torch.tensor(7)), (h.expand(2, 6, 10), h[0].bool())]
     pairs += [(h.clone().requires_grad_(), h.double()), (values(torch.float32, [700, 999], 4), h)]
     made: list[Message] = [Activation(i, 2, h, y, bool(i % 2)) for i, (h, y) in enumerate(pairs)]
+    most = tuple(values(DTYPES[i % len(DTYPES)], [6, i], i) for i in range(MAX_EXTRAS))
+    made += [Activation(0, 1, h, h[0], True, most), Activation(1, 1, h, h[0], False, (h.t(), h[0, 0]))]
     made += [TargetGradient(2**40, 3, h.t()), Marker(MarkerKind.STOP, 5, -1, True, {"a": [1, None, 2.5]})]
     return made
 
@@ -48,7 +51,15 @@ def assert_same(got: Message, wanted: Message) -> None:
     for name in wanted.__slots__:
         a, b = getattr(got, name), getattr(wanted, name)
         if isinstance(b, torch.Tensor):
-            assert (a.dtype, a.shape) == (b.dtype, b.shape), name
-            assert torch.equal(a, b), name
+            _assert_equal(a, b, name)
+        elif name == "extras":
+            assert len(a) == len(b)
+            for got_extra, wanted_extra in zip(a, b, strict=True):
+                _assert_equal(got_extra, wanted_extra, name)
         else:
             assert a == b, name
+
+
+def _assert_equal(got: torch.Tensor, wanted: torch.Tensor, name: str) -> None:
+    assert (got.dtype, got.shape) == (wanted.dtype, wanted.shape), name
+    assert torch.equal(got, wanted), name

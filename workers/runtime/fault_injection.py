@@ -196,7 +196,8 @@ def to_itself(fault: Fault) -> None:
 def _cloned(message: Message) -> Message:
     """The message in memory of its own, to be sent after its tensors may have been overwritten."""
     if isinstance(message, Activation):
-        return replace(message, h=message.h.clone(), y=message.y.clone())
+        extras = tuple(extra.clone() for extra in message.extras)
+        return replace(message, h=message.h.clone(), y=message.y.clone(), extras=extras)
     return replace(message, grad=message.grad.clone()) if isinstance(message, TargetGradient) else message
 
 

@@ -4,12 +4,13 @@
                                unit as float32
 
 Both ends of a link agree on the format, and the receiver knows shape and dtype from the plan. A sample that
-is not finite does not become finite, so nobody takes it for a good one. Labels, markers and integers stay as
-they are.
+is not finite does not become finite, so nobody takes it for a good one. Labels and other extras, markers and
+integers stay as they are.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -71,8 +72,7 @@ class CompressingSender(ForwardingSender):
     @override
     def send(self, message: Message, timeout: float) -> None:
         if isinstance(message, Activation):
-            h = compress(message.h, self._wire)
-            message = Activation(message.step, message.version, h, message.y, message.train)
+            message = replace(message, h=compress(message.h, self._wire))
         elif isinstance(message, TargetGradient):
             message = TargetGradient(message.step, message.version, compress(message.grad, self._wire))
         if isinstance(message, TargetGradient) or (isinstance(message, Activation) and message.train):

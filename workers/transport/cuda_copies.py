@@ -76,7 +76,9 @@ def move(message: Message, device: torch.device) -> Event:
     What this thread computes on the device from now on waits for the copies.
     """
     if isinstance(message, Activation):
-        (message.h, message.y), event = _copies_on([message.h, message.y], device)
+        tensors, event = _copies_on([message.h, message.y, *message.extras], device)
+        message.h, message.y, *extras = tensors
+        message.extras = tuple(extras)
     elif isinstance(message, TargetGradient):
         (message.grad,), event = _copies_on([message.grad], device)
     else:

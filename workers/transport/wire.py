@@ -1,11 +1,12 @@
 """A message as bytes: one header of fixed size, then the payload of its tensors.
 
-    0        4     5      6        7          8        16       24      28               160     164
-    | magic | kind | flags | marker  | tensors  | step   | version | epoch | 2 tensor specs | crc32 |
+    0        4     5      6        7          8        16       24      28                572     576
+    | magic | kind | flags | marker  | tensors  | step   | version | epoch | 16 tensor specs | crc32 |
 
-A tensor spec is dtype, ndim and up to 8 dims. The receiver learns every shape from the header before
-it touches the payload, so sizes may change from message to message. The checksum also covers what a transport
-puts in front of the header. A header that is foreign or damaged raises `WireError`.
+A tensor spec is dtype, ndim and up to 8 dims of 32 bits; specs behind those of the message's tensors are zero.
+The receiver learns every shape from the header before it touches the payload, so sizes may change from message
+to message. The checksum also covers what a transport puts in front of the header. A header that is foreign or
+damaged raises `WireError`.
 """
 
 from __future__ import annotations
@@ -15,27 +16,30 @@ import json
 import math
 import struct
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient
+from dni_async.messages import MAX_EXTRAS, Activation, Marker, MarkerKind, Message, TargetGradient
 
-MAGIC = b"DNI1"
-MAX_TENSORS = 2
+MAGIC = b"DNI2"
+MAX_TENSORS = 2 + MAX_EXTRAS
 MAX_DIMS = 8
+MAX_DIM = (1 << 32) - 1
 MAX_ELEMENTS = 1 << 48
 ALIGN = 64
 """Payload tensors start at multiples of this many bytes (torch's own alignment on CPU)."""
 
 _FIXED = struct.Struct("<4s4B2qi")
-_SPEC = struct.Struct(f"<2B{MAX_DIMS}q")
+_SPEC = struct.Struct(f"<2B{MAX_DIMS}I")
 _CRC = struct.Struct("<I")
 HEADER_BYTES = _FIXED.size + MAX_TENSORS * _SPEC.size + _CRC.size
 
 _ACTIVATION, _TARGET, _MARK = 1, 2, 3
-_TENSORS = {_ACTIVATION: 2, _TARGET: 1, _MARK: 1}
+_TENSORS: dict[int, Sequence[int]] = {_ACTIVATION: range(2, MAX_TENSORS + 1), _TARGET: (1,), _MARK: (1,)}
+"""How many tensors a message of each kind may have."""
 _TRAIN, _RETURNING = 1, 2
 
 DTYPES = (
@@ -91,7 +95,7 @@ def encode(message: Message) -> tuple[bytes, list[Tensor], Specs]:
     """
     flags = marker = epoch = version = 0
     if isinstance(message, Activation):
-        kind, tensors, version = _ACTIVATION, [message.h, message.y], message.version
+        kind, tensors, version = _ACTIVATION, [message.h, message.y, *message.extras], message.version
         flags = _TRAIN if message.train else 0
     elif isinstance(message, TargetGradient):
         kind, tensors, version = _TARGET, [message.grad], message.version
@@ -120,24 +124,25 @@ def decode(packet: bytes, prefix: int = 0) -> Header:
     data, crc = packet[: -_CRC.size], packet[-_CRC.size :]
     if _CRC.pack(zlib.crc32(data)) != crc:
         raise WireError("header is damaged (checksum differs)")
-    if count != _TENSORS.get(kind):
+    if count not in _TENSORS.get(kind, ()):
         raise WireError(f"message kind {kind} with {count} tensors is unknown")
-    specs = _unpack_specs(data[prefix + _FIXED.size :], count)
+    first = prefix + _FIXED.size
+    specs = _unpack_specs(data[first : first + count * _SPEC.size])
     return Header(kind, flags, marker, step, version, epoch, specs)
 
 
 def payload_bytes(message: Message) -> int:
     """Bytes of the tensors in a message."""
     if isinstance(message, Activation):
-        return message.h.nbytes + message.y.nbytes
+        return message.h.nbytes + message.y.nbytes + sum(extra.nbytes for extra in message.extras)
     return message.grad.nbytes if isinstance(message, TargetGradient) else 0
 
 
 def assemble(header: Header, tensors: list[Tensor]) -> Message:
     """The message of a header and its tensors, on any device. Raises WireError for an unreadable marker."""
     if header.kind == _ACTIVATION:
-        h, y = tensors
-        return Activation(header.step, header.version, h, y, bool(header.flags & _TRAIN))
+        h, y, *extras = tensors
+        return Activation(header.step, header.version, h, y, bool(header.flags & _TRAIN), tuple(extras))
     if header.kind == _TARGET:
         return TargetGradient(header.step, header.version, tensors[0])
     try:
@@ -173,9 +178,13 @@ def _lay_out(forms: tuple[tuple[torch.dtype, tuple[int, ...]], ...]) -> Specs:
 @functools.lru_cache(maxsize=256)
 def _pack_specs(forms: tuple[tuple[torch.dtype, tuple[int, ...]], ...]) -> tuple[bytes, Specs]:
     packed = []
+    if len(forms) > MAX_TENSORS:
+        raise WireError(f"message of {len(forms)} tensors cannot be sent (at most {MAX_TENSORS})")
     for dtype, shape in forms:
         if len(shape) > MAX_DIMS:
             raise WireError(f"tensor of {len(shape)} dimensions cannot be sent (at most {MAX_DIMS})")
+        if max(shape, default=0) > MAX_DIM:
+            raise WireError(f"tensor of shape {tuple(shape)} cannot be sent (sizes are at most {MAX_DIM})")
         if dtype not in _CODE:
             raise WireError(f"tensor of {dtype} cannot be sent (use one of {DTYPES})")
         packed.append(_SPEC.pack(_CODE[dtype], len(shape), *shape, *[0] * (MAX_DIMS - len(shape))))
@@ -183,9 +192,9 @@ def _pack_specs(forms: tuple[tuple[torch.dtype, tuple[int, ...]], ...]) -> tuple
 
 
 @functools.lru_cache(maxsize=256)
-def _unpack_specs(packed: bytes, count: int) -> Specs:
+def _unpack_specs(packed: bytes) -> Specs:
     forms = []
-    for code, ndim, *dims in list(_SPEC.iter_unpack(packed))[:count]:
+    for code, ndim, *dims in _SPEC.iter_unpack(packed):
         if code >= len(DTYPES) or ndim > MAX_DIMS or not _possible(dims[:ndim]):
             raise WireError(f"tensor spec is impossible (dtype {code}, shape {dims[:ndim]})")
         forms.append((DTYPES[code], tuple(dims[:ndim])))
@@ -194,4 +203,4 @@ def _unpack_specs(packed: bytes, count: int) -> Specs:
 
 def _possible(shape: list[int]) -> bool:
     """Whether torch can make such a tensor (it multiplies the sizes of empty ones, too)."""
-    return min(shape, default=0) >= 0 and math.prod([max(size, 1) for size in shape]) < MAX_ELEMENTS
+    return math.prod([max(size, 1) for size in shape]) < MAX_ELEMENTS

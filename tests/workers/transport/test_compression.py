@@ -75,13 +75,14 @@ def test_integers_stay_as_they_are(wire: WireFormat) -> None:
 @pytest.mark.parametrize("wire", ["bf16", "int8"])
 def test_ends_restore_messages_and_count_bytes_of_training(wire: WireFormat) -> None:
     tx, rx = memory_channel(8)
-    h, y = torch.randn(6, 2, 5), torch.arange(6)
+    h, y, mask = torch.randn(6, 2, 5), torch.arange(6), torch.rand(6, 2)
     with CompressingSender(tx, wire) as sender, DecompressingReceiver(rx, (2, 5), torch.float32) as receiver:
         for train in (True, False):
-            sender.send(Activation(3, 4, h, y, train), 1.0)
+            sender.send(Activation(3, 4, h, y, train, extras=(mask,)), 1.0)
             got = receiver.recv(1.0)
             assert isinstance(got, Activation) and (got.step, got.version, got.train) == (3, 4, train)
             assert torch.equal(got.h, there_and_back(h, wire)) and got.y is y
+            assert got.extras == (mask,) and got.extras[0] is mask
             receiver.release()
         sender.send(TargetGradient(3, 4, h), 1.0)
         got = receiver.recv(1.0)
@@ -91,4 +92,4 @@ def test_ends_restore_messages_and_count_bytes_of_training(wire: WireFormat) -> 
         sender.send(marker, 1.0)
         assert receiver.recv(1.0) is marker
         assert sender.sent == 4
-        assert sender.bytes_per_batch() == compress(h, wire).nbytes + y.nbytes / 2
+        assert sender.bytes_per_batch() == compress(h, wire).nbytes + (y.nbytes + mask.nbytes) / 2

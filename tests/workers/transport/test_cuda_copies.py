@@ -34,6 +34,14 @@ class TestMove:
         assert (message.h.device, message.y.device) == (self.elsewhere, self.elsewhere)
         assert (message.h.shape, message.y.dtype) == ((2, 5), torch.int64)
 
+    def test_extras_of_an_activation(self) -> None:
+        message = Activation(3, 1, torch.ones(2, 5), torch.arange(2), extras=(torch.ones(2), torch.ones(3)))
+        move(message, self.elsewhere)
+        assert [(extra.device, extra.shape) for extra in message.extras] == [
+            (self.elsewhere, (2,)),
+            (self.elsewhere, (3,)),
+        ]
+
     def test_targets(self) -> None:
         message = TargetGradient(3, 1, torch.ones(2, 5))
         move(message, self.elsewhere)

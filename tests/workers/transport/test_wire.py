@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient
+from dni_async.messages import MAX_EXTRAS, Activation, Marker, MarkerKind, Message, TargetGradient
 from tests.support.conformance_messages import assert_same, message, special_messages
 from workers.transport.wire import (
     ALIGN,
@@ -47,12 +47,13 @@ def test_random_messages_survive_encoding(seed: int) -> None:
 
 def test_the_layout_on_the_wire_is_the_documented_one() -> None:
     h, y = torch.zeros(3, 7), torch.zeros(3, dtype=torch.int64)
-    assert HEADER_BYTES == 164
+    assert HEADER_BYTES == 576
     header, tensors, _ = encode(Activation(1, 2, h, y))
-    assert header[:8] == b"DNI1" + bytes([1, 1, 0, 2])
+    assert header[:8] == b"DNI2" + bytes([1, 1, 0, 2])
     assert tensors[0] is h
     assert [(s.offset, s.nbytes) for s in decode(add_checksum(header)).specs] == [(0, 84), (128, 24)]
     assert payload_bytes(Activation(1, 2, h, y)) == 108
+    assert payload_bytes(Activation(1, 2, h, y, extras=(h, y))) == 216
     assert payload_bytes(TargetGradient(1, 2, h)) == 84
     assert payload_bytes(Marker(MarkerKind.STOP, 0, 0)) == 0
 
@@ -61,7 +62,10 @@ HEADERS = [add_checksum(encode(message(i))[0]) for i in range(20)]
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.sampled_from(HEADERS), st.lists(st.tuples(st.integers(0, 163), st.integers(1, 255)), min_size=1))
+@given(
+    st.sampled_from(HEADERS),
+    st.lists(st.tuples(st.integers(0, HEADER_BYTES - 1), st.integers(1, 255)), min_size=1),
+)
 def test_a_damaged_header_is_refused(header: bytes, flips: list[tuple[int, int]]) -> None:
     damaged = bytearray(header)
     for position, bits in flips:
@@ -82,7 +86,7 @@ def test_random_bytes_are_refused(noise: bytes) -> None:
 @given(st.binary(min_size=HEADER_BYTES - 4, max_size=HEADER_BYTES - 4))
 def test_a_forged_header_never_makes_an_impossible_tensor(noise: bytes) -> None:
     """Even with a right checksum: WireError, or shapes that torch can make."""
-    header = bytearray(b"DNI1" + bytes([2, noise[1], noise[2], 1]) + noise[8:])
+    header = bytearray(b"DNI2" + bytes([2, noise[1], noise[2], 1]) + noise[8:])
     header[28:30] = bytes([noise[28] % 12, noise[29] % 10])
     header += zlib.crc32(header).to_bytes(4, "little")
     assert len(header) == HEADER_BYTES
@@ -98,7 +102,9 @@ def test_a_forged_header_never_makes_an_impossible_tensor(noise: bytes) -> None:
     "unsendable",
     [
         TargetGradient(0, 0, torch.zeros([1] * 9)),
+        Activation(0, 0, torch.zeros(1), torch.zeros(1), extras=(torch.zeros(1),) * (MAX_EXTRAS + 1)),
         TargetGradient(0, 0, torch.zeros(1, dtype=torch.complex64)),
+        TargetGradient(0, 0, torch.empty(2**32, device="meta")),
         Marker(MarkerKind.STOP, 0, 0, body={"tensor": torch.zeros(1)}),
     ],
 )
