@@ -3,9 +3,9 @@
     0        4     5      6        7          8        16       24      28                572     576
     | magic | kind | flags | marker  | tensors  | step   | version | epoch | 16 tensor specs | crc32 |
 
-A tensor spec is dtype, ndim and up to 8 dims of 32 bits; specs behind those of the message's tensors are zero.
-The receiver learns every shape from the header before it touches the payload, so sizes may change from message
-to message. The checksum also covers what a transport puts in front of the header. A header that is foreign or
+A tensor spec is dtype, ndim and up to 8 dims of 32 bits; those behind the specs of the tensors are zero. The
+receiver learns every shape from the header before it touches the payload, so sizes may change from message to
+message. The checksum also covers what a transport puts in front of the header. A header that is foreign or
 damaged raises `WireError`.
 """
 
