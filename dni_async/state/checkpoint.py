@@ -102,7 +102,9 @@ def targets_under_way(part: State, device: torch.device | None = None) -> list[T
     return [TargetGradient(t["step"], t["version"], t["grad"].to(device)) for t in part["targets"]]
 
 
-def recut(parts: Mapping[int, State], bounds: Sequence[Bounds], first: int, end: int) -> State:
+def recut(
+    parts: Mapping[int, State], bounds: Sequence[Bounds], first: int, end: int, accumulate: int = 1
+) -> State:
     """Return the part of a stage with layers `first` to `end` (exclusive), from parts of another cut.
 
     Weights (the best ones, too), optimizer state and the state of layers follow their layers. The part has no
@@ -111,9 +113,10 @@ def recut(parts: Mapping[int, State], bounds: Sequence[Bounds], first: int, end:
     Args:
         parts: by stage, at least those that hold one of these layers.
         bounds: of all stages of the cut of `parts`.
+        accumulate: batches that make one update.
     """
     counts = next(iter(parts.values()))["counts"]
-    version = max(part["version"] for part in parts.values()) or counts["steps"]  # 0: a frozen stage
+    version = max(part["version"] for part in parts.values()) or counts["steps"] // accumulate  # 0: frozen
     state: State = {"version": version, "rule": None, "random": None}
     state |= {"targets": [], "epoch_over": False}
     state["counts"] = {name: counts[name] for name in ("steps", "samples")}

@@ -22,7 +22,18 @@ from tasks.base import Task
 from workers.checkpoint.manifest import Manifest
 from workers.checkpoint.store import CheckpointStore
 
-SAME = ("task_args", "rule", "seed", "batch_size", "optimizer", "optimizer_args", "precision", "sg", "local")
+SAME = (
+    "task_args",
+    "rule",
+    "seed",
+    "batch_size",
+    "optimizer",
+    "optimizer_args",
+    "accumulate",
+    "precision",
+    "sg",
+    "local",
+)
 """Settings that a resumed run must share with the one that made the checkpoint. Others, such as epochs, lr or
 stages, may be new."""
 

@@ -107,8 +107,9 @@ def _check_patience(manifest: Manifest, patience: int) -> None:
 
 
 def _check_same(manifest: Manifest, settings: dict[str, Any]) -> None:
+    defaults = TrainConfig().as_json()  # of an option that is newer than the checkpoint
     for name, now in settings.items():
-        then = manifest.settings.get(name)
+        then = manifest.settings.get(name, defaults.get(name))
         if then != now:
             option = name.replace("_", "-")
             raise UserError(
@@ -141,7 +142,7 @@ def restore_stage(context: RankContext, stage: Stage) -> list[TargetGradient]:
         first, end = bounds[context.index]
         holding = [i for i, (a, b) in enumerate(manifest.bounds) if a < end and first < b]
         parts = {i: checkpoints.read_part(manifest, i) for i in holding}
-        state = recut(parts, manifest.bounds, first, end)
+        state = recut(parts, manifest.bounds, first, end, context.config.optimizer.accumulate)
         context.start.notes.append(recut_note(context.config.rule))
     try:
         stage.load_state_dict(state)

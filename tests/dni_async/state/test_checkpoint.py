@@ -247,6 +247,14 @@ def test_a_recut_needs_only_the_parts_that_hold_its_layers(parts: Kept) -> None:
     assert targets_under_way(state) == []
 
 
+def test_a_recut_of_frozen_layers_counts_the_updates_that_others_made() -> None:
+    stages = pipeline(CUT, RULES["frozen"])
+    parts = keeping(stages)
+    Simulation(stages).run(a_run())
+    assert parts[0]["version"] == 0
+    assert [recut({0: parts[0]}, BOUNDS, 0, 1, n)["version"] for n in (1, 2, 3)] == [AT, AT // 2, AT // 3]
+
+
 def test_a_part_of_other_layers_is_refused(parts: Kept) -> None:
     with pytest.raises(RuntimeError, match="size mismatch"):
         pipeline(CUT)[0].load_state_dict(parts[1])

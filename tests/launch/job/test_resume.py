@@ -211,6 +211,7 @@ class TestWhereToStart:
             ({"rule": "dni"}, "was made with rule cdni, not dni"),
             ({"seed": 1}, "was made with seed 0, not 1"),
             ({"optimizer": "sgd"}, "was made with optimizer adam, not sgd"),
+            ({"accumulate": 2}, "was made with accumulate 1, not 2"),
             ({"optimizer_args": ("eps=0.1",)}, r"was made with optimizer-args \[\], not \['eps=0.1'\]"),
         ],
     )
@@ -219,6 +220,18 @@ class TestWhereToStart:
     ) -> None:
         with pytest.raises(UserError, match=f"^the checkpoint of step 12 {words}"):
             self.start(finished, task, resume=True, **settings)
+
+    def test_a_setting_that_is_newer_than_the_checkpoint_had_its_default(
+        self, finished: Path, tmp_path: Path, task: Tiny
+    ) -> None:
+        shutil.copytree(finished / "run", tmp_path / "run")
+        checkpoints = CheckpointStore(tmp_path / "run")
+        manifest = checkpoints.manifest(12)
+        older = {name: value for name, value in manifest.settings.items() if name != "accumulate"}
+        checkpoints.complete(replace(manifest, settings=older))
+        assert self.start(tmp_path, task, resume=True, epochs=4).position.step == 12
+        with pytest.raises(UserError, match="was made with accumulate 1, not 2"):
+            self.start(tmp_path, task, resume=True, epochs=4, accumulate=2)
 
     def test_so_must_the_data(self, finished: Path) -> None:
         with pytest.raises(UserError, match=r"was made with samples 50, not 51"):
