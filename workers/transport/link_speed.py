@@ -1,10 +1,12 @@
 """How fast the links between hosts are, measured before the training.
 
-    every rank, on all its links at once    zeros ----->      for half a second and eight round trips
-                                            <----- zeros      the most that came in a quarter of a second
+    all ranks      connect to the neighbours ─ ready ─ wait until all are
+    at once, on    zeros ----->      eight round trips, in which TCP finds out what the wire carries
+    all links      <----- zeros      half a second: the most that came in a quarter of a second
+                                     until all ranks have measured
 
-The eight round trips are those in which TCP finds out what the wire carries. A wire that carries little has
-its queues full for no longer than it was measured: TCP has at most twice as much under way as has arrived.
+All links are busy while any is measured, since several may share a wire. A wire that carries little has its
+queues full for no longer than it was measured: TCP has at most twice as much under way as has arrived.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from workers.coordination.rendezvous import Rendezvous
@@ -21,7 +24,10 @@ from workers.transport.tcp import find, listen, open_connections
 from workers.transport.tcp_socket import round_trip_s, shut_down
 
 _PURPOSE = "link-speed"
+_READY, _BEGIN = f"{_PURPOSE}/ready", f"{_PURPOSE}/begin"
 _SECONDS, _ROUND_TRIPS = 0.5, 8
+_SKEW_S = 0.05
+"""Between the first rank that sends and the last, beside the round trips."""
 _WINDOW_S = 0.25
 _CHUNK_BYTES = 1 << 18
 
@@ -39,18 +45,16 @@ class LinkSpeed:
 def agree_on_link_speeds(
     rendezvous: Rendezvous, pairs: Sequence[tuple[int, int]], timeout: float
 ) -> dict[tuple[int, int], LinkSpeed]:
-    """Measure the links between these ranks, over TCP; every rank of the job has to call it.
-
-    A rank that is started again while its neighbours go on takes what was measured before.
-    """
-    key = f"{_PURPOSE}/{rendezvous.rank}"
-    if rendezvous.peek(key) is None:
-        rank = rendezvous.rank
-        neighbours = [b if a == rank else a for a, b in pairs if rank in (a, b)]
-        rendezvous.publish(key, _measure(rendezvous, neighbours, timeout))
-    found = {
-        n: rendezvous.read(f"{_PURPOSE}/{n}", timeout) for n in sorted({n for pair in pairs for n in pair})
-    }
+    """Measure the links between these ranks, over TCP; every rank of the job has to call it."""
+    rank = rendezvous.rank
+    found: dict[int, dict[str, list[float]]] = {}
+    with ExitStack() as stack:  # all send until all have measured
+        own = _measure(
+            rendezvous, [b if a == rank else a for a, b in pairs if rank in (a, b)], timeout, stack
+        )
+        rendezvous.publish(f"{_PURPOSE}/{rank}", own)
+        for n in sorted({n for pair in pairs for n in pair}):
+            found[n] = rendezvous.read(f"{_PURPOSE}/{n}", timeout)
     speeds = {}
     for a, b in pairs:
         (trip_a, upstream), (trip_b, downstream) = found[a][str(b)], found[b][str(a)]
@@ -58,8 +62,10 @@ def agree_on_link_speeds(
     return speeds
 
 
-def _measure(rendezvous: Rendezvous, neighbours: Sequence[int], timeout: float) -> dict[str, list[float]]:
-    """Seconds of a round trip and bytes per second that come in, by neighbour."""
+def _measure(
+    rendezvous: Rendezvous, neighbours: Sequence[int], timeout: float, stack: ExitStack
+) -> dict[str, list[float]]:
+    """Seconds of a round trip and bytes per second that come in, by neighbour; the stack ends the sending."""
     outgoing, incoming, trips = [], {}, {}
     for n, listener in listen(rendezvous, neighbours, _PURPOSE, timeout).items():
         address, secret = find(rendezvous, n, _PURPOSE, timeout)
@@ -74,16 +80,33 @@ def _measure(rendezvous: Rendezvous, neighbours: Sequence[int], timeout: float) 
         for n, ends in incoming.items()
         for end in ends
     ]
+    warm_up = _SKEW_S + _ROUND_TRIPS * _begin_together(rendezvous, max(trips.values(), default=0.0), timeout)
+    begin = time.monotonic() + warm_up
+    stack.callback(_end, threads, [*outgoing, *(end for ends in incoming.values() for end in ends)], timeout)
     for thread in threads:
         thread.start()
-    time.sleep(_SECONDS + _ROUND_TRIPS * max(trips.values(), default=0.0) if threads else 0.0)
-    connections = [*outgoing, *(end for ends in incoming.values() for end in ends)]
+    time.sleep(warm_up + _SECONDS)
+    return {
+        str(n): [trips[n], most_in_a_window([a for a in arrivals[n] if a[0] >= begin], _WINDOW_S)]
+        for n in neighbours
+    }
+
+
+def _begin_together(rendezvous: Rendezvous, round_trip_s: float, timeout: float) -> float:
+    """Wait until all ranks are connected to their neighbours; returns the longest of their round trips."""
+    rendezvous.publish(f"{_READY}/{rendezvous.rank}", round_trip_s)
+    if rendezvous.rank == 0:  # so that the others wait for one value, and begin at almost the same time
+        trips = [rendezvous.read(f"{_READY}/{n}", timeout) for n in range(rendezvous.world)]
+        rendezvous.publish(_BEGIN, max(trips))
+    return float(rendezvous.read(_BEGIN, timeout))
+
+
+def _end(threads: Sequence[threading.Thread], connections: Sequence[socket.socket], timeout: float) -> None:
     shut_down(connections)  # wakes the threads
     for thread in threads:
         thread.join(timeout)
     for connection in connections:
         connection.close()
-    return {str(n): [trips[n], most_in_a_window(arrivals[n], _WINDOW_S)] for n in neighbours}
 
 
 def _send(connection: socket.socket) -> None:
