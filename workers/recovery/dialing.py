@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from typing import Protocol
 
@@ -9,7 +10,8 @@ from typing_extensions import override
 
 from dni_async.messages import Message
 from workers.recovery.send_log import SendLog
-from workers.transport.shm import connect_pool
+from workers.transport.base import Deadline, Doorbell
+from workers.transport.shm import FULL_INTERVAL_S, connect_now, queue_full
 from workers.transport.shm_sender import ShmSender
 
 
@@ -57,21 +59,46 @@ class Dial(ABC):
 
 
 class ShmDial(Dial):
-    """Connects at once: the listener is on this host, and outlives the stage."""
+    """Connects at once: the listener is on this host, and outlives the stage.
+
+    While strangers fill the listener's queue the stage goes on; a timer rings when the next attempt is due.
+
+    Args:
+        timeout: seconds for which the queue may be full.
+    """
 
     def __init__(self, address: str, peer: int, send_log: SendLog, timeout: float) -> None:
         self._address, self._peer = address, peer
         self._send_log, self._timeout = send_log, timeout
+        self._bell = Doorbell()
+        self._timer: threading.Timer | None = None
+        self._full: Deadline | None = None
 
     @override
-    def connect(self) -> ShmSender:
+    def connect(self) -> ShmSender | None:
+        self._bell.acknowledge()
         self._send_log.on_connect()
-        return connect_pool(self._address, self._peer, self._send_log, self._timeout)
+        sender = connect_now(self._address, self._peer, self._send_log)
+        if sender is not None:
+            self._full = None
+            return sender
+        self._full = self._full or Deadline(self._timeout)
+        if not self._full.left():
+            raise queue_full(self._peer, self._timeout)
+        if self._timer is None:
+            self._timer = threading.Timer(FULL_INTERVAL_S, self._on_timer)
+            self._timer.daemon = True
+            self._timer.start()
+        return None
 
     @override
     def fileno(self) -> int:
-        raise AssertionError("it never waits")
+        return self._bell.fileno()
 
     @override
     def close(self) -> None:
-        pass
+        self._bell.close()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._bell.ring()

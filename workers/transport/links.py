@@ -61,14 +61,20 @@ class LinkRequest:
         return Link(sender, receiver)
 
 
-def drain_at_end(request: LinkRequest, upstream: int, sender: ReconnectingSender) -> None:
-    """Have a supervised stage end only when its messages upstream were handled: nobody could send them again.
+def drain_at_end(request: LinkRequest, neighbour: int, sender: ReconnectingSender) -> None:
+    """Have a supervised stage end only when its messages were handled: nobody else could send them again.
+
+        stage 0          stage 1
+        --STOP------>    sends STOP back, and is killed before the journal says that it was handled
+        <------STOP--
+        drains           the next process needs STOP again
+        --STOP------>    handles it, and ends
 
     A stage that is started again after its neighbour has handled all of them waits for nothing.
     """
     rendezvous = request.rendezvous
     request.stack.callback(
-        sender.drain, request.timeout, lambda: bool(rendezvous.peek(f"{_DONE}/{upstream}"))
+        sender.drain, request.timeout, lambda: bool(rendezvous.peek(f"{_DONE}/{neighbour}"))
     )
 
 

@@ -44,7 +44,7 @@ HELLO_TIMEOUT_S = 0.5
 """How long somebody who has connected may take to send the token."""
 _FLOOD_TIMEOUT_S = 2.0
 """How much longer than its timeout `admit` turns strangers away who keep connecting."""
-_FULL_INTERVAL_S = 0.01
+FULL_INTERVAL_S = 0.01
 """Time between two attempts to connect while the listener's queue is full."""
 
 
@@ -119,27 +119,32 @@ def connect(address: str, peer: int, capacity: int, timeout: float, pin: bool = 
         TransportTimeout: the listener's queue was full for `timeout` seconds.
         ValueError: the capacity is not in 1..MAX_CAPACITY.
     """
-    return connect_pool(address, peer, SlotPool(check_capacity(capacity), pin), timeout)
+    pool, deadline = SlotPool(check_capacity(capacity), pin), Deadline(timeout)
+    while (sender := connect_now(address, peer, pool)) is None:
+        if not deadline.left():
+            raise queue_full(peer, timeout)
+        time.sleep(FULL_INTERVAL_S)
+    return sender
 
 
-def connect_pool(address: str, peer: int, pool: SlotPool, timeout: float) -> ShmSender:
-    """As `connect`, with the slots of `pool`."""
+def queue_full(peer: int, timeout: float) -> TransportTimeout:
+    """The error of a listener whose queue was full for `timeout` seconds."""
+    return TransportTimeout(f"stage {peer} took no connection in {timeout:g} s")
+
+
+def connect_now(address: str, peer: int, pool: SlotPool) -> ShmSender | None:
+    """As `connect`, with the slots of `pool`; None if the listener's queue is full."""
     name, _, token = address.partition("/")
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.setblocking(False)
-    deadline = Deadline(timeout)
     try:
-        while True:
-            try:
-                connection.connect(f"\0{name}")
-                break
-            except BlockingIOError:  # the listener is there, and its queue is full
-                if not deadline.left():
-                    raise TransportTimeout(f"stage {peer} took no connection in {timeout:g} s") from None
-                time.sleep(_FULL_INTERVAL_S)
+        connection.connect(f"\0{name}")
         if not same_user(connection):
             raise TransportError(f"address {name!r} belongs to another user")
         connection.send(HELLO.pack(token.encode(), pool.capacity))
+    except BlockingIOError:  # the listener is there
+        connection.close()
+        return None
     except TransportError:
         connection.close()
         raise

@@ -39,8 +39,7 @@ class ShmTransport(Transport):
             dial = ShmDial(address, n, send_log, timeout)
             lasting = ReconnectingSender(n, dial, send_log, journal, timeout, SPIN_S)
             links[n] = request.link(lasting, ReconnectingReceiver(listener, journal, f"from {n}", SPIN_S))
-            if n < rank:
-                drain_at_end(request, n, lasting)
+            drain_at_end(request, n, lasting)
         if storage:
             publish_end(request)
         return links

@@ -94,8 +94,7 @@ def _open_lasting(request: LinkRequest, storage: StableStorage, journal: Journal
         dial = TcpDial(*find(rendezvous, n, "tcp", timeout), n, send_log, timeout)
         sender = ReconnectingSender(n, dial, send_log, journal, timeout)
         links[n] = request.link(sender, ReconnectingReceiver(reception, journal, f"from {n}"))
-        if n < rendezvous.rank:
-            drain_at_end(request, n, sender)
+        drain_at_end(request, n, sender)
     publish_end(request)
     return links
 
