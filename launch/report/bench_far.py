@@ -34,8 +34,8 @@ FAR_SECTIONS = (
         "Far apart: fewer bytes",
         "Six hidden layers of 256, two epochs over 100 Mbit/s with a round trip of 50 ms: the format of "
         "messages, and target gradients for every batch or for one in four. Two seeds. Smaller messages "
-        "fill the wire only with more batches in flight, which costs accuracy; in the last table seven are in "
-        "flight for every format, in lock step on one host, with three seeds.",
+        "fill the wire only with more batches in flight, which costs accuracy; in the last table seven are "
+        "in flight for every format, in lock step on one host, with three seeds.",
         (
             f"sweep {_TASK} --engines cdni --wan 25,100 --vary wire=fp32/bf16/int8 target-every=1/4 "
             "--epochs 2 --repeats 2 --vary-seed",
