@@ -22,17 +22,27 @@ def certificate(rank: int) -> Certificate:
 
 
 def client_tunnels(
-    address: Address, peer: int, capacity: int, own: Certificate, theirs: str, stripes: int = 1
+    address: Address,
+    peer: int,
+    capacity: int,
+    own: Certificate,
+    theirs: str,
+    stripes: int = 1,
+    timeout: float = TEST_TIMEOUT_S,
 ) -> list[Tunnel]:
     context = own.context(theirs, server=False)
     ends = open_connections(address, SECRET, peer, capacity, TEST_TIMEOUT_S, stripes)
-    return [Tunnel(end, context, server=False, name=f"tls to {peer}") for end in ends]
+    return [Tunnel(end, context, server=False, name=f"tls to {peer}", timeout=timeout) for end in ends]
 
 
-def server_tunnels(listener: TcpListener, own: Certificate, theirs: str) -> list[Tunnel]:
+def server_tunnels(
+    listener: TcpListener, own: Certificate, theirs: str, timeout: float = TEST_TIMEOUT_S
+) -> list[Tunnel]:
     context = own.context(theirs, server=True)
     ends, _ = listener.accept_connections(TEST_TIMEOUT_S)
-    return [Tunnel(end, context, server=True, name=f"tls from {listener.peer}") for end in ends]
+    return [
+        Tunnel(end, context, server=True, name=f"tls from {listener.peer}", timeout=timeout) for end in ends
+    ]
 
 
 def tls_ends(
@@ -41,7 +51,7 @@ def tls_ends(
     """What one rank has of its link: it sends to `address` and receives at the listener."""
     to = client_tunnels(address, peer, capacity, own, theirs)
     of = server_tunnels(listener, own, theirs)
-    await_handshakes([*to, *of], peer)
+    await_handshakes([*to, *of], peer, TEST_TIMEOUT_S)
     sender = TcpSender(peer, [tunnel.inner for tunnel in to], capacity, TEST_TIMEOUT_S, pin=False)
     return sender, TcpReceiver(peer, [tunnel.inner for tunnel in of], capacity, pin=False)
 
@@ -54,6 +64,6 @@ def tls_channel(
     listener = listen(sender_stage)
     to = client_tunnels(listener.address, receiver_stage, capacity, own, other.text, stripes)
     of = server_tunnels(listener, other, own.text)
-    await_handshakes([*to, *of], receiver_stage)
+    await_handshakes([*to, *of], receiver_stage, TEST_TIMEOUT_S)
     sender = TcpSender(receiver_stage, [t.inner for t in to], capacity, TEST_TIMEOUT_S, pin=False)
     return sender, TcpReceiver(sender_stage, [t.inner for t in of], capacity, pin=False)

@@ -5,23 +5,23 @@ connect, prove the secret (workers.transport.handshake) ─► TLS, with the nei
 
 from __future__ import annotations
 
-import contextlib
 import socket
 from collections.abc import Sequence
 from concurrent.futures import TimeoutError as FutureTimeout
+from functools import partial
 
 from typing_extensions import override
 
 from dni_async.errors import UserError
 from workers.coordination.signing import JOB_SECRET
-from workers.transport.base import TransportError, TransportTimeout
+from workers.transport.base import Deadline, TransportError, TransportTimeout
 from workers.transport.certificates import make_certificate
 from workers.transport.links import Link, LinkRequest, Transport
 from workers.transport.tcp import find, listen, open_connections
 from workers.transport.tcp_receiver import TcpReceiver
 from workers.transport.tcp_sender import TcpSender
 from workers.transport.tcp_socket import cause
-from workers.transport.tunnel import HANDSHAKE_TIMEOUT_S, Tunnel
+from workers.transport.tunnel import Tunnel
 
 _PURPOSE = "tls"
 
@@ -49,37 +49,40 @@ class TlsTransport(Transport):
         for n, listener in listen(rendezvous, request.neighbours, _PURPOSE, timeout).items():
             theirs = rendezvous.read(f"certificate/{n}", timeout)
             address, secret = find(rendezvous, n, _PURPOSE, timeout)
-            client, server = (own.context(theirs, server=server) for server in (False, True))
+            client, server = (
+                partial(Tunnel, context=own.context(theirs, server=server), server=server, timeout=timeout)
+                for server in (False, True)
+            )
             outgoing = open_connections(address, secret, n, request.capacity, timeout)
-            to = [Tunnel(one, client, server=False, name=f"tls to {n}") for one in outgoing]
+            to = [client(one, name=f"tls to {n}") for one in outgoing]
             incoming, capacity = listener.accept_connections(timeout)
-            of = [Tunnel(one, server, server=True, name=f"tls from {n}") for one in incoming]
+            of = [server(one, name=f"tls from {n}") for one in incoming]
             for tunnel in (*to, *of):
                 request.stack.callback(tunnel.join, timeout)
-            await_handshakes([*to, *of], n)
+            await_handshakes([*to, *of], n, timeout)
             sender = TcpSender(n, _inner(to), request.capacity, timeout, pin)
             links[n] = request.link(sender, TcpReceiver(n, _inner(of), capacity, pin))
         return links
 
 
-def await_handshakes(tunnels: Sequence[Tunnel], peer: int) -> None:
+def await_handshakes(tunnels: Sequence[Tunnel], peer: int, timeout: float) -> None:
     """Wait until the other end of every tunnel has shown its certificate.
 
-    Raises TransportError when it has another one, or does not encrypt.
+    Raises:
+        TransportTimeout: It did not do so in `timeout` seconds.
+        TransportError: It has another certificate, or does not encrypt.
     """
-    for tunnel in tunnels:
-        try:
-            tunnel.await_handshake(HANDSHAKE_TIMEOUT_S)
-        except (FutureTimeout, TimeoutError):
-            raise TransportTimeout(
-                f"stage {peer} did not answer in TLS in {HANDSHAKE_TIMEOUT_S:g} s"
-            ) from None
-        except OSError as error:
-            for each in tunnels:
-                with contextlib.suppress(OSError):
-                    each.inner.close()
-            said = getattr(error, "reason", None) or cause(error)
-            raise TransportError(f"the link to stage {peer} cannot be encrypted ({said})") from None
+    deadline = Deadline(timeout)
+    try:
+        for tunnel in tunnels:
+            tunnel.await_handshake(deadline.left())
+    except Exception as error:
+        for tunnel in tunnels:
+            tunnel.abort()
+        if isinstance(error, (FutureTimeout, TimeoutError)):
+            raise TransportTimeout(f"stage {peer} did not answer in TLS in {timeout:g} s") from None
+        said = getattr(error, "reason", None) or (cause(error) if isinstance(error, OSError) else error)
+        raise TransportError(f"the link to stage {peer} cannot be encrypted ({said})") from None
 
 
 def _inner(tunnels: Sequence[Tunnel]) -> list[socket.socket]:

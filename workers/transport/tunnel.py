@@ -4,7 +4,7 @@
 
 One thread does all of a connection's TLS, as OpenSSL must not read and write at once from two. Each direction
 ends by itself, as with a plain connection: an end of file on one side is an alert close_notify on the wire,
-and an end of file behind it. Without that alert the connection was cut.
+and an end of file behind it. Without that alert the connection was cut, and the plain end is reset.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import threading
 from concurrent.futures import Future
 
 from workers.transport.base import Deadline
+from workers.transport.tcp_socket import NO_WAIT, shut_down
 
-HANDSHAKE_TIMEOUT_S = 10.0
 _CHUNK_BYTES = 1 << 18
 _READ, _WRITE = (event | select.POLLHUP | select.POLLERR for event in (select.POLLIN, select.POLLOUT))
 
@@ -31,10 +31,11 @@ class Tunnel:
         context: says whom to trust.
         server: whether this is the end that listened.
         name: of the thread.
+        timeout: seconds for the handshake.
     """
 
     def __init__(
-        self, connection: socket.socket, context: ssl.SSLContext, *, server: bool, name: str
+        self, connection: socket.socket, context: ssl.SSLContext, *, server: bool, name: str, timeout: float
     ) -> None:
         self.inner, self._plain = socket.socketpair()
         self._wire = connection
@@ -46,7 +47,7 @@ class Tunnel:
         """Whether a direction has not ended yet."""
         self._wire.setblocking(False)
         self._plain.setblocking(False)
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(Deadline(timeout),), name=name, daemon=True)
         self._thread.start()
 
     def await_handshake(self, timeout: float) -> None:
@@ -57,21 +58,37 @@ class Tunnel:
         """Wait until all that was sent is on its way and both directions have ended."""
         self._thread.join(timeout)
 
-    def _run(self) -> None:
+    def abort(self) -> None:
+        """End both directions at once."""
+        shut_down([self._wire])  # wakes the thread
+        self.inner.close()
+
+    def _run(self, handshake: Deadline) -> None:
         try:
-            self._shake_hands(Deadline(HANDSHAKE_TIMEOUT_S))
+            self._shake_hands(handshake)
             self._handshake.set_result(None)
             self._deliver()  # the first messages may have come with the last words of the handshake
-            while self._reads_plain or self._reads_wire or self._to_wire or self._to_plain:
+            while self._is_busy():
                 self._turn()
         except Exception as error:
             if not self._handshake.done():
                 self._handshake.set_exception(error)
+            self._reset_plain()
         finally:
-            for end in (self._wire, self._plain):
-                with contextlib.suppress(OSError):
-                    end.shutdown(socket.SHUT_RDWR)
-                end.close()
+            shut_down([self._wire])
+            self._wire.close()
+            self._plain.close()
+
+    def _is_busy(self) -> bool:
+        """Whether a direction has not ended, or something is to be written, such as the last alert."""
+        return bool(
+            self._reads_plain or self._reads_wire or self._to_wire or self._to_plain or self._outgoing.pending
+        )
+
+    def _reset_plain(self) -> None:
+        """Make reads from the plain end fail, behind what has come, instead of returning an end of file."""
+        with contextlib.suppress(OSError):  # it is closed already, or full, which does as well
+            self.inner.send(b"?", NO_WAIT)  # closing a socket that has something unread resets the other end
 
     def _shake_hands(self, deadline: Deadline) -> None:
         while True:

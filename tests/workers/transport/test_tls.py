@@ -7,9 +7,10 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,8 @@ from tests.support.tcp_channels import HOST, SECRET, introduce, listen
 from tests.support.tls_channels import certificate, client_tunnels, server_tunnels, tls_channel
 from tests.support.transport_processes import run_in_processes, tls_links
 from workers.coordination.rendezvous import Rendezvous
-from workers.transport.base import PeerGone, TransportError
+from workers.transport import tls
+from workers.transport.base import PeerGone, TransportError, TransportTimeout, wait_any
 from workers.transport.certificates import make_certificate
 from workers.transport.handshake import Hello
 from workers.transport.links import LinkRequest
@@ -35,6 +37,7 @@ from workers.transport.tcp_listener import TcpListener
 from workers.transport.tcp_receiver import TcpReceiver
 from workers.transport.tcp_sender import TcpSender
 from workers.transport.tls import TlsTransport, await_handshakes
+from workers.transport.tunnel import Tunnel
 
 pytest.importorskip("cryptography")
 
@@ -102,7 +105,7 @@ def test_a_neighbour_with_another_certificate_is_refused(wrong: str) -> None:
     of = server_tunnels(listener, server, certificate(0).text)
     refusing = of if wrong == "client" else to
     with pytest.raises(TransportError, match=r"^the link to stage 7 cannot be encrypted \(\S+\)$"):
-        await_handshakes(refusing, 7)
+        await_handshakes(refusing, 7, TEST_TIMEOUT_S)
     for tunnel in (*to, *of):
         tunnel.join(TEST_TIMEOUT_S)
         tunnel.inner.close()
@@ -114,7 +117,7 @@ def test_a_neighbour_that_does_not_encrypt_is_refused() -> None:
         (tunnel,) = server_tunnels(listener, certificate(1), certificate(0).text)
         plain.sendall(b"a message that is not encrypted" * 20)
         with pytest.raises(TransportError, match=r"^the link to stage 0 cannot be encrypted \(\w+\)$"):
-            await_handshakes([tunnel], 0)
+            await_handshakes([tunnel], 0, TEST_TIMEOUT_S)
         tunnel.join(TEST_TIMEOUT_S)
 
 
@@ -166,6 +169,12 @@ class Recorder:
         except OSError:
             return
 
+    def cut(self) -> None:
+        """Break the connections to both hosts."""
+        for end in self.ends:
+            with contextlib.suppress(OSError):  # the cut of the first has ended the second already
+                end.shutdown(socket.SHUT_RDWR)
+
     def close(self) -> None:
         for end in (self._server, *self.ends):
             end.close()
@@ -199,14 +208,14 @@ def receive_plain(listener: TcpListener) -> None:
 
 def send_encrypted(recorder: Recorder) -> None:
     tunnels = client_tunnels(recorder.address, 1, 2, certificate(0), certificate(1).text)
-    await_handshakes(tunnels, 1)
+    await_handshakes(tunnels, 1, TEST_TIMEOUT_S)
     with TcpSender(1, [tunnel.inner for tunnel in tunnels], 2, TEST_TIMEOUT_S, pin=False) as sender:
         sender.send(MESSAGE, TEST_TIMEOUT_S)
 
 
 def receive_encrypted(listener: TcpListener) -> None:
     tunnels = server_tunnels(listener, certificate(1), certificate(0).text)
-    await_handshakes(tunnels, 0)
+    await_handshakes(tunnels, 0, TEST_TIMEOUT_S)
     take(TcpReceiver(0, [tunnel.inner for tunnel in tunnels], 2, pin=False))
 
 
@@ -231,15 +240,65 @@ def test_a_connection_that_is_cut_ends_both_channels() -> None:
     recorder = Recorder(listener.address)
     to = client_tunnels(recorder.address, 1, 1, certificate(0), certificate(1).text)
     of = server_tunnels(listener, certificate(1), certificate(0).text)
-    await_handshakes([*to, *of], 1)
-    for end in recorder.ends:
-        with contextlib.suppress(OSError):  # the cut of the first has ended the second already
-            end.shutdown(socket.SHUT_RDWR)
+    await_handshakes([*to, *of], 1, TEST_TIMEOUT_S)
+    recorder.cut()
     for tunnel in (*to, *of):
         tunnel.join(TEST_TIMEOUT_S)
-        assert tunnel.inner.recv(1) == b""
+        with pytest.raises(ConnectionResetError):
+            tunnel.inner.recv(1)
         tunnel.inner.close()
     recorder.close()
+
+
+def test_each_direction_ends_by_itself_and_neither_end_counts_as_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut: list[Tunnel] = []
+    monkeypatch.setattr(Tunnel, "_reset_plain", cut.append)
+    listener = listen(0)
+    (to,) = client_tunnels(listener.address, 1, 1, certificate(0), certificate(1).text)
+    (of,) = server_tunnels(listener, certificate(1), certificate(0).text)
+    await_handshakes([to, of], 1, TEST_TIMEOUT_S)
+    for first, second in ((to.inner, of.inner), (of.inner, to.inner)):
+        first.sendall(b"last words")
+        first.shutdown(socket.SHUT_WR)
+        second.settimeout(TEST_TIMEOUT_S)
+        assert second.recv(1 << 10) == b"last words"
+        assert second.recv(1) == b""
+    for tunnel in (to, of):
+        tunnel.join(TEST_TIMEOUT_S)
+        tunnel.inner.close()
+    assert not cut
+
+
+def test_a_sender_says_that_its_connection_was_cut_and_not_that_the_peer_closed_it() -> None:
+    listener = listen(0)
+    recorder = Recorder(listener.address)
+    to = client_tunnels(recorder.address, 1, 1, certificate(0), certificate(1).text)
+    of = server_tunnels(listener, certificate(1), certificate(0).text)
+    await_handshakes([*to, *of], 1, TEST_TIMEOUT_S)
+    sender = TcpSender(1, [tunnel.inner for tunnel in to], 1, TEST_TIMEOUT_S, pin=False)
+    receiver = TcpReceiver(0, [tunnel.inner for tunnel in of], 1, pin=False)
+    recorder.cut()
+    with pytest.raises(PeerGone, match=r"^stage 0 is gone \(Connection reset by peer\)$"):
+        receiver.recv(TEST_TIMEOUT_S)
+    with pytest.raises(PeerGone, match=r"^stage 1 is gone \(Connection reset by peer\)$"):
+        while not wait_any([sender], TEST_TIMEOUT_S) or sender.ready():
+            pass
+    sender.close()
+    receiver.close()
+    recorder.close()
+
+
+def test_a_neighbour_that_is_silent_in_tls_is_given_up_after_the_timeout_and_all_tunnels_end() -> None:
+    listener = listen(0)
+    to = client_tunnels(listener.address, 1, 1, certificate(0), certificate(1).text, 2, 0.2)
+    plain, _ = listener.accept_connections(TEST_TIMEOUT_S)
+    with pytest.raises(TransportTimeout, match=r"^stage 1 did not answer in TLS in 0\.2 s$"):
+        await_handshakes(to, 1, 0.2)
+    for tunnel in to:
+        tunnel.join(TEST_TIMEOUT_S)
+        assert not tunnel._thread.is_alive() and tunnel.inner.fileno() < 0
+    for connection in plain:
+        connection.close()
 
 
 @pytest.fixture
@@ -282,6 +341,27 @@ def test_every_pair_of_neighbours_talks_both_ways_and_no_key_is_published() -> N
     for rank in range(3):
         published = store.get(f"certificate/{rank}")
         assert b"BEGIN CERTIFICATE" in published and b"PRIVATE" not in published
+
+
+@pytest.mark.usefixtures("_loopback")
+def test_the_handshake_may_take_as_long_as_the_job_waits_for_a_message(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A stage in the middle of a chain may wait for one neighbour while the other greets it."""
+    timeouts: list[float] = []
+
+    def tunnel(*arguments: Any, timeout: float, **others: Any) -> Tunnel:
+        timeouts.append(timeout)
+        return Tunnel(*arguments, timeout=timeout, **others)
+
+    def await_all(tunnels: Sequence[Tunnel], peer: int, timeout: float) -> None:
+        timeouts.append(timeout)
+        await_handshakes(tunnels, peer, timeout)
+
+    monkeypatch.setattr(tls, "Tunnel", tunnel)
+    monkeypatch.setattr(tls, "await_handshakes", await_all)
+    assert opened(dist.HashStore(), b"of the job") == [[1], [0, 2], [1]]
+    assert timeouts == [TEST_TIMEOUT_S] * 12  # two tunnels and a wait at each end of two links
 
 
 @pytest.mark.usefixtures("_loopback")
