@@ -126,25 +126,29 @@ class ReconnectingSender(Sender):
             has_ended: whether the receiving stage has handled all messages, and takes no connection any more;
                 asked first, and then twice a second at least.
 
-        Raises TransportTimeout.
+        Raises TransportTimeout when no message was released for `timeout` seconds.
         """
-        deadline = Deadline(timeout)
+        in_flight = self._send_log.in_flight
+        unreleased, deadline = len(in_flight), Deadline(timeout)
         with contextlib.suppress(PeerGone):
             while not has_ended():
                 try:
                     if sender := self._connected():
                         sender.ready()
+                    broken = False
                 except PeerGone:
                     if self._sender is None:
                         raise  # nobody listens
                     self._disconnect()
-                    continue  # before it dials again: a stage that has ended takes no connection
-                if not self._send_log.in_flight:
+                    broken = True
+                if not in_flight:
                     return
-                if wait_any([self], min(deadline.left(), _END_CHECK_INTERVAL_S)):
-                    continue
+                if len(in_flight) < unreleased:
+                    unreleased, deadline = len(in_flight), Deadline(timeout)
                 if not deadline.left():
                     raise TransportTimeout(f"stage {self.peer} released no message in {timeout:g} s")
+                if not broken:  # else it would dial again: a stage that has ended takes no connection
+                    wait_any([self], min(deadline.left(), _END_CHECK_INTERVAL_S))
 
     @override
     def held_bytes(self) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 
 from dni_async.contract import wrong_value
 from dni_async.errors import UserError
@@ -72,10 +73,14 @@ def drain_at_end(request: LinkRequest, neighbour: int, sender: ReconnectingSende
 
     A stage that is started again after its neighbour has handled all of them waits for nothing.
     """
-    rendezvous = request.rendezvous
-    request.stack.callback(
-        sender.drain, request.timeout, lambda: bool(rendezvous.peek(f"{_DONE}/{neighbour}"))
-    )
+
+    def has_ended() -> bool:
+        try:
+            return bool(request.rendezvous.peek(f"{_DONE}/{neighbour}"))
+        except dist.DistNetworkError:  # the store is gone: the launcher has ended
+            return True
+
+    request.stack.callback(sender.drain, request.timeout, has_ended)
 
 
 def publish_end(request: LinkRequest) -> None:
@@ -83,7 +88,13 @@ def publish_end(request: LinkRequest) -> None:
 
     Call it when all links are open: what is registered last comes first at the end.
     """
-    request.stack.callback(request.rendezvous.publish, f"{_DONE}/{request.rendezvous.rank}", True)
+    rendezvous = request.rendezvous
+
+    def publish() -> None:
+        with suppress(dist.DistNetworkError):  # the store is gone: nobody reads it any more
+            rendezvous.publish(f"{_DONE}/{rendezvous.rank}", True)
+
+    request.stack.callback(publish)
 
 
 class Transport(ABC):

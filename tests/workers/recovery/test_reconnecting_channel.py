@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from dni_async.messages import Activation, Marker, MarkerKind, TargetGradient
 from tests.support.channels import Copying, copy_late
 from tests.support.supervised_stages import CAPACITY, Lower, Upper
+from workers.recovery import reconnecting_channel
 from workers.recovery.dialing import ShmDial
 from workers.recovery.journal import Journal
 from workers.recovery.reconnecting_channel import ReconnectingSender
 from workers.recovery.stable_storage import StableStorage
-from workers.transport.base import PeerGone, TransportTimeout, wait_any
+from workers.transport.base import Deadline, PeerGone, TransportTimeout, wait_any
 
 
 class Killed(Exception):
@@ -254,6 +255,14 @@ def test_upstream_markers_and_targets_are_in_order_each_but_not_together(pair: P
     assert not lower.receiver.poll()
 
 
+class Asked(Deadline):
+    """A deadline that is reached when it has been asked a few times."""
+
+    def left(self) -> float:
+        self.timeout = max(0.0, self.timeout - 1.0)
+        return self.timeout
+
+
 class TestDraining:
     def test_waits_until_all_is_released(self, pair: Pair) -> None:
         upper, lower = pair
@@ -295,6 +304,25 @@ class TestDraining:
         lower.die()
         monkeypatch.setattr(upper.sender._dial, "connect", lambda: pytest.fail("it dials"))
         upper.sender.drain(5.0, lambda: ended.pop(0))
+
+    def test_ends_at_the_deadline_although_there_is_always_news(
+        self, pair: Pair, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        upper, _ = pair
+        upper.send(batch(0))
+        news = iter([True] * 9)
+        monkeypatch.setattr(reconnecting_channel, "Deadline", Asked)
+        monkeypatch.setattr(reconnecting_channel, "wait_any", lambda *_: next(news))
+        with pytest.raises(TransportTimeout, match=r"^stage 1 released no message in 3 s$"):
+            upper.sender.drain(3.0)
+
+    def test_goes_on_while_messages_are_released(self, pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+        upper, lower = pair
+        for step in range(CAPACITY):
+            upper.send(batch(step))
+        monkeypatch.setattr(reconnecting_channel, "Deadline", Asked)
+        upper.sender.drain(3.0, lambda: lower.take() == "nothing")
+        assert lower.taken == ["A0", "A1", "A2"]
 
     def test_ends_when_no_receiver_listens_any_more(self, pair: Pair) -> None:
         upper, lower = pair

@@ -105,3 +105,17 @@ def test_a_stage_ends_at_once_when_its_neighbour_has_ended_without_its_last_cred
     stage.send()
     neighbour.stack.close()
     stage.stack.close()
+
+
+def test_a_stage_ends_although_the_store_is_gone(
+    stages: list[SupervisedStage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the launcher, which has seen that all other stages have ended."""
+
+    def gone(rendezvous: Rendezvous, question: object) -> None:
+        raise dist.DistNetworkError("broken pipe")
+
+    stage, _ = stages
+    stage.send()
+    monkeypatch.setattr(Rendezvous, "_ask", gone)
+    stage.stack.close()
