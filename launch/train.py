@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from dni_async.errors import UserError
 from launch.config.command_line import parse, task_name
 from launch.config.recurrent import SequenceConfig
 from launch.config.train import TrainConfig
 from launch.job.rank_job import start_rank
-from launch.local.launcher import run_local
+from launch.local.launcher import StoppedAtEnd, run_local
 from launch.recurrent.train import run_sequences
 from tasks.registry import create, find
 from tasks.sequence.base import SequenceTask
@@ -43,7 +44,8 @@ def work(runner: RankRunner) -> None:
     if under_torchrun or alone:
         start_rank(runner, config, task)
     else:
-        run_local(config, task)
+        with suppress(StoppedAtEnd):
+            run_local(config, task)
 
 
 def configuration(arguments: Sequence[str]) -> TrainConfig | SequenceConfig:

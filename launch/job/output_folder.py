@@ -3,7 +3,7 @@
 the folder holds                         a new run    --resume               --overwrite
 nothing, or what a failed run left       clears it    begins                 clears it
 checkpoints                              is refused   goes on from newest    clears it
-checkpoints and the end of all epochs    is refused   is refused             clears it
+checkpoints and the results of its end   is refused   is refused             clears it
 summary.json of a run, no checkpoints    is refused   is refused             clears it
 
 A run that goes on removes the results of the end, too: it writes its own. Nothing else is ever removed.
@@ -57,11 +57,17 @@ def check_unused(out: Path, *, resume: bool = False) -> None:
         )
 
 
-def check_unfinished(out: Path, step: int, total: int) -> None:
-    """Raise UserError if the run in the folder has trained all its `total` steps and written its results."""
-    if step >= total and (out / SUMMARY).is_file():
+def check_unfinished(out: Path, step: int, ended_by: str | None) -> None:
+    """Raise UserError if the run in the folder has trained to its end and written its results.
+
+    Args:
+        step: that it has come to.
+        ended_by: the option that ends it there, such as "epochs"; None if there is more to train.
+    """
+    if ended_by and (out / SUMMARY).is_file():
         raise UserError(
-            f"the run in {out} is finished (step {step}); raise --epochs to train on, or choose another --out"
+            f"the run in {out} is finished (step {step}); raise --{ended_by} to train on, or choose another "
+            "--out"
         )
 
 
@@ -70,16 +76,13 @@ def remove_results(out: Path) -> None:
     _remove(out, *RESULTS)
 
 
-def clear(out: Path, *, overwrite: bool, keep_progress: bool = False) -> None:
+def clear(out: Path, *, overwrite: bool) -> None:
     """Remove what an earlier run left, before another begins.
 
     Args:
         overwrite: whether there may be a finished run, whose exported weights are removed, too.
-        keep_progress: whether the new run has written its own reached.json already.
     """
-    exported = [EXPORTED] if overwrite else []
-    progress = [] if keep_progress else [PROGRESS]
-    _remove(out, *RESULTS, METRICS, *progress, *exported)
+    _remove(out, *RESULTS, METRICS, PROGRESS, *([EXPORTED] if overwrite else []))
     CheckpointStore(out).clear()
     for folder in ("weights", "model"):
         with contextlib.suppress(OSError):  # it is not there, or holds something else

@@ -13,8 +13,21 @@ import json
 import os
 from pathlib import Path
 
+from launch.job.output_folder import PROGRESS
+
 WIDTH = 64
 """Bytes of the file: each step overwrites the one before in place, in about a microsecond."""
+
+
+def lost_steps(out: Path, start: int, *, restart: bool) -> int:
+    """Return how many steps the run in a folder had trained that it trains again when it goes on.
+
+    Args:
+        start: steps that are done where it goes on.
+        restart: whether the launcher has started this job before; steps lost before it did do not count.
+    """
+    before = _read(out / PROGRESS)
+    return max(0, before["step"] - start) + (before["lost_steps"] if restart else 0)
 
 
 class ProgressFile:
@@ -22,24 +35,20 @@ class ProgressFile:
 
     Args:
         start: steps that the run has done when it begins or goes on.
-        goes_on: whether it goes on from an earlier process.
-        restart: whether the launcher has started this job before; steps lost before it did do not count.
+        lost_steps: steps that were trained and are trained again.
 
     Raises:
         OSError: the folder cannot be written to.
     """
 
-    def __init__(self, out: Path, start: int, *, goes_on: bool, restart: bool) -> None:
-        path = out / "reached.json"
-        before = _read(path) if goes_on else {"step": 0, "lost_steps": 0}
-        self.lost_steps = max(0, before["step"] - start) + (before["lost_steps"] if restart else 0)
-        """Steps that were trained and are trained again."""
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    def __init__(self, out: Path, start: int, lost_steps: int) -> None:
+        self._lost_steps = lost_steps
+        self._file = os.open(out / PROGRESS, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self.write(start)
 
     def write(self, step: int) -> None:
         """Write that so many steps are done. A full disk does not end training."""
-        text = json.dumps({"step": step, "lost_steps": self.lost_steps})
+        text = json.dumps({"step": step, "lost_steps": self._lost_steps})
         with contextlib.suppress(OSError):
             os.pwrite(self._file, f"{text:<{WIDTH - 1}}\n".encode(), 0)
 

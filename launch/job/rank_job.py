@@ -19,7 +19,7 @@ from launch.engines.registry import Engine, find_engine
 from launch.job.context import RankContext
 from launch.job.data import Data, read
 from launch.job.partition_plan import PartitionPlan, broadcast_error, broadcast_plan
-from launch.job.progress_file import ProgressFile
+from launch.job.progress_file import ProgressFile, lost_steps
 from launch.job.recovery_session import RecoverySession, supervise
 from launch.job.restart import begin, decide_start, with_checkpoints
 from launch.job.results import save_results
@@ -120,8 +120,9 @@ def _prepare(
     if session and (position := session.position()):
         RunLock(Path(config.output.out))
         plan = broadcast_plan(rendezvous, config, task, None)
-        progress_file = ProgressFile(Path(config.output.out), position.step, goes_on=True, restart=True)
-        start = Start(position, progress_file=progress_file, lost_steps=progress_file.lost_steps)
+        out, step = Path(config.output.out), position.step
+        lost = lost_steps(out, step, restart=True)
+        start = Start(position, progress_file=ProgressFile(out, step, lost), lost_steps=lost)
         return _read(config, engine, task, rendezvous), start, plan
     try:
         if config.output.out:

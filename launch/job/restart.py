@@ -16,7 +16,7 @@ from dni_async.errors import UserError
 from launch.config.train import TrainConfig
 from launch.job.data import Data
 from launch.job.output_folder import clear, remove_results
-from launch.job.progress_file import ProgressFile
+from launch.job.progress_file import ProgressFile, lost_steps
 from launch.job.resume import choose_start
 from launch.job.start import Start
 from tasks.base import Task
@@ -45,16 +45,9 @@ def decide_start(config: TrainConfig, task: Task, data: Data, rendezvous: Rendez
     if restarted and not obstacle:
         config = config.changed(resume=True, overwrite=False)
     start = choose_start(config, task, data, rendezvous.world, restarted=restarted)
-    if config.output.out and (
-        rendezvous.max_restarts or config.recovery.checkpoint_every is not None or config.recovery.resume
-    ):
-        start.progress_file = ProgressFile(
-            Path(config.output.out),
-            start.position.step,
-            goes_on=restarted or config.recovery.resume,
-            restart=restarted,
-        )
-        start.lost_steps = start.progress_file.lost_steps
+    if _writes_progress(config, rendezvous):
+        if restarted or config.recovery.resume:
+            start.lost_steps = lost_steps(Path(config.output.out), start.position.step, restart=restarted)
     elif rendezvous.restart:
         start.lost_steps = None
     start.notes[:0] = _notes(rendezvous, obstacle, start.lost_steps)
@@ -62,7 +55,8 @@ def decide_start(config: TrainConfig, task: Task, data: Data, rendezvous: Rendez
 
 
 def begin(config: TrainConfig, rendezvous: Rendezvous, start: Start) -> None:
-    """Clear --out of what the run does not go on with; what is there from now on is of this job.
+    """Clear --out of what the run does not go on with, and let the run write how far it comes; what is there
+    from now on is of this job.
 
     Only rank 0 calls it, before the other ranks write anything.
 
@@ -75,16 +69,20 @@ def begin(config: TrainConfig, rendezvous: Rendezvous, start: Start) -> None:
             if start.record is not None:
                 remove_results(out)
             else:
-                clear(
-                    out,
-                    overwrite=config.recovery.overwrite,
-                    keep_progress=start.progress_file is not None,
-                )
+                clear(out, overwrite=config.recovery.overwrite)
         except OSError as error:
             raise UserError(
                 f"cannot remove {error.filename} of an earlier run ({error.strerror}); choose another --out"
             ) from error
+        if _writes_progress(config, rendezvous):
+            start.progress_file = ProgressFile(out, start.position.step, start.lost_steps or 0)
     rendezvous.publish_for_restart(BEGUN, True)
+
+
+def _writes_progress(config: TrainConfig, rendezvous: Rendezvous) -> bool:
+    """Return whether the run may be resumed or restarted, and so writes how far it comes."""
+    checkpoints = config.recovery.checkpoint_every is not None or config.recovery.resume
+    return bool(config.output.out and (rendezvous.max_restarts or checkpoints))
 
 
 def _obstacle(config: TrainConfig) -> str | None:

@@ -3,8 +3,8 @@
 rank 0   weights ─ wait for the weights of all ranks ─ files, summary.json last ─ table
 rank i   weights ─ if they could not be written: wait for the table
 
-A folder with summary.json therefore holds all that a run leaves. `output_folder` removes what an earlier run
-left, so that a run that fails leaves none.
+A folder with summary.json therefore holds all that a run leaves: without the weights of all ranks rank 0 does
+not write it, and --resume writes the results again. `output_folder` removes what an earlier run left.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from launch.report.files import collect_failure
 from launch.report.grid import show
 from launch.report.recorder import Recorder
 from launch.report.run_table import run_grid
-from launch.report.weights import remove_stale_parts, save_part
+from launch.report.weights import save_part
 
 WEIGHTS = "weights"
-"""Key under which every rank publishes that it has written its weights, or has failed to."""
+"""Key under which every rank publishes whether it has written its weights."""
 FINISHED = "finished"
 """Key under which rank 0 publishes that it has written its files and shown the table."""
 FINISH_TIMEOUT_S = 60.0
-"""Seconds that a rank waits for the files of another; `--timeout` if that is longer."""
+"""Seconds that a rank waits for the files of all others; `--timeout` if that is longer."""
 
 
 def save_results(context: RankContext, recorder: Recorder | None, layers: nn.Module | None) -> None:
@@ -38,24 +38,22 @@ def save_results(context: RankContext, recorder: Recorder | None, layers: nn.Mod
         layers: those whose weights this rank writes.
 
     Raises:
-        StageError: a file could not be written. All others are, and rank 0 has shown its table.
+        StageError: a file could not be written. All others are, but for summary.json where weights are
+            missing, and rank 0 has shown its table.
         Late: a rank did not write its weights in time; there is no summary.json then.
     """
     rendezvous = context.rendezvous
     timeout = max(FINISH_TIMEOUT_S, context.config.runtime.timeout)
     problems = _save_weights(context, layers)
-    rendezvous.publish(f"{WEIGHTS}/{rendezvous.rank}", True)
+    rendezvous.publish(f"{WEIGHTS}/{rendezvous.rank}", not problems)
     if recorder:
-        for rank in range(1, rendezvous.world):
-            rendezvous.read(f"{WEIGHTS}/{rank}", timeout)
-        problems += recorder.write_files()
+        written = rendezvous.read_all([f"{WEIGHTS}/{rank}" for rank in range(rendezvous.world)], timeout)
+        problems += recorder.write_files(whole=all(written))
         if not context.config.output.quiet:  # its notes were shown at the start
             show(run_grid(recorder.summary | {"notes": recorder.record.warnings}))
         rendezvous.publish(FINISHED, True)
-        steps = recorder.summary["stages"][0]["steps"]
-        context.runner.interruption.outcome = (
-            f"after step {steps}; weights, summary.json and pictures are in {context.out}"
-        )
+        if all(written) and not problems:
+            _describe_end(context, recorder)
     elif problems:  # the launcher ends all ranks with the first that fails: let rank 0 show its table
         with contextlib.suppress(Late, StageError):
             rendezvous.read(FINISHED, timeout)
@@ -63,15 +61,21 @@ def save_results(context: RankContext, recorder: Recorder | None, layers: nn.Mod
         raise StageError(f"{problems[0]}; correct this or choose another --out, and train again")
 
 
+def _describe_end(context: RankContext, recorder: Recorder) -> None:
+    """Say what a signal has left, or that a signal came too late to change anything."""
+    interruption, steps = context.runner.interruption, recorder.summary["stages"][0]["steps"]
+    if "interrupted" in recorder.summary:
+        interruption.outcome = f"after step {steps}; weights, summary.json and pictures are in {context.out}"
+    else:
+        interruption.finished = True
+
+
 def _save_weights(context: RankContext, layers: nn.Module | None) -> list[str]:
     """Write this rank's part of the weights; return a line if it could not be written."""
     problems: list[str] = []
-    out, cut = context.out, find_engine(context.config.engine).cut
-    if out is None:
+    if context.out is None or layers is None:
         return problems
-    with collect_failure(problems, out / "weights"):
-        if layers is not None:
-            save_part(out, context.index, context.plan.bounds[context.index][0] if cut else 0, layers)
-        if context.index == 0:
-            remove_stale_parts(out, context.rendezvous.world if cut else 1)
+    cut = find_engine(context.config.engine).cut
+    with collect_failure(problems, context.out / "weights"):
+        save_part(context.out, context.index, context.plan.bounds[context.index][0] if cut else 0, layers)
     return problems

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from launch.job.context import RankContext
 from launch.job.data import Data
 from launch.job.message_stream import StreamPosition
 from launch.job.output_folder import check_unfinished, check_unused
+from launch.job.stage_factory import patience_of
 from launch.job.start import Start
+from launch.report.evaluation import metric_key, split_of
 from tasks.base import Task
 from workers.checkpoint.manifest import Manifest
 from workers.checkpoint.store import CheckpointStore
@@ -58,16 +61,34 @@ def choose_start(
     _check_patience(manifest, config.evaluation.patience)
     _check_same(manifest, settings_of(config, task, data))
     cut = config.partition.cut
-    cut_then = ",".join(str(first) for first, _ in manifest.bounds[1:])
     if not cut and stages == len(manifest.bounds):
-        cut = cut_then
-    if cut == cut_then and not restarted:
-        total = config.task.epochs * data.steps_per_epoch
-        check_unfinished(Path(config.output.out), manifest.step, total)
+        cut = ",".join(str(first) for first, _ in manifest.bounds[1:])
+    if not restarted:
+        ended_by = end_of(config, data, manifest.step, manifest.record)
+        check_unfinished(Path(config.output.out), manifest.step, ended_by)
     notes = [f"{reason}; it is not used" for reason in refused]
     notes += [f"a refused checkpoint is kept as {path}" for path in _set_aside(checkpoints, manifest.step)]
     notes.append(f"resumed from the checkpoint of step {manifest.step}")
     return Start(StreamPosition(manifest.step), cut, manifest.record, notes)
+
+
+def end_of(config: TrainConfig, data: Data, step: int, record: Mapping[str, Any]) -> str | None:
+    """Return the option by which a run ends after so many steps, such as "epochs"; None if it trains on.
+
+    Args:
+        record: of the run at that step, as a checkpoint has it.
+    """
+    if step >= config.task.epochs * data.steps_per_epoch:
+        return "epochs"
+    until, evaluations = config.evaluation.until, record["evaluations"]
+    key = metric_key(split_of(evaluations), "accuracy")
+    if until is not None and any(evaluation[key] >= until for evaluation in evaluations):
+        return "until"
+    patience = patience_of(config.evaluation.patience, data.steps_per_epoch)
+    if patience and "patience" in record:
+        patience.load_state_dict(record["patience"])
+        return "patience" if patience.over else None
+    return None
 
 
 def _set_aside(checkpoints: CheckpointStore, step: int) -> list[Path]:

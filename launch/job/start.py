@@ -30,6 +30,6 @@ class Start:
     notes: list[str] = field(default_factory=list)
     """Lines for the user."""
     progress_file: ProgressFile | None = None
-    """On rank 0 of a run that may be resumed or restarted."""
+    """On rank 0 of a run that may be resumed or restarted, from when it begins."""
     lost_steps: int | None = 0
     """Steps that were trained and are trained again; None where a restart does not know."""

@@ -28,12 +28,17 @@ from workers.coordination.loopback import check_loopback
 from workers.coordination.signing import JOB_SECRET
 from workers.failure.activity_file import ACTIVITY_FILE, read_activity
 from workers.failure.errors import AlreadyReported, StdoutClosed
-from workers.failure.failure_file import FAILURE_FILE, read_failure, report_failure
+from workers.failure.failure_file import FAILURE_FILE, has_finished, read_failure, report_failure
+from workers.failure.interruption import INTERRUPT_TIMEOUT_S
 from workers.failure.signals import LAUNCHER
 
-SHUTDOWN_TIMEOUT_S = 14
-"""How long ranks have to end when one has failed, or after a signal, when they write their results first;
-then they are killed."""
+SHUTDOWN_TIMEOUT_S = round(2 * INTERRUPT_TIMEOUT_S) + 2
+"""How long ranks have to end when one has failed, or after a signal, when they end training and write their
+results first, and a supervisor waits for both; then they are killed."""
+
+
+class StoppedAtEnd(AlreadyReported):
+    """A signal came to the launcher when the job had written all its results."""
 
 
 def run_local(config: TrainConfig, task: Task, hosts: FarHosts | None = None) -> None:
@@ -44,6 +49,7 @@ def run_local(config: TrainConfig, task: Task, hosts: FarHosts | None = None) ->
 
     Raises:
         AlreadyReported: a rank has failed and has printed why.
+        StoppedAtEnd: a signal has come, too late to change anything of the job.
     """
     check_loopback()
     with ExitStack() as stack:
@@ -122,19 +128,23 @@ def _launch(config: TrainConfig, job: Path, failure: Path, activity: Path, host:
         elastic_launch(launch, sys.executable)("-m", "launch.local.rank_main", str(job))
     except ChildFailedError as error:
         rank, first = min(error.failures.items(), key=lambda item: item[1].timestamp)
-        line, _ = read_failure(failure)
+        line, status = ("", 0) if has_finished(failure) else read_failure(failure)
         statuses = [f.exitcode for f in error.failures.values()]
         if line or StdoutClosed.status in statuses:
-            special = (status for status in (UserError.status, StdoutClosed.status) if status in statuses)
-            raise AlreadyReported(line, next(special, 1)) from None
+            special = (each for each in (UserError.status, StdoutClosed.status) if each in statuses)
+            raise AlreadyReported(line, next(special, status or 1)) from None
         killed = f"killed by {first.signal_name()}" if first.exitcode < 0 else ""
         how = killed or f"ended with exit status {first.exitcode}"
         raise StageError(f"{read_activity(activity, rank)}: {how}") from None
     except SignalException as stop:
-        status = 128 + int(stop.sigval)
+        status, name = 128 + int(stop.sigval), signal.Signals(stop.sigval).name
+        if has_finished(failure):
+            line = f"{name} came when all results were written"
+            report_failure(line, status)
+            raise StoppedAtEnd(line, status) from None
         line, reported = read_failure(failure)
         if not reported:  # no rank could report yet
-            line = f"stopped by {signal.Signals(stop.sigval).name}"
+            line = f"stopped by {name}"
             report_failure(line, status)
         raise AlreadyReported(line, status) from None
 

@@ -77,7 +77,7 @@ def _run(runner: RankRunner, config: SequenceConfig, task: SequenceTask, out: Pa
                 lines.write(record)
     summary |= {"updates": trainer.updates, "samples_per_s": trainer.symbols / trainer.seconds}
     summary |= {"train_s": trainer.seconds, "final": trainer.final()}
-    if interruption.name:
+    if trainer.cut_short:
         summary["interrupted"] = {"signal": interruption.name, "step": trainer.updates}
     if not config.output.quiet:
         print(f"{task.name}, {config.rule}, T = {config.bptt}: {_shown(summary['final'])}", flush=True)
@@ -85,6 +85,7 @@ def _run(runner: RankRunner, config: SequenceConfig, task: SequenceTask, out: Pa
         save(out, trainer.model, config.task.name, config.task.task_args, sequences.symbols)
         write_json(out / "summary.json", summary)
         interruption.outcome = f"after update {trainer.updates}; summary.json and the model are in {out}"
+        interruption.finished = not trainer.cut_short
     return summary
 
 
@@ -123,6 +124,8 @@ class Trainer:
         )
         self.updates = self.symbols = 0
         self.seconds = 0.0
+        self.cut_short = False
+        """Whether training was asked to stop before its end."""
         self.best = Best(self.model, Patience(config.patience))
 
     def describe_position(self) -> str:
@@ -133,7 +136,8 @@ class Trainer:
         """Train, and yield a record per epoch."""
         for epoch in range(1, self.config.task.epochs + 1):
             record = self._epoch(epoch)
-            if self._should_stop():
+            self.cut_short = self._should_stop()
+            if self.cut_short:
                 yield record
                 return
             cost = self._evaluate("validation")

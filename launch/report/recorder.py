@@ -71,12 +71,12 @@ class Recorder:
         resumed = context.start.record
         notes = [*context.start.notes, *([context.task.note] if context.task.note else [])]
         self.summary.update({"transports": list(transports), "notes": notes, **(about or {})})
-        self._start = time.perf_counter()
-        self._end = self._start + self._seconds_left()
         if before:
             self.load_state_dict(before)
             passed = len(self.summary["epochs"])
         else:
+            self._start = time.perf_counter()
+            self._end = self._start + self._seconds_left()
             for note in notes:
                 print(f"dni-async: {note}", flush=True)
             passed = context.plan.start // context.plan.steps_per_epoch
@@ -179,8 +179,12 @@ class Recorder:
                 lines.close()
             print(f"dni-async: {self._problems[0]}; training goes on", file=sys.stderr, flush=True)
 
-    def write_files(self) -> list[str]:
-        """Write the files of the whole run; return a line for each that could not be written."""
+    def write_files(self, *, whole: bool = True) -> list[str]:
+        """Write the files of the whole run; return a line for each that could not be written.
+
+        Args:
+            whole: whether the weights of all ranks are written; without, there is no summary.json.
+        """
         if self.out is None:
             return []
         timeline, summary = self.record.timeline, self.summary
@@ -195,6 +199,7 @@ class Recorder:
             from launch.report.curves_plot import plot_curves
 
             plot_curves(summary, self.out / "curves.png")
-        with collect_failure(self._problems, self.out / "summary.json"):
-            write_json(self.out / "summary.json", summary)  # last: whoever finds it finds all
+        if whole:
+            with collect_failure(self._problems, self.out / "summary.json"):
+                write_json(self.out / "summary.json", summary)  # last: whoever finds it finds all
         return self._problems

@@ -128,7 +128,8 @@ class RunRecord:
             return "patience"
         if self.reached:
             return "until"
-        if steps >= self._all_steps:
+        evaluated = self.summary["evaluations"][-1]["step"] if self.summary["evaluations"] else 0
+        if min(steps, evaluated) >= self._all_steps:  # a signal may come in the last evaluation
             return "epochs"
         return "minutes" if self._interruption.signum is None else "signal"
 
@@ -137,7 +138,7 @@ class RunRecord:
         return self._config.task.epochs * self.steps_per_epoch
 
     def _note_interruption(self, steps: int) -> None:
-        if self._interruption.name and steps < self._all_steps:
+        if self._ended_by(steps) == "signal":
             self.summary["interrupted"] = {"signal": self._interruption.name, "step": steps}
             self.warnings.append(
                 f"stopped by {self._interruption.name} after step {steps} of {self._all_steps}"

@@ -32,14 +32,6 @@ def save_part(folder: Path, stage: int, first_layer: int, layers: nn.Module) -> 
     write_whole(path, data)
 
 
-def remove_stale_parts(folder: Path, stages: int) -> None:
-    """Remove the weights of further stages, which an earlier run with more stages has left there."""
-    for path in (folder / "weights").glob("stage-*.safetensors"):
-        number = path.stem.removeprefix("stage-")
-        if number.isdecimal() and int(number) >= stages:
-            path.unlink(missing_ok=True)
-
-
 def load_all(folder: Path, stages: int) -> dict[str, Tensor]:
     """The `state_dict` of `nn.Sequential(*task.layers())`, from the parts of all stages."""
     state: dict[str, Tensor] = {}

@@ -77,11 +77,8 @@ class Rendezvous:
         )
 
     def with_own_connection(self, timeout: float) -> Rendezvous:
-        """The same rendezvous over a connection of its own, for use by another thread.
-
-        Args:
-            timeout: seconds that an operation on the store may take.
-        """
+        """The same rendezvous over a connection of its own, for use by another thread; an operation on the
+        store may take `timeout` seconds."""
         store = self.store.clone()  # type: ignore[attr-defined]  # public, but not in torch's stubs
         store.set_timeout(timedelta(seconds=timeout))
         return replace(self, store=store)
@@ -128,13 +125,20 @@ class Rendezvous:
         return {key: value for key, value in values.items() if value is not None}
 
     def read(self, key: str, timeout: float) -> Any:
-        """The value published under `key`, waiting up to `timeout` seconds for it, open to signals.
+        """The value published under `key`, waiting for it as `read_all` does."""
+        return self.read_all([key], timeout)[0]
+
+    def read_all(self, keys: Sequence[str], timeout: float) -> list[Any]:
+        """The values under these keys, waiting up to `timeout` seconds for all together, open to signals.
 
         Raises:
             Late: the deadline was reached.
-            StageError: the store is gone, or the value was not written by this job.
+            StageError: the store is gone, or a value was not written by this job.
         """
         deadline = time.monotonic() + timeout
+        return [self._read(key, deadline, timeout) for key in keys]
+
+    def _read(self, key: str, deadline: float, timeout: float) -> Any:
         try:
             while not self._ask(lambda store: store.check([key])):
                 if time.monotonic() > deadline:
@@ -149,13 +153,10 @@ class Rendezvous:
             raise StageError(f"'{key}' in the rendezvous store was not written by this job") from None
 
     def all_gather(self, key: str, mine: Any, timeout: float) -> list[Any]:
-        """The values of all ranks, by rank; every rank must call it.
-
-        Raises:
-            Late: a rank did not call it within `timeout` seconds.
-        """
+        """The values of all ranks, by rank; every rank must call it. Raises Late if one does not within
+        `timeout` seconds."""
         self.publish(f"{key}/{self.rank}", mine)
-        return [self.read(f"{key}/{rank}", timeout) for rank in range(self.world)]
+        return self.read_all([f"{key}/{rank}" for rank in range(self.world)], timeout)
 
     def publish_for_restart(self, key: str, value: Any) -> None:
         """Publish a value for the ranks of a restarted job."""

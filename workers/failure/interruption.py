@@ -34,11 +34,14 @@ class Interruption:
     Attributes:
         signum: the signal, once it has come.
         outcome: after which step, and what was saved, for the line that reports the end.
+        finished: whether the run had trained to its end and written its results, so that a signal has changed
+            nothing.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self.outcome = ""
+        self.finished = False
         self._accepts = self._trains = self._shared = False
         self._parent = os.getppid() if "RANK" in os.environ else None
         self._time = 0.0

@@ -29,7 +29,7 @@ from workers.failure.errors import (
     is_timeout,
     is_unexpected,
 )
-from workers.failure.failure_file import already_reported, report_failure
+from workers.failure.failure_file import already_reported, report_failure, report_success
 from workers.failure.interruption import Interruption
 from workers.failure.report import FailureReporter
 from workers.failure.signals import Stopped, exit_process, ignore_signals
@@ -122,7 +122,11 @@ class RankRunner:
     def _finish(self) -> int:
         """Return the exit status of work that has ended well; rank 0 reports a signal that has ended it."""
         signum = self.interruption.signum
-        if signum is None or (self.rendezvous is not None and self.rendezvous.rank > 0):
+        if self.rendezvous is not None and self.rendezvous.rank > 0:
+            return 0
+        if self.interruption.finished:
+            report_success()
+        if signum is None or self.interruption.finished:
             return 0
         ignore_signals()
         line, status = f"stopped by {self.interruption.name} {self.interruption.outcome}", 128 + signum

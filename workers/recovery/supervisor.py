@@ -12,7 +12,6 @@ A signal to the supervisor is passed on to the stage; the stage is killed when t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import signal
@@ -34,8 +33,8 @@ Work = Callable[[RankRunner, StableStorage], None]
 CRASHED = 75
 """Exit status of a stage that has written `StableStorage.last_error` instead of reporting it
 (EX_TEMPFAIL)."""
-STOP_TIMEOUT_S = INTERRUPT_TIMEOUT_S + 1.0
-"""How long a stage may take to end after a signal; then it is killed."""
+STOP_TIMEOUT_S = 2 * INTERRUPT_TIMEOUT_S + 1.0
+"""How long a stage may take after a signal to end training and to write its results; then it is killed."""
 _WAIT_INTERVAL_S = 0.5
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -95,7 +94,8 @@ def _run_once(work: Work, storage: StableStorage) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
         return _wait_for_exit(pid)
     except Stopped as stop:
-        _terminate(pid, stop.signum)
+        if _terminate(pid, stop.signum) == 0:
+            return 0
         raise AlreadyReported(str(stop), 128 + stop.signum) from None
 
 
@@ -132,16 +132,19 @@ def _wait_for_exit(pid: int) -> int:
         os.close(handle)
 
 
-def _terminate(pid: int, signum: int) -> None:
-    """Pass the signal, and further ones, on and wait for the end of the process."""
+def _terminate(pid: int, signum: int) -> int:
+    """Pass the signal, and further ones, on, wait for the end of the process, and return its exit status."""
     for each in _STOP_SIGNALS:
         signal.signal(each, lambda again, frame: os.kill(pid, again))
     end = time.monotonic() + STOP_TIMEOUT_S
-    with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it has ended just before
+    try:
         os.kill(pid, signum)
-        while os.waitpid(pid, os.WNOHANG)[0] == 0:
+        while (ended := os.waitpid(pid, os.WNOHANG))[0] == 0:
             if time.monotonic() > end:
                 os.kill(pid, signal.SIGKILL)
-                os.waitpid(pid, 0)
-                return
+                ended = os.waitpid(pid, 0)
+                break
             time.sleep(0.01)
+        return os.waitstatus_to_exitcode(ended[1])
+    except (ProcessLookupError, ChildProcessError):  # it was waited for just before
+        return -signum

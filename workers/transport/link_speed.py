@@ -47,14 +47,14 @@ def agree_on_link_speeds(
 ) -> dict[tuple[int, int], LinkSpeed]:
     """Measure the links between these ranks, over TCP; every rank of the job has to call it."""
     rank = rendezvous.rank
-    found: dict[int, dict[str, list[float]]] = {}
     with ExitStack() as stack:  # all send until all have measured
         own = _measure(
             rendezvous, [b if a == rank else a for a, b in pairs if rank in (a, b)], timeout, stack
         )
         rendezvous.publish(f"{_PURPOSE}/{rank}", own)
-        for n in sorted({n for pair in pairs for n in pair}):
-            found[n] = rendezvous.read(f"{_PURPOSE}/{n}", timeout)
+        measured = sorted({n for pair in pairs for n in pair})
+        keys = [f"{_PURPOSE}/{n}" for n in measured]
+        found = dict(zip(measured, rendezvous.read_all(keys, timeout), strict=True))
     speeds = {}
     for a, b in pairs:
         (trip_a, upstream), (trip_b, downstream) = found[a][str(b)], found[b][str(a)]

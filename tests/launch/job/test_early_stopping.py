@@ -117,7 +117,12 @@ def test_a_resumed_run_stops_as_early_as_the_uninterrupted_run_and_exports_the_b
     (line,) = job.lines()
     assert f"the checkpoint of step {last} was made with --patience; give it, or start anew in anoth" in line
 
+    with Job(TrainConfig.of(**SETTINGS | KEPT | {"resume": True}), task(), 2, tmp_path) as job:
+        assert job.statuses() == [2, 2]
+    assert job.lines()[0].endswith(f"(step {last}); raise --patience to train on, or choose another --out")
+
     CheckpointStore(tmp_path / "run").discard(last)  # as if the run had been killed
+    (tmp_path / "run" / "summary.json").unlink()
     again, resumed = trained(tmp_path, resume=True, **KEPT)
     assert again["checkpoints"]["resumed_at"] and equal(resumed, weights)
     assert (again["final"], again["early_stopping"]) == (summary["final"], summary["early_stopping"])
@@ -128,6 +133,7 @@ def test_a_run_that_stopped_early_is_only_tested_again_when_resumed_also_in_anot
     tmp_path: Path,
 ) -> None:
     summary, weights = trained(tmp_path, **KEPT)
+    (tmp_path / "run" / "summary.json").unlink()  # as if the results could not be written
     again, uncut = trained(tmp_path, 1, resume=True, **KEPT)
     assert equal(uncut, weights)
     assert (again["final"], again["early_stopping"]) == (summary["final"], summary["early_stopping"])

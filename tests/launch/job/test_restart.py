@@ -176,6 +176,7 @@ class TestWhereToBegin:
         task, job = Tiny(), self.job(0, begun=False)
         chosen = with_checkpoints(config(out=str(out), overwrite=True), job)
         decide_start(chosen, task, data_of(task, chosen), job)
+        assert json.loads((out / "reached.json").read_text())["step"] == 10
         restarted = replace(job, restart=1)
         assert self.begin(out, restarted, overwrite=True)[0] == 0
         assert CheckpointStore(out).steps() == []

@@ -32,11 +32,14 @@ class Ranks:
         self.contexts = [
             context_of(Tiny(plain_layers), config, Rendezvous(rank, 2, rank, 2, store)) for rank in range(2)
         ]
-        self.recorder = SimpleNamespace(write_files=self.write_files, summary={"stages": [{"steps": 4}]})
+        self.summary: dict[str, Any] = {"stages": [{"steps": 4}]}
+        self.recorder = SimpleNamespace(write_files=self.write_files, summary=self.summary)
         self.out = out
 
-    def write_files(self) -> list[str]:
-        (self.out / "summary.json").touch()
+    def write_files(self, *, whole: bool) -> list[str]:
+        (self.out / "curves.png").touch()
+        if whole:
+            (self.out / "summary.json").touch()
         return []
 
     def end(self, rank: int) -> None:
@@ -55,12 +58,41 @@ def test_the_summary_is_written_when_all_ranks_have_written_their_weights(
     assert (tmp_path / "summary.json").exists()
 
 
+def full(path: Path, data: bytes) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_without_the_weights_of_a_rank_there_is_no_summary_and_all_else_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    ranks = Ranks(tmp_path, monkeypatch)
+
+    def fail(at: int) -> None:
+        with monkeypatch.context() as patch, pytest.raises(StageError, match=r"cannot write .*weights"):
+            patch.setattr(weights, "write_whole", full)
+            ranks.end(at)
+
+    for each, end in sorted({rank: fail, 1 - rank: ranks.end}.items(), reverse=True):
+        end(each)
+    assert (tmp_path / "curves.png").exists() and not (tmp_path / "summary.json").exists()
+
+
+@pytest.mark.parametrize(("interrupted", "outcome"), [(True, "after step 4; weights, summ"), (False, "")])
+def test_a_signal_that_came_after_training_has_changed_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: bool, outcome: str
+) -> None:
+    ranks = Ranks(tmp_path, monkeypatch)
+    ranks.summary |= {"interrupted": {"signal": "SIGTERM", "step": 4}} if interrupted else {}
+    ranks.end(1)
+    ranks.end(0)
+    told = ranks.contexts[0].runner.interruption
+    assert told.finished is not interrupted and told.outcome[:27] == outcome
+
+
 def test_weights_that_cannot_be_written_leave_none_of_an_earlier_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, data: bytes) -> None:
-        raise OSError(28, "No space left on device")
-
     ranks = Ranks(tmp_path, monkeypatch)
     ranks.end(1)
     monkeypatch.setattr(weights, "write_whole", full)

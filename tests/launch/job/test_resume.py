@@ -96,6 +96,7 @@ def test_a_finished_run_continues_for_more_epochs(copy: Path) -> None:
 
 def test_resuming_in_another_number_of_stages_keeps_the_weights(copy: Path) -> None:
     before = load_all(copy / "run", 3)
+    (copy / "run" / "summary.json").unlink()  # as if the results could not be written
     after, _ = trained(copy, 2, cut="2", resume=True)  # nothing is left to train
     assert equal(after, before)
 
@@ -176,9 +177,23 @@ class TestWhereToStart:
         assert start.notes == ["resumed from the checkpoint of step 12"]
         assert [epoch["epoch"] for epoch in start.record["epochs"]] == [1, 2, 3]
 
-    def test_a_finished_run_with_the_same_cut_is_refused(self, finished: Path, task: Tiny) -> None:
+    @pytest.mark.parametrize(("stages", "cut"), [(3, ""), (3, "2,4"), (2, "")])
+    def test_a_finished_run_is_refused_with_any_cut(
+        self, finished: Path, task: Tiny, stages: int, cut: str
+    ) -> None:
+        """It would lose its throughput."""
         with pytest.raises(UserError, match=r"is finished \(step 12\); raise --epochs to train on"):
-            self.start(finished, task, resume=True)
+            self.start(finished, task, stages, resume=True, cut=cut)
+
+    def test_a_run_that_has_reached_its_accuracy_is_refused(self, finished: Path, task: Tiny) -> None:
+        reached = max(
+            epoch["test_accuracy"]
+            for epoch in self.start(finished, task, resume=True, epochs=4).record["epochs"]
+        )
+        settings = {"resume": True, "epochs": 4}
+        with pytest.raises(UserError, match=r"is finished \(step 12\); raise --until to train on"):
+            self.start(finished, task, until=reached, **settings)
+        assert self.start(finished, task, until=min(1.0, reached + 0.01), **settings).position.step == 12
 
     def test_a_finished_run_whose_results_were_not_written_goes_on(
         self, finished: Path, tmp_path: Path, task: Tiny
@@ -191,7 +206,7 @@ class TestWhereToStart:
     def test_with_another_cut_if_one_is_given_or_needed(
         self, finished: Path, task: Tiny, stages: int, cut: str
     ) -> None:
-        start = self.start(finished, task, stages, resume=True, cut=cut)
+        start = self.start(finished, task, stages, resume=True, cut=cut, epochs=4)
         assert (start.position.step, start.cut) == (12, cut)
 
     def test_at_the_beginning_when_there_is_no_checkpoint_yet(self, tmp_path: Path, task: Tiny) -> None:

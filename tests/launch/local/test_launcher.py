@@ -17,15 +17,17 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from dni_async.errors import StageError, UserError
 from launch.config.train import TrainConfig
 from launch.local import launcher as local
-from launch.local.launcher import check_port, run_local
+from launch.local.launcher import StoppedAtEnd, check_port, run_local
 from tests.support.jobs import ROOT, TINY, kill, our_lines, rank_processes
 from tests.support.tiny_task import Tiny
 from tests.support.waiting import until
 from workers.coordination.signing import JOB_SECRET
 from workers.failure.activity_file import write_activity
 from workers.failure.errors import AlreadyReported
-from workers.failure.failure_file import FAILURE_FILE, report_failure
+from workers.failure.failure_file import FAILURE_FILE, report_failure, report_success
+from workers.failure.interruption import INTERRUPT_TIMEOUT_S
 from workers.failure.signals import LAUNCHER
+from workers.recovery.supervisor import STOP_TIMEOUT_S
 
 
 def test_an_occupied_port_is_refused():
@@ -93,12 +95,12 @@ def launched(monkeypatch, launcher, **settings):
     return launcher
 
 
-def failing(*codes, line=""):
+def failing(*codes, line="", status=1):
     """Ranks that end with these statuses, one of which has told the user a line."""
 
     def end():
         if line:
-            report_failure(line)
+            report_failure(line, status)
         failures = {rank: ProcessFailure(rank, 100 + rank, code, "") for rank, code in codes}
         raise ChildFailedError("launch.local.rank_main", failures)
 
@@ -121,7 +123,12 @@ def test_without_stages_there_is_one_rank(monkeypatch):
 def test_the_launcher_restarts_ranks_as_often_as_configured(monkeypatch):
     launcher = launched(monkeypatch, Launcher(), stages=2, max_restarts=3, out="somewhere")
     assert launcher.launch.max_restarts == 3
-    assert getattr(launcher.launch, "shutdown_timeout", 5) == local.SHUTDOWN_TIMEOUT_S < 15  # torch 2.8: none
+
+
+def test_ranks_have_time_to_end_training_and_to_write_their_results_before_they_are_killed(monkeypatch):
+    launcher = launched(monkeypatch, Launcher(), stages=2)
+    timeout = getattr(launcher.launch, "shutdown_timeout", 30)  # torch 2.8 always takes 30 s
+    assert 2 * INTERRUPT_TIMEOUT_S < STOP_TIMEOUT_S < timeout <= 30
 
 
 def test_the_launcher_restores_signals_and_logging_and_leaves_no_file(monkeypatch):
@@ -140,10 +147,18 @@ def test_the_launcher_restores_signals_and_logging_and_leaves_no_file(monkeypatc
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
-@pytest.mark.parametrize(("codes", "status"), [(((0, -15), (1, 2)), 2), (((0, -15), (1, 1)), 1)])
-def test_a_reported_failure_keeps_its_line_and_status(codes, status, monkeypatch):
+@pytest.mark.parametrize(
+    ("codes", "reported", "status"),
+    [
+        (((0, -15), (1, 2)), 2, 2),
+        (((0, -15), (1, 1)), 1, 1),
+        (((0, 143), (1, -15)), 143, 143),  # a signal came to one rank only
+        (((0, 130),), 130, 130),
+    ],
+)
+def test_a_reported_failure_keeps_its_line_and_status(codes, reported, status, monkeypatch):
     with pytest.raises(AlreadyReported, match=r"^stage 1 is on fire$") as failure:
-        launched(monkeypatch, failing(*codes, line="stage 1 is on fire"), stages=2)
+        launched(monkeypatch, failing(*codes, line="stage 1 is on fire", status=reported), stages=2)
     assert failure.value.status == status
 
 
@@ -232,6 +247,28 @@ def test_a_signal_that_a_rank_has_reported_is_not_reported_again(capsys, monkeyp
     with pytest.raises(AlreadyReported):
         launched(monkeypatch, Launcher(end), stages=2)
     assert capsys.readouterr().err == "dni-async: stage 0 (rank 0), at step 3: stopped by SIGINT\n"
+
+
+def test_a_signal_that_came_when_all_results_were_written_is_told_from_one_that_stopped_the_job(
+    capsys, monkeypatch
+):
+    def end():
+        report_success()
+        raise SignalException("stopped", signal.SIGINT)
+
+    with pytest.raises(StoppedAtEnd) as failure:
+        launched(monkeypatch, Launcher(end), stages=2)
+    assert failure.value.status == 130
+    assert capsys.readouterr().err == "dni-async: SIGINT came when all results were written\n"
+
+
+def test_a_rank_that_dies_after_all_results_were_written_is_named(monkeypatch):
+    def end():
+        report_success()
+        failing((1, -9)).end()
+
+    with pytest.raises(StageError, match=r"^rank 1, before the first step: killed by SIGKILL$"):
+        launched(monkeypatch, Launcher(end), stages=2)
 
 
 def test_a_host_without_loopback_interface_ends_in_one_line_at_once(monkeypatch):

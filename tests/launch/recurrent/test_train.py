@@ -132,6 +132,21 @@ def test_a_signal_ends_training_and_the_model_is_written(tmp_path: Path) -> None
     assert runner.interruption.outcome == f"after update 1; summary.json and the model are in {tmp_path}"
 
 
+def test_a_signal_after_the_last_epoch_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner, final = RankRunner(), Trainer.final
+
+    def signalled(trainer: Trainer) -> dict[str, Any]:
+        runner.interruption.signum = signal.SIGTERM
+        return final(trainer)
+
+    monkeypatch.setattr(Trainer, "final", signalled)
+    config = SequenceConfig.of(task="adding", task_args=TINY, epochs=1, quiet=True, out=str(tmp_path))
+    assert "interrupted" not in run_sequences(runner, config)
+    assert runner.interruption.finished
+
+
 def test_a_run_that_fails_leaves_no_summary_of_an_earlier_run(tmp_path: Path) -> None:
     (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(UserError, match="the loss is"):

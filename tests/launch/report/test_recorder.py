@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from types import SimpleNamespace
@@ -252,6 +253,16 @@ def test_the_minutes_of_a_job_go_on_after_a_restart_and_begin_again_when_it_is_r
     assert recorder(minutes=10.0, store=store, restart=2).should_stop
 
 
+def test_a_stage_0_that_is_started_again_alone_does_not_start_the_minutes_of_the_job_again(monkeypatch):
+    now, store = [1000.0], dist.HashStore()
+    monkeypatch.setattr("time.time", lambda: now[0])
+    before = jsonable(recorder(minutes=10.0, store=store).state_dict())
+    now[0] += 540
+    recorder(minutes=10.0, store=store, before=before)
+    restarted = recorder(minutes=10.0, store=store, restart=1)
+    assert 50 < restarted._end - time.perf_counter() <= 60
+
+
 def test_the_first_evaluation_that_reaches_the_accuracy_counts():
     summary = reaching(0.4, 0.2, 0.3, 0.45, 0.9)
     seconds = summary["evaluations"][2]["seconds"]
@@ -463,6 +474,27 @@ def test_an_sg_network_that_taught_nothing_in_the_last_epoch_is_reported_at_the_
         )
         notes = record.summary["notes"]
         assert len(notes) == 1 + reported and ("SG network of stage 0" in notes[-1]) == bool(reported)
+
+
+@pytest.mark.parametrize(
+    ("evaluated", "settings", "interrupted"),
+    [
+        (True, {}, False),
+        (False, {}, True),  # the signal came in the last evaluation, which was not completed
+        (False, {"until": 0.5}, False),
+    ],
+)
+def test_a_run_is_marked_as_interrupted_if_a_signal_has_cut_it_short(evaluated, settings, interrupted):
+    record = recorder(**settings)
+    record.on_marker(mark(MarkerKind.EPOCH, STEPS, 1, result(0.9, 0.5)))
+    if evaluated:
+        record.on_marker(mark(MarkerKind.EPOCH, 2 * STEPS, 2, result(0.7, 0.75)))
+    record._context.runner.interruption.signum = signal.SIGTERM
+    end = mark(MarkerKind.STOP, 2 * STEPS, 2, result(None), timeline=samples.pipeline())
+    end.body["0"]["steps"] = 2 * STEPS
+    record.on_marker(end)
+    noted = {"signal": "SIGTERM", "step": 2 * STEPS} if interrupted else None
+    assert record.summary.get("interrupted") == noted
 
 
 def test_restarted_stages_are_reported_at_the_end():

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from dni_async.errors import UserError
-from launch.report.weights import load_all, remove_stale_parts, save_part
+from launch.report.weights import load_all, save_part
 from tests.support.tiny_task import five_layers
 
 
@@ -63,11 +63,3 @@ def test_a_missing_part_is_named(tmp_path):
         load_all(tmp_path, 3)
     path = tmp_path / "weights" / "stage-2.safetensors"
     assert str(error.value) == f"weights of stage 2 are missing ({path}); was the run finished?"
-
-
-def test_weights_of_further_stages_of_an_earlier_run_are_removed(tmp_path):
-    save(tmp_path, five_layers(), [1, 2, 3])
-    (tmp_path / "weights" / "stage-x.safetensors").write_bytes(b"another file")
-    remove_stale_parts(tmp_path, 2)
-    kept = ["stage-0.safetensors", "stage-1.safetensors", "stage-x.safetensors"]
-    assert sorted(os.listdir(tmp_path / "weights")) == kept

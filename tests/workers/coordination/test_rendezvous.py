@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -93,6 +93,23 @@ class TestTheStore:
         with pytest.raises(StageError, match=r"^rank 1 waited 0\.1 s for 'plan' from another rank$"):
             ranks(2)[1].read("plan", 0.1)
         assert 0.09 < time.monotonic() - begin < 5.0
+
+    def test_a_reader_of_several_values_has_one_deadline_for_all(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second, _ = ranks(3)
+        now = [0.0]
+
+        def sleep(seconds: float) -> None:
+            now[0] += seconds
+            if now[0] >= 3.0:
+                second.publish("word/1", "late")
+
+        clock = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
+        monkeypatch.setattr("workers.coordination.rendezvous.time", clock)
+        with pytest.raises(Late, match=r"^rank 0 waited 5 s for 'word/2' from another rank$"):
+            first.all_gather("word", "mine", 5.0)
+        assert 5.0 <= now[0] < 5.1
 
     def test_only_the_first_claim_counts(self) -> None:
         first, second, third = ranks(3)

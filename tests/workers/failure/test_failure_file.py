@@ -4,7 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from workers.failure.failure_file import FAILURE_FILE, already_reported, read_failure, report_failure
+from workers.failure.failure_file import (
+    FAILURE_FILE,
+    already_reported,
+    has_finished,
+    read_failure,
+    report_failure,
+    report_success,
+)
 
 
 def test_a_failure_line_is_printed_and_written_with_its_status(
@@ -31,6 +38,16 @@ def test_a_file_that_cannot_be_written_changes_nothing(
     monkeypatch.setenv(FAILURE_FILE, "/nowhere/told")
     report_failure("the end")
     assert capsys.readouterr().err == "dni-async: the end\n"
+
+
+def test_the_end_of_a_job_is_written_and_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(FAILURE_FILE, str(tmp_path / "told"))
+    assert not has_finished(tmp_path / "told")
+    report_success()
+    assert has_finished(tmp_path / "told") and not already_reported()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("text", [None, "", "no number"])

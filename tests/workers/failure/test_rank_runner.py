@@ -60,6 +60,19 @@ def interrupted(runner: RankRunner, mouth: Connection) -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+def signalled_when_all_is_written(runner: RankRunner, mouth: Connection) -> None:
+    runner.interruption.begin_training()
+    runner.interruption.end_training()
+    signal.raise_signal(signal.SIGTERM)
+    runner.interruption.finished = True
+
+
+def signalled_in_training(runner: RankRunner, mouth: Connection) -> None:
+    runner.interruption.begin_training()
+    signal.raise_signal(signal.SIGTERM)
+    runner.interruption.outcome = "after step 3"
+
+
 def terminated(runner: RankRunner, mouth: Connection) -> None:
     signal.raise_signal(signal.SIGTERM)
 
@@ -144,6 +157,8 @@ ENDS: dict[str, tuple[Work, int, list[str]]] = {
         ],
     ),
     "by what was told": (told, 2, []),
+    "by a signal that changed nothing": (signalled_when_all_is_written, 0, []),
+    "by a signal in training": (signalled_in_training, 143, ["dni-async: stopped by SIGTERM after step 3"]),
     "by SIGINT": (interrupted, 130, ["dni-async: stage 0 (rank 0), after step 7: stopped by SIGINT"]),
     "by SIGTERM": (terminated, 143, ["dni-async: rank 0, before the first step: stopped by SIGTERM"]),
     "with nobody who reads": (print_for_nobody, 141, []),

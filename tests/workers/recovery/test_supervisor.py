@@ -17,6 +17,7 @@ from tests.support.children import Child
 from workers.failure.errors import AlreadyReported
 from workers.failure.rank_runner import RankRunner
 from workers.failure.signals import Stopped
+from workers.recovery import supervisor
 from workers.recovery.journal import Journal
 from workers.recovery.stable_storage import StableStorage
 from workers.recovery.supervisor import Work, is_recoverable, keep_running
@@ -48,7 +49,7 @@ def die_twice(runner: RankRunner, stable: StableStorage) -> None:
     assert stable.restarts == 2
 
 
-PLACE = "tests/workers/recovery/test_supervisor.py:57 in fail_twice()"
+PLACE = "tests/workers/recovery/test_supervisor.py:58 in fail_twice()"
 """Of an error in the function below, whose code is the user's here."""
 
 
@@ -139,16 +140,25 @@ class _Supervisor:
 
 
 class _Sleeper:
-    """A supervisor of a stage that says which process it is, and sleeps; deaf to SIGTERM if asked."""
+    """A supervisor of a stage that says which process it is, and sleeps.
 
-    def __init__(self, deaf: bool = False) -> None:
-        self.deaf = deaf
+    Args:
+        deaf: to SIGTERM.
+        done: whether SIGTERM finds the stage with its work done.
+    """
+
+    def __init__(self, deaf: bool = False, done: bool = False) -> None:
+        self.deaf, self.done = deaf, done
 
     def __call__(self, runner: RankRunner, mouth: Connection) -> None:
+        supervisor.STOP_TIMEOUT_S = 1.0 if self.deaf else TEST_TIMEOUT_S
+
         def work(runner: RankRunner, stable: StableStorage) -> None:
             begin(stable)
             if self.deaf:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            if self.done:
+                signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
             mouth.send(os.getpid())
             for _ in range(int(TEST_TIMEOUT_S / 0.05)):
                 time.sleep(0.05)
@@ -180,7 +190,6 @@ def test_a_signal_reaches_the_stage_and_is_reported_once(signum: int, status: in
         assert child.lines() == [f"dni-async: rank 0, before the first step: stopped by {name}"]
 
 
-@pytest.mark.slow
 def test_a_stage_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     with Child(_Sleeper(deaf=True), tmp_path) as child:
         stage = child.hear()
@@ -188,6 +197,15 @@ def test_a_stage_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
         os.kill(child.process.pid, signal.SIGTERM)
         assert child.status() == 143
         assert gone(stage)
+
+
+def test_a_stage_that_a_signal_finds_with_its_work_done_ends_well(tmp_path: Path) -> None:
+    with Child(_Sleeper(done=True), tmp_path) as child:
+        child.hear()
+        assert child.process.pid
+        os.kill(child.process.pid, signal.SIGTERM)
+        assert child.status() == 0
+        assert child.lines() == []
 
 
 def test_a_killed_supervisor_leaves_no_orphan(tmp_path: Path) -> None:
