@@ -22,8 +22,9 @@ class Rule(ABC):
     A stage calls the rule in this order. Only `gradient` must be defined; every other method has a default
     that suits a rule which learns at once and remembers nothing.
 
-        training batch         has_room ─ forward ─ gradient ─┬─ (backward) ─ before_update ─ (update)
-                                                              └─ None: postpone
+        training batch         has_room ─ forward ─ (take_extras) ─ gradient ─┬─ (backward) ─ before_update
+                                                                              │    ─ (update)
+                                                                              └─ None: postpone
         target gradient        take_target, or discard where it has no rows
             of a kept graph    resume ─ (backward) ─ before_update ─ (update)
         evaluation batch       evaluate
@@ -53,19 +54,22 @@ class Rule(ABC):
         """Whether the stage may take one more training batch; if not, a target must come first."""
         return True
 
-    def forward(self, layers: nn.Module, x: Tensor) -> Tensor:
-        """Return h (B, ...), the stage's output for the training batch x (B, ...)."""
+    def forward(self, layers: nn.Module, x: Any) -> Any:
+        """Return the stage's output for the training batch x: (B, ...) each, or trees of tensors."""
         return layers(x)
 
+    def take_extras(self, extras: tuple[Tensor, ...]) -> None:
+        """Called before `gradient` of a batch whose output has tensors beside h (see `boundary`)."""
+
     @abstractmethod
-    def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor | None:
+    def gradient(self, step: int, version: int, h: Tensor, y: Any) -> Tensor | None:
         """Return the gradient of the mean loss at h, detached; None if only the target will bring it.
 
         Args:
             step: number of the batch.
             version: optimizer steps that the stage has taken so far.
             h: (B, ...), detached.
-            y: (B, ...) labels.
+            y: (B, ...) labels, or the tree of the task's targets.
 
         Raises:
             NonFinite: a gradient or a loss has NaN or infinite values.
@@ -98,8 +102,8 @@ class Rule(ABC):
     def check_answered(self, steps: int) -> None:
         """Raises StageError if a target of the batches before number `steps` has not come."""
 
-    def evaluate(self, output: Tensor, y: Tensor) -> None:
-        """Count one evaluation batch: output (B, ...), labels y (B, ...). Called without autograd."""
+    def evaluate(self, output: Any, y: Any) -> None:
+        """Count one evaluation batch: output (B, ...), labels y (B, ...), or trees; without autograd."""
 
     def result(self) -> dict[str, Any]:
         """Return loss and scores, JSON-able (last stage only)."""
@@ -115,7 +119,7 @@ class Rule(ABC):
         """Return what a report shows of this rule, JSON-able."""
         return {}
 
-    def replay_bytes(self, h: Tensor, y: Tensor) -> int:
+    def replay_bytes(self, h: Tensor, y: Any) -> int:
         """Return the bytes of a full replay window of batches like h (B, ...) and y (B, ...)."""
         return 0
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dni_async.boundary import TENSOR, Boundary
 from dni_async.networks.settings import LocalConfig, SGConfig
 from dni_async.optim import Updater
 
@@ -24,18 +26,20 @@ class RuleContext:
     """Of the stage's output h."""
     output_shape: tuple[int, ...]
     """Of the whole network's output."""
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[[Any, Any], Tensor]
     """(output (B, ...), y (B, ...)) -> scalar, the mean over the batch."""
-    metric: Callable[[Tensor, Tensor], Tensor]
+    metric: Callable[[Any, Any], Tensor]
     """(output (B, ...), y (B, ...)) -> (N,) scores."""
-    valid: Callable[[Tensor], Tensor] | None = None
+    valid: Callable[[Any], Tensor] | None = None
     """y (B, ...) -> which labels count in the loss, in the shape of y; None where all of them do."""
-    condition: Callable[[Tensor], Tensor] | None = None
+    condition: Callable[[Any], Tensor] | None = None
     """y (B, ...) -> (B, C) floats, the labels as a network takes them."""
     label_size: int = 0
     """C, the columns that `condition` returns."""
     classes: int | None = None
     """Classes of the task; None where labels are no classes."""
+    boundary: Boundary = TENSOR
+    """How the stage's output is packed into h and extras."""
     stages: int = 2
     """Stages of the whole network."""
     sg: SGConfig = field(default_factory=SGConfig)

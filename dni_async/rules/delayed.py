@@ -58,7 +58,7 @@ class DelayedRule(Rule):
     def forward(self, layers: nn.Module, x: Tensor) -> Tensor:
         return self.stash.forward(layers, x)
 
-    def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> None:
+    def gradient(self, step: int, version: int, h: Tensor, y: Any) -> None:
         """Return None: the gradient arrives later, as the target."""
 
     @override

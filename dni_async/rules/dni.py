@@ -73,7 +73,7 @@ class DniRule(Rule):
         return cls(synthesizer)
 
     @override
-    def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
+    def gradient(self, step: int, version: int, h: Tensor, y: Any) -> Tensor:
         gradient = self.predictor.predict(step, version, h, y)
         check_finite("gradient", [gradient])
         return gradient
@@ -97,7 +97,7 @@ class DniRule(Rule):
         self.predictor.new_epoch()
 
     @override
-    def replay_bytes(self, h: Tensor, y: Tensor) -> int:
+    def replay_bytes(self, h: Tensor, y: Any) -> int:
         return self.predictor.replay_bytes(h, y)
 
     @override

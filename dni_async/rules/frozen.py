@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from typing_extensions import override
@@ -24,5 +26,5 @@ class FrozenRule(Rule):
     )
 
     @override
-    def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
+    def gradient(self, step: int, version: int, h: Tensor, y: Any) -> Tensor:
         return torch.zeros_like(h)

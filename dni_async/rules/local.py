@@ -51,9 +51,9 @@ class LocalRule(Rule):
         self,
         head: nn.Module,
         optimizer: Optimizer,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        metric: Callable[[Tensor, Tensor], Tensor],
-        valid: Callable[[Tensor], Tensor] | None = None,
+        loss: Callable[[Tensor, Any], Tensor],
+        metric: Callable[[Tensor, Any], Tensor],
+        valid: Callable[[Any], Tensor] | None = None,
     ) -> None:
         self.head = head
         self.optimizer = optimizer
@@ -74,7 +74,7 @@ class LocalRule(Rule):
         self._means.clear()
 
     @override
-    def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
+    def gradient(self, step: int, version: int, h: Tensor, y: Any) -> Tensor:
         leaf = h.detach().requires_grad_()
         output = self.head(leaf)
         loss = self.loss(output, y)
@@ -115,6 +115,6 @@ class LocalRule(Rule):
         self.restore_counters(state)
 
     @torch.no_grad()
-    def _count(self, loss: float, output: Tensor, y: Tensor) -> None:
+    def _count(self, loss: float, output: Tensor, y: Any) -> None:
         self._means.add_loss(loss, y)
         self._means.add_scores(self.metric(output, y))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from dni_async.boundary import TENSOR, Boundary, Extras
 from dni_async.nonfinite import check_finite, check_loss
 from dni_async.rules.base import Rule
 from dni_async.rules.capabilities import RuleCapabilities
@@ -23,6 +24,7 @@ class LossRule(Rule):
         loss: (output (B, ...), y) -> scalar, the mean over the batch.
         metric: (output (B, ...), y) -> (N,) scores, whose mean is taken in evaluation.
         valid: y -> which labels count in the loss, in the shape of y; None where all of them do.
+        boundary: how the output is packed; loss and metric take it unpacked.
 
     The mean loss of several batches is over the labels that count; without `valid`, over samples.
     """
@@ -33,13 +35,16 @@ class LossRule(Rule):
 
     def __init__(
         self,
-        loss: Callable[[Tensor, Tensor], Tensor],
-        metric: Callable[[Tensor, Tensor], Tensor],
-        valid: Callable[[Tensor], Tensor] | None = None,
+        loss: Callable[[Any, Any], Tensor],
+        metric: Callable[[Any, Any], Tensor],
+        valid: Callable[[Any], Tensor] | None = None,
+        boundary: Boundary = TENSOR,
     ) -> None:
         self.loss = loss
         self.metric = metric
         self.valid = valid
+        self.boundary = boundary
+        self._extras: Extras = ()
         self._trained, self._tested = BatchMeans(valid), BatchMeans(valid)
 
     @override
@@ -52,27 +57,31 @@ class LossRule(Rule):
         self._tested.clear()
 
     @override
-    def gradient(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
+    def take_extras(self, extras: Extras) -> None:
+        self._extras = extras
+
+    @override
+    def gradient(self, step: int, version: int, h: Tensor, y: Any) -> Tensor:
         leaf = h.detach().requires_grad_()
-        loss = self.loss(leaf, y)
+        loss = self.loss(self.boundary.unpack(leaf, self._extras), y)
         mean, (gradient,) = check_loss(loss.item()), torch.autograd.grad(loss, leaf)
         check_finite("gradient", [gradient])
         self._trained.add_loss(mean, y)
         return gradient
 
-    def count(self, loss: float, y: Tensor) -> None:
-        """Count the mean loss of one training batch with labels y (B, ...).
+    def count(self, loss: float, y: Any) -> None:
+        """Count the mean loss of one training batch with labels y.
 
         Raises NonFinite if it is NaN or infinite.
         """
         self._trained.add_loss(check_loss(loss), y)
 
-    def labels_in(self, y: Tensor) -> int:
-        """Return how many labels the mean loss of a batch with labels y (B, ...) is over."""
+    def labels_in(self, y: Any) -> int:
+        """Return how many labels the mean loss of a batch with labels y is over."""
         return self._trained.labels_in(y)
 
     @override
-    def evaluate(self, output: Tensor, y: Tensor) -> None:
+    def evaluate(self, output: Any, y: Any) -> None:
         self._tested.add_loss(float(self.loss(output, y)), y)
         self._tested.add_scores(self.metric(output, y))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
+from dni_async.boundary import first_tensor
 from dni_async.state.state_dict import State
 
 
@@ -20,7 +22,7 @@ class BatchMeans:
         weighted by the samples of its batch.
     """
 
-    def __init__(self, valid: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(self, valid: Callable[[Any], Tensor] | None = None) -> None:
         self.valid = valid
         self.clear()
 
@@ -39,16 +41,16 @@ class BatchMeans:
         """Mean score; None without any."""
         return self._score / self.scores if self.scores else None
 
-    def add_loss(self, loss: float, y: Tensor) -> None:
-        """Count a batch with labels y (B, ...) and this mean loss."""
+    def add_loss(self, loss: float, y: Any) -> None:
+        """Count a batch with labels y, (B, ...) or a tree, and this mean loss."""
         labels = self.labels_in(y)
         self._loss += loss * labels
         self.labels += labels
-        self.samples += len(y)
+        self.samples += len(first_tensor(y))
 
-    def labels_in(self, y: Tensor) -> int:
-        """Return how many labels the mean loss of a batch with labels y (B, ...) is over."""
-        return len(y) if self.valid is None else int(self.valid(y).sum())
+    def labels_in(self, y: Any) -> int:
+        """Return how many labels the mean loss of a batch with labels y is over."""
+        return len(first_tensor(y)) if self.valid is None else int(self.valid(y).sum())
 
     def add_scores(self, scores: Tensor) -> None:
         """Count scores (N,)."""

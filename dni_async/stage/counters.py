@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from dni_async.boundary import TENSOR, Boundary
 from dni_async.contract import check_report
 from dni_async.early_stopping import Best, Patience
 from dni_async.optim import Updater
@@ -41,6 +42,9 @@ class StageState:
         target_every: int = 1,
         skip_nonfinite: bool = False,
         patience: Patience | None = None,
+        takes: Boundary = TENSOR,
+        returns: Boundary = TENSOR,
+        targets: Boundary = TENSOR,
     ) -> None:
         self.index = index
         self.layers = layers.train()
@@ -49,6 +53,7 @@ class StageState:
         self.send_targets = send_targets
         self.target_every = target_every
         self.skip_nonfinite = skip_nonfinite
+        self.takes, self.returns, self.targets = takes, returns, targets
         self.best = Best(layers, patience) if patience else None
         self.done = False
         """Whether the STOP marker has gone back: no message will come any more."""

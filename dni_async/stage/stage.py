@@ -34,6 +34,9 @@ class Stage(MarkerHandler):
             (see `nonfinite`) instead of raising UserError. Weights, optimiser and SG network stay as they
             were, and the neighbours get messages without rows, so no stage waits.
         patience: evaluations are validations; keep the best weights (see `early_stopping`).
+        takes, returns: how the input and the output of the layers are packed, if they are more than a tensor
+            (see `boundary`, whose `walk` makes them from a batch).
+        targets: how a batch's targets are packed: into y, and the last of the extras.
     """
 
     @property

@@ -15,10 +15,12 @@ Each `->` is a message that leaves at once, so that the neighbours can start whi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from dni_async.boundary import Extras
 from dni_async.contract import check_like, wrong_value
 from dni_async.errors import UserError
 from dni_async.messages import Activation, Message, TargetGradient
@@ -46,11 +48,13 @@ class TrainingStep(StageState):
         """Run one evaluation batch forward, in eval mode; the last stage scores it."""
         self._set_mode(training=False)
         with torch.no_grad():
-            h = self.layers(self._unshared(message.h))
-            self.rule.evaluate(h, message.y)
+            output = self.layers(self._inputs(self._unshared(message.h), message))
+            if not self.is_last:
+                output, extras = self.returns.pack(output)
+            self.rule.evaluate(output, self._targets(message))
         self.on_phase_end("evaluate")
         if not self.is_last:
-            yield self._activation(message, h)
+            yield self._activation(message, output, extras)
 
     def resume(self, target: TargetGradient) -> Iterator[Message]:
         """Backward and update for the batch that waited for this target."""
@@ -75,18 +79,20 @@ class TrainingStep(StageState):
 
     def _step(self, message: Activation) -> Iterator[Message]:
         buffers = self._buffers()
-        x, h = self._forward(message)
+        x, h, extras = self._forward(message)
         out = clone_if_borrowed(h.detach(), message)
         self.on_phase_end("forward")
         sent = False
         try:
             if not self.is_last:
                 check_finite("activation", [out])
-                yield self._activation(message, out)
+                yield self._activation(message, out, extras)
                 sent = True
+            if extras:
+                self.rule.take_extras(extras)
             gradient: Tensor | None = out  # not used: whole numbers have no gradient
             if out.is_floating_point() or self.rule.capabilities.keeps_graphs:
-                gradient = self.rule.gradient(message.step, self.version, out, message.y)
+                gradient = self.rule.gradient(message.step, self.version, out, self._targets(message))
         except NonFinite as error:
             self.without(error, buffers)
             yield from self._skip(message, out, sent)
@@ -99,18 +105,31 @@ class TrainingStep(StageState):
             self.on_phase_end(self.rule.phase)
             yield from self._learn(message, x, h, gradient)
 
-    def _forward(self, message: Activation) -> tuple[Tensor, Tensor]:
-        """Return x (B, ...), a leaf, and h (B, ...) with its graph."""
+    def _forward(self, message: Activation) -> tuple[Tensor, Tensor, Extras]:
+        """Return x (B, ...), a leaf, h (B, ...) with its graph, and the extras beside h."""
         self._set_mode(training=True)
         x = message.h.detach()
         if self.rule.capabilities.keeps_graphs:
             x = x.clone()  # it outlives the message
         if self.send_targets and self.has_target(message.step) and x.is_floating_point():
             x.requires_grad_()
-        h = self.rule.forward(self.layers, self._unshared(x))
-        if not isinstance(h, Tensor):
-            raise wrong_value(self.rule, "forward", h, "the output of the layers, a tensor")
-        return x, h
+        output = self.rule.forward(self.layers, self._inputs(self._unshared(x), message))
+        return x, *self.returns.pack(output)
+
+    def _inputs(self, x: Tensor, message: Activation) -> Any:
+        """Return what the layers take, of h = x (B, ...) and the extras of the message."""
+        if self.takes.is_tensor:
+            return x
+        extras = message.extras[: len(message.extras) - self.targets.extras]
+        if self.rule.capabilities.keeps_graphs:
+            extras = tuple(extra.clone() for extra in extras)  # they outlive the message
+        return self.takes.unpack(x, extras)
+
+    def _targets(self, message: Activation) -> Any:
+        """Return the labels of the batch, as its task gave them."""
+        if self.targets.is_tensor:
+            return message.y
+        return self.targets.unpack(message.y, message.extras[len(message.extras) - self.targets.extras :])
 
     def _learn(
         self, message: Activation | TargetGradient, x: Tensor, h: Tensor, gradient: Tensor
@@ -186,11 +205,11 @@ class TrainingStep(StageState):
         """A stage that does not learn runs forward only."""
         buffers = self._buffers()
         self._set_mode(training=True)
-        h = self.layers(self._unshared(message.h))
+        h, extras = self.returns.pack(self.layers(self._inputs(self._unshared(message.h), message)))
         self.on_phase_end("forward")
         try:
             check_finite("activation", [h])
-            yield self._activation(message, h)
+            yield self._activation(message, h, extras)
         except NonFinite as error:
             self.without(error, buffers)
             yield from self._skip(message, h)
@@ -207,12 +226,14 @@ class TrainingStep(StageState):
         """Return x, cloned if the first layer works in place: x may be a leaf or the sender's memory."""
         return x.clone() if self._in_place else x
 
-    def _activation(self, message: Activation, h: Tensor) -> Activation:
+    def _activation(self, message: Activation, h: Tensor, extras: Extras) -> Activation:
         """Return the message downstream, in memory of its own: it outlives the memory of `message`."""
+        further_labels = message.extras[len(message.extras) - self.targets.extras :]
         return Activation(
             message.step,
             self.version,
             clone_if_borrowed(h, message),
             clone_if_borrowed(message.y, message),
             message.train,
+            tuple(clone_if_borrowed(extra, message) for extra in (*extras, *further_labels)),
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from dni_async.boundary import TENSOR, Boundary, Extras
 from dni_async.errors import StageError, UserError
 from dni_async.messages import TargetGradient
 from dni_async.optim import Updater
@@ -27,21 +28,30 @@ class Oracle(Predictor):
         downstream: the layers from the next stage to the last.
         loss: (output (B, ...), y) -> scalar.
         updater: steps the replica's weights as the stages downstream step theirs.
+        boundary: how the input of the layers is packed into h and `extras`.
     """
 
     def __init__(
-        self, downstream: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], updater: Updater
+        self,
+        downstream: nn.Module,
+        loss: Callable[[Any, Any], Tensor],
+        updater: Updater,
+        boundary: Boundary = TENSOR,
     ) -> None:
         self.downstream = downstream
         self.loss = loss
         self.updater = updater
+        self.boundary = boundary
+        self.extras: Extras = ()
+        """Of the batch that `predict` is called for."""
         self._predictions: dict[int, tuple[int, Tensor]] = {}
 
     @override
-    def predict(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
+    def predict(self, step: int, version: int, h: Tensor, y: Any) -> Tensor:
         self.downstream.train()
         leaf = h.detach().requires_grad_()
-        self.loss(self.downstream(leaf.clone()), y).backward()  # a clone: the first layer may work in place
+        x = self.boundary.unpack(leaf.clone(), self.extras)  # a clone: the first layer may work in place
+        self.loss(self.downstream(x), y).backward()
         gradient = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad  # layers may give it none
         self.updater.step()
         self._predictions[step] = version, gradient
@@ -82,12 +92,12 @@ class SeparateRandomness(nn.Module):
         self.module = module
         self._state = state
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the output (B, ...) for x (B, ...); the generators of the process stay as they are."""
+    def forward(self, x: Any) -> Any:
+        """Return the output for x; the generators of the process stay as they are."""
         outside = random_state()
         load_random_state(self._state)
         try:
-            output: Tensor = self.module(x)
+            output = self.module(x)
             self._state = random_state()
         finally:
             load_random_state(outside)

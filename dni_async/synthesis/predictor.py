@@ -20,7 +20,7 @@ class Predictor(ABC):
     """Of the network that predicts, if there is one."""
 
     @abstractmethod
-    def predict(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
+    def predict(self, step: int, version: int, h: Tensor, y: Any) -> Tensor:
         """Return the gradient of the mean loss at h for the batch `step`, in the shape of h.
 
         version: optimizer steps that the stage has taken so far.
@@ -40,7 +40,7 @@ class Predictor(ABC):
     def new_epoch(self) -> None:
         """Start the means that are reported over."""
 
-    def replay_bytes(self, h: Tensor, y: Tensor) -> int:
+    def replay_bytes(self, h: Tensor, y: Any) -> int:
         """Return the bytes of a full replay window of batches like h (B, ...) and y (B, ...)."""
         return 0
 

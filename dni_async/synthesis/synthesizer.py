@@ -17,11 +17,11 @@ from dni_async.nonfinite import check_finite
 from dni_async.optim import LearningRates, gradients
 from dni_async.state.state_dict import State, load_optimizer_state, optimizer_state
 from dni_async.synthesis.agreement import Agreement
-from dni_async.synthesis.pending import PendingPrediction, PendingPredictions
+from dni_async.synthesis.pending import PendingPrediction, PendingPredictions, tensors
 from dni_async.synthesis.predictor import Predictor
 from dni_async.synthesis.scale import GradientScale
 
-Condition = Callable[[Tensor], Tensor]
+Condition = Callable[[Any], Tensor]
 
 
 class Synthesizer(Predictor):
@@ -79,7 +79,7 @@ class Synthesizer(Predictor):
         self._rates = LearningRates(optimizer, schedule)
 
     @override
-    def predict(self, step: int, version: int, h: Tensor, y: Tensor) -> Tensor:
+    def predict(self, step: int, version: int, h: Tensor, y: Any) -> Tensor:
         pending, gradient = self.synthesize(version, h, y)
         self.pending.put(step, pending)
         self._most_bytes = max(self._most_bytes, self.held_bytes())
@@ -97,7 +97,7 @@ class Synthesizer(Predictor):
     def discard(self, step: int) -> None:
         self.pending.discard(step)
 
-    def synthesize(self, version: int, h: Tensor, y: Tensor | None) -> tuple[PendingPrediction, Tensor]:
+    def synthesize(self, version: int, h: Tensor, y: Any) -> tuple[PendingPrediction, Tensor]:
         """Return what must be kept until the target comes, for `learn`, and the gradient (B, ...) at h.
 
         Raises UserError if the SG network's output has another shape than h.
@@ -156,7 +156,7 @@ class Synthesizer(Predictor):
         return self.pending.held_bytes + replay
 
     @override
-    def replay_bytes(self, h: Tensor, y: Tensor) -> int:
+    def replay_bytes(self, h: Tensor, y: Any) -> int:
         if not self.replay:
             return 0
         labels = self.condition(y).nbytes if self.condition else 0
@@ -212,12 +212,13 @@ class Synthesizer(Predictor):
         self.agreement.load_state_dict(counts["agreement"])
         self.updates, self._taken, self._most_bytes = counts["updates"], counts["taken"], counts["most_bytes"]
 
-    def _labels(self, y: Tensor | None) -> Tensor | None:
+    def _labels(self, y: Any) -> Tensor | None:
         if self.condition is None or y is None:
             return None
         labels = self.condition(y)
         # the labels outlive the message, whose memory belongs to the transport
-        shared = labels.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
+        address = labels.untyped_storage().data_ptr()
+        shared = any(address == given.untyped_storage().data_ptr() for given in tensors(y))
         return labels.clone() if shared else labels
 
     def _learn(self, pending: PendingPrediction, wanted: Tensor) -> Tensor:

@@ -1,0 +1,245 @@
+"""What crosses from one layer to the next: any tree of tensors, packed into one tensor h and extras.
+
+    layers return                                    h                          extras
+    a tensor                                         the tensor itself          -
+    (x, mask), where x needs a gradient              x                          mask
+    {"a": (B, T, D), "b": (B, T, E)}, both need one  (B, T, D + E), joined      -
+    (ids, mask), where none needs one                ids                        mask
+
+So a rule, an SG network and a target gradient work on one tensor. Autograd goes through `pack` and `unpack`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import (
+    TreeSpec,
+    tree_flatten,
+    tree_leaves,
+    tree_unflatten,
+    treespec_dumps,
+    treespec_loads,
+)
+
+from dni_async.contract import describe_tree
+from dni_async.errors import UserError
+from dni_async.joining import Join
+from dni_async.messages import MAX_EXTRAS
+
+Role = Literal["h", "extra", "constant"]
+Extras = tuple[Tensor, ...]
+
+_CONSTANTS = (type(None), bool, int, float, str)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One value in the tree."""
+
+    role: Role
+    """Of a tensor that is h or a part of it, of another tensor, or of a value that is always the same."""
+    value: Any = None
+    """Of a constant: None, a truth value, a number or a text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """Packs what a layer returns, and unpacks it for the next one.
+
+    The structure is the same for every batch. Sizes may differ from batch to batch, those of tensors that are
+    joined as rows excepted.
+    """
+
+    spec: TreeSpec
+    leaves: tuple[Leaf, ...]
+    parts: Join | None = None
+    """How tensors are joined to h; None: h is one of the tensors."""
+    name: str = "the stage"
+    """Who returns the tree, for errors."""
+    is_tensor: bool = field(init=False)
+    """Whether the tree is a single tensor."""
+    extras: int = field(init=False)
+    """The number of extras."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "is_tensor", self.spec.is_leaf())
+        object.__setattr__(self, "extras", sum(leaf.role == "extra" for leaf in self.leaves))
+
+    @classmethod
+    def of(cls, value: Any, name: str = "the stage") -> Boundary:
+        """Return the boundary for trees like `value`: the tensors in it that need a gradient become h.
+
+        Without any, the first tensor becomes h.
+
+        Raises:
+            UserError: there is no tensor (B, ...) in it, or a value that cannot be sent.
+        """
+        values, spec = tree_flatten(value)
+        tensors = {i: leaf for i, leaf in enumerate(values) if isinstance(leaf, Tensor)}
+        chosen = [i for i, leaf in tensors.items() if leaf.requires_grad]
+        chosen = chosen or [i for i, leaf in tensors.items() if leaf.ndim][:1]
+        _check_rows([tensors[i] for i in chosen], value, name)
+        roles: list[Role] = ["h" if i in chosen else "extra" for i in range(len(values))]
+        leaves = tuple(
+            Leaf(role) if isinstance(leaf, Tensor) else _constant(leaf, value, name)
+            for leaf, role in zip(values, roles, strict=True)
+        )
+        parts = Join.of([tensors[i] for i in chosen]) if len(chosen) > 1 else None
+        boundary = cls(spec, leaves, parts, name)
+        check_extras(boundary)
+        return boundary
+
+    def pack(self, value: Any) -> tuple[Tensor, Extras]:
+        """Return h (B, ...) and the extras of a tree.
+
+        Raises:
+            UserError: its structure is another one, or a tensor needs a gradient that is not part of h.
+        """
+        if self.is_tensor:
+            if isinstance(value, Tensor):
+                return value, ()
+            raise self._differs(value)
+        values, spec = tree_flatten(value)
+        if spec != self.spec:
+            raise self._differs(value)
+        parts: list[Tensor] = []
+        extras: list[Tensor] = []
+        for got, leaf in zip(values, self.leaves, strict=True):
+            if leaf.role == "constant":
+                if isinstance(got, Tensor) or got != leaf.value:
+                    raise self._differs(value)
+            elif not isinstance(got, Tensor):
+                raise self._differs(value)
+            elif leaf.role == "h":
+                parts.append(got)
+            elif got.requires_grad:
+                raise UserError(
+                    f"{self.name} returned {describe_tree(value)}, where a tensor {tuple(got.shape)} needs a "
+                    "gradient that needed none at the start; freeze or unfreeze weights before the start"
+                )
+            else:
+                extras.append(got)
+        if self.parts is None:
+            return parts[0], tuple(extras)
+        try:
+            h, sizes = self.parts.join(parts)
+        except RuntimeError:
+            raise self._differs(value) from None
+        return h, tuple(extras if sizes is None else [*extras, sizes])
+
+    def unpack(self, h: Tensor, extras: Sequence[Tensor]) -> Any:
+        """Return the tree that was packed into h (B, ...) and the extras."""
+        if self.is_tensor:
+            return h
+        parts = iter((h,))
+        if self.parts is not None:
+            parts = self.parts.split(h, extras[self.extras] if len(extras) > self.extras else None)
+        others = iter(extras)
+        values = [
+            leaf.value if leaf.role == "constant" else next(parts if leaf.role == "h" else others)
+            for leaf in self.leaves
+        ]
+        return tree_unflatten(values, self.spec)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the fields, JSON-able.
+
+        Raises:
+            UserError: the tree has a class that cannot be written down, such as a namedtuple.
+        """
+        try:
+            spec = treespec_dumps(self.spec)
+        except NotImplementedError:
+            raise UserError(
+                f"{self.name} returned a class that cannot be sent; return a tensor, or a tuple, list or dict"
+            ) from None
+        leaves = [[leaf.role, leaf.value] for leaf in self.leaves]
+        parts = self.parts.state_dict() if self.parts else None
+        return {"spec": spec, "leaves": leaves, "parts": parts, "name": self.name}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Any]) -> Boundary:
+        """Return the boundary of which `state_dict` returned the fields."""
+        leaves = tuple(Leaf(*fields) for fields in state["leaves"])
+        parts = Join.from_state(state["parts"]) if state["parts"] else None
+        return cls(treespec_loads(state["spec"]), leaves, parts, state["name"])
+
+    def _differs(self, value: Any) -> UserError:
+        leaves = [leaf.value if leaf.role == "constant" else torch.empty(0) for leaf in self.leaves]
+        wanted, got = (describe_tree(tree) for tree in (tree_unflatten(leaves, self.spec), value))
+        if wanted == got:
+            got += " of other shapes"
+        return UserError(
+            f"{self.name} returned {got} where {wanted} was expected; return the same structure for every "
+            "batch"
+        )
+
+
+def first_tensor(tree: Any) -> Tensor:
+    """Return the first tensor (B, ...) of a tree that has one, such as one that `Boundary.of` took."""
+    if isinstance(tree, Tensor):
+        return tree
+    return next(leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.ndim)
+
+
+TENSOR = Boundary(tree_flatten(torch.empty(0))[1], (Leaf("h"),))
+"""Where a single tensor crosses, which is h."""
+
+
+def walk(
+    layers: Iterable[nn.Module], inputs: Any, name: str = "the batch"
+) -> Iterator[tuple[Boundary, Tensor, Extras]]:
+    """Run layers one by one, as if the network were cut between all of them.
+
+    Yields the boundary in front of the first and behind each of them, with the h and the extras that cross
+    it. The layers change as in a forward pass.
+
+    Args:
+        inputs: of the first layer, for one batch.
+        name: of who made them, for errors.
+    """
+    boundary = Boundary.of(inputs, name)
+    h, extras = boundary.pack(inputs)
+    yield boundary, h, extras
+    for i, layer in enumerate(layers):
+        with torch.enable_grad():
+            leaf = h.detach().requires_grad_(i > 0 and h.is_floating_point())
+            value = layer(boundary.unpack(leaf.clone(), extras))  # a clone: the layer may work in place
+            boundary = Boundary.of(value, f"layer {i} ({type(layer).__name__})")
+            h, extras = boundary.pack(value)
+        h = h.detach()
+        yield boundary, h, extras
+
+
+def check_extras(boundary: Boundary, labels: int = 0) -> None:
+    """Raise UserError if there are more extras than a message has room for, beside further `labels`."""
+    extras = boundary.extras + labels + (boundary.parts is not None)
+    if extras > MAX_EXTRAS:
+        raise UserError(
+            f"{boundary.name} returned {boundary.extras} tensors beside those that need a gradient, and a "
+            f"batch has {labels} labels beside the first; at most {MAX_EXTRAS} can be sent, so join some"
+        )
+
+
+def _check_rows(parts: Sequence[Tensor], value: Any, name: str) -> None:
+    """Check that h can be made of these tensors."""
+    if not parts:
+        raise UserError(f"{name} returned {describe_tree(value)}, without a tensor (B, ...); return one")
+    if not all(part.ndim for part in parts):
+        raise UserError(f"{name} returned a scalar that needs a gradient; return tensors (B, ...)")
+    if len({len(part) for part in parts}) > 1:
+        shapes = ", ".join(str(tuple(part.shape)) for part in parts)
+        raise UserError(f"{name} returned tensors of different rows ({shapes}); return tensors (B, ...)")
+
+
+def _constant(leaf: Any, value: Any, name: str) -> Leaf:
+    if isinstance(leaf, _CONSTANTS):
+        return Leaf("constant", leaf)
+    raise UserError(
+        f"{name} returned {describe_tree(value)}; return tensors, or a tuple, list or dict of them"
+    )
