@@ -17,6 +17,8 @@ class RuleCapabilities:
     """`gradient` returns None: a batch waits with its graph until its target comes (`postpone`, `resume`)."""
     updates: bool = True
     """The stage learns. False: its weights stay as they are."""
+    uses_labels: bool = True
+    """`gradient` uses the labels."""
     conditional: bool = False
     """The rule uses the labels as its task's `condition` returns them."""
     has_network: bool = False

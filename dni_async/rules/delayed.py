@@ -33,6 +33,7 @@ class DelayedRule(Rule):
     """
 
     capabilities = RuleCapabilities(
+        uses_labels=False,
         keeps_graphs=True,
         resumable=True,
         skips_nonfinite=True,

@@ -29,6 +29,7 @@ class DniRule(Rule):
     """
 
     capabilities = RuleCapabilities(
+        uses_labels=False,
         sparse_targets=True,
         has_network=True,
         supervised=True,
@@ -122,4 +123,6 @@ class DniRule(Rule):
 class CdniRule(DniRule):
     """Rule `cdni`: a synthetic gradient, predicted from h and the labels."""
 
-    capabilities = replace(DniRule.capabilities, conditional=True, plot_style=("#0072b2", "*"))
+    capabilities = replace(
+        DniRule.capabilities, uses_labels=True, conditional=True, plot_style=("#0072b2", "*")
+    )

@@ -17,6 +17,7 @@ class FrozenRule(Rule):
 
     capabilities = RuleCapabilities(
         needs_targets=False,
+        uses_labels=False,
         updates=False,
         supervised=True,
         resumable=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workers.transport.base import Channel, Receiver, Sender
@@ -30,6 +31,10 @@ class StageChannels:
     def ends(self) -> list[Channel]:
         """All ends that exist."""
         return [self.activations_in, self.targets_out, *self.downstream]
+
+    def gone(self, others: Sequence[Channel] = ()) -> list[int]:
+        """Stages at the other side that have left, without those of the ends in `others`."""
+        return [end.peer for end in self.ends if end not in others and end.peer_gone()]
 
     def held_bytes(self) -> int:
         """Bytes that the senders hold for messages that were not released."""

@@ -6,8 +6,7 @@
 
 A stage waits only when it has nothing to handle or its neighbours are full, and never longer than the
 deadline. Targets are always taken, whatever happens downstream, so no ring of full queues can form. A
-stage without room for one more batch (rule `delayed`) takes targets only: all that it waits for lies
-downstream, where the last stage needs nobody's target to go on.
+stage without room for a batch (rule `delayed`) takes targets only: the last stage waits for nobody's.
 """
 
 from __future__ import annotations
@@ -87,12 +86,14 @@ class StageLoop:
 
     def run(self) -> None:
         """Handle messages until the end. Raises StageError or UserError, both naming stage and step."""
+        self.run_until(lambda: self.stage.done)
+
+    def run_until(self, done: Callable[[], bool]) -> None:
+        """As `run`, until `done`, which is asked before every message."""
         try:
-            for target in self._under_way:
-                sent = list(self.stage.on(target))
-                assert not sent, "rules whose targets make a stage send something leave none under way"
+            self._take_under_way()
             deadline, waited_for = None, self._full
-            while not self.stage.done:
+            while not done():
                 if self.step():
                     deadline = None
                     continue
@@ -101,6 +102,12 @@ class StageLoop:
                 self._wait(deadline)
         except Exception as error:
             raise self._explained(error) from error
+
+    def _take_under_way(self) -> None:
+        for target in self._under_way:
+            sent = list(self.stage.on(target))
+            assert not sent, "rules whose targets make a stage send something leave none under way"
+        self._under_way = ()
 
     def step(self) -> bool:
         """Handle one message, if one can be handled now; returns whether one was."""
@@ -119,12 +126,9 @@ class StageLoop:
 
     def state_dict(self) -> dict[str, Any]:
         """What the next process of a restarted stage continues from, JSON-able."""
-        return {
-            "inputs_open": self.inputs_open,
-            "sequence_check": self.sequence_check.state_dict(),
-            "probe": self.probe.state_dict(),
-            "throughput": [self.throughput.samples, self.throughput.seconds],
-        }
+        parts = {"sequence_check": self.sequence_check.state_dict(), "probe": self.probe.state_dict()}
+        counted = [self.throughput.samples, self.throughput.seconds]
+        return {"inputs_open": self.inputs_open, "throughput": counted} | parts
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what an earlier process has saved."""
@@ -139,8 +143,8 @@ class StageLoop:
 
     def describe_activity(self) -> str:
         """The position, and whether the stage computes or waits; called by another thread."""
-        activity = {"at": ", computing", "after": ", waiting"}.get(self._position.split()[0], "")
-        return self.describe_position() + activity
+        activities = {"at": ", computing", "after": ", waiting"}
+        return self.describe_position() + activities.get(self._position.split()[0], "")
 
     def _has_room(self, sender: Sender | None) -> bool:
         """Whether the sender would take a message. If not, `_wait` waits for it: asking it again there could
@@ -150,8 +154,7 @@ class StageLoop:
         self._full = sender
         return False
 
-    def _is_target_due(self) -> bool:
-        """In lockstep a target waits until as many batches are out as allowed, or no more will come."""
+    def _is_target_due(self) -> bool:  # in lockstep not before as many batches are out as allowed
         return not self._is_activation_due() or not self.lockstep or not self.inputs_open
 
     def _is_activation_due(self) -> bool:
@@ -218,8 +221,9 @@ class StageLoop:
             sender.flush(deadline.left())
         while True:
             if not deadline.left():
-                awaited = [end.peer for end in self._awaited()]
-                raise Late(f"nothing came from {self._neighbours()} for {self.timeout:g} s", awaited)
+                awaited = sorted({end.peer for end in self._awaited()})
+                names = " and ".join(f"stage {peer}" for peer in awaited) or "anybody"
+                raise Late(f"nothing came from {names} for {self.timeout:g} s", awaited)
             if wait_any(self._awaited(), min(PEER_CHECK_INTERVAL_S, deadline.left()), self.eager):
                 return
             if self._gone():
@@ -235,13 +239,8 @@ class StageLoop:
             awaited.append(self._full or channels.activations_in)
         return awaited
 
-    def _gone(self) -> list[int]:
-        """Neighbours that have left, without those downstream that may: they have the STOP marker."""
-        may_leave = [] if self.inputs_open else self.channels.downstream
-        return [end.peer for end in self.channels.ends if end not in may_leave and end.peer_gone()]
-
-    def _neighbours(self) -> str:
-        return " and ".join(sorted({f"stage {end.peer}" for end in self._awaited()})) or "anybody"
+    def _gone(self) -> list[int]:  # neighbours downstream may leave when they have the STOP marker
+        return self.channels.gone(() if self.inputs_open else self.channels.downstream)
 
     def _explained(self, error: Exception) -> StageError | UserError:
         if isinstance(error, PeerGone) and (gone := self._gone()):

@@ -1,0 +1,115 @@
+"""The rule of a stage in somebody else's training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from dni_async.errors import UserError
+from dni_async.networks.batch_normalised import batch_normalised
+from dni_async.networks.factory import label_size_of
+from dni_async.rules import LossRule, Rule
+from dni_async.rules.context import RuleContext
+from dni_async.rules.registry import build_rule, capabilities_of
+from launch.schedule.interfaces import Interfaces
+from launch.schedule.settings import ScheduleSettings
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class StepLoss(LossRule):
+    """The rule of the last stage, which keeps output and loss of the batch for who called."""
+
+    def __init__(self, loss_fn: Loss) -> None:
+        self.output: Tensor | None = None
+        """(B, ...) of the current batch."""
+        self.losses: list[Tensor] = []
+        """The mean loss of the current batch; empty in an evaluation without labels."""
+
+        def loss(output: Tensor, y: Tensor) -> Tensor:
+            self.output, mean = output.detach(), loss_fn(output, y)
+            self.losses = [mean.detach()]
+            return mean
+
+        super().__init__(loss, no_scores)
+
+    @override
+    def evaluate(self, output: Tensor, y: Tensor) -> None:
+        self.output, self.losses = output, []
+        if len(y):
+            self.loss(output, y)
+
+
+def no_scores(output: Tensor, y: Tensor) -> Tensor:
+    """Return no scores (0,): evaluating is up to the loop."""
+    return output.new_empty(0)
+
+
+def rule_of(
+    settings: ScheduleSettings,
+    interfaces: Interfaces,
+    loss_fn: Loss,
+    module: nn.Module,
+    index: int,
+    stages: int,
+    device: torch.device,
+) -> Rule:
+    """Return the rule of stage `index` of so many."""
+    if index == stages - 1:
+        return StepLoss(loss_fn)
+    labels, output = interfaces.labels, interfaces.network_output
+    conditional = capabilities_of(settings.rule).conditional
+    classes = settings.classes or (None if labels.is_floating_point() else _classes(labels, output))
+    ignored = settings.ignore_index
+
+    def valid(y: Tensor) -> Tensor:
+        return y.ne(-100 if ignored is None else ignored)
+
+    def condition(y: Tensor) -> Tensor:
+        if classes is None:
+            return y.reshape(len(y), -1).float()
+        if ignored is None:
+            return F.one_hot(y.long(), classes).float()
+        counts = valid(y)
+        return F.one_hot(y.long() * counts, classes) * counts.unsqueeze(-1).float()
+
+    columns = settings.condition or condition
+    example = torch.zeros(labels.shape, dtype=labels.dtype)
+    return build_rule(
+        settings.rule,
+        RuleContext(
+            shape=tuple(interfaces.output.shape[1:]),
+            output_shape=tuple(output.shape[1:]),
+            loss=loss_fn,
+            metric=no_scores,
+            valid=None if ignored is None else valid,
+            condition=columns,
+            label_size=label_size_of(columns, example) if conditional else 0,
+            classes=classes,
+            stages=stages,
+            sg=settings.sg,
+            local=settings.local,
+            pending_capacity=2 * settings.in_flight + 2,
+            stash_capacity=settings.stash or stages - index,
+            seed=settings.seed + 1000 + index,
+            device=device,
+            batch_normalised=batch_normalised([module])[0],
+            guarded=settings.on_nonfinite == "skip",
+        ),
+    )
+
+
+def _classes(labels: Tensor, output: Tensor) -> int:
+    """Return the classes of labels y (B, ...), by an output (B, ..., classes) or (B, classes, ...)."""
+    if output.shape[:-1] == labels.shape:
+        return output.shape[-1]
+    if output.shape[:1] + output.shape[2:] == labels.shape:
+        return output.shape[1]
+    raise UserError(
+        f"outputs {tuple(output.shape)} do not show how many classes labels {tuple(labels.shape)} have; give "
+        "classes=..."
+    )
