@@ -306,6 +306,34 @@ def test_ctrl_c_ends_a_local_job_with_its_results_and_one_line(tmp_path: Path) -
     ]
 
 
+@pytest.mark.slow
+def test_ctrl_c_while_the_results_are_written_lets_a_finished_run_end_well(tmp_path: Path) -> None:
+    """Rank 0 opens a pipe in the place of matplotlib's settings, and waits there."""
+    out, pipe = tmp_path / "run", tmp_path / "matplotlibrc"
+    os.mkfifo(pipe)
+    command = [
+        sys.executable,
+        "-m",
+        "launch.train",
+        "--stages",
+        "2",
+        *TINY,
+        "--epochs",
+        "1",
+        "--out",
+        str(out),
+    ]
+    with started(command, MATPLOTLIBRC=str(pipe)) as process:
+        until(lambda: (out / "timeline.json").exists(), 60, "the last marker")
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(1.0)  # for the launcher to pass it on
+        pipe.write_text("")
+        _, error = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert error.splitlines() == ["dni-async: SIGINT came when all results were written"]
+    assert "interrupted" not in json.loads((out / "summary.json").read_text())
+
+
 BAD: list[tuple[int, str, dict[str, Any]]] = [
     (2, "lower --lr", {"lr": 1e30}),  # for loss, gradient or activation, whichever a stage sees first
     (2, "cuda", {"device": "cuda"}),
