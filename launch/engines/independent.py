@@ -10,8 +10,12 @@ its memory bandwidth and its clock. No engine that cuts the network can exceed i
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
 
+from torch import nn
+from typing_extensions import override
+
+from dni_async.messages import EVALUATIONS, Marker, Message
 from launch.engines.backprop import Backprop
 from launch.engines.baseline_loop import run_loop
 from launch.job.context import RankContext
@@ -20,11 +24,19 @@ from workers.coordination.collectives import Peers
 
 
 class IndependentTraining(Backprop):
-    """One of the trainings."""
+    """One of the independent trainings, whose results meet in the evaluations only."""
 
     def __init__(self, context: RankContext, peers: Peers) -> None:
         super().__init__(context, peers)
         self.batches_at_once = peers.world
+
+    @override
+    def on(self, message: Message, report: Callable[[Marker], None], enough: Callable[[], bool]) -> None:
+        meets = isinstance(message, Marker) and message.kind in EVALUATIONS
+        if meets and self.joint_stop.is_due_before_meeting(self.steps):
+            self.stopped = True
+        else:
+            super().on(message, report, enough)
 
 
 def run(context: RankContext, recorder: Recorder | None) -> nn.Module | None:

@@ -32,6 +32,7 @@ def endless(ranks: int, folder: Path, **settings: Any) -> Job:
         ({}, 2, signal.SIGTERM, (1,)),
         pytest.param({"engine": "ddp", "cut": ""}, 2, signal.SIGINT, (0, 1)),
         pytest.param({"engine": "backprop", "cut": ""}, 1, signal.SIGTERM, (0,), marks=pytest.mark.slow),
+        pytest.param({"engine": "copies", "cut": ""}, 2, signal.SIGINT, (1,), marks=pytest.mark.slow),
         pytest.param({"engine": "gpipe"}, 2, signal.SIGINT, (0, 1), marks=pytest.mark.slow),
         pytest.param({"engine": "1f1b"}, 2, signal.SIGINT, (1,), marks=pytest.mark.slow),
         pytest.param({"engine": "ddp", "cut": ""}, 2, signal.SIGINT, (1,), marks=pytest.mark.slow),
