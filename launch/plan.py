@@ -18,11 +18,12 @@ from dni_async.errors import UserError
 from launch.config.command_line import parse
 from launch.config.plan import PlanConfig
 from launch.job.run_lock import RunLock
+from launch.local.comparison_output import check_all_finished
 from launch.planning.check import Check, run_checks
 from launch.planning.predict import Planner, Prediction
 from launch.planning.profile import Profile, load_profile
 from launch.report.files import prepare_out, write_results
-from launch.report.grid import show
+from launch.report.grid import Grid, show
 from launch.report.plan_table import check_grid, plan_grid
 from tasks.base import Task
 from tasks.registry import create
@@ -44,7 +45,11 @@ def work(runner: RankRunner) -> None:
 
 
 def plan_task(config: PlanConfig, task: Task, out: Path, runner: RankRunner) -> None:
-    """Measure or read the profile, predict, check if that was asked for, write and show everything."""
+    """Measure or read the profile, predict, check if that was asked for, write and show everything.
+
+    Raises:
+        UserError, StageError: a run of --check failed; its row says why.
+    """
     runner.describe_position = lambda: "while costs were measured"
     profile = profile_of(config, task)
     profile.save(out / "profile.json")
@@ -52,12 +57,19 @@ def plan_task(config: PlanConfig, task: Task, out: Path, runner: RankRunner) -> 
     network = profile.repeat(config.repeat_layers) if config.repeat_layers > len(profile.layers) else profile
     predictions = predict(config, network)
     checks = run_checks(config, task, profile, out / "check", runner) if config.check else []
-    write(config, predictions, checks, network, out)
+    grids = [plan_grid(predictions, network, config.wire), *([check_grid(checks)] if checks else [])]
+    write(config, predictions, checks, network, grids, out)
     if not config.output.quiet:
-        show(plan_grid(predictions, network, config.wire))
-        if checks:
-            show(check_grid(checks))
+        for grid in grids:
+            show(grid)
         print(f"written to {out}")
+    check_all_finished(
+        {
+            f"{c.engine} in {c.stages} stages": [{"error": c.reason, "status": c.status}]
+            for c in checks
+            if c.status
+        }
+    )
 
 
 def profile_of(config: PlanConfig, task: Task) -> Profile:
@@ -91,10 +103,14 @@ def predict(config: PlanConfig, profile: Profile) -> list[Prediction]:
 
 
 def write(
-    config: PlanConfig, predictions: list[Prediction], checks: list[Check], profile: Profile, out: Path
+    config: PlanConfig,
+    predictions: list[Prediction],
+    checks: list[Check],
+    profile: Profile,
+    grids: list[Grid],
+    out: Path,
 ) -> None:
     """Write plan.json, plan.md and plan.png."""
-    grids = [plan_grid(predictions, profile, config.wire)] + ([check_grid(checks)] if checks else [])
     data: dict[str, Any] = {
         "settings": profile.settings,
         "hardware": profile.hardware,

@@ -65,9 +65,22 @@ class Wire:
             raise UserError(f"wan is {text}; the latency must be 0 to 100,000 ms, the rate above 0 Mbit/s")
         return cls(latency_ms / 1e3, mbit * 1e6 / 8)
 
+    @property
+    def round_trip_ms(self) -> float:
+        """Milliseconds there and back."""
+        return 2e3 * self.latency_s
+
+    @property
+    def mbit_per_s(self) -> float:
+        """The rate, as it is given."""
+        return self.bytes_per_s * 8e-6
+
     def __str__(self) -> str:
-        round_trip, mbit = 2e3 * self.latency_s, self.bytes_per_s * 8 / 1e6
-        return f"emulated hosts {round_trip:g} ms apart (round trip) at {mbit:g} Mbit/s"
+        return f"emulated hosts {self.round_trip_ms:g} ms apart (round trip) at {self.mbit_per_s:g} Mbit/s"
+
+
+NO_WIRE = Wire(0.0, math.inf)
+"""Between processes of one host."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,8 @@ class Check:
     measured: float | None
     reason: str = ""
     """Why a number is missing."""
+    status: int = 0
+    """Exit status of a run that failed."""
 
     @property
     def error(self) -> float | None:
@@ -102,8 +104,9 @@ def _check(config: PlanConfig, task: Task, predicted: Prediction, emulated: bool
         with far_hosts(predicted.stages, config.wire) if config.wire else nullcontext() as hosts:
             run = run_engine(_job(config, predicted), task, predicted.engine, prepare_out(out), 0, hosts)
     except UserError as error:  # an engine that can be planned and not run
-        run = {"error": str(error)}
-    check.measured, check.reason = run.get("samples_per_s"), run.get("error", "")
+        run = {"error": str(error), "status": error.status}
+    check.measured = run.get("samples_per_s")
+    check.reason, check.status = run.get("error", ""), run.get("status", 0)
     return check
 
 

@@ -18,31 +18,29 @@ _SEGMENT_BYTES = 1 << 20
 """Largest part of an all-reduce that gloo sends at once."""
 
 
-def streamed_message(link: LinkCost, size: float, wire: Wire | None) -> MessageCost:
-    """Return the cost of a message between stages; without a wire, as the link was measured."""
-    latency = wire.latency_s if wire else 0.0
+def streamed_message(link: LinkCost, size: float, wire: Wire) -> MessageCost:
+    """Return the cost of a message between stages; with `NO_WIRE`, as the link was measured."""
     return MessageCost(
         send=link.send(size),
-        wire=size / wire.bytes_per_s if wire else 0.0,
-        latency=link.latency(size) + latency,
+        wire=size / wire.bytes_per_s,
+        latency=link.latency(size) + wire.latency_s,
         receive=link.receive(size),
-        credit=link.credit(0) + latency,
+        credit=link.credit(0) + wire.latency_s,
     )
 
 
-def gloo_message(link: LinkCost, size: float, wire: Wire | None) -> MessageCost:
-    """Return the cost of a message of torch's pipelines; without a wire, as the link was measured."""
-    latency = wire.latency_s if wire else 0.0
+def gloo_message(link: LinkCost, size: float, wire: Wire) -> MessageCost:
+    """Return the cost of a message of torch's pipelines; with `NO_WIRE`, as the link was measured."""
     return MessageCost(
         send=link.send(size),
-        wire=size / wire.bytes_per_s if wire else 0.0,
-        request=latency,
-        latency=link.latency(size) + 2 * latency,
+        wire=size / wire.bytes_per_s,
+        request=wire.latency_s,
+        latency=link.latency(size) + 2 * wire.latency_s,
         receive=link.receive(size),
     )
 
 
-def all_reduce_seconds(line: Line, replicas: int, size: int, wire: Wire | None) -> float:
+def all_reduce_seconds(line: Line, replicas: int, size: int, wire: Wire) -> float:
     """Return the seconds of an all-reduce of `size` bytes by gloo.
 
     Its ring works on segments, two for each replica or more, of which two are under way at a time.
@@ -51,7 +49,7 @@ def all_reduce_seconds(line: Line, replicas: int, size: int, wire: Wire | None) 
         line: seconds of one step of a ring, by the bytes that it sends, as measured on this machine.
     """
     seconds = ring_all_reduce(replicas, size, line.start, line.per_byte)
-    if wire is None or replicas < 2:
+    if replicas < 2:
         return seconds
     segments = math.ceil(max(math.ceil(size / _SEGMENT_BYTES), 2 * replicas) / replicas)
     round_trips = segments * (replicas - 1) + 1

@@ -11,7 +11,7 @@ from dni_async.partition.cut import stage_bounds
 from dni_async.rules.registry import capabilities_of, rules_with
 from launch.config.partition import PipelineConfig
 from launch.engines.micro_batches import candidates, check_given
-from launch.local.wan import Wire
+from launch.local.wan import NO_WIRE, Wire
 from launch.planning.distance import all_reduce_seconds
 from launch.planning.profile import Profile
 from launch.planning.simulator import (
@@ -62,8 +62,8 @@ class Planner:
     """
 
     def __init__(self, profile: Profile, config: PipelineConfig, wire: Wire | None = None) -> None:
-        self.profile, self.config, self.wire = profile, config, wire
-        self.costs = StageCosts(profile, config, wire)
+        self.profile, self.config, self.wire = profile, config, wire or NO_WIRE
+        self.costs = StageCosts(profile, config, self.wire)
         self.layers = len(profile.layers)
 
     def predict(self, engine: str, stages: int) -> Prediction:
@@ -152,15 +152,19 @@ class Planner:
             batches=max(96, 5 * stages // 2) if rule.keeps_graphs else max(96, min(512, 200_000 // stages)),
         )
         memory = max(
-            self.costs.decoupled_bytes(engine, steady, k, bounds[k], interfaces[k]) for k in range(stages)
+            self.costs.decoupled_bytes(engine, steady, k, bounds[k], interfaces[k], in_flight)
+            for k in range(stages)
         )
         return self._prediction(engine, stages, steady, memory, cut, in_flight=in_flight)
 
     def _in_flight(self, costs: Sequence[StageCost]) -> int:
         """Return the messages in flight, which --in-flight auto chooses by the distance as a job does."""
-        if self.wire is None or self.config.in_flight != "auto":
-            return self.config.capacity
-        step_s = max(max(cost.forward + cost.backward + cost.update, cost.activation.wire) for cost in costs)
+        if self.config.in_flight != "auto":
+            return self.config.in_flight
+        step_s = max(
+            max(cost.forward + cost.predict + cost.backward + cost.update + cost.train, cost.activation.wire)
+            for cost in costs
+        )
         return choose_in_flight(2 * self.wire.latency_s, step_s)
 
     def _prediction(

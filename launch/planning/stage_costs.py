@@ -10,7 +10,7 @@ from dni_async.partition.costs import Costs
 from dni_async.partition.cut import cut_with_weights
 from dni_async.rules.registry import capabilities_of
 from launch.config.partition import PipelineConfig
-from launch.local.wan import Wire
+from launch.local.wan import NO_WIRE, Wire
 from launch.planning.distance import gloo_message, streamed_message
 from launch.planning.profile import InterfaceProfile, LayerProfile, Profile
 from launch.planning.simulator import MessageCost, StageCost, SteadyState
@@ -20,10 +20,10 @@ class StageCosts:
     """Seconds and bytes of the stages of a profiled network, with batches in flight as in `config`.
 
     Args:
-        wire: between the hosts of the stages; None within one host.
+        wire: between the hosts of the stages.
     """
 
-    def __init__(self, profile: Profile, config: PipelineConfig, wire: Wire | None = None) -> None:
+    def __init__(self, profile: Profile, config: PipelineConfig, wire: Wire = NO_WIRE) -> None:
         self.profile, self.config, self.wire = profile, config, wire
         self.layers = profile.layers
 
@@ -117,13 +117,18 @@ class StageCosts:
         stage: int,
         bounds: tuple[int, int],
         interface: Sequence[InterfaceProfile],
+        in_flight: int,
     ) -> int:
-        """Return the most bytes that a stage of a decoupled run holds."""
+        """Return the most bytes that a stage of a decoupled run holds.
+
+        Args:
+            in_flight: messages of each kind that may lie between two neighbours.
+        """
         (first, end), able = bounds, capabilities_of(rule)
         h = self.layers[end - 1].output_bytes if end < len(self.layers) else 0
         slots = steady.in_flight[stage] * (h + self.profile.label_bytes)
         if able.needs_targets:
-            slots += self.config.capacity * self.input_bytes(first)
+            slots += in_flight * self.input_bytes(first)
         own = self.state_bytes(first, end) + sum(one.state_bytes + one.replay_bytes for one in interface)
         held, saved = steady.held[stage], self.saved_bytes(first, end)
         if able.keeps_graphs:

@@ -47,7 +47,7 @@ def shown_value(name: str, value: str) -> str:
     if name != "wan":
         return value
     wire = Wire.parse(value)
-    return f"{2e3 * wire.latency_s:g} ms, {wire.bytes_per_s * 8e-6:g} Mbit/s"
+    return f"{wire.round_trip_ms:g} ms, {wire.mbit_per_s:g} Mbit/s"
 
 
 def throughput_grid(rows: Sequence[Row], title: str) -> Grid:

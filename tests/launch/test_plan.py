@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from dni_async.errors import UserError
+from dni_async.errors import StageError, UserError
 from launch import plan
 from launch.config.plan import PlanConfig
 from launch.plan import predict
+from launch.planning.check import Check
 from tests.support.jobs import TINY, run
 from tests.support.plans import profile
 from workers.failure.rank_runner import RankRunner
@@ -49,6 +50,25 @@ def test_a_saved_profile_gives_the_same_plan_again(
     monkeypatch.setattr("sys.argv", ["launch.plan", *arguments])
     plan.work(RankRunner())
     assert (tmp_path / "plan.json").read_text() == (out / "plan.json").read_text()
+
+
+@pytest.mark.parametrize(("status", "kind"), [(1, StageError), (2, UserError)])
+def test_a_check_that_fails_is_written_and_then_ends_the_plan(
+    planned: tuple[Path, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    kind: type[Exception],
+) -> None:
+    failed = Check(
+        engine="dni", stages=2, emulated=False, predicted=9.0, measured=None, reason="it broke", status=status
+    )
+    monkeypatch.setattr(plan, "run_checks", lambda *arguments: [failed])
+    arguments = [*TINY, "--profile", str(planned[0] / "profile.json"), "--out", str(tmp_path), "--check"]
+    monkeypatch.setattr("sys.argv", ["launch.plan", *arguments, "--quiet"])
+    with pytest.raises(kind, match=r"^failed: dni in 2 stages; the table says why$"):
+        plan.work(RankRunner())
+    assert "- dni, 2 stages: it broke" in (tmp_path / "plan.md").read_text()
 
 
 def test_layers_that_carry_state_cannot_be_planned(monkeypatch: pytest.MonkeyPatch) -> None:

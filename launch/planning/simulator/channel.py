@@ -1,4 +1,4 @@
-"""One direction between two simulated stages: messages under way, credits, and the sender's wire."""
+"""One direction between two simulated stages: messages under way, credits, and the sender's uplink."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from launch.planning.simulator.base import MessageCost
 
 
 @dataclass(slots=True)
-class Wire:
-    """That of one stage, which carries what it sends in both directions."""
+class Uplink:
+    """What carries all messages that one stage sends, downstream and upstream, one after the other."""
 
     free: float = 0.0
     """When it has carried all that was sent."""
@@ -19,10 +19,10 @@ class Wire:
 class Channel:
     """One direction between two neighbours, bounded by credits."""
 
-    __slots__ = ("arrivals", "capacity", "cost", "credits", "most", "out", "wire")
+    __slots__ = ("arrivals", "capacity", "cost", "credits", "most", "out", "uplink")
 
-    def __init__(self, cost: MessageCost, capacity: int, wire: Wire) -> None:
-        self.cost, self.capacity, self.wire = cost, capacity, wire
+    def __init__(self, cost: MessageCost, capacity: int, uplink: Uplink) -> None:
+        self.cost, self.capacity, self.uplink = cost, capacity, uplink
         self.arrivals: deque[float] = deque()
         self.credits: deque[float] = deque()
         self.out = self.most = 0
@@ -30,8 +30,8 @@ class Channel:
     def send(self, now: float) -> float:
         """Put a message in, begun at `now`; return the time at which the sender is done with it."""
         done = now + self.cost.send
-        self.wire.free = max(done, self.wire.free) + self.cost.wire
-        self.arrivals.append(self.wire.free + self.cost.latency)
+        self.uplink.free = max(done, self.uplink.free) + self.cost.wire
+        self.arrivals.append(self.uplink.free + self.cost.latency)
         self.out += 1
         self.most = max(self.most, self.out)
         return done

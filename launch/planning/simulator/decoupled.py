@@ -25,7 +25,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from launch.planning.simulator.base import StageCost, SteadyState
-from launch.planning.simulator.channel import Channel, Wire
+from launch.planning.simulator.channel import Channel, Uplink
 
 
 def simulate_decoupled(
@@ -112,13 +112,13 @@ class _Pipeline:
         self.needs_targets, self.keeps_graphs, self.batches = needs_targets, keeps_graphs, batches
         limits: Sequence[float] = stash if stash is not None else [math.inf] * len(costs)
         self.stages = [_Stage(i, cost, limits[i]) for i, cost in enumerate(costs)]
-        wires = [Wire() for _ in costs]
+        uplinks = [Uplink() for _ in costs]
         for upper, lower in itertools.pairwise(self.stages):
-            wire = wires[upper.index]
-            upper.activations_out = lower.activations_in = Channel(upper.cost.activation, in_flight, wire)
+            uplink = uplinks[upper.index]
+            upper.activations_out = lower.activations_in = Channel(upper.cost.activation, in_flight, uplink)
             if needs_targets:
-                wire = wires[lower.index]
-                upper.targets_in = lower.targets_out = Channel(lower.cost.target, in_flight, wire)
+                uplink = uplinks[lower.index]
+                upper.targets_in = lower.targets_out = Channel(lower.cost.target, in_flight, uplink)
         self.heap: list[tuple[float, int]] = []
         self.finished: list[float] = []
         """When the last stage was done with each batch."""

@@ -33,7 +33,7 @@ def test_every_engine_runs_with_the_cut_that_was_predicted_for_it(
         job = config.job(engine, out)
         in_flight.append(job.partition.in_flight)
         jobs.append((job.engine_name, job.partition.stages, job.partition.cut, job.task.batch_size))
-        return {"error": "it broke"} if engine == "dni" else {"samples_per_s": 2.0}
+        return {"error": "it broke", "status": 1} if engine == "dni" else {"samples_per_s": 2.0}
 
     monkeypatch.setattr(planning_check, "run_engine", run_engine)
     config = PlanConfig.of(engines=("dni", "backprop", "cdni"), batch_size=BATCH)
@@ -49,6 +49,7 @@ def test_every_engine_runs_with_the_cut_that_was_predicted_for_it(
         ("cdni", 2.0, ""),
     ]
     assert checks[2].predicted == predicted
+    assert [check.status for check in checks] == [0, 1, 0]
 
 
 def test_more_stages_than_cores_are_emulated_each_with_a_profile_of_its_own(

@@ -48,6 +48,21 @@ def test_messages_in_flight_are_chosen_by_the_distance_unless_they_are_given() -
     assert predict("cdni").in_flight == 4 and predict("gpipe").in_flight is None
 
 
+def test_the_time_of_the_rule_is_part_of_a_step_when_messages_in_flight_are_chosen() -> None:
+    """A layer of 4 s with 40 s for its rule, then seven layers: 64 s there and back are below two steps."""
+    slow = profile(8, interfaces={"cdni 2": [network(20.0, 20.0)] * 7})
+    found = Planner(slow, PipelineConfig(target_every=1), Wire(32.0, 1e9)).predict("cdni", 2)
+    assert (found.cut, found.in_flight) == ([1], 4 + 2)
+
+
+def test_memory_counts_the_messages_in_flight_that_the_distance_takes() -> None:
+    def memory(wire: Wire | None, **settings: Any) -> int:
+        return Planner(profile(8), PipelineConfig(**settings), wire).predict("cdni", 2).memory_bytes or 0
+
+    far = Wire(320.0, 1e9)
+    assert memory(far) == memory(far, in_flight=44) > memory(far, in_flight=4)
+
+
 def test_backprop_is_the_sum_of_its_layers_in_one_process() -> None:
     found = predict("backprop", layers=8, load=8.0)
     assert (found.stages, found.speedup, found.bubble) == (1, 1.0, 0.0)
