@@ -49,6 +49,7 @@ def test_a_signal_ends_training_and_all_results_are_written(
         for rank in hears:
             os.kill(job.ranks[rank].pid or 0, signum)
         assert job.statuses()[0] == 128 + signum, job.lines()
+        assert (job.out / "summary.json").exists(), job.lines()
     summary = json.loads((job.out / "summary.json").read_text())
     steps = summary["stages"][0]["steps"]
     assert summary["interrupted"] == {"signal": signum.name, "step": steps} and steps > 0
