@@ -88,8 +88,8 @@ class Interruption:
         """Publish the signal that came to this rank, or raise here one that came to another rank. For the
         thread of the heartbeat."""
         if self.signum is None:
-            if self._accepts and (signum := job.peek(KEY)):
-                os.kill(os.getpid(), signum)
+            if self._accepts and (signum := job.peek(KEY)) and self.signum is None:
+                os.kill(os.getpid(), signum)  # its own may have come while the store answered: not a second
         elif not self._shared:
             self._shared = True
             if self._trains and (job.peek("failure") or job.gone_ranks()):

@@ -97,7 +97,7 @@ def test_an_empty_set_is_refused(train, test, name):
 
 
 def test_a_data_set_without_length_is_refused():
-    with pytest.raises(UserError, match="is an IterableDataset .Endless., .* give a map-style data set"):
+    with pytest.raises(UserError, match=r"is an IterableDataset \(Endless\), .* give a map-style data set"):
         Data(Endless(), numbered(3), 2, 0)
     with pytest.raises(UserError, match="Endless has no length"):
         size(Endless())

@@ -113,6 +113,24 @@ def test_ranks_hear_of_a_signal_that_came_to_another(make: Callable[[], Interrup
     assert (not_yet.signum, training.signum) == (None, signal.SIGINT)
 
 
+def test_a_signal_that_comes_while_that_of_another_rank_is_read_is_the_same_one(
+    make: Callable[[], Interruption], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store of a loaded machine may take long to answer."""
+    first, _ = rendezvous_of(2)
+    interruption = make()
+    interruption.begin_training()
+
+    def peek(job: Rendezvous, key: str) -> int:
+        signal.raise_signal(signal.SIGINT)
+        monkeypatch.setattr("workers.failure.interruption.SAME_SIGNAL_S", 0.0)
+        return signal.SIGINT
+
+    monkeypatch.setattr(Rendezvous, "peek", peek)
+    interruption.share(first)
+    assert interruption.name == "SIGINT"
+
+
 def test_a_signal_because_another_rank_has_failed_ends_the_process_at_once(
     make: Callable[[], Interruption],
 ) -> None:
