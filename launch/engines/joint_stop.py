@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import time
 
-from workers.coordination.rendezvous import POLL_INTERVAL_S, Rendezvous
+from workers.coordination.rendezvous import Rendezvous
+from workers.coordination.store_connection import POLL_INTERVAL_S
 from workers.failure.interruption import Interruption
 
 MARGIN = 3

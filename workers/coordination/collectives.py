@@ -16,8 +16,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from dni_async.errors import UserError
-from workers.coordination.interruptible import interruptible
-from workers.coordination.rendezvous import POLL_INTERVAL_S, Rendezvous
+from workers.coordination.interruptible import OVERTIME_S, interruptible
+from workers.coordination.rendezvous import Rendezvous
+from workers.coordination.store_connection import POLL_INTERVAL_S
 
 GONE_TIMEOUT_S = 1.0
 """Time from a broken connection until the system must know that the process at its end is gone."""
@@ -113,7 +114,9 @@ def start_group(rendezvous: Rendezvous, timeout: float, device: torch.device) ->
             rank=rendezvous.rank,
             world_size=rendezvous.world,
             timeout=timedelta(seconds=timeout),
-        )
+        ),
+        timeout + OVERTIME_S,
+        f"rank {rendezvous.rank} could not make the process group",
     )
 
 

@@ -20,6 +20,7 @@ from typing import Any
 import torch.distributed as dist
 
 from workers.coordination.rendezvous import Rendezvous
+from workers.coordination.store_connection import is_gone
 
 BEAT_INTERVAL_S = 0.5
 _MOST_FAILURES = 30
@@ -81,12 +82,18 @@ class Heartbeat:
                 self._on_beat()
                 failures = 0
             except dist.DistNetworkError:
-                return  # the launcher, and with it the store, is gone: the job ends anyway
+                if is_gone():
+                    return  # the launcher, and with it the store, is gone: the job ends anyway
+                self._connect()  # the link was cut for longer than a beat waits
             except Exception:  # the store did not answer in time; it may the next time
                 failures += 1
-                with contextlib.suppress(Exception):  # an answer that comes late is for no other question
-                    self._job = self._rendezvous.with_own_connection(timeout=STORE_TIMEOUT_S)
+                self._connect()  # an answer that comes late is for no other question
             time.sleep(BEAT_INTERVAL_S)
+
+    def _connect(self) -> None:
+        """Ask over a new connection from now on, if there is one."""
+        with contextlib.suppress(Exception):
+            self._job = self._rendezvous.with_own_connection(timeout=STORE_TIMEOUT_S)
 
     def beat(self) -> None:
         """Publish what this rank does, and read what the others do."""

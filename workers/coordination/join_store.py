@@ -18,42 +18,43 @@ from datetime import timedelta
 import torch.distributed as dist
 
 from dni_async.errors import StageError, UserError
-from workers.coordination.interruptible import interruptible
+from workers.coordination.interruptible import OVERTIME_S, interruptible
 from workers.coordination.loopback import check_loopback
+from workers.coordination.store_connection import await_listener, is_listening
 
-_CONNECT_INTERVAL_S = 0.1
-"""Time between two attempts to reach the store."""
+_RESOLVE_INTERVAL_S = 0.1
 _RESOLVE_TIMEOUT_S = 5.0
 """How long a host name may be unknown, as names of hosts that have just started are."""
 _ANSWER_TIMEOUT_S = 15.0
 """For what listens to answer as a store; until then torch tries again."""
-_OVERTIME_S = 5.0
-"""How much longer than its deadline torch may take."""
 
 
 def join_store(timeout: float) -> tuple[dist.Store, int, int]:
     """The store, this process's rank and the number of ranks.
 
     Raises:
-        UserError: a variable is missing, the address cannot be reached, the port is in use, or what listens
-            there is no store.
+        UserError: a variable is missing or no number, the address cannot be reached, the port is in use, or
+            what listens there is no store.
         StageError: the others did not come within `timeout` seconds.
     """
     env = os.environ
     if missing := [name for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in env]:
         raise UserError(f"RANK is set and {missing[0]} is not; start the ranks by torchrun, or unset RANK")
-    host, port = env["MASTER_ADDR"], _port(env["MASTER_PORT"])
+    rank, world = whole_number("RANK"), whole_number("WORLD_SIZE", 1)
+    if rank >= world:
+        raise UserError(f"RANK is {rank} and WORLD_SIZE is {world}; ranks count from 0")
+    host, port = env["MASTER_ADDR"], whole_number("MASTER_PORT", 1, 65535)
     if ipaddress.ip_address(_resolve(host, port, timeout)).is_loopback:
         check_loopback()
-    failed = f"rank {env['RANK']} could not meet the others at {host}:{port}"
-    serves = env.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and env["RANK"] == "0"
+    failed = f"rank {rank} could not meet the others at {host}:{port}"
+    serves = env.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and rank == 0
     try:
         if not serves:
-            _await_listener(host, port, timeout)
+            await_listener(host, port, timeout)
         limit = timeout if serves else min(timeout, _ANSWER_TIMEOUT_S)
         meeting = dist.rendezvous("env://", timeout=timedelta(seconds=limit))
         with _silent():
-            return interruptible(lambda: next(meeting), limit + _OVERTIME_S)
+            return interruptible(lambda: next(meeting), limit + OVERTIME_S, failed)
     except (dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
         cause = str(error).splitlines()[0]
         if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
@@ -68,10 +69,13 @@ def join_store(timeout: float) -> tuple[dist.Store, int, int]:
         raise StageError(f"{failed} in {timeout:g} s ({error.strerror or error})") from error
 
 
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 0 < int(text) < 1 << 16):
-        raise UserError(f"MASTER_PORT is {text}; it must be 1 to 65535")
-    return int(text)
+def whole_number(variable: str, least: int = 0, most: int | None = None, default: int = 0) -> int:
+    """The number in an environment variable. Raises UserError if it is none, or out of range."""
+    text = os.environ.get(variable, str(default))
+    if text.isascii() and text.isdecimal() and least <= int(text) <= (int(text) if most is None else most):
+        return int(text)
+    allowed = f"a whole number from {least}" if most is None else f"{least} to {most}"
+    raise UserError(f"{variable} is {text}; it must be {allowed}")
 
 
 def _resolve(host: str, port: int, timeout: float) -> str:
@@ -86,39 +90,7 @@ def _resolve(host: str, port: int, timeout: float) -> str:
                 raise UserError(
                     f"MASTER_ADDR is {host}, which is no known host ({cause}); correct it"
                 ) from None
-        time.sleep(_CONNECT_INTERVAL_S)
-
-
-def _await_listener(host: str, port: int, timeout: float) -> None:
-    """Return when something listens at `host`:`port`; raises OSError at the deadline.
-
-    torch's own attempts print dozens of lines, and may last for minutes.
-    """
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            socket.create_connection((host, port), timeout=1.0).close()
-            return
-        except OSError:
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(_CONNECT_INTERVAL_S)
-
-
-def is_listening(timeout: float) -> bool:
-    """Whether something listens where this job's store is, which may be out of reach for `timeout` s."""
-    env, deadline = os.environ, time.monotonic() + timeout
-    while "MASTER_PORT" in env:
-        try:
-            _await_listener(env["MASTER_ADDR"], int(env["MASTER_PORT"]), 0.0)
-            return True
-        except ConnectionRefusedError:
-            return False
-        except OSError:
-            if time.monotonic() > deadline:
-                return False
-        time.sleep(_CONNECT_INTERVAL_S)
-    return False
+        time.sleep(_RESOLVE_INTERVAL_S)
 
 
 @contextmanager

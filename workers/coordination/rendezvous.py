@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,15 +19,14 @@ import torch.distributed as dist
 
 from dni_async.errors import Late, StageError
 from workers.coordination.interfaces import check_interfaces
-from workers.coordination.join_store import is_listening, join_store
+from workers.coordination.join_store import join_store, whole_number
 from workers.coordination.secret_check import check_secrets
 from workers.coordination.signing import ForgedValue, secret_from_env, sign, verify
+from workers.coordination.store_connection import ask, poll
 from workers.failure.signals import LAUNCHER
 
 T = TypeVar("T")
 
-POLL_INTERVAL_S = 0.02
-"""Time between two looks into the store."""
 _GONE_TIMEOUT_S = 1.0
 
 
@@ -60,8 +60,8 @@ class Rendezvous:
             return cls(0, 1, 0, 1, dist.HashStore())
         store, rank, world = join_store(timeout)
         store.set_timeout(timedelta(seconds=timeout))
-        restart, secret = int(env.get("TORCHELASTIC_RESTART_COUNT", 0)), secret_from_env()
-        local = int(env.get("LOCAL_RANK", rank)), int(env.get("LOCAL_WORLD_SIZE", world))
+        restart, secret = whole_number("TORCHELASTIC_RESTART_COUNT"), secret_from_env()
+        local = whole_number("LOCAL_RANK", default=rank), whole_number("LOCAL_WORLD_SIZE", 1, default=world)
         job = dist.PrefixStore(f"dni_async/{restart}", store)
         if LAUNCHER not in env:  # the local launcher hands out one secret
             check_secrets(job, rank, world, secret, timeout)
@@ -72,7 +72,7 @@ class Rendezvous:
             job,
             dist.PrefixStore("dni_async/persistent", store),  # torchrun's store outlives the ranks
             restart,
-            int(env.get("TORCHELASTIC_MAX_RESTARTS", 0)),
+            whole_number("TORCHELASTIC_MAX_RESTARTS"),
             secret,
         )
 
@@ -85,13 +85,7 @@ class Rendezvous:
 
     def publish(self, key: str, value: Any) -> None:
         """Publish a value for all ranks."""
-        signed = self._sign(key, value)
-
-        def set_and_check(store: dist.Store) -> bool:
-            store.set(key, signed)
-            return bool(store.check([key]))  # a connection that breaks loses what nobody answers
-
-        self._ask(set_and_check)
+        self._ask(partial(_set_and_check, key=key, value=self._sign(key, value)))
 
     def publish_first(self, key: str, value: Any) -> bool:
         """Publish a value unless there is one under this key already; returns whether this was the first."""
@@ -110,7 +104,7 @@ class Rendezvous:
 
     def peek(self, key: str) -> Any:
         """The value published under `key`; None if there is none."""
-        data = self._ask(lambda store: store.get(key) if store.check([key]) else None)
+        data = self._ask(partial(_get, key=key))
         return None if data is None else self._verify(key, data)
 
     def peek_all(self, keys: Sequence[str]) -> dict[str, Any]:
@@ -140,10 +134,8 @@ class Rendezvous:
 
     def _read(self, key: str, deadline: float, timeout: float) -> Any:
         try:
-            while not self._ask(lambda store: store.check([key])):
-                if time.monotonic() > deadline:
-                    raise Late(f"rank {self.rank} waited {timeout:g} s for '{key}' from another rank")
-                time.sleep(POLL_INTERVAL_S)
+            if not poll(lambda: self._ask(lambda store: store.check([key])), deadline - time.monotonic()):
+                raise Late(f"rank {self.rank} waited {timeout:g} s for '{key}' from another rank")
             data = self._ask(lambda store: store.get(key))
         except dist.DistError as error:
             raise StageError(f"rank {self.rank} has lost the rendezvous store ({error})") from error
@@ -161,14 +153,16 @@ class Rendezvous:
     def publish_for_restart(self, key: str, value: Any) -> None:
         """Publish a value for the ranks of a restarted job."""
         if self.persistent_store is not None:
-            self.persistent_store.set(key, sign(self.secret, key, [self.restart, value]))
+            question = partial(_set_and_check, key=key, value=sign(self.secret, key, [self.restart, value]))
+            _, self.persistent_store = ask(self.persistent_store, question)
 
     def read_before_restart(self, key: str) -> Any:
         """The value that a rank published for this restart; None if there is none."""
-        if self.persistent_store is None or not self.persistent_store.check([key]):
+        if self.persistent_store is None:
             return None
+        data, self.persistent_store = ask(self.persistent_store, partial(_get, key=key))
         try:
-            restart, value = verify(self.secret, key, self.persistent_store.get(key))
+            restart, value = (self.restart, None) if data is None else verify(self.secret, key, data)
         except ForgedValue:
             return None
         return value if restart < self.restart else None
@@ -191,7 +185,7 @@ class Rendezvous:
 
     def gone_ranks(self) -> list[int]:
         """Ranks of this host whose process has ended. Never raises, since it is called during failures."""
-        gone = []
+        gone, timeout = [], self.store.timeout  # type: ignore[attr-defined]  # not in torch's stubs
         try:
             self.store.set_timeout(timedelta(seconds=_GONE_TIMEOUT_S))
             for rank in range(self.world):
@@ -200,22 +194,14 @@ class Rendezvous:
                     gone.append(rank)
         except Exception:
             pass
+        finally:
+            self.store.set_timeout(timeout)
         return gone
 
     def _ask(self, question: Callable[[dist.Store], T]) -> T:
-        """What the store answers, over a new connection if the one before is broken.
-
-        Raises dist.DistNetworkError when nobody listens there any more.
-        """
-        try:
-            return question(self.store)
-        except dist.DistNetworkError:
-            timeout = self.store.timeout  # type: ignore[attr-defined]  # public, but not in torch's stubs
-            if not is_listening(timeout.total_seconds()):
-                raise
-            self.store = self.store.clone()  # type: ignore[attr-defined]
-            self.store.set_timeout(timeout)
-            return question(self.store)
+        """What the store answers; raises as `ask`."""
+        answer, self.store = ask(self.store, question)
+        return answer
 
     def _scoped(self, key: str) -> str:
         """The key with the restart, so that no value of an earlier start is accepted."""
@@ -230,6 +216,16 @@ class Rendezvous:
             return verify(self.secret, self._scoped(key), data)
         except ForgedValue:
             return None
+
+
+def _set_and_check(store: dist.Store, key: str, value: str) -> bool:
+    """Set a value, and wait for an answer: a connection that breaks loses what nobody answers."""
+    store.set(key, value)
+    return bool(store.check([key]))
+
+
+def _get(store: dist.Store, key: str) -> bytes | None:
+    return store.get(key) if store.check([key]) else None
 
 
 def _is_running(pid: int) -> bool:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import torch.distributed as dist
 
 from dni_async.errors import StageError, UserError
 from workers.coordination.signing import JOB_SECRET, sign
+from workers.coordination.store_connection import poll
 
-_POLL_INTERVAL_S = 0.02
 _LEAVE_TIMEOUT_S = 3.0
 """For the other ranks to compare, too, before rank 0 ends because of a wrong secret."""
 
@@ -32,25 +33,23 @@ def check_secrets(store: dist.Store, rank: int, world: int, secret: bytes, timeo
     if not secret:
         return
     others = [other for other in range(world) if other != rank]
-    if (late := _wait(store, [f"secret/{other}" for other in others], timeout)) is not None:
+    if (late := _first_late(store, [f"secret/{other}" for other in others], timeout)) is not None:
         raise StageError(f"rank {rank} waited {timeout:g} s for rank {others[late]}")
     wrong = [other for other in others if store.get(f"secret/{other}") != mine.encode()]
     store.set(f"compared/{rank}", "")
     if wrong:
         if rank == 0:  # the store may end with this rank
-            _wait(store, [f"compared/{other}" for other in others], _LEAVE_TIMEOUT_S)
+            _first_late(store, [f"compared/{other}" for other in others], _LEAVE_TIMEOUT_S)
         raise UserError(
             f"rank {rank} has another secret than rank {wrong[0]}; set {JOB_SECRET} to the same text on all "
             "hosts"
         )
 
 
-def _wait(store: dist.Store, keys: Sequence[str], timeout: float) -> int | None:
-    """Wait for the keys in turn; returns the index of the first that did not come, or None."""
-    end = time.monotonic() + timeout
+def _first_late(store: dist.Store, keys: Sequence[str], timeout: float) -> int | None:
+    """Wait for the keys; returns the index of the first that did not come, or None."""
+    deadline = time.monotonic() + timeout
     for index, key in enumerate(keys):
-        while not store.check([key]):
-            if time.monotonic() > end:
-                return index
-            time.sleep(_POLL_INTERVAL_S)
+        if not poll(partial(store.check, [key]), deadline - time.monotonic()):
+            return index
     return None

@@ -135,7 +135,7 @@ class RankRunner:
         return status
 
     def _fail(self, error: BaseException) -> int:
-        log = log_failure(error, self.folder, int(os.environ.get("RANK", 0)))
+        log = log_failure(error, self.folder, os.environ.get("RANK", "0"))
         self._publish_final(error)
         if (status := self._on_crash(error)) is not None:
             return status
@@ -190,7 +190,7 @@ def run_command(work: Callable[[RankRunner], None]) -> None:
     exit_process(RankRunner().run(work))
 
 
-def log_failure(error: BaseException, folder: Path | None, rank: int) -> Path | None:
+def log_failure(error: BaseException, folder: Path | None, rank: str) -> Path | None:
     """Append the traceback to `folder`/rank-N.log, which may hold that of an earlier start; without a folder,
     write that of an unexpected error to a temporary file. Return the path, or None."""
     if isinstance(error, Stopped | AlreadyReported | StdoutClosed):

@@ -31,7 +31,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from dni_async.messages import Message
-from workers.coordination.interruptible import interruptible
+from workers.coordination.interruptible import OVERTIME_S, interruptible
 from workers.transport.base import PeerGone, TransportError, check_capacity
 from workers.transport.links import Link, LinkRequest, Transport
 from workers.transport.queues import Credits, Inbox, QueueReceiver, QueueSender
@@ -71,7 +71,9 @@ def start_rpc(rank: int, world_size: int, timeout: float, url: str = "env://", a
         interruptible(
             lambda: rpc.init_rpc(
                 worker_name(rank), rank=rank, world_size=world_size, rpc_backend_options=options
-            )
+            ),
+            timeout + OVERTIME_S,
+            f"rank {rank} could not join the rpc",
         )
 
 

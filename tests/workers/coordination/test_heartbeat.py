@@ -95,16 +95,24 @@ def test_a_thread_beats_until_the_store_is_gone() -> None:
 
 
 MOST = heartbeat._MOST_FAILURES
-SLOW, GONE = dist.DistStoreError("timeout"), dist.DistNetworkError("broken pipe")
+SLOW, LOST = dist.DistStoreError("timeout"), dist.DistNetworkError("broken pipe")
 
 
 @pytest.mark.parametrize(
-    ("failures", "error", "ends"), [(MOST - 1, SLOW, False), (MOST, SLOW, True), (1, GONE, True)]
+    ("failures", "error", "gone", "ends"),
+    [
+        (MOST - 1, SLOW, False, False),
+        (MOST, SLOW, False, True),
+        (1, LOST, True, True),
+        (MOST + 1, LOST, None, False),  # its host is out of reach
+        (MOST + 1, LOST, False, False),
+    ],
 )
-def test_the_thread_survives_a_slow_store_and_ends_with_one_that_is_gone(
-    failures: int, error: Exception, ends: bool, monkeypatch: pytest.MonkeyPatch
+def test_the_thread_survives_a_slow_store_and_a_cut_link_and_ends_with_a_store_that_is_gone(
+    failures: int, error: Exception, gone: bool | None, ends: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heartbeat, "BEAT_INTERVAL_S", 0.01)
+    monkeypatch.setattr(heartbeat, "BEAT_INTERVAL_S", 0.001)
+    monkeypatch.setattr(heartbeat, "is_gone", lambda: gone)
     heart = Heartbeat(Rendezvous(0, 2, 0, 2, dist.HashStore()), lambda: "busy")
     begun, enough = [0], threading.Event()
 

@@ -12,12 +12,13 @@ from types import FrameType
 import pytest
 import torch.distributed as dist
 
+from dni_async.errors import Late
 from tests.support.channels import TEST_TIMEOUT_S
 from workers.coordination.interruptible import interruptible
 
 
 def test_the_result_of_the_call_is_returned() -> None:
-    assert interruptible(lambda: threading.current_thread() is not threading.main_thread(), 5.0)
+    assert interruptible(lambda: threading.current_thread() is not threading.main_thread(), 5.0, "it failed")
 
 
 def test_the_error_of_the_call_is_raised() -> None:
@@ -25,13 +26,13 @@ def test_the_error_of_the_call_is_raised() -> None:
         raise KeyError("a")
 
     with pytest.raises(KeyError, match="a"):
-        interruptible(fail)
+        interruptible(fail, 5.0, "it failed")
 
 
 def test_a_call_that_does_not_return_is_abandoned_at_the_deadline() -> None:
     ended = threading.Event()
-    with pytest.raises(TimeoutError, match="no answer"):
-        interruptible(ended.wait, 0.05)
+    with pytest.raises(Late, match=r"^rank 1 could not meet the others in 0\.05 s \(no answer\)$"):
+        interruptible(ended.wait, 0.05, "rank 1 could not meet the others")
     ended.set()
 
 
@@ -50,7 +51,9 @@ def test_a_signal_is_handled_while_the_call_waits_in_c() -> None:
     try:
         asks.start()
         with pytest.raises(Heard):
-            interruptible(lambda: store.wait(["never"], timedelta(seconds=TEST_TIMEOUT_S)))
+            interruptible(
+                lambda: store.wait(["never"], timedelta(seconds=TEST_TIMEOUT_S)), TEST_TIMEOUT_S, "it failed"
+            )
         assert time.monotonic() - begin < TEST_TIMEOUT_S / 2
     finally:
         asks.join()

@@ -64,6 +64,23 @@ class TestBadInput:
         with pytest.raises(UserError, match=f"^MASTER_PORT is {port}; it must be 1 to 65535$"):
             join_store(1.0)
 
+    @pytest.mark.parametrize(
+        ("variable", "text", "allowed"),
+        [("RANK", "", "0"), ("RANK", "-1", "0"), ("RANK", "one", "0"), ("WORLD_SIZE", "0", "1")],
+    )
+    def test_a_place_that_is_no_number(
+        self, environment: pytest.MonkeyPatch, variable: str, text: str, allowed: str
+    ) -> None:
+        environment.setenv(variable, text)
+        line = f"^{variable} is {text}; it must be a whole number from {allowed}$"
+        with pytest.raises(UserError, match=line):
+            join_store(1.0)
+
+    def test_a_rank_that_the_job_does_not_have(self, environment: pytest.MonkeyPatch) -> None:
+        environment.setenv("RANK", "2")
+        with pytest.raises(UserError, match=r"^RANK is 2 and WORLD_SIZE is 2; ranks count from 0$"):
+            join_store(1.0)
+
     @pytest.mark.parametrize("rank", ["0", "1"])
     def test_a_host_that_does_not_resolve(
         self, environment: pytest.MonkeyPatch, rank: str, capfd: pytest.CaptureFixture[str]
@@ -101,10 +118,10 @@ class TestAtTheDeadline:
 
     def test_a_listener_that_never_answers_is_given_up(self, environment: pytest.MonkeyPatch) -> None:
         environment.setenv("RANK", "1")
-        environment.setattr(module, "_OVERTIME_S", 0.2)
+        environment.setattr(module, "OVERTIME_S", 0.2)
         with foreign(lambda connection: None) as server:
             environment.setenv("MASTER_PORT", str(server.port))
-            with pytest.raises(StageError, match=r"^rank 1 could not meet .+ in 0\.3 s \(no answer\)$"):
+            with pytest.raises(StageError, match=r"^rank 1 could not meet .+ in 0\.5 s \(no answer\)$"):
                 join_store(0.3)
         until(  # what it prints is not for the next test
             lambda: all(thread.name != "interruptible call" for thread in threading.enumerate()),

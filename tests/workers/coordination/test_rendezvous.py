@@ -10,6 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
+from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import FrameType, SimpleNamespace
@@ -106,7 +108,8 @@ class TestTheStore:
                 second.publish("word/1", "late")
 
         clock = SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
-        monkeypatch.setattr("workers.coordination.rendezvous.time", clock)
+        for module in ("rendezvous", "store_connection"):
+            monkeypatch.setattr(f"workers.coordination.{module}.time", clock)
         with pytest.raises(Late, match=r"^rank 0 waited 5 s for 'word/2' from another rank$"):
             first.all_gather("word", "mine", 5.0)
         assert 5.0 <= now[0] < 5.1
@@ -276,7 +279,8 @@ class TestABrokenConnection:
 
     def rank(self, forwarder: Forwarder) -> Rendezvous:
         client = dist.TCPStore("127.0.0.1", forwarder.port, is_master=False, wait_for_workers=False)
-        return Rendezvous(0, 2, 0, 2, dist.PrefixStore("job", client))
+        job, lasting = (dist.PrefixStore(name, client) for name in ("job", "lasting"))
+        return Rendezvous(0, 2, 0, 2, job, lasting)
 
     def test_is_made_again_by_whatever_is_asked(self, forwarder: Forwarder) -> None:
         me = self.rank(forwarder)
@@ -294,6 +298,14 @@ class TestABrokenConnection:
             forwarder.cut()
             answers.append(ask())
         assert answers == [5, 5, {"plan": 5}, None, False, 6]
+
+    def test_is_made_again_for_what_a_restarted_job_reads(self, forwarder: Forwarder) -> None:
+        me = self.rank(forwarder)
+        for value in (5, 6):
+            forwarder.cut()
+            me.publish_for_restart("begun", value)
+        forwarder.cut()
+        assert replace(me, restart=1).read_before_restart("begun") == 6
 
     def test_to_a_store_that_is_gone_is_an_error_at_once(self, forwarder: Forwarder) -> None:
         me = self.rank(forwarder)
@@ -328,6 +340,14 @@ class TestWhoIsGone:
         first, second = ranks(2)
         second.publish("process/1", ["another host", 2**22 + 1])
         assert first.gone_ranks() == []
+
+    def test_the_store_waits_as_long_as_before_when_it_was_asked_who_is_gone(self) -> None:
+        store = dist.HashStore()
+        store.set_timeout(timedelta(seconds=7))
+        first = Rendezvous(0, 2, 0, 2, store)
+        first.publish_process()
+        assert first.gone_ranks() == []
+        assert first.store.timeout == timedelta(seconds=7)  # type: ignore[attr-defined]
 
     def test_a_broken_store_is_no_new_failure(self) -> None:
         alone = Rendezvous(0, 2, 0, 2, dist.HashStore())
