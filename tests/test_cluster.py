@@ -70,10 +70,47 @@ def test_the_page_shows_a_command_for_each_host() -> None:
     assert SETTINGS.count("export ") == 2
 
 
+SLURM_SCRIPT = ROOT / "examples" / "slurm" / "train.sbatch"
+
+
+@pytest.mark.parametrize(
+    ("before", "run", "status", "queued"),
+    [
+        ("", 'echo "{\\"interrupted\\": 1}" > "$OUT/summary.json"; exit 143', 143, True),
+        ('{"interrupted": 1}', 'echo "{\\"interrupted\\": 1}" > "$OUT/summary.json"; exit 143', 143, True),
+        ('{"interrupted": 1}', 'echo "{}" > "$OUT/summary.json"', 0, False),
+        ('{"interrupted": 1}', "exit 2", 2, False),  # refused, as --resume with other settings is
+        ("", "exit 1", 1, False),
+    ],
+    ids=["signalled", "signalled again", "done", "refused", "failed"],
+)
+def test_a_slurm_job_is_queued_again_only_if_this_start_of_it_was_signalled(
+    tmp_path: Path, before: str, run: str, status: int, queued: bool
+) -> None:
+    out, programs = tmp_path / "run", tmp_path / "programs"
+    out.mkdir()
+    programs.mkdir()
+    if before:
+        (out / "summary.json").write_text(before)
+        os.utime(out / "summary.json", (0, 0))
+    for name, text in ("srun", f"sleep 0.05; {run}"), ("scontrol", f'echo "$@" >> {tmp_path}/scontrol'):
+        (programs / name).write_text(f"#!/bin/bash\n{text}\n")
+        (programs / name).chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "OUT": str(out),
+        "SLURM_JOB_NAME": "job",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NODELIST": "node",
+    }
+    done = subprocess.run(["bash", str(SLURM_SCRIPT)], env=environment, timeout=30, stdout=subprocess.DEVNULL)
+    assert done.returncode == status
+    assert ("requeue 7" in (tmp_path / "scontrol").read_text()) is queued
+
+
 def test_the_slurm_script_is_valid_bash_and_resumes() -> None:
-    path = ROOT / "examples" / "slurm" / "train.sbatch"
-    assert subprocess.run(["bash", "-n", str(path)], timeout=30).returncode == 0
-    text = path.read_text()
+    assert subprocess.run(["bash", "-n", str(SLURM_SCRIPT)], timeout=30).returncode == 0
+    text = SLURM_SCRIPT.read_text()
     for words in (
         "#SBATCH --requeue",
         "#SBATCH --signal=TERM@",

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from dni_async.errors import StageError
 from launch.report.bench_document import RECORD, about, shown
@@ -41,7 +42,7 @@ def measure(section: Section, folder: Path, resume: bool = False) -> None:
             shutil.rmtree(out, ignore_errors=True)
         out.parent.mkdir(parents=True, exist_ok=True)
         try:
-            done.append(run(command, out, longest))
+            done.append(run(command, out, longest) | {"about": about()})
         finally:
             with contextlib.suppress(OSError):
                 out.parent.rmdir()  # if nothing has been left there to go on with
@@ -53,14 +54,18 @@ def measure(section: Section, folder: Path, resume: bool = False) -> None:
         for file, kept in kept_files(section, folder, number):
             if (out / file).exists():
                 shutil.copyfile(out / file, kept)
-        write_json(folder / RECORD, about() | {"done": done})
+        write_json(folder / RECORD, {"done": done})
         shutil.rmtree(out.parent, ignore_errors=True)
 
 
-def done_before(section: Section, folder: Path) -> list[dict[str, str]]:
+def done_before(section: Section, folder: Path) -> list[dict[str, Any]]:
     """Return what an earlier measurement has done of the section's commands, up to the first that differs."""
     path = folder / RECORD
-    earlier = json.loads(path.read_text())["done"] if path.exists() else []
+    record = json.loads(path.read_text()) if path.exists() else {"done": []}
+    same_for_all = {
+        key: value for key, value in record.items() if key != "done"
+    }  # of earlier versions' records
+    earlier = [{"about": same_for_all} | result for result in record["done"]]
     pairs = zip(earlier, section.commands, strict=False)
     return [result for result, _ in itertools.takewhile(lambda p: p[0]["command"] == shown(p[1]), pairs)]
 
@@ -72,9 +77,13 @@ def kept_files(section: Section, folder: Path, number: int) -> Iterator[tuple[Pa
         yield file, folder / f"{file.stem}{suffix}{file.suffix}"
 
 
-def run(command: str, out: Path, longest: float = LONGEST) -> dict[str, str]:
-    """One command to its end, and the tables that it wrote. Raises StageError when it fails, and StdoutClosed
-    when that was all."""
+def run(command: str, out: Path, longest: float = LONGEST) -> dict[str, Any]:
+    """Run a command to its end, and return it with the tables that it wrote.
+
+    Raises:
+        StageError: it failed, or took longer than `longest` seconds.
+        StdoutClosed: it ended because nobody reads the output any more.
+    """
     module, *arguments = shlex.split(command)
     print(f"    {shown(command)}", flush=True)
     arguments = [sys.executable, "-m", f"launch.{module}", *arguments, "--out", str(out)]

@@ -35,6 +35,8 @@ _HOSTS = "DNI_ASYNC_FAR_HOSTS"
 _MTU = 9000
 _MOST_HOSTS = 250
 _IDLE_S = 0.1
+_COMMAND_TIMEOUT_S = 10.0
+"""Seconds that a command of iproute2 may take."""
 _BATCH = 64
 """Packets that are taken from one host before the others have their turn."""
 
@@ -47,7 +49,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """What lies between any two hosts."""
+    """A slow link between any two hosts, such as a wide-area network."""
 
     latency_s: float
     """Seconds one way; a round trip takes twice that."""
@@ -56,7 +58,7 @@ class Wire:
 
     @classmethod
     def parse(cls, text: str) -> Wire:
-        """The wire that `LATENCY_MS,MBIT` means, such as 25,1000. Raises UserError."""
+        """Return the wire that `LATENCY_MS,MBIT` means, such as 25,1000. Raises UserError."""
         try:
             latency_ms, mbit = (float(part) for part in text.split(","))
         except ValueError:
@@ -85,19 +87,19 @@ NO_WIRE = Wire(0.0, math.inf)
 
 @dataclass(frozen=True, slots=True)
 class FarHosts:
-    """Hosts while they exist."""
+    """The emulated hosts of a job, which exist until the `far_hosts` block ends."""
 
     namespaces: list[str]
     """A path for each, which `enter` takes, in this process and in those of our user that it starts."""
 
     def environment(self) -> dict[str, str]:
-        """What ranks need to find their hosts, and gloo and rpc to find the wire."""
+        """Return the environment variables by which ranks find their hosts, and gloo and rpc the wire."""
         names = {f"{backend}_SOCKET_IFNAME": INTERFACE for backend in ("GLOO", "TP")}
         return names | {_HOSTS: ",".join(self.namespaces)}
 
     @contextmanager
     def visit(self, host: int) -> Iterator[None]:
-        """Have the calling thread on a host until the end of the block."""
+        """Move the calling thread to a host until the end of the block."""
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
             enter(self.namespaces[host])
@@ -145,13 +147,13 @@ def enter(namespace: str) -> None:
 
 
 def in_thread(function: Callable[[], T]) -> T:
-    """What a function returns or raises in a thread of its own, as namespaces belong to threads."""
+    """Return or raise what a function does in a thread of its own, as namespaces belong to threads."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(function).result()
 
 
 def _make_host(host: int) -> tuple[int, int]:
-    """Descriptors of a new namespace and of its end of the wire; called in a thread that moves there."""
+    """Return the descriptors of a new namespace and of its TUN device; the calling thread moves there."""
     with ExitStack() as stack:
         try:
             _check(_LIBC.unshare(_CLONE_NEWNET))
@@ -165,8 +167,10 @@ def _make_host(host: int) -> tuple[int, int]:
                 f"addr add {address(host)}/24 dev {INTERFACE}",
                 f"link set {INTERFACE} mtu {_MTU} txqueuelen 10000 up",
             ):
-                subprocess.run(["ip", *command.split()], check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError) as error:
+                subprocess.run(
+                    ["ip", *command.split()], check=True, capture_output=True, timeout=_COMMAND_TIMEOUT_S
+                )
+        except (OSError, subprocess.SubprocessError) as error:
             cause = error.strerror if isinstance(error, OSError) else error
             needs = "root, iproute2 and /dev/net/tun are needed"
             raise UserError(f"no network of far hosts can be made here ({cause}); {needs}") from None
@@ -175,7 +179,7 @@ def _make_host(host: int) -> tuple[int, int]:
 
 
 class _Switch:
-    """Moves packets between the hosts, each in its time."""
+    """Moves packets between the hosts, each after the latency and no faster than the rate."""
 
     def __init__(self, tuns: list[int], wire: Wire) -> None:
         self._tuns = tuns
@@ -201,7 +205,7 @@ class _Switch:
             sent = max(time.monotonic(), self._free_at[tun]) + len(packet) / self._wire.bytes_per_s
             self._free_at[tun] = sent
             receiver = packet[19] - 1  # last byte of the destination's IPv4 address
-            if packet[0] >> 4 == 4 and receiver < len(self._tuns):
+            if packet[0] >> 4 == 4 and 0 <= receiver < len(self._tuns):
                 arrives = sent + self._wire.latency_s
                 self._on_the_wire[tun].append((arrives, self._tuns[receiver], packet))
 

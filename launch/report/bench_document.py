@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,23 @@ RECORD = "measured.json"
 
 
 def duration(minutes: int) -> str:
-    """`about 12 min`, or `about 7 days`."""
+    """Return `about 12 min`, or `about 7 days`."""
     days = round(minutes / (24 * 60))
     return f"about {days} days" if days else f"about {minutes} min"
 
 
 def shown(command: str) -> str:
-    """The command as a user types it."""
+    """Return the command as a user types it."""
     return f"python -m launch.{command}"
 
 
 def about() -> dict[str, Any]:
-    """When and on what."""
+    """Return date, hardware and versions of a measurement that is made now."""
     return {"date": datetime.date.today().isoformat(), "hardware": hardware(), "versions": versions()}
 
 
 def write_document(docs: Path) -> None:
-    """BENCHMARKS.md from what was measured, now or earlier."""
+    """Write BENCHMARKS.md from what was measured, now or earlier."""
     parts = [HEAD]
     for section in SECTIONS:
         record = docs / "benchmarks" / section.name / RECORD
@@ -44,23 +44,35 @@ def write_document(docs: Path) -> None:
 
 
 def chapter(section: Section, record: dict[str, Any] | None) -> str:
-    """One section in Markdown."""
+    """Return a section in Markdown: what it measures, then each command with its table, below a line that
+    says when and on what it was measured where that changes.
+
+    Args:
+        record: the content of the section's measured.json; None if nothing was measured yet.
+    """
     lines = [f"## {section.title}", "", section.text, ""]
     if record is None:
         return "\n".join([*lines, *_not_measured(section, section.commands)])
-    machine = record["hardware"]
-    gpus = f", {' and '.join(machine['gpus'])}" if machine["gpus"] else ""
-    lines += [
-        f"{record['date']}, {machine['cores']} cores of {machine['cpu']}{gpus}, {machine['memory_gib']} GiB, "
-        f"{machine['system']}, Python {record['versions']['python']}, torch {record['versions']['torch']}",
-        "",
-    ]
+    above = ""
     for done in record["done"]:
+        if (line := _conditions(done.get("about", record))) != above:
+            above = line
+            lines += [line, ""]
         lines += [f"`{done['command']}`", "", done["table"].strip(), ""]
     lines += _not_measured(section, section.commands[len(record["done"]) :])
     for picture in section.pictures:
         lines += [f"![{section.title}](benchmarks/{section.name}/{Path(picture).name})", ""]
     return "\n".join(lines)
+
+
+def _conditions(about: Mapping[str, Any]) -> str:
+    """Return the line that says when and on what commands were measured."""
+    machine, versions = about["hardware"], about["versions"]
+    gpus = f", {' and '.join(machine['gpus'])}" if machine["gpus"] else ""
+    return (
+        f"{about['date']}, {machine['cores']} cores of {machine['cpu']}{gpus}, {machine['memory_gib']} GiB, "
+        f"{machine['system']}, Python {versions['python']}, torch {versions['torch']}"
+    )
 
 
 def _not_measured(section: Section, commands: Sequence[str]) -> list[str]:

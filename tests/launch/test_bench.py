@@ -182,6 +182,7 @@ def test_a_measurement_that_was_interrupted_goes_on_with_what_its_last_command_l
         return {"command": shown(command), "table": f"of {command}"}
 
     monkeypatch.setattr(bench_commands, "run", run)
+    monkeypatch.setattr(bench_commands, "about", lambda: about() | {"date": f"day {len(ran)}"})
     with pytest.raises(StageError):
         measure(TINY, tmp_path / "tiny")
     measure(TINY, tmp_path / "tiny", resume=True)
@@ -189,7 +190,29 @@ def test_a_measurement_that_was_interrupted_goes_on_with_what_its_last_command_l
     assert ran == [(first, False), (second, False), (second, True)]
     record = json.loads((tmp_path / "tiny" / "measured.json").read_text())
     assert [done["table"] for done in record["done"]] == [f"of {first}", f"of {second}"]
+    text = chapter(TINY, record)
+    places = [text.index(words) for words in ("day 1, ", f"of {first}", "day 3, ", f"of {second}")]
+    assert places == sorted(places)
     assert not (tmp_path / "tiny" / "unfinished").exists()
+
+
+def test_a_command_that_an_earlier_version_measured_keeps_its_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That version kept one date for all commands."""
+    first, _ = map(shown, TINY.commands)
+    (tmp_path / "tiny").mkdir()
+    old = about() | {"date": "long ago", "done": [{"command": first, "table": "of old"}]}
+    (tmp_path / "tiny" / "measured.json").write_text(json.dumps(old))
+    monkeypatch.setattr(
+        bench_commands, "run", lambda command, out, longest: {"command": shown(command), "table": ""}
+    )
+    measure(TINY, tmp_path / "tiny", resume=True)
+    dates = [
+        done["about"]["date"]
+        for done in json.loads((tmp_path / "tiny" / "measured.json").read_text())["done"]
+    ]
+    assert dates == ["long ago", about()["date"]]
 
 
 def test_an_unknown_section_is_bad_input() -> None:

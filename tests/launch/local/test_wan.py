@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from dni_async.errors import UserError
-from launch.local.wan import FarHosts, Wire, address, enter, far_hosts, in_thread
+from launch.local.wan import FarHosts, Wire, _Switch, address, enter, far_hosts, in_thread
 
 LATENCY_S = 0.03
 BYTES_PER_S = 5e6
@@ -118,3 +120,36 @@ def test_without_the_rights_it_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
 def test_hosts_have_a_bound() -> None:
     with pytest.raises(UserError, match="300 hosts are too many"), far_hosts(300, Wire(0.0, 1e9)):
         raise AssertionError("they were made")
+
+
+def test_a_tool_that_hangs_is_one_line(monkeypatch: pytest.MonkeyPatch, hosts: FarHosts) -> None:
+    def hang(command: list[str], **options: float) -> None:
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    with (
+        pytest.raises(UserError, match=r"timed out after 10\.0 seconds\); root"),
+        far_hosts(1, Wire(0.0, 1e9)),
+    ):
+        raise AssertionError("they were made")
+
+
+@pytest.mark.parametrize(("last_byte", "received"), [(1, 0), (2, 1), (0, None), (3, None), (255, None)])
+def test_a_packet_goes_to_the_host_of_its_address_or_nowhere(last_byte: int, received: int | None) -> None:
+    with ExitStack() as stack:
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM) for _ in range(2)]
+        for end in (end for pair in pairs for end in pair):
+            stack.enter_context(end).setblocking(False)
+        switch = _Switch([tun.fileno() for tun, _ in pairs], Wire(0.0, 1e9))
+        packet = bytes([4 << 4, *(18 * [0]), last_byte]) + b"..."
+        pairs[0][1].send(packet)
+        switch._take(pairs[0][0].fileno())
+        for queue in switch._on_the_wire.values():
+            while queue:
+                switch._deliver(queue)
+        for host, (_, outside) in enumerate(pairs):
+            if host == received:
+                assert outside.recv(100) == packet
+            else:
+                with pytest.raises(BlockingIOError):
+                    outside.recv(100)
