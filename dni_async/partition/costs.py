@@ -40,7 +40,7 @@ class LayerCost:
 
     @property
     def total(self) -> float:
-        """The sum."""
+        """Seconds of a training step: forward, backward and update."""
         return self.forward + self.backward + self.update
 
 
@@ -55,7 +55,7 @@ class InterfaceCost:
 
     @property
     def total(self) -> float:
-        """The sum."""
+        """Seconds of prediction and training together."""
         return self.predict + self.train
 
     def per_target(self, every: int) -> InterfaceCost:

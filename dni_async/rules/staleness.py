@@ -20,14 +20,14 @@ class Staleness:
         self._count += 1
 
     def stats(self) -> dict[str, Any]:
-        """Return mean and maximum; 0 before the first target."""
+        """Return `staleness_mean` and `staleness_max` in optimizer steps; 0 before the first target."""
         mean = self._sum / self._count if self._count else 0.0
         return {"staleness_mean": mean, "staleness_max": self._most}
 
     def state_dict(self) -> State:
-        """Return the counts, JSON-able."""
+        """Return the sum and the maximum of the steps and the number of targets, JSON-able."""
         return {"sum": self._sum, "most": self._most, "count": self._count}
 
     def load_state_dict(self, state: State) -> None:
-        """Take up the counts that `state_dict` returned."""
+        """Restore what `state_dict` returned."""
         self._sum, self._most, self._count = state["sum"], state["most"], state["count"]

@@ -82,11 +82,7 @@ def stream(
     position = position or StreamPosition()
     if position.checkpoint_step is None:
         position.checkpoint_step = position.step
-    begun = reported = clock()
-
-    def marker(kind: MarkerKind) -> Message:
-        return position.advance(Marker(kind, position.step, _epoch_of(position.step, data)))
-
+    reports = _ReportTimer(clock)
     for message in _messages(
         data, epochs, device, evaluations, checkpoint_every, position.step, position.sent_after
     ):
@@ -95,16 +91,39 @@ def stream(
         yield position.advance(message)
         if isinstance(message, Activation) and message.train:
             on_step(position.step)
-            now = clock()
-            if now - reported > min(1.0, 0.2 + (now - begun) / 50):  # a short run has a curve, too
-                reported = now
-                yield marker(MarkerKind.REPORT)
-    if checkpoint_every is not None and position.checkpoint_step < position.step:
-        yield marker(MarkerKind.CHECKPOINT)
+            if reports.are_due():
+                yield _marker(MarkerKind.REPORT, position.step, data)
+    has_checkpoint = checkpoint_every is None or position.checkpoint_step == position.step
+    yield from map(position.advance, _end(data, device, position.step, checkpoint=not has_checkpoint))
+
+
+class _ReportTimer:
+    """When a REPORT marker is due: every second, and more often at first, so that a short run has a curve."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._begun = self._last = clock()
+
+    def are_due(self) -> bool:
+        now = self._clock()
+        due = now - self._last > min(1.0, 0.2 + (now - self._begun) / 50)
+        if due:
+            self._last = now
+        return due
+
+
+def _end(data: Data, device: torch.device, step: int, *, checkpoint: bool) -> Iterator[Message]:
+    """Yield what follows when training has ended after so many steps."""
+    if checkpoint:
+        yield _marker(MarkerKind.CHECKPOINT, step, data)
     if data.validation is not None:
-        yield marker(MarkerKind.RESTORE)
-        yield from map(position.advance, _to_evaluate(data.testing(), device))
-    yield marker(MarkerKind.STOP)
+        yield _marker(MarkerKind.RESTORE, step, data)
+        yield from _to_evaluate(data.testing(), device)
+    yield _marker(MarkerKind.STOP, step, data)
+
+
+def _marker(kind: MarkerKind, step: int, data: Data) -> Marker:
+    return Marker(kind, step, _epoch_of(step, data))
 
 
 def _messages(
@@ -140,9 +159,9 @@ def _behind(
     if done in evaluated:
         yield from _to_evaluate(data.evaluation(skip), device, skip)
         skip = max(0, skip - data.evaluation_batches)
-        markers.append(Marker(MarkerKind.EPOCH if last else MarkerKind.EVALUATION, step, epoch))
+        markers.append(_marker(MarkerKind.EPOCH if last else MarkerKind.EVALUATION, step, data))
     if every is not None and (last or (every and step % every == 0)):
-        markers.append(Marker(MarkerKind.CHECKPOINT, step, epoch))
+        markers.append(_marker(MarkerKind.CHECKPOINT, step, data))
     yield from markers[skip:]
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from dni_async.errors import UserError
 from dni_async.networks.factory import label_size_of
 from dni_async.parameter_groups import check_patterns, numbered
+from dni_async.partition.costs import Costs
 from dni_async.partition.cut import check_cut, cut_with_weights, stage_bounds
 from dni_async.recurrent.stateful_rnn import set_sequence_length
 from launch.config.task import TaskConfig
@@ -149,29 +150,16 @@ def make_plan(
     shapes, dtypes, rows, output = run_through(layers, x, config.runtime.precision)
     check_scores(task, output, y)
     check_last_batch(layers, x, data)
-    cut = config.partition.cut_layers()
-    if cut is None:
-        if stages > 1:
-            check_rows(rows, len(x), None)
-        costs = (
-            measure_stage_costs(
-                config, task, layers, (x.to(device), y.to(device)), shapes, label_size, stages
-            )
-            if stages > 1
-            else None
-        )
-        has_weights = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
-        cut = cut_with_weights(costs, has_weights, stages) if costs else []
-    else:
-        costs = None
-        if len(cut) + 1 != stages:
-            raise UserError(
-                f"cut {config.partition.cut} makes {len(cut) + 1} stages, but {stages} run; "
-                "change one of them"
-            )
-        check_cut(cut, len(layers))
+    cut, costs = config.partition.cut_layers(), None
+    if cut is not None:
+        _check_given_cut(config, cut, layers, stages)
         check_rows(rows, len(x), cut)
-    bounds = stage_bounds(cut, len(layers))
+    elif stages > 1:
+        check_rows(rows, len(x), None)
+        batch = x.to(device), y.to(device)
+        costs = measure_stage_costs(config, task, layers, batch, shapes, label_size, stages)
+        cut = _measured_cut(costs, layers, stages)
+    bounds = stage_bounds(cut or [], len(layers))
     check_shared_weights(layers, bounds)
     return PartitionPlan(
         bounds,
@@ -185,3 +173,16 @@ def make_plan(
         dict(task.metadata),
         ignored_labels,
     )
+
+
+def _check_given_cut(config: TrainConfig, cut: list[int], layers: list[nn.Module], stages: int) -> None:
+    if len(cut) + 1 != stages:
+        raise UserError(
+            f"cut {config.partition.cut} makes {len(cut) + 1} stages, but {stages} run; change one of them"
+        )
+    check_cut(cut, len(layers))
+
+
+def _measured_cut(costs: Costs, layers: list[nn.Module], stages: int) -> list[int]:
+    has_weights = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
+    return cut_with_weights(costs, has_weights, stages)

@@ -120,7 +120,7 @@ class Recorder:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`; what was written to metrics.jsonl after it is cut off."""
+        """Restore what `state_dict` returned; what was written to metrics.jsonl after it is cut off."""
         if self.out:
             os.truncate(self.out / "metrics.jsonl", state["lines_bytes"])
         self.record.load_state_dict(state)

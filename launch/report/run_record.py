@@ -197,7 +197,7 @@ class RunRecord:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Restore the state that `state_dict` returned."""
         self.summary, self.timeline, self.warnings = state["summary"], state["timeline"], state["warnings"]
         self._epoch_means = state["means"]
         self.loss.load_state_dict(state["training_loss"])

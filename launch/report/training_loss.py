@@ -46,11 +46,11 @@ class TrainingLoss:
         return recent
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the whole state, JSON-able."""
+        """Return the curve and the sum of the losses since the epoch began, JSON-able."""
         return {"points": list(self.points), "sum": self._sum, "samples": self._samples}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`."""
+        """Restore the curve that `state_dict` returned, and go on with it."""
         self.points = list(state["points"])
         self._sum, self._samples = state["sum"], state["samples"]
 

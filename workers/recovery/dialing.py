@@ -38,11 +38,11 @@ class ConnectedSender(Protocol):
 
 
 class Dial(ABC):
-    """Connects to one stage."""
+    """Makes the connections of a sender to its neighbour: the first, and another whenever one has broken."""
 
     @abstractmethod
     def connect(self) -> ConnectedSender | None:
-        """The next connection; None while it is being made.
+        """Return the next connection; None while it is being made.
 
         Raises:
             PeerGone: nobody listens there any more.
@@ -51,7 +51,7 @@ class Dial(ABC):
 
     @abstractmethod
     def fileno(self) -> int:
-        """A descriptor that is readable when `connect` has news, after it has returned None."""
+        """Return a descriptor that becomes readable when `connect`, which has returned None, may succeed."""
 
     @abstractmethod
     def close(self) -> None:

@@ -19,23 +19,23 @@ class StageChannels:
 
     @property
     def senders(self) -> list[Sender]:
-        """The sending ends."""
+        """The channels that this stage sends into: targets, and activations unless it is the last stage."""
         return [self.targets_out, *([self.activations_out] if self.activations_out else [])]
 
     @property
     def downstream(self) -> list[Channel]:
-        """Both ends to the stage downstream; none for the last stage."""
+        """The two channels between this stage and the next one; none for the last stage."""
         return [end for end in (self.activations_out, self.targets_in) if end is not None]
 
     @property
     def ends(self) -> list[Channel]:
-        """All ends that exist."""
+        """All channels of this stage."""
         return [self.activations_in, self.targets_out, *self.downstream]
 
     def gone(self, others: Sequence[Channel] = ()) -> list[int]:
-        """Stages at the other side that have left, without those of the ends in `others`."""
+        """Return the neighbouring stages that have left, leaving out the channels in `others`."""
         return [end.peer for end in self.ends if end not in others and end.peer_gone()]
 
     def held_bytes(self) -> int:
-        """Bytes that the senders hold for messages that were not released."""
+        """Return the bytes that the senders hold for messages that were not released."""
         return sum(sender.held_bytes() for sender in self.senders)

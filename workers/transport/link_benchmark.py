@@ -44,18 +44,18 @@ _END_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Seconds by bytes."""
+    """The seconds that something takes, as a straight line over the bytes of a message."""
 
     start: float
     per_byte: float
 
     def __call__(self, size: float) -> float:
-        """Seconds for `size` bytes."""
+        """Return the seconds for `size` bytes."""
         return self.start + self.per_byte * size
 
 
 def fit(sizes: Sequence[int], seconds: Sequence[float]) -> Line:
-    """The line through points (least squares of the relative errors); neither number is negative."""
+    """Return the line through points (least squares of the relative errors); neither number is negative."""
     weights = [1 / max(s, 1e-9) ** 2 for s in seconds]
     total = sum(weights)
     x = sum(w * n for w, n in zip(weights, sizes, strict=True)) / total
