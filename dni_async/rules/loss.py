@@ -42,10 +42,14 @@ class LossRule(Rule):
     ) -> None:
         self.loss = loss
         self.metric = metric
-        self.valid = valid
         self.boundary = boundary
         self._extras: Extras = ()
         self._trained, self._tested = BatchMeans(valid), BatchMeans(valid)
+
+    @property
+    def valid(self) -> Callable[[Any], Tensor] | None:
+        """Which labels count; None where all of them do."""
+        return self._trained.valid
 
     @override
     def new_epoch(self) -> None:

@@ -44,7 +44,8 @@ class BatchMeans:
     def add_loss(self, loss: float, y: Any) -> None:
         """Count a batch with labels y, (B, ...) or a tree, and this mean loss."""
         labels = self.labels_in(y)
-        self._loss += loss * labels
+        if labels:  # the mean over no label is NaN, as of torch's losses
+            self._loss += loss * labels
         self.labels += labels
         self.samples += len(first_tensor(y))
 

@@ -39,6 +39,14 @@ def test_without_a_label_that_counts_there_is_no_mean() -> None:
     assert (means.samples, means.loss, means.score) == (4, None, None)
 
 
+def test_a_batch_without_a_label_that_counts_does_not_make_the_mean_nan() -> None:
+    """Mean losses of torch are NaN there."""
+    means = BatchMeans(valid)
+    for loss, y in ((3.0, [2, -100]), (float("nan"), [-100, -100])):
+        means.add_loss(loss, torch.tensor(y))
+    assert (means.samples, means.labels, means.loss) == (4, 1, 3.0)
+
+
 def test_sums_come_back_from_a_state() -> None:
     means, other = BatchMeans(valid), BatchMeans(valid)
     means.add_loss(3.0, torch.tensor([2, -100]))
