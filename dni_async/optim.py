@@ -141,9 +141,8 @@ class Updater:
             return
         self._accumulated = 0
         self.version += 1
-        if self.accumulate > 1:
-            for gradient in self.gradients():
-                gradient.div_(self.accumulate)
+        if self.accumulate > 1 and (sums := self.gradients()):
+            torch._foreach_div_(sums, self.accumulate)
         if self.clip_norm is not None:
             self._clip(self.clip_norm)
         if self.optimizer is None:
@@ -157,10 +156,12 @@ class Updater:
         if self.whole_norm is None:
             nn.utils.clip_grad_norm_(self._parameters, clip_norm)
             return
-        norms = [gradient.norm() for gradient in self.gradients()]
+        parts = self.gradients()
+        norms = [gradient.norm() for gradient in parts]
         norm = self.whole_norm(torch.stack(norms).norm() if norms else torch.zeros(()))
-        for gradient in self.gradients():
-            gradient.mul_((clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        factor = (clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        for gradient in parts:
+            gradient.mul_(factor)
 
     def gradients(self) -> list[Tensor]:
         """Return the gradients that the next step will use."""

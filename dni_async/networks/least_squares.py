@@ -52,7 +52,7 @@ class LeastSquaresSG(DNINetwork):
         self.output = nn.Linear(2 * input_size + label_size, output_size)
         zero_output(self.output)
         features = self.output.in_features + 1
-        self.memory = 2 * features if memory is None else memory
+        self.memory = max(2 * features, LABELLED_MEMORY * bool(label_size)) if memory is None else memory
         at_least(1, memory=self.memory)
         self.squares: Tensor
         self.products: Tensor
@@ -63,10 +63,7 @@ class LeastSquaresSG(DNINetwork):
     @classmethod
     @override
     def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:
-        network = cls(shape[-1], shape[-1], label_size, settings.memory)
-        if label_size and settings.memory is None:
-            network.memory = max(network.memory, LABELLED_MEMORY)
-        return network
+        return cls(shape[-1], shape[-1], label_size, settings.memory)
 
     @override
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:

@@ -138,5 +138,6 @@ def test_by_default_it_remembers_at_least_2000_rows_where_it_sees_labels() -> No
     settings = NetworkSettings(hidden=0, layers=1, rank=0, memory=None)
     assert LeastSquaresSG.build((WIDTH,), LABELS, settings).memory == 2000
     assert LeastSquaresSG.build((800,), LABELS, settings).memory == 2 * (2 * 800 + LABELS + 1)
+    assert LeastSquaresSG(WIDTH, WIDTH, LABELS).memory == 2000
     assert LeastSquaresSG.build((WIDTH,), 0, settings).memory == 2 * (2 * WIDTH + 1)
     assert LeastSquaresSG.build((WIDTH,), LABELS, replace(settings, memory=9)).memory == 9
