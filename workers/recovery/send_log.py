@@ -25,7 +25,9 @@ from workers.transport.slots import Slot
 
 _NUMBER = struct.Struct("<Q")
 """Number of the message in the order of sending, from 1; 0 for an empty record."""
-_RECORD_BYTES = -(-(_NUMBER.size + PACKET_BYTES) // 8) * 8
+_SIZE = struct.Struct("<Q")
+"""Bytes of its payload."""
+_RECORD_BYTES = -(-(_NUMBER.size + _SIZE.size + PACKET_BYTES) // 8) * 8
 """Size of a slot's record; records are aligned, so that a number is written in one piece."""
 
 
@@ -45,10 +47,11 @@ class SendLog(SlotPool):
         records = sorted((number, index) for index in range(self.capacity) if (number := self._number(index)))
         for number, index in records:
             start = index * _RECORD_BYTES + _NUMBER.size
-            packet = self._log[start : start + PACKET_BYTES]
+            (size,) = _SIZE.unpack_from(self._log, start)
+            packet = self._log[start + _SIZE.size : start + _SIZE.size + PACKET_BYTES]
             self._slots[index] = self._make(index, 1)
             self._generations[index] = PLACE.unpack_from(packet)[1]
-            self.in_flight.append(InFlight(index, packet, DONE, logged=True))
+            self.in_flight.append(InFlight(index, packet, DONE, size, logged=True))
             self._free.remove(index)
             self._logged = number
 
@@ -60,7 +63,7 @@ class SendLog(SlotPool):
         start = message.index * _RECORD_BYTES
         end = start + _NUMBER.size
         self._log[start:end] = _NUMBER.pack(0)
-        self._log[end : end + PACKET_BYTES] = message.packet
+        self._log[end : end + _SIZE.size + PACKET_BYTES] = _SIZE.pack(message.nbytes) + message.packet
         self._log[start:end] = _NUMBER.pack(self._logged)
         message.logged = True
 

@@ -21,14 +21,12 @@ from workers.recovery.send_log import SendLog
 from workers.transport.base import Deadline, Doorbell, PeerGone, TransportError, TransportTimeout
 from workers.transport.handshake import HandshakeError, Hello
 from workers.transport.tcp_connect import Address, open_connection, prove
-from workers.transport.tcp_socket import cause, configure, shut_down
-from workers.transport.tcp_stamped import TcpStampedSender
+from workers.transport.tcp_socket import cause, shut_down
+from workers.transport.tcp_stamped import TcpStampedSender, configure_stamped
 
 _ATTEMPT_TIMEOUT_S = 1.0
 """For one connection to be made; more than a round trip."""
 _RETRY_INTERVAL_S = 0.1
-_PATIENCE = 4
-"""A connection that says nothing is given up after a quarter of --timeout: time is left for the next."""
 
 
 class _NoAnswer(Exception):
@@ -117,7 +115,7 @@ class TcpDial(Dial):
         try:
             if self._closed:  # perhaps before `close` could see the connection
                 raise ConnectionAbortedError
-            configure(connection, self._timeout / _PATIENCE)
+            configure_stamped(connection, self._timeout)
             hello = Hello(0, 1, self._send_log.capacity)
             prove(connection, self._secret, hello, Deadline(self._timeout))
             connection.settimeout(None)

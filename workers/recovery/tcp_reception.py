@@ -7,11 +7,7 @@ import threading
 
 from workers.transport.base import Deadline, Doorbell, TransportError, wait_any
 from workers.transport.tcp_listener import Admission
-from workers.transport.tcp_socket import configure
-from workers.transport.tcp_stamped import TcpArrivals
-
-_PATIENCE = 4
-"""A connection that says nothing is given up after a quarter of --timeout: time is left for the next."""
+from workers.transport.tcp_stamped import TcpArrivals, configure_stamped
 
 
 class TcpReception:
@@ -86,7 +82,7 @@ class TcpReception:
             return False
         connections, capacity = channel
         for connection in connections:
-            configure(connection, self._timeout / _PATIENCE)
+            configure_stamped(connection, self._timeout)
         with self._lock:
             if self._next is not None:
                 self._next[0].close()

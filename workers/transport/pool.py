@@ -33,6 +33,8 @@ class InFlight:
     """What is sent to the receiver."""
     copied: Event
     """Done when the tensors are in the slot, so that the packet may be sent."""
+    nbytes: int = 0
+    """Size of the payload, which lies at the beginning of the slot."""
     logged: bool = False
     """Whether the message survives its sender (see `workers.recovery.send_log`)."""
 
@@ -75,9 +77,11 @@ class SlotPool:
             copy_out: copies tensors into the slot.
         """
         header, tensors, specs = encode(message)
-        index, generation, slot = self.reserve(specs[-1].offset + specs[-1].nbytes)
+        size = specs[-1].offset + specs[-1].nbytes
+        index, generation, slot = self.reserve(size)
         copied = copy_out(slot.places(specs), tensors)
-        in_flight = InFlight(index, add_checksum(PLACE.pack(index, generation, stamp) + header), copied)
+        packet = add_checksum(PLACE.pack(index, generation, stamp) + header)
+        in_flight = InFlight(index, packet, copied, size)
         self.commit(in_flight)
         return in_flight
 
@@ -101,6 +105,10 @@ class SlotPool:
         slot = self._slots[index]
         assert slot is not None, index
         return slot
+
+    def payload(self, message: InFlight) -> memoryview:
+        """The memory of a message's tensors."""
+        return self.slot(message.index).memory(message.nbytes)
 
     def held_bytes(self) -> int:
         """Size of all slots, in bytes."""

@@ -15,7 +15,7 @@ from dni_async.messages import Message
 from workers.transport.base import PeerGone, TransportError
 from workers.transport.queues import Inbox, QueueReceiver
 from workers.transport.slots import Slot
-from workers.transport.tcp_sender import CREDIT
+from workers.transport.tcp_credits import CREDIT
 from workers.transport.tcp_socket import NO_WAIT, cause, half_close, receive_into, shut_down
 from workers.transport.wire import HEADER_BYTES, Header, WireError, assemble, decode
 

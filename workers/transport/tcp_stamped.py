@@ -20,63 +20,52 @@ from typing import Any
 from typing_extensions import override
 
 from dni_async.messages import Message
-from workers.transport.base import Deadline, PeerGone, Sender, TransportError
-from workers.transport.cuda_copies import copy_out, wait_for
+from workers.transport.base import Deadline, PeerGone
+from workers.transport.cuda_copies import wait_for
 from workers.transport.packets import PLACE
 from workers.transport.pool import InFlight, SlotPool
 from workers.transport.shm_receiver import Arrival
 from workers.transport.slots import Slot
-from workers.transport.sockets import check_open, is_hung_up, make_poller
+from workers.transport.tcp_credits import CreditedSender
 from workers.transport.tcp_receiver import TcpReceiver
-from workers.transport.tcp_sender import CREDIT, MOST_CREDITS
-from workers.transport.tcp_socket import NO_WAIT, cause, send_all, shut_down
-from workers.transport.wire import Header, decode
+from workers.transport.tcp_socket import configure, send_all, shut_down
+from workers.transport.wire import Header
+
+_PATIENCE = 4
 
 
-class TcpStampedSender(Sender):
+def configure_stamped(connection: socket.socket, timeout: float) -> None:
+    """As `configure`, but a connection that says nothing is given up after a quarter of the timeout: time is
+    left for the next."""
+    configure(connection, timeout / _PATIENCE)
+
+
+class TcpStampedSender(CreditedSender):
     """Sends over one connection what is in flight in the pool, and what is sent from now on.
 
     A thread writes; the caller logs messages and reads credits, so it never waits for the connection.
     """
 
-    copy_out = staticmethod(copy_out)
     stamp = 0
     """A number that the next messages carry, by which a receiver can recognise them."""
     accepted = True
     """The handshake has accepted this connection."""
 
     def __init__(self, peer: int, connection: socket.socket, pool: SlotPool) -> None:
-        self.peer = peer
-        self._socket = connection
-        self._poller = make_poller(connection)
-        self._pool = pool
+        super().__init__(peer, [connection], pool)
         self._unsent: deque[InFlight] = deque(pool.in_flight)
         """Messages that wait for the copy into their slot, which a GPU makes in its own time."""
         self.sent = len(pool.in_flight)
-        self._error: TransportError | None = None
         self._outbox: queue.SimpleQueue[InFlight | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"tcp to {peer}", daemon=True)
         self._thread.start()
         self._send_copied()
 
     @override
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    @override
-    def peer_gone(self) -> bool:
-        return self._error is not None or is_hung_up(self._socket)
-
-    @override
     def ready(self) -> bool:
-        check_open(self._socket)
         if self._unsent:
             self._send_copied()
-        while self._error is None and self._poller.poll(0):
-            self._take_credits()
-        if self._error is not None:
-            raise type(self._error)(*self._error.args)
-        return self._pool.has_room()
+        return super().ready()
 
     @override
     def send(self, message: Message, timeout: float) -> None:
@@ -95,38 +84,18 @@ class TcpStampedSender(Sender):
             wait_for(in_flight.copied, deadline.left())
         self._send_copied()
 
-    @override
-    def held_bytes(self) -> int:
-        return self._pool.held_bytes()
-
     def disconnect(self) -> None:
         """Close the connection; slots and messages in flight stay in the pool."""
         self._unsent.clear()
         self._outbox.put(None)
-        shut_down([self._socket])  # wakes a thread that is still writing
+        shut_down(self._connections)  # wakes a thread that is still writing
         self._thread.join()
-        self._socket.close()
+        self._credits.close()
 
     @override
     def close(self) -> None:
         self.disconnect()
         self._pool.close()
-
-    def _take_credits(self) -> None:
-        try:
-            credits = self._socket.recv(MOST_CREDITS, NO_WAIT)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._error = PeerGone(f"stage {self.peer} is gone ({cause(error)})")
-            return
-        if not credits:
-            self._error = PeerGone(f"stage {self.peer} closed its end (after {self.sent} messages to it)")
-        elif credits.strip(CREDIT) or len(credits) > len(self._pool.in_flight):
-            sent = f"stage {self.peer} sent credits that make no sense ({credits[:16]!r})"
-            self._error = TransportError(sent)
-        else:
-            self._pool.release(len(credits))
 
     def _send_copied(self) -> None:
         """Log the messages whose copies are done, in order, and let the thread send them."""
@@ -138,14 +107,9 @@ class TcpStampedSender(Sender):
         """Write messages until `disconnect`; the thread's body."""
         try:
             while message := self._outbox.get():
-                size = decode(message.packet, PLACE.size).payload_bytes
-                send_all(self._socket, [message.packet, self._pool.slot(message.index).memory(size)])
-        except OSError as error:
-            self._error = self._error or PeerGone(f"stage {self.peer} is gone ({cause(error)})")
-            shut_down([self._socket])  # whoever sleeps on it wakes
+                send_all(self._credits, [message.packet, self._pool.payload(message)])
         except Exception as error:
-            self._error = self._error or TransportError(f"{type(error).__name__}: {error}")
-            shut_down([self._socket])
+            self._fail(error)
 
 
 class TcpArrivals(TcpReceiver):

@@ -20,7 +20,7 @@ def send(send_log: SendLog, stamp: int, need: int = 1, sent: bool = True) -> int
     """Let a message fly, of bytes `stamp`; the index of its slot."""
     index, generation, slot = send_log.reserve(need)
     slot._map[:need] = bytes([stamp]) * need
-    message = InFlight(index, packet(index, generation, stamp), DONE)
+    message = InFlight(index, packet(index, generation, stamp), DONE, need)
     send_log.commit(message)
     if sent:
         send_log.on_send(message)
@@ -48,6 +48,13 @@ def test_a_new_send_log_is_empty() -> None:
     assert not send_log.in_flight
     assert send_log.has_room()
     assert send_log.held_bytes() == 0
+
+
+def test_a_message_that_is_sent_again_has_the_payload_that_it_had() -> None:
+    send_log = recovered()
+    send(send_log, 1, need=3), send(send_log, 2, need=2 * PAGE)
+    again = after_a_kill(send_log)
+    assert [bytes(again.payload(message)) for message in again.in_flight] == [b"\1" * 3, b"\2" * 2 * PAGE]
 
 
 def test_messages_that_were_sent_are_sent_again_in_the_same_order_and_slots() -> None:

@@ -58,7 +58,7 @@ def connection(upper: TcpUpper) -> socket.socket:
     until(lambda: upper.sender._connected() is not None, TEST_TIMEOUT_S, "the connection")
     sender = upper.sender._sender
     assert isinstance(sender, TcpStampedSender)
-    return sender._socket
+    return sender._connections[0]
 
 
 def send(upper: TcpUpper, step: int) -> None:
