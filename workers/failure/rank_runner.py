@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Callable
 from datetime import datetime
@@ -61,6 +62,7 @@ class RankRunner:
         )
         self.describe_activity: Callable[[], str] = lambda: self.describe_position()
         self.interruption = Interruption()
+        self._writing = threading.Lock()
         self._heartbeat: Heartbeat | None = None
         self._reporter: FailureReporter | None = None
 
@@ -104,7 +106,8 @@ class RankRunner:
         self._write_activity()
 
     def _write_activity(self) -> None:
-        write_activity(int(os.environ.get("RANK", 0)), self.describe_activity())
+        with self._writing:  # or a heartbeat that asked before could write after
+            write_activity(int(os.environ.get("RANK", 0)), self.describe_activity())
 
     def _start_heartbeat(self, rendezvous: Rendezvous) -> None:
         """Show the other ranks and the launcher what this one does; rank 0 also prints failures of others."""

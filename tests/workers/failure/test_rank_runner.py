@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -21,6 +22,7 @@ from tests.support.channels import TEST_TIMEOUT_S
 from tests.support.children import Child, Work
 from tests.support.waiting import until
 from workers.coordination.rendezvous import Rendezvous
+from workers.failure.activity_file import ACTIVITY_FILE, read_activity
 from workers.failure.errors import AlreadyReported, StdoutClosed, exit_status, format_error, is_timeout
 from workers.failure.failure_file import FAILURE_FILE, read_failure
 from workers.failure.rank_runner import RankRunner
@@ -507,3 +509,30 @@ class TestWhoTells:
         monkeypatch.setattr(FailureReporter, "report", broken)
         monkeypatch.setattr("workers.failure.rank_runner.Rendezvous.from_env", lambda timeout: job)
         assert run(None, meet=True) != ""
+
+
+def test_a_heartbeat_that_began_before_does_not_hide_what_the_rank_does_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, asked, goes_on = tmp_path / "activity", threading.Event(), threading.Event()
+    path.touch()
+    monkeypatch.setenv(ACTIVITY_FILE, str(path))
+    monkeypatch.delenv("RANK", raising=False)
+    runner = RankRunner()
+
+    def describe() -> str:
+        asked.set()
+        assert goes_on.wait(TEST_TIMEOUT_S)
+        return "at step 6, computing"
+
+    runner.describe_position, runner.describe_activity = lambda: "after step 6", describe
+    beat = threading.Thread(target=runner._write_activity)
+    beat.start()
+    assert asked.wait(TEST_TIMEOUT_S)
+    begin = threading.Thread(target=runner.begin, args=("while writing the results",))
+    begin.start()
+    begin.join(0.1)  # time out of which the wrong order could come
+    goes_on.set()
+    for thread in (beat, begin):
+        thread.join(TEST_TIMEOUT_S)
+    assert read_activity(path, 0) == "after step 6, while writing the results"
