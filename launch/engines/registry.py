@@ -49,6 +49,11 @@ class Engine:
     """Colour and marker (of matplotlib) in pictures; None takes any that are free. The colours are those
     of Okabe and Ito, which colour-blind people can distinguish, the yellow darker."""
 
+    def processes_text(self, count: int) -> str:
+        """Return `2 stages` if each process holds a stage, else `2 processes`, or `1 process`."""
+        one, more = ("stage", "stages") if self.cut else ("process", "processes")
+        return f"{count} {one if count == 1 else more}"
+
 
 _WHOLE = Engine(processes=1, carries=True, compiles=True)
 _TORCH_PIPELINE = Engine(module="launch.engines.pipelining", together=True, cut=True, everybody_reads=True)

@@ -69,8 +69,7 @@ def run_rank(
     data, start, plan = _prepare(config, engine, task, rendezvous, placement.device, session)
     context = RankContext(runner, config, task, plan, rendezvous, placement, data, start, session)
     recorder = Recorder(context) if rendezvous.rank == 0 else None
-    one, more = ("stage", "stages") if engine.cut else ("process", "processes")
-    _announce(config, rendezvous, f"starting {rendezvous.world} {more if rendezvous.world > 1 else one}")
+    _announce(config, rendezvous, f"starting {engine.processes_text(rendezvous.world)}")
     module = import_module(engine.module)
     layers = module.run(context, recorder)
     if not isinstance(layers, nn.Module | None):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dni_async.errors import StageError, UserError
 from launch.config.compare import CompareConfig, contestant_label
+from launch.engines.registry import find_engine
 from launch.job.run_lock import RunLock
 from launch.local.launcher import run_local
 from launch.local.wan import FarHosts
@@ -51,12 +52,9 @@ def run_engine(
     folder = job_folder(config, engine, out, repeat)
     job = config.job(engine, folder, repeat)
     if not config.output.quiet:
-        stages = f"{job.partition.stages} stages" if job.partition.stages > 1 else "1 process"
-        print(
-            f"--- {contestant_label(engine)}, {stages}"
-            + (f", run {repeat + 1}" if config.repeats > 1 else ""),
-            flush=True,
-        )
+        processes = find_engine(job.engine).processes_text(job.partition.stages)
+        run = f", run {repeat + 1}" if config.repeats > 1 else ""
+        print(f"--- {contestant_label(engine)}, {processes}{run}", flush=True)
     make_folder(folder, marker_text(config))
     try:
         run_local(job, task, hosts)

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 PathLike = str | os.PathLike[str]
 
@@ -45,6 +45,14 @@ def style_axes(axes: Axes, grid: bool = True) -> None:
     axes.set_axisbelow(True)
     if grid:
         axes.grid(color=GRID, linewidth=0.8)
+
+
+def logarithmic(axes: Axes) -> None:
+    """Make the y axis logarithmic, with plain numbers at 1, 2, 5, 10 ... or closer where few of them fit."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:,.6g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def curve(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from launch.engines.registry import Engine, find_engine
 from launch.report.evaluation import metric_key
 from launch.report.grid import Grid, column
 from launch.report.links import link_utilisation, sent_per_step
@@ -12,11 +13,12 @@ from launch.report.text import NOTHING, epochs, layer_range, megabytes, metric, 
 
 
 def run_grid(summary: Mapping[str, Any]) -> Grid:
-    """Return one row per stage; columns that say nothing for this engine are left out."""
+    """Return one row per stage, or per process of an engine that does not cut the network; columns that say
+    nothing for this engine are left out."""
     rows, name = summary["stages"], summary.get("metric_name", "accuracy")
     local, links = metric_key("local", name), summary.get("links", ())
     columns = [
-        column("stage", rows, _stage_name, left=True),
+        column("stage" if _engine(summary).cut else "process", rows, _stage_name, left=True),
         column("parameters", rows, lambda s: number(s.get("parameters"))),
         column("utilisation", rows, lambda s: percent(s.get("utilisation"))),
         column("busy s", rows, lambda s: number(s.get("busy_s"), 1), spare=True),
@@ -39,6 +41,10 @@ def run_grid(summary: Mapping[str, Any]) -> Grid:
     return Grid(title=_title(summary), columns=columns, notes=notes).without_empty_columns()
 
 
+def _engine(summary: Mapping[str, Any]) -> Engine:
+    return find_engine(summary["settings"].get("engine", "decoupled"))
+
+
 def _stage_name(stage: Mapping[str, Any]) -> str:
     """Return `0 (layers 0-2)`."""
     layers = stage.get("layers")
@@ -54,9 +60,9 @@ def _staleness(stage: Mapping[str, Any]) -> str:
 
 def _title(summary: Mapping[str, Any]) -> str:
     transports = " + ".join(summary.get("transports") or ())
-    count = len(summary["stages"])
+    processes = _engine(summary).processes_text(len(summary["stages"]))
     in_flight = f"{summary['in_flight']} in flight" if summary.get("in_flight") and transports else ""
-    parts = [run_name(summary), f"{count} stage" + "s" * (count != 1), transports, in_flight]
+    parts = [run_name(summary), processes, transports, in_flight]
     return ", ".join([*(part for part in parts if part), f"seed {summary['seed']}"])
 
 

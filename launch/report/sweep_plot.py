@@ -9,7 +9,7 @@ from matplotlib.ticker import PercentFormatter
 from launch.report.comparison_plot import row_styles
 from launch.report.comparison_rows import Row
 from launch.report.evaluation import metric_key
-from launch.report.figure import DPI, PathLike, two_panels
+from launch.report.figure import DPI, PathLike, logarithmic, two_panels
 from launch.report.sweep_table import shown_value
 
 Line = tuple[str, ...]
@@ -37,7 +37,8 @@ def plot_sweep(rows: Sequence[Row], path: PathLike, title: str, metric_name: str
         stale = sorted((row["staleness"] or 0.0, row[key]) for row in many if row[key] is not None)
         right.plot([x for x, _ in stale], [y for _, y in stale], color=colour, marker=marker, label=label)
     left.set_xticks(range(len(values)), [shown_value(first, value).replace(", ", "\n") for value in values])
-    left.set(title="samples/s", xlabel=first, yscale="log")
+    logarithmic(left)
+    left.set(title="samples/s", xlabel=first)
     most = max((row["staleness"] or 0.0 for many in lines.values() for row in many), default=0.0)
     ticks = [0, *(2**i for i in range(8) if 2**i <= max(1.0, 2 * most))]
     right.set_xscale("symlog", linthresh=1.0)

@@ -195,10 +195,13 @@ def run_command(work: Callable[[RankRunner], None]) -> None:
 
 def log_failure(error: BaseException, folder: Path | None, rank: str) -> Path | None:
     """Append the traceback to `folder`/rank-N.log, which may hold that of an earlier start; without a folder,
-    write that of an unexpected error to a temporary file. Return the path, or None."""
+    write that of an unexpected error to a temporary file. Return the path, or None.
+
+    Bad input leaves no traceback: its line says all, and the folder may be that of another run.
+    """
     if isinstance(error, Stopped | AlreadyReported | StdoutClosed):
         return None
-    if folder is None and not is_unexpected(error):
+    if not is_unexpected(error) and (folder is None or isinstance(error, UserError)):
         return None
     try:
         if folder is None:

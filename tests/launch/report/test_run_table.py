@@ -23,6 +23,17 @@ def test_a_run_on_emulated_devices_says_so_and_how_far_they_overran():
     assert {c.head: c.cells for c in grid.columns}["emulation\noverrun"] == ["3.1 %", "0.0 %"]
 
 
+@pytest.mark.parametrize(
+    ("engine", "head", "title"),
+    [("ddp", "process", "2 processes"), ("gpipe", "stage", "2 stages"), ("decoupled", "stage", "2 stages")],
+)
+def test_the_rows_of_an_engine_that_does_not_cut_the_network_are_processes(
+    engine: str, head: str, title: str
+) -> None:
+    grid = run_grid(summary(engine, settings={"engine": engine}))
+    assert (grid.columns[0].head, grid.title) == (head, f"mnist-fcn, {engine}, {title}, shm, seed 0")
+
+
 def test_one_run_is_written_as_a_markdown_table():
     assert markdown(run_grid(summary(notes=["emulated: no MNIST here"]))) == (
         "**mnist-fcn, cdni, 2 stages, shm, seed 0**\n"

@@ -217,8 +217,10 @@ class TestTheLog:
         text = (tmp_path / "rank-0.log").read_text()
         assert text.startswith("the disk was full\n") and "StageError" in text
 
-    @pytest.mark.parametrize("work", [end_well, told, interrupted, fail_to_print])
-    def test_there_is_no_log_when_nothing_failed_in_this_rank(self, work: Work, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("work", [end_well, told, interrupted, fail_to_print, user_error])
+    def test_there_is_no_log_when_nothing_but_the_input_failed_in_this_rank(
+        self, work: Work, tmp_path: Path
+    ) -> None:
         with Child(work, tmp_path) as child:
             child.status()
         assert not list(tmp_path.glob("*.log"))
@@ -316,7 +318,7 @@ class TestSeveralRanks:
         assert statuses == [1, 2]
         assert lines == [["dni-async: rank 1 was first"], []]  # rank 0 prints
         assert (tmp_path / "0" / "rank-0.log").exists()  # nothing is lost
-        assert (tmp_path / "1" / "rank-1.log").exists()
+        assert not (tmp_path / "1" / "rank-1.log").exists()  # bad input: its line says all
 
     def test_when_stdout_is_closed_no_rank_prints_anything(self, tmp_path: Path, job: dict[str, str]) -> None:
         statuses, lines = self.play(tmp_path, job, meet_and_print_for_nobody, fail_after_another)
