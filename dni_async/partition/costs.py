@@ -28,6 +28,9 @@ ROUNDS, LEAST_ROUNDS = 50, 5
 """Most rounds, and the fewest even if they exceed `SECONDS`."""
 SECONDS = 2.0
 """Time for all rounds together."""
+LARGE = 2**24
+"""Parameters of a layer above which its update is measured on a part of them: the state of an optimizer such
+as Adam takes twice the memory of the weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +104,13 @@ class LayerRun:
     ) -> None:
         self.layer, self.x, self.y, self.loss = layer.train(), x, y, loss
         self.needs_grad = needs_grad
-        parameters = [p for p in layer.parameters() if p.requires_grad]
-        self.updater = Updater(optimizer(parameters) if parameters else None)
+        self.trained = [p for p in layer.parameters() if p.requires_grad]
+        self.parts = sum(p.numel() for p in self.trained) // LARGE + 1
+        self.updated = self.trained
+        """What the optimizer steps: the parameters or, of a large layer, the first of so many parts of each."""
+        if self.parts > 1:
+            self.updated = [nn.Parameter(self._part(p.detach())) for p in self.trained]
+        self.updater = Updater(optimizer(self.updated) if self.updated else None)
         self.output = x
 
     def __call__(self) -> Iterator[None]:
@@ -114,8 +122,19 @@ class LayerRun:
         if h.requires_grad:
             h.backward(torch.ones_like(h) / h.numel()) if self.y is None else self.loss(h, self.y).backward()
         yield
+        if self.parts > 1:
+            for part, whole in zip(self.updated, self.trained, strict=True):
+                part.grad, whole.grad = None if whole.grad is None else self._part(whole.grad), None
         self.updater.step()
         yield
+
+    def _part(self, whole: Tensor) -> Tensor:
+        return whole[: len(whole) // self.parts + 1] if whole.ndim else whole
+
+    def cost(self, seconds: Sequence[float]) -> LayerCost:
+        """Return the cost, from the seconds of the three sections."""
+        forward, backward, update = seconds
+        return LayerCost(forward, backward, update * self.parts)
 
 
 class RuleRun:
@@ -210,6 +229,6 @@ def measure_costs(
     between = rule_runs(whole, y, rule)
     measured = measure_rounds([*whole, *(run for run in between if run)], clock, rounds)
     return Costs(
-        [LayerCost(*measured[run]) for run in whole],
+        [run.cost(measured[run]) for run in whole],
         [InterfaceCost(*measured[run]) if run else InterfaceCost() for run in between],
     )

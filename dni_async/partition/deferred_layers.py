@@ -33,12 +33,16 @@ class DeferredLayers:
 
     Every layer draws its initial values from a seed of its own, so they do not depend on which layers a
     process builds. Layers whose construction needs values at once (`item()`, a generator of its own) are
-    built whole, in every process alike; `deferred` says which it is.
+    built whole, in every process alike.
 
     Args:
         make: returns the layers; called with torch's generator seeded by `seed`, twice if they cannot be
             deferred.
         seed: of the run.
+
+    Attributes:
+        structure: all layers, of which only those that were built have memory.
+        deferred: whether the others have none.
     """
 
     def __init__(self, make: Callable[[], Sequence[nn.Module]], seed: int) -> None:
@@ -49,7 +53,7 @@ class DeferredLayers:
             with _seeded(seed):
                 before = torch.get_rng_state()
                 with self._recorder:
-                    self.layers = list(make())
+                    self.structure = list(make())
                 self.deferred = torch.equal(
                     before, torch.get_rng_state()
                 )  # else it drew, or seeded, for itself
@@ -59,9 +63,9 @@ class DeferredLayers:
             self.deferred = False
         if not self.deferred:
             with _seeded(seed):
-                self.layers = list(make())
+                self.structure = list(make())
             return
-        self._references = [self._references_of(layer) for layer in self.layers]
+        self._references = [self._references_of(layer) for layer in self.structure]
         self._owners: dict[int, int] = {}
         """Operation -> the first layer that needs it, whose seed it has."""
         self._needed = []
@@ -72,19 +76,24 @@ class DeferredLayers:
                 self._owners.setdefault(operation, number)
 
     def __len__(self) -> int:
-        return len(self.layers)
+        return len(self.structure)
 
     def build(self, first: int, end: int) -> list[nn.Module]:
         """Give memory and initial values to the layers from `first` to before `end`, and return them."""
-        layers = self.layers[first:end]
+        layers = self.structure[first:end]
         if self.deferred:
             _replace(layers, self._values(range(first, end)))
         return layers
 
+    def __iter__(self) -> Iterator[nn.Module]:
+        """Yield the layers with initial values; each loses its memory with the next, unless it was built."""
+        for number in range(len(self)):
+            with self._using(number) as layer:
+                yield layer
+
     @contextmanager
-    def using(self, number: int) -> Iterator[nn.Module]:
-        """Yield one layer with memory, which it loses at the end of the block unless it was built before."""
-        layer = self.layers[number]
+    def _using(self, number: int) -> Iterator[nn.Module]:
+        layer = self.structure[number]
         there = {id(tensor) for tensor in _tensors(layer)}
         values = self._values([number]) if self.deferred else {}
         memo = {key: value for key, value in values.items() if key in there}

@@ -15,6 +15,7 @@ from dni_async.partition.costs import (
     Costs,
     InterfaceCost,
     LayerCost,
+    LayerRun,
     Run,
     measure_costs,
     measure_rounds,
@@ -159,3 +160,19 @@ def test_layers_in_place_or_without_parameters_are_measured_too(layers: list[nn.
 def test_an_embedding_is_measured_on_whole_numbers() -> None:
     layers: list[nn.Module] = [nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, CLASSES)]
     assert len(measure(layers, x=torch.randint(0, 9, (6, 3))).layers) == 3
+
+
+def test_the_update_of_a_large_layer_is_measured_on_a_part_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8, bias=False))
+    whole = measure([layer], clock=every_second(), x=torch.randn(6, 8))
+    monkeypatch.setattr("dni_async.partition.costs.LARGE", 40)
+    parts = measure([layer], clock=every_second(), x=torch.randn(6, 8))
+    assert parts.layers[0].update == 4 * whole.layers[0].update
+    assert parts.layers[0].backward == whole.layers[0].backward
+    run = LayerRun(layer, torch.randn(6, 8), None, F.cross_entropy, optimizer_factory("sgd", 1.0), False)
+    before = [p.clone() for p in layer.parameters()]
+    list(run())
+    assert [p.grad for p in layer.parameters()] == [None] * 3
+    for p, old in zip(layer.parameters(), before, strict=True):
+        part = len(p) // 4 + 1
+        assert torch.equal(p[part:], old[part:]) and not torch.equal(p[:part], old[:part])

@@ -83,21 +83,27 @@ def test_initial_values_depend_on_the_seed_and_not_on_what_is_built(
             tensor for layer in DeferredLayers(make, 6).build(0, len(states)) for tensor in layer.parameters()
         ]
         assert not all(
-            torch.equal(a, b) for a, b in zip(other, nn.ModuleList(whole.layers).parameters(), strict=True)
+            torch.equal(a, b) for a, b in zip(other, nn.ModuleList(whole.structure).parameters(), strict=True)
         )
 
 
-def test_a_layer_that_is_not_built_has_no_memory_and_one_in_use_has_it_for_a_while() -> None:
+def test_a_layer_has_memory_if_it_was_built_or_while_it_is_iterated_over() -> None:
     layers = DeferredLayers(network, 0)
     built = layers.build(0, 1)
     kept = state(built[0])
-    for i in range(4):
-        with layers.using(i) as layer:
-            assert not any(tensor.is_meta for tensor in layer.state_dict().values())
-            layer(torch.zeros(2, 4 if i == 0 else 6))
-    assert_same(state(layers.layers[0]), kept)
-    assert all(tensor.is_meta for tensor in layers.layers[3].parameters())
-    assert layers.layers[1](torch.zeros(2, 6, device="meta")).shape == (2, 6)
+    before = None
+    for i, layer in enumerate(layers):
+        assert not any(tensor.is_meta for tensor in layer.state_dict().values())
+        layer(torch.zeros(2, 4 if i == 0 else 6))
+        assert before is None or all(tensor.is_meta for tensor in before.parameters())
+        before = layer if i else None
+    assert_same(state(layers.structure[0]), kept)
+    assert all(tensor.is_meta for tensor in layers.structure[3].parameters())
+
+
+def test_layers_without_memory_run_on_the_meta_device() -> None:
+    layers = DeferredLayers(network, 0)
+    assert layers.structure[1](torch.zeros(2, 6, device="meta")).shape == (2, 6)
 
 
 def test_layers_that_share_a_weight_share_it_when_they_are_built() -> None:
