@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +16,10 @@ from torch.optim.optimizer import ParamsT
 from dni_async.errors import UserError
 from dni_async.muon import MuonWithAdamW
 from dni_async.state.state_dict import State, load_optimizer_state, optimizer_state
+from dni_async.weight_average import WeightAverage
 
+AVERAGE = "average"
+"""Entry of a parameter's saved state with its average."""
 SCHEDULES = ("constant", "linear", "cosine", "step")
 
 OptimizerFactory = Callable[[ParamsT], Optimizer]
@@ -110,6 +114,7 @@ class Updater:
         accumulate: batches whose mean gradient makes one step; version counts the steps.
         parameters: those of the optimizer, in the order in which their state is saved; None: that of its
             groups.
+        ema: decay of the average of the weights that `averaged` uses; None for no average.
     """
 
     def __init__(
@@ -119,6 +124,7 @@ class Updater:
         clip_norm: float | None = None,
         accumulate: int = 1,
         parameters: Sequence[nn.Parameter] | None = None,
+        ema: float | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.clip_norm = clip_norm
@@ -130,6 +136,7 @@ class Updater:
         self.version = 0
         groups = optimizer.param_groups if optimizer else []
         self._parameters = list(parameters or (p for group in groups for p in group["params"]))
+        self.average = None if ema is None else WeightAverage(self._parameters, ema)
         self._rates = LearningRates(optimizer, factor) if optimizer else None
         self._set_rates()
 
@@ -148,8 +155,25 @@ class Updater:
         if self.optimizer is None:
             return
         self.optimizer.step()
+        if self.average:
+            self.average.update(self.version)
         self._set_rates()
         self.optimizer.zero_grad()
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Have the weights be their averages inside a block, if there are any."""
+        return self.average.applied() if self.average else nullcontext()
+
+    def take_average(self) -> None:
+        """Have the weights be their averages, if there are any, from now on."""
+        if self.average:
+            self.average.swap()
+            self.average.restart()
+
+    def restart_average(self) -> None:
+        """Begin the average, if there is one, again with the weights as they are."""
+        if self.average:
+            self.average.restart()
 
     def _clip(self, clip_norm: float) -> None:
         """Clip as torch does, by the norm of the whole network's gradient where there is `whole_norm`."""
@@ -176,10 +200,11 @@ class Updater:
     def state_dict(self) -> State:
         """Return the version, the optimizer's state, and what is accumulated; learning rates follow from the
         version."""
-        state: State = {
-            "version": self.version,
-            "parameters": optimizer_state(self.optimizer, self._parameters) if self.optimizer else [],
-        }
+        parameters = optimizer_state(self.optimizer, self._parameters) if self.optimizer else []
+        if self.average:
+            pairs = zip(parameters, self.average.averages, strict=True)
+            parameters = [mine | {AVERAGE: average} for mine, average in pairs]
+        state: State = {"version": self.version, "parameters": parameters}
         if self._accumulated:
             state |= {"accumulated": self._accumulated, "gradients": [p.grad for p in self._parameters]}
         return state
@@ -188,7 +213,11 @@ class Updater:
         """Take up what `state_dict` returned, with the settings of this updater."""
         self.version = state["version"]
         if self.optimizer is not None:
-            load_optimizer_state(self.optimizer, state["parameters"], self._parameters)
+            averages = [saved.get(AVERAGE) for saved in state["parameters"]]
+            own = [{k: v for k, v in saved.items() if k != AVERAGE} for saved in state["parameters"]]
+            load_optimizer_state(self.optimizer, own, self._parameters)
+            if self.average:
+                self.average.load(averages)
         self._accumulated = state.get("accumulated", 0)
         for parameter, gradient in zip(self._parameters, state.get("gradients", ()), strict=False):
             parameter.grad = None if gradient is None else gradient.to(parameter, copy=True)

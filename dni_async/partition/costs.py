@@ -107,7 +107,7 @@ class LayerRun:
         self.trained = [p for p in layer.parameters() if p.requires_grad]
         self.parts = sum(p.numel() for p in self.trained) // LARGE + 1
         self.updated = self.trained
-        """What the optimizer steps: the parameters or, of a large layer, the first of so many parts of each."""
+        """What the optimizer steps: the parameters; of a large layer the first of so many parts of each."""
         if self.parts > 1:
             self.updated = [nn.Parameter(self._part(p.detach())) for p in self.trained]
         self.updater = Updater(optimizer(self.updated) if self.updated else None)

@@ -35,8 +35,8 @@ def measure_one_by_one(
 ) -> Costs:
     """Return the costs as `measure_costs` does, for `count` layers that are taken one at a time.
 
-    A machine that is slower for a while makes the layers of that time look slower. rule: returns the one after
-    layer i, or None.
+    A machine that is slower for a while makes the layers of that time look slower. rule: returns the one
+    after layer i, or None.
     """
     costs = Costs([], [])
     for i, layer in enumerate(layers):

@@ -8,6 +8,7 @@ restart (--supervise)
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import nn
@@ -81,6 +82,10 @@ class StageState:
     def version(self) -> int:
         """Optimiser steps taken so far."""
         return self.updater.version if self.updater else 0
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Have the weights be their averages inside a block, if there are any."""
+        return self.updater.averaged() if self.updater else nullcontext()
 
     def stats(self) -> dict[str, Any]:
         """Return all counts and what rule and layers report, JSON-able."""

@@ -38,7 +38,8 @@ class MarkerHandler(TrainingStep):
             self._parts.begin(marker.step)
             self.on_phase_end("checkpoint")
         elif self.best is not None:
-            self.best.went_down(marker)
+            with self.averaged():
+                self.best.went_down(marker)
             if marker.kind in EVALUATIONS:
                 self.on_phase_end("evaluate")
 
@@ -48,6 +49,8 @@ class MarkerHandler(TrainingStep):
         marker.body[str(self.index)] = self.stats()
         if self.best is not None:
             self.best.came_back(marker)
+            if marker.kind is MarkerKind.RESTORE and self.updater:
+                self.updater.restart_average()
         if marker.kind is MarkerKind.EPOCH:
             self.new_epoch()
             self._parts.on_epoch()

@@ -47,7 +47,7 @@ class TrainingStep(StageState):
     def evaluate(self, message: Activation) -> Iterator[Message]:
         """Run one evaluation batch forward, in eval mode; the last stage scores it."""
         self._set_mode(training=False)
-        with torch.no_grad():
+        with torch.no_grad(), self.averaged():
             output = self.layers(self._inputs(self._unshared(message.h), message))
             if not self.is_last:
                 output, extras = self.returns.pack(output)

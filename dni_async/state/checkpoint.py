@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from dni_async.messages import TargetGradient
-from dni_async.optim import Updater
+from dni_async.optim import AVERAGE, Updater
 from dni_async.state.module_state import load_running_states, running_states
 from dni_async.state.state_dict import State, copied, renumbered
 
@@ -140,6 +140,12 @@ def uncut(parts: Mapping[int, State], bounds: Sequence[Bounds], key: str = "laye
     for stage in sorted(parts):
         whole |= renumbered(parts[stage].get(key, {}), bounds[stage][0])
     return whole
+
+
+def averages(parts: Mapping[int, State], bounds: Sequence[Bounds]) -> State:
+    """Return the averages of the weights of these parts by name as in `uncut`; {} where none were made."""
+    states = uncut(parts, bounds, "optimizer")
+    return {name: state[AVERAGE] for name, state in states.items() if AVERAGE in state}
 
 
 def weights_state(layers: nn.Module, updater: Updater | None) -> State:

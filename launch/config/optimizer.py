@@ -35,6 +35,9 @@ class OptimizerConfig(Group):
     """Share of the run in which the learning rate rises to --lr, before the schedule."""
     accumulate: int = 1
     """Batches whose mean gradient makes one update of the stages' weights."""
+    ema: float | None = None
+    """Evaluate, and leave in weights/, an exponential moving average of the weights with this decay, such as
+    0.999 (at update n at most (1 + n) / (10 + n))."""
     milestones: tuple[float, ...] = (0.6, 0.8)
     """Schedule step: shares of the run after which the rate is divided by ten."""
     clip_norm: float | None = None
@@ -50,6 +53,8 @@ class OptimizerConfig(Group):
         if not 0 <= self.warmup < 1:
             raise UserError(f"warmup is {self.warmup:g}; it must be a share of the run, from 0 to below 1")
         at_least(1, accumulate=self.accumulate)
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise UserError(f"ema is {self.ema:g}; it must be a decay from 0 to below 1, such as 0.999")
         self._check_settings()
 
     def settings(self) -> dict[str, Any]:

@@ -125,7 +125,8 @@ class Loop(ABC):
             if message.kind in EVALUATIONS:
                 self.stopped, loss = self.peers.broadcast([enough(), loss])
                 if self.best:
-                    self.best.judge(message.step, loss)
+                    with self.updater.averaged():
+                        self.best.judge(message.step, loss)
         elif isinstance(message, Activation) and message.train:
             self._train(message.h, message.y)
         elif isinstance(message, Activation):
@@ -148,7 +149,8 @@ class Loop(ABC):
         if self.module.training:
             self.module.eval()
         self.probe.begin(self.steps, False, "load", ("evaluate", x.shape))
-        self.evaluate(x, y)
+        with self.updater.averaged():
+            self.evaluate(x, y)
         self.probe.end()
         self.throughput.pause()
 
@@ -156,6 +158,7 @@ class Loop(ABC):
         """Load the best weights of the validations, for the test at the end."""
         assert self.best is not None
         self.best.take_up()
+        self.updater.restart_average()
         self.rule.reset_evaluation()
 
     def _answer(self, marker: Marker, report: Callable[[Marker], None]) -> float | None:
@@ -242,4 +245,5 @@ def run_loop(
             loop.train(recorder.on_marker, lambda: recorder.should_stop)
         else:
             loop.train(lambda marker: None)
+    loop.updater.take_average()
     return loop.module

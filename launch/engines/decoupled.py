@@ -65,6 +65,8 @@ def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
             session.start(stage, loop, context.start.position)
         context.begin_training()
         loop.run()
+    if stage.updater:
+        stage.updater.take_average()
     return stage.layers
 
 

@@ -49,6 +49,7 @@ def build_updater(config: OptimizerConfig, modules: NamedModules, total_steps: i
         config.clip_norm,
         config.accumulate,
         [parameter for parameter, *_ in parameter_names(modules)],
+        config.ema,
     )
 
 

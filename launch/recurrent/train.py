@@ -143,7 +143,8 @@ class Trainer:
             cost = self._evaluate("validation")
             if cost is not None:
                 record["validation"] = self.task.scores(cost)
-                self.best.judge(epoch, cost)
+                with self.updater.averaged():
+                    self.best.judge(epoch, cost)
             yield record
             if self.best.patience.over:
                 return
@@ -152,8 +153,10 @@ class Trainer:
         """Load the best weights, and return their test scores and what a curriculum reached."""
         final = dict(self.sequences.progress())
         best = self.best.patience.loss
+        self.updater.take_average()
         if best is not None:
             self.best.take_up()
+            self.updater.restart_average()
             cost = self._evaluate("test")
             assert cost is not None
             final |= self.task.scores(cost) | {"validation": self.task.scores(best)}
@@ -202,8 +205,9 @@ class Trainer:
         state, total, count = None, 0.0, 0
         for window in self.sequences.evaluation(split):
             window = window.to(self.device)
-            out, state = self.through.core(self.model.encoder(window.x), state)
-            cost, counted = self.task.cost(self.model.head(out), window)
+            with self.updater.averaged():
+                out, state = self.through.core(self.model.encoder(window.x), state)
+                cost, counted = self.task.cost(self.model.head(out), window)
             total, count = total + cost, count + counted
             state = None if window.is_last else state
         return total / count if count else None

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from dni_async.errors import UserError
-from dni_async.state.checkpoint import uncut
+from dni_async.state.checkpoint import averages, uncut
 from dni_async.state.state_dict import copied, renumbered
 from launch.engines.registry import find_engine
 from workers.checkpoint.atomic_file import write_whole
@@ -64,7 +64,8 @@ def weights_of(run: Path, step: int | None = None) -> tuple[dict[str, Tensor], s
     if step is None and all(part.get("best") for part in parts.values()):
         at = parts[0]["patience"]["best_at"]
         return uncut(parts, manifest.bounds, "best"), f"the best weights, of step {at}, from {source}"
-    return uncut(parts, manifest.bounds), source
+    average = averages(parts, manifest.bounds)
+    return uncut(parts, manifest.bounds) | average, f"the averages in {source}" if average else source
 
 
 def _finished(run: Path) -> dict[str, Tensor]:

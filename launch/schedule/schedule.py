@@ -70,7 +70,10 @@ class ScheduleDNI:
         self._pipeline_stage, self._loss_fn = stage, loss_fn
         self._rendezvous = join_group(stage, self._settings.timeout)
         self._updater = Updater(
-            optimizer, clip_norm=self._settings.clip_norm, accumulate=self._settings.accumulate
+            optimizer,
+            clip_norm=self._settings.clip_norm,
+            accumulate=self._settings.accumulate,
+            ema=self._settings.ema,
         )
         self._running: Running | None = None
         self._loaded: State | None = None

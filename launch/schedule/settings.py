@@ -35,6 +35,8 @@ class ScheduleSettings:
     """Clip the norm of this stage's gradient to this."""
     accumulate: int = 1
     """Batches whose mean gradient makes one update."""
+    ema: float | None = None
+    """`eval` uses an exponential moving average of the weights with this decay; `state_dict` has both."""
     target_every: int = 1
     """One batch in so many sends its target gradient upstream (rules dni and cdni)."""
     stash: int | None = None
@@ -63,6 +65,8 @@ class ScheduleSettings:
         for name in ("timeout", "clip_norm"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise UserError(f"{name} is {value}; it must be positive")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise UserError(f"ema is {self.ema}; it must be a decay from 0 to below 1")
         if self.on_nonfinite not in ("stop", "skip"):
             raise UserError(f"on_nonfinite is {self.on_nonfinite}; use stop or skip")
         if self.in_flight > MAX_CAPACITY:

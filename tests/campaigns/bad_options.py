@@ -47,6 +47,7 @@ VALUES: dict[str, dict[str, str]] = {
         "--schedule": "nothing",
         "--warmup": "x -0.1 1.5 nan inf",
         "--accumulate": "x 0 -1 1.5",
+        "--ema": "x -0.1 1 nan",
         "--milestones": "x 0 1 -0.5 nan",
         "--clip-norm": "x 0 -1 nan inf",
         "--micro-batches": "x -1",

@@ -23,12 +23,13 @@ from workers.coordination.collectives import Peers
 
 def backprop(task: Task, config: TrainConfig) -> tuple[dict[str, Tensor], list[Marker]]:
     """Weights and markers of sequential backprop with the settings of `config`."""
-    names = ("batch_size", "epochs", "seed", "optimizer", "lr", "precision", "clip_norm")
+    names = ("batch_size", "epochs", "seed", "optimizer", "lr", "precision", "clip_norm", "ema")
     settings = {name: config.flat()[name] for name in names}
     context = context_of(task, TrainConfig.of(engine="backprop", **settings))
     loop = Backprop(context, Peers(context.rendezvous))
     markers: list[Marker] = []
     loop.train(markers.append)
+    loop.updater.take_average()
     return loop.module.state_dict(), markers
 
 

@@ -41,6 +41,7 @@ REFUSED = [
     ({"warmup": 1.0}, "warmup is 1; it must be a share of the run, from 0 to below 1"),
     ({"warmup": float("nan")}, "warmup is nan; it must be a share of the run"),
     ({"accumulate": 0}, "accumulate is 0; it must be at least 1"),
+    ({"ema": 1.0}, "ema is 1; it must be a decay from 0 to below 1, such as 0.999"),
     ({"param_groups": ("bias",)}, "--param-groups got bias; write PATTERN:name=value"),
     ({"param_groups": ("*:lr=1", "*:lr=2")}, "--param-groups got *:lr=2; write PATTERN:name=value, each"),
     ({"param_groups": ("*.bias:decay=0",)}, "optimizer adam has no setting decay; it has betas, "),

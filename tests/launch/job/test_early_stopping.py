@@ -145,3 +145,15 @@ def test_without_a_validation_set_the_run_is_refused_in_one_line(tmp_path: Path)
         assert job.statuses() == [2, 2]
     (line,) = job.lines()
     assert "patience is 2, and task Tiny has no validation set to end early by; leave it out" in line
+
+
+@pytest.mark.parametrize(
+    "settings", [{"rule": "cdni"}, {"engine": "backprop"}, {"rule": "local", "patience": 0, "epochs": 4}]
+)
+def test_averaged_weights_are_what_is_tested_and_what_is_left(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    ranks = 1 if "engine" in settings else 2
+    summary, weights = trained(tmp_path, ranks, ema=0.9, **settings)
+    final = summary["final"]
+    assert {key: final[key] for key in ("test_loss", "test_accuracy")} == scored(weights, "test")

@@ -70,12 +70,12 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 )
 def test_a_resumed_lockstep_run_equals_the_uninterrupted_run_to_the_bit(tmp_path: Path, rule: str) -> None:
     """With dropout, batch norm, targets under way and a checkpoint within an epoch."""
-    weights, summary = trained(tmp_path, rule=rule)
+    weights, summary = trained(tmp_path, rule=rule, ema=0.8)
     checkpoints = CheckpointStore(tmp_path / "run")
     assert checkpoints.steps() == [9, 12]
     parts = parts_of(tmp_path, 12)
     checkpoints.discard(12)  # as if the run had been killed
-    again, resumed = trained(tmp_path, rule=rule, resume=True)
+    again, resumed = trained(tmp_path, rule=rule, ema=0.8, resume=True)
     assert resumed["checkpoints"] == {"written": 1, "failed": 0, "resumed_at": 9}
     assert equal(again, weights)
     assert same_state(parts_of(tmp_path, 12), parts)

@@ -313,3 +313,15 @@ def test_weights_that_want_no_gradient_are_left_out():
     layer.weight.requires_grad_(False)
     (group,) = build_updater(OptimizerConfig(), [("0", layer)], 10).optimizer.param_groups
     assert len(group["params"]) == 1 and group["params"][0] is layer.bias
+
+
+def test_averaged_weights_of_stages_with_an_oracle_are_those_of_backprop_to_the_bit():
+    settings = {"make": plain_layers, "ema": 0.9, "optimizer": OPTIMIZER}
+    stages, whole = trained(3, rule="oracle", **settings), trained(1, **settings)
+    averaged = []
+    for parts in (stages, whole):
+        for part in parts:
+            part.updater.take_average()
+        averaged.append(weights(parts))
+    assert equal(*averaged)
+    assert not equal(averaged[0], weights(trained(1, **settings | {"ema": None})))
