@@ -11,7 +11,7 @@ So a rule, an SG network and a target gradient work on one tensor. Autograd goes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,16 +20,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import (
     TreeSpec,
     tree_flatten,
-    tree_leaves,
     tree_unflatten,
     treespec_dumps,
     treespec_loads,
 )
 
-from dni_async.contract import describe_tree
 from dni_async.errors import UserError
 from dni_async.joining import Join
 from dni_async.messages import MAX_EXTRAS
+from dni_async.trees import describe_tree
 
 Role = Literal["h", "extra", "constant"]
 Extras = tuple[Tensor, ...]
@@ -180,19 +179,15 @@ class Boundary:
         )
 
 
-def first_tensor(tree: Any) -> Tensor:
-    """Return the first tensor (B, ...) of a tree that has one, such as one that `Boundary.of` took."""
-    if isinstance(tree, Tensor):
-        return tree
-    return next(leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.ndim)
-
-
 TENSOR = Boundary(tree_flatten(torch.empty(0))[1], (Leaf("h"),))
 """Where a single tensor crosses, which is h."""
 
 
 def walk(
-    layers: Iterable[nn.Module], inputs: Any, name: str = "the batch"
+    layers: Iterable[nn.Module],
+    inputs: Any,
+    name: str = "the batch",
+    prepare: Callable[[nn.Module], nn.Module] = lambda layer: layer,
 ) -> Iterator[tuple[Boundary, Tensor, Extras]]:
     """Run layers one by one, as if the network were cut between all of them.
 
@@ -202,6 +197,7 @@ def walk(
     Args:
         inputs: of the first layer, for one batch.
         name: of who made them, for errors.
+        prepare: returns the module to run in place of a layer, such as a copy.
     """
     boundary = Boundary.of(inputs, name)
     h, extras = boundary.pack(inputs)
@@ -209,7 +205,8 @@ def walk(
     for i, layer in enumerate(layers):
         with torch.enable_grad():
             leaf = h.detach().requires_grad_(i > 0 and h.is_floating_point())
-            value = layer(boundary.unpack(leaf.clone(), extras))  # a clone: the layer may work in place
+            given = boundary.unpack(leaf.clone(), extras)  # a clone: the layer may work in place
+            value = prepare(layer)(given)
             boundary = Boundary.of(value, f"layer {i} ({type(layer).__name__})")
             h, extras = boundary.pack(value)
         h = h.detach()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -27,23 +26,6 @@ def describe_value(value: object) -> str:
     if isinstance(value, tuple | list):
         return f"a {type(value).__name__} of {len(value)}"
     return "None" if value is None else f"a value of type {type(value).__name__}"
-
-
-def describe_tree(value: object) -> str:
-    """Return words for nested values, such as "(tensor, None)" or "{ids: tensor, mask: tensor}"."""
-    text = "a tensor" if isinstance(value, Tensor) else _nested(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
-
-
-def _nested(value: object) -> str:
-    if isinstance(value, Tensor):
-        return "tensor"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {_nested(part)}' for key, part in value.items())}}}"
-    if isinstance(value, tuple | list):
-        inner = ", ".join(map(_nested, value))
-        return f"[{inner}]" if isinstance(value, list) else f"({inner})"
-    return repr(value) if value is None or isinstance(value, int | float | str) else type(value).__name__
 
 
 def check_like(owner: object, method: str, value: object, like: Tensor) -> None:

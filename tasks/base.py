@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from dni_async.errors import UserError
+from dni_async.trees import describe_tree, first_tensor
 
 
 class Task(ABC):
@@ -32,6 +33,9 @@ class Task(ABC):
 
     ignore_index: int = -100
     """A class label, such as that of padding, which loss, metric and SG networks leave out."""
+
+    multi_label: bool = False
+    """Whether a sample may have several classes: labels are then floats (B, ..., classes) from 0 to 1."""
 
     carries_state: bool = False
     """Whether layers carry state from batch to batch (`StatefulRNN`): batches are then never split."""
@@ -57,11 +61,15 @@ class Task(ABC):
 
     @abstractmethod
     def layers(self) -> list[nn.Module]:
-        """Return the network as consecutive layers, input first. It may be cut between any two of them."""
+        """Return the network as consecutive layers, input first. It may be cut between any two of them.
+
+        The first takes the inputs of a batch (see `batch`) as its one argument, every other one what the one
+        before it returned: a tensor, or a tuple, list or dict of tensors, nested at will.
+        """
 
     @abstractmethod
     def data(self, root: Path | None) -> tuple[Dataset, Dataset]:
-        """Return (training set, test set) of (x, y) pairs; a `TensorDataset` is read fastest.
+        """Return (training set, test set); a `TensorDataset` is read fastest. See `batch` for their samples.
 
         Args:
             root: the folder given by --data-root or DNI_DATA; None when neither is given.
@@ -69,6 +77,33 @@ class Task(ABC):
         Raises:
             dni_async.errors.UserError: a file is missing or damaged.
         """
+
+    def batch(self, samples: Any) -> tuple[Any, Any]:
+        """Return (inputs, targets) of a batch of samples, which torch has collated.
+
+            samples                               inputs                 targets
+            [x, y]                                x                      y
+            [a, b, c]                             (a, b)                 c
+            {"ids", "mask", "labels"}             {"ids", "mask"}        labels       (or "label")
+
+        Both may be any trees of tensors (B, ...), of the same structure for every batch. `loss`, `metric`,
+        `valid` and `condition` get the targets as they are returned here.
+
+        Raises:
+            UserError: there are no targets in the samples.
+        """
+        if isinstance(samples, Mapping):
+            name = next((name for name in ("labels", "label") if name in samples), None)
+            inputs = {key: value for key, value in samples.items() if key != name}
+            if name is not None and inputs:
+                return inputs, samples[name]
+        elif isinstance(samples, tuple | list) and len(samples) > 1:
+            *first, targets = samples
+            return first[0] if len(first) == 1 else tuple(first), targets
+        raise UserError(
+            f"a batch of task {self.name} is {describe_tree(samples)}; give samples (x, y), more inputs in "
+            'front of y, or a dict with "labels", or write `batch` in the task'
+        )
 
     def validation(self, root: Path | None) -> Dataset | None:
         """Return the validation set, or None when the task has none; called only with --patience."""
@@ -78,13 +113,18 @@ class Task(ABC):
         """Return the mean loss of a batch, a scalar: cross-entropy for classes, else mean squared error.
 
         For labels (B, ...) outputs are (B, ..., classes), or (B, classes, ...) as in torch. The mean is over
-        all labels but those equal to `ignore_index`; it is zero where there are no others.
+        all labels but those equal to `ignore_index`; it is zero where there are no others. With `multi_label`
+        it is binary cross-entropy, of outputs and labels of the same shape.
         """
+        if not (isinstance(output, Tensor) and isinstance(y, Tensor)):
+            raise UserError(
+                f"outputs are {describe_tree(output)} and targets {describe_tree(y)}; write `loss` and "
+                f"`metric` in task {self.name}"
+            )
+        if self.multi_label:
+            return self._binary_loss(output, y)
         if self.classes is None:
-            if output.shape != y.shape:
-                raise UserError(
-                    f"outputs {tuple(output.shape)} and targets {tuple(y.shape)} differ; shape them alike"
-                )
+            _check_alike(output, y)
             return F.mse_loss(output, y)
         if y.is_floating_point():  # probabilities, in a task with a metric of its own
             return F.cross_entropy(output, y)
@@ -96,15 +136,27 @@ class Task(ABC):
             return F.cross_entropy(rows, labels, ignore_index=self.ignore_index, reduction="sum")
         return loss
 
-    def valid(self, y: Tensor) -> Tensor:
-        """Return which class labels count, in the shape of y: all but those equal to `ignore_index`."""
-        return y != self.ignore_index
+    def _binary_loss(self, output: Tensor, y: Tensor) -> Tensor:
+        _check_alike(output, y)
+        counts = self.valid(y)
+        labels = y[counts].to(output.dtype)
+        total = F.binary_cross_entropy_with_logits(output[counts], labels, reduction="sum")
+        return total / counts.sum().clamp(min=1)
+
+    def valid(self, y: Any) -> Tensor:
+        """Return which class labels count, in the shape of y: all but those equal to `ignore_index`.
+
+        Of a tree of targets, those of its first tensor.
+        """
+        return first_tensor(y) != self.ignore_index
 
     def metric(self, output: Tensor, y: Tensor) -> Tensor:
         """Return (N,) scores, higher is better, whose mean over the test set reports show.
 
         One for each sample; by default one for each class label that counts (see `valid`).
         """
+        if self.multi_label:
+            return ((output > 0) == (y > 0.5))[self.valid(y)].float()
         if self.classes is None:
             return -(output - y).reshape(len(y), -1).square().mean(1)
         return (_classes_last(output, y).argmax(-1) == y)[self.valid(y)].float()
@@ -113,18 +165,28 @@ class Task(ABC):
         """Return the number that reports show for the mean of the metric over a set."""
         return mean
 
-    def condition(self, y: Tensor) -> Tensor:
+    def condition(self, y: Any) -> Tensor:
         """Return (B, C), the labels as a conditional SG network sees them: one-hot classes, or y as it is.
 
         With as many dimensions as the activations, (B, ..., C), each of their positions has its own labels.
-        The row of a label that does not count is zero.
+        The row of a label that does not count is zero. Of a tree of targets, those of its first tensor.
         """
+        y = first_tensor(y)
+        if self.multi_label:
+            return y.float() * self.valid(y)
         if self.classes is None:
             return y.reshape(len(y), -1).float()
         columns, valid = y.long().unsqueeze(-1), self.valid(y).unsqueeze(-1)
         # a fifth of the time of F.one_hot for a large vocabulary
         rows = torch.zeros(*y.shape, self.classes, device=y.device)
         return rows.scatter_(-1, columns * valid, valid.float())
+
+
+def _check_alike(output: Tensor, y: Tensor) -> None:
+    if output.shape != y.shape:
+        raise UserError(
+            f"outputs {tuple(output.shape)} and targets {tuple(y.shape)} differ; shape them alike"
+        )
 
 
 def _classes_last(output: Tensor, y: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ class RuleContext:
     """Of the stage's output h."""
     output_shape: tuple[int, ...]
     """Of the whole network's output."""
+    output: Boundary = TENSOR
+    """How the whole network's output is packed."""
     loss: Callable[[Any, Any], Tensor]
     """(output (B, ...), y (B, ...)) -> scalar, the mean over the batch."""
     metric: Callable[[Any, Any], Tensor]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import Self, override
 
+from dni_async.errors import UserError
 from dni_async.networks.factory import build_auxiliary
 from dni_async.nonfinite import check_finite, check_loss
 from dni_async.optim import gradients
@@ -67,7 +68,16 @@ class LocalRule(Rule):
         head, optimizer = build_auxiliary(
             context.local, context.shape, context.output_shape, context.device, context.seed
         )
-        return cls(context.in_precision(head), optimizer, context.loss, context.metric, context.valid)
+        output, loss, metric = context.output, context.loss, context.metric
+        if output.extras:
+            raise UserError(
+                "rule local trains heads with an output like that of the network, which has tensors that "
+                "need no gradient; return only others from the last layer, or use another rule"
+            )
+        if not output.is_tensor:
+            loss = lambda h, y: context.loss(output.unpack(h, ()), y)  # noqa: E731
+            metric = lambda h, y: context.metric(output.unpack(h, ()), y)  # noqa: E731
+        return cls(context.in_precision(head), optimizer, loss, metric, context.valid)
 
     @override
     def new_epoch(self) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dni_async.boundary import first_tensor
 from dni_async.state.state_dict import State
+from dni_async.trees import first_tensor
 
 
 class BatchMeans:

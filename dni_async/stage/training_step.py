@@ -26,6 +26,7 @@ from dni_async.errors import UserError
 from dni_async.messages import Activation, Message, TargetGradient
 from dni_async.nonfinite import NonFinite, check_finite
 from dni_async.ownership import clone_if_borrowed
+from dni_async.rules.base import Rule
 from dni_async.stage.counters import StageState
 
 
@@ -114,7 +115,13 @@ class TrainingStep(StageState):
         if self.send_targets and self.has_target(message.step) and x.is_floating_point():
             x.requires_grad_()
         output = self.rule.forward(self.layers, self._inputs(self._unshared(x), message))
+        if self.returns.is_tensor and not isinstance(output, Tensor) and self._rule_returned():
+            raise wrong_value(self.rule, "forward", output, "the output of the layers, a tensor")
         return x, *self.returns.pack(output)
+
+    def _rule_returned(self) -> bool:
+        """Whether what `forward` returned is the rule's own work, not that of the layers."""
+        return type(self.rule).forward is not Rule.forward and not self.rule.capabilities.keeps_graphs
 
     def _inputs(self, x: Tensor, message: Activation) -> Any:
         """Return what the layers take, of h = x (B, ...) and the extras of the message."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Any
+
+from torch import nn
 from typing_extensions import override
 
 from launch.engines.baseline_loop import Loop, run_loop
@@ -20,7 +22,7 @@ class Backprop(Loop):
         super().__init__(context, peers, layers)
 
     @override
-    def step(self, x: Tensor, y: Tensor) -> None:
+    def step(self, x: Any, y: Any) -> None:
         loss = self.loss(self.forward(x), y)
         self.rule.count(loss.item(), y)
         self.probe.mark("forward")
@@ -29,13 +31,12 @@ class Backprop(Loop):
         self.updater.step()
         self.probe.mark("update")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Any) -> Any:
         """Return the output for a batch, with autograd."""
-        output: Tensor = self.module(x)
-        return output
+        return self.module(x)
 
     @override
-    def evaluate(self, x: Tensor, y: Tensor) -> None:
+    def evaluate(self, x: Any, y: Any) -> None:
         self.rule.evaluate(self.module(x), y)
         self.probe.mark("evaluate")
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dni_async.early_stopping import Best
 from dni_async.errors import Late, StageError, UserError
@@ -23,6 +23,7 @@ from dni_async.messages import EVALUATIONS, Activation, Marker, MarkerKind, Mess
 from dni_async.networks.factory import parameters_of
 from dni_async.parameter_groups import numbered
 from dni_async.state.module_state import collect_stats, reset_epoch_stats
+from launch.engines.joint_result import together
 from launch.engines.joint_stop import JointStop
 from launch.job.context import RankContext
 from launch.job.stage_factory import build_updater, loss_rule, patience_of
@@ -65,6 +66,7 @@ class Loop(ABC):
         )
         self.rule = loss_rule(self.config, self.task, context.plan, self.device)
         self.loss = self.rule.loss
+        self.inputs, self.targets = context.plan.boundary(0), context.plan.target_boundary()
         warmup = warmup_steps(self.data.steps_per_epoch // self.config.evaluation.evaluations)
         self.probe = make_probe(self.config.runtime.emulate_gflops, warmup)
         self.throughput = Throughput(warmup)
@@ -84,11 +86,14 @@ class Loop(ABC):
         return
 
     @abstractmethod
-    def step(self, x: Tensor, y: Tensor) -> None:
-        """Forward, backward and update on this rank's part of a batch; mark the times, count the loss."""
+    def step(self, x: Any, y: Any) -> None:
+        """Forward, backward and update on this rank's part of a batch; mark the times, count the loss.
+
+        x, y: inputs and targets, (B, ...) each, or trees.
+        """
 
     @abstractmethod
-    def evaluate(self, x: Tensor, y: Tensor) -> None:
+    def evaluate(self, x: Any, y: Any) -> None:
         """Forward, without autograd, on this rank's part of a test batch; mark times, count scores."""
 
     def describe_position(self) -> str:
@@ -128,29 +133,35 @@ class Loop(ABC):
                     with self.updater.averaged():
                         self.best.judge(message.step, loss)
         elif isinstance(message, Activation) and message.train:
-            self._train(message.h, message.y)
+            self._train(message)
         elif isinstance(message, Activation):
-            self._evaluate(message.h, message.y)
+            self._evaluate(message)
 
-    def _train(self, x: Tensor, y: Tensor) -> None:
+    def _unpacked(self, message: Activation) -> tuple[Any, Any]:
+        """Return inputs and targets of a batch."""
+        labels = len(message.extras) - self.targets.extras
+        inputs = self.inputs.unpack(message.h, message.extras[:labels])
+        return inputs, self.targets.unpack(message.y, message.extras[labels:])
+
+    def _train(self, message: Activation) -> None:
         rows = self.data.rows(self.steps)
         if not self.module.training:
             self.module.train()
-        self.probe.begin(self.steps, True, "load", ("train", x.shape))
-        self.step(x, y)
+        self.probe.begin(self.steps, True, "load", ("train", message.h.shape))
+        self.step(*self._unpacked(message))
         self.probe.end()
         self.steps += 1
-        self.samples += len(y)
+        self.samples += len(message.y)
         self.throughput.trained(rows * self.batches_at_once)
         self.probe.step_done()
 
     @torch.no_grad()
-    def _evaluate(self, x: Tensor, y: Tensor) -> None:
+    def _evaluate(self, message: Activation) -> None:
         if self.module.training:
             self.module.eval()
-        self.probe.begin(self.steps, False, "load", ("evaluate", x.shape))
+        self.probe.begin(self.steps, False, "load", ("evaluate", message.h.shape))
         with self.updater.averaged():
-            self.evaluate(x, y)
+            self.evaluate(*self._unpacked(message))
         self.probe.end()
         self.throughput.pause()
 
@@ -208,25 +219,6 @@ class Loop(ABC):
             cause = error if says_it_all else f"{type(error).__name__}: {error}"
             kind = Late if timed_out(error) else StageError
             raise kind(f"{self.describe_position()}: {cause}") from error
-
-
-def together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the result over the samples of all ranks, from the means of each (see `LossRule.result`)."""
-    result: dict[str, Any] = {key: sum(r[key] for r in results) for key in ("trained", "tested")}
-    for key, weight, samples in (
-        ("loss", "trained_labels", "trained"),
-        ("test_loss", "tested_labels", "tested"),
-        ("test_accuracy", "scores", "tested"),
-    ):
-        weights = [r.get(weight, r[samples]) for r in results]
-        known = [(r[key], w) for r, w in zip(results, weights, strict=True) if w]
-        if len(known) <= 1:
-            result[key] = known[0][0] if known else None
-        else:
-            result[key] = sum(mean * w for mean, w in known) / sum(weights)
-        if sum(weights) != result[samples]:
-            result[weight] = sum(weights)
-    return result
 
 
 def run_loop(

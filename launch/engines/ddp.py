@@ -8,11 +8,14 @@ Batch norm is that of DDP: statistics of the rank's own rows, running statistics
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
+from dni_async.trees import first_tensor
 from launch.engines.baseline_loop import Loop, run_loop
 from launch.job.context import RankContext
 from launch.job.partition_plan import build_layers
@@ -42,10 +45,10 @@ class Ddp(Loop):
             parameter.register_post_accumulate_grad_hook(self._gradient_is_ready)
 
     @override
-    def step(self, x: Tensor, y: Tensor) -> None:
-        output = self.replica(x)
-        loss = self.loss(output, y) if len(y) else output
-        if len(y):
+    def step(self, x: Any, y: Any) -> None:
+        output, rows = self.replica(x), len(first_tensor(y))
+        loss = self.loss(output, y) if rows else output
+        if rows:
             self.rule.count(loss.item(), y)
         self.probe.mark("forward")
         share = self._share(y)
@@ -56,16 +59,16 @@ class Ddp(Loop):
         self.probe.mark("update")
 
     @override
-    def evaluate(self, x: Tensor, y: Tensor) -> None:
+    def evaluate(self, x: Any, y: Any) -> None:
         output = self.replica(x)
-        if len(y):
+        if len(first_tensor(y)):
             self.rule.evaluate(output, y)
         self.probe.mark("evaluate")
 
-    def _share(self, y: Tensor) -> float:
+    def _share(self, y: Any) -> float:
         """Return R n_r / n, with n counting labels where some are ignored, and rows otherwise."""
         if self.rule.valid is None:
-            return self.peers.world * len(y) / self.data.rows(self.steps)
+            return self.peers.world * len(first_tensor(y)) / self.data.rows(self.steps)
         own = self.rule.labels_in(y)
         labels = self.peers.sum(own)
         return self.peers.world * own / labels if labels else 0.0
@@ -84,9 +87,9 @@ class _MaybeEmpty(nn.Module):
         super().__init__()
         self.module = module
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the output (B, ...), or a scalar zero."""
-        if len(x):
+    def forward(self, x: Any) -> Any:
+        """Return the output for x, or a scalar zero."""
+        if len(first_tensor(x)):
             return self.module(x)
         trained = [p.flatten()[:1].sum() for p in self.module.parameters() if p.requires_grad]
         return torch.stack(trained).sum() * 0

@@ -16,6 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import override
 
+from dni_async.errors import UserError
 from dni_async.parameter_groups import numbered
 from launch.engines.baseline_loop import Loop, run_loop
 from launch.engines.micro_batches import candidates, check_given, fastest
@@ -38,6 +39,12 @@ class Pipelining(Loop):
     """Made by `prepare`, which decides on the number of micro-batches."""
 
     def __init__(self, context: RankContext, peers: Peers) -> None:
+        plan = context.plan
+        if not all(plan.boundary(i).is_tensor for i in range(len(plan.boundaries))):
+            raise UserError(
+                f"engine {context.config.engine} sends single tensors between stages; use another engine for "
+                "layers that take or return several"
+            )
         layers = build_layers(context.task, context.config.task)
         first, end = context.plan.bounds[context.index]
         super().__init__(context, peers, layers[first:end], first)

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
 
 from dni_async.errors import UserError
@@ -51,15 +51,16 @@ class DniLocal(Backprop):
         self.interfaces: dict[str, dict[str, Any]] = {}
 
     @override
-    def step(self, x: Tensor, y: Tensor) -> None:
+    def step(self, x: Any, y: Any) -> None:
         if isinstance(self.dni, CDNI):
-            self.dni.register_labels(self.task.condition(y), classes=self.task.classes is not None)
+            self.dni.register_labels(
+                self.task.condition(y), classes=self.task.classes is not None and not self.task.multi_label
+            )
         super().step(x, y)
 
     @override
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.dni(x)
-        return output
+    def forward(self, x: Any) -> Any:
+        return self.dni(x)
 
     @override
     def on(self, message: Message, *others: Any) -> None:

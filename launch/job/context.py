@@ -84,6 +84,8 @@ class RankContext:
             evaluations=self.config.evaluation.evaluations,
             checkpoint_every=self.config.recovery.checkpoint_every,
             position=self.start.position,
+            inputs=self.plan.boundary(0),
+            targets=self.plan.target_boundary(),
             on_step=progress_file.write if progress_file else lambda step: None,
             enough=enough,
         )

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from dni_async.errors import UserError
+from dni_async.trees import describe_tree, map_tensors
 from launch.config.task import TaskConfig
 from launch.job.samples import check_set, size, stack
 from tasks.base import Task
 from tasks.contiguous import ContiguousBatches
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Any, Any]
+"""Inputs and targets: trees of tensors (B, ...)."""
+Split = Callable[[Any], Batch]
+"""Makes inputs and targets of a batch of samples; see `Task.batch`."""
 Part = tuple[int, int]
 """(i, n): part i of the rows of every batch, which are divided evenly into n parts."""
 
@@ -27,24 +32,25 @@ class Data:
     Without a validation set evaluations are on the test set.
     """
 
-    train: Dataset[Batch]
-    test: Dataset[Batch]
+    train: Dataset[Any]
+    test: Dataset[Any]
     batch_size: int
     seed: int
     part: Part = (0, 1)
-    validation: Dataset[Batch] | None = None
+    validation: Dataset[Any] | None = None
+    split: Split = tuple
 
     def __post_init__(self) -> None:
         for name, dataset in self.sets().items():
             check_set(name, dataset)
 
-    def sets(self) -> dict[str, Dataset[Batch]]:
+    def sets(self) -> dict[str, Dataset[Any]]:
         """Return the data sets by name."""
         validation = {} if self.validation is None else {"validation": self.validation}
         return {"training": self.train, "test": self.test} | validation
 
     @property
-    def evaluated(self) -> Dataset[Batch]:
+    def evaluated(self) -> Dataset[Any]:
         """The data set that evaluations are on."""
         return self.test if self.validation is None else self.validation
 
@@ -68,27 +74,31 @@ class Data:
 
     def sample(self) -> Batch:
         """Return one training batch, for shapes and costs; values that are NaN or infinite are zeros."""
-        x, y = (tensor.nan_to_num(0.0, 0.0, 0.0) for tensor in next(self.training(0)))
-        return x, y
+        inputs, targets = map_tensors(lambda tensor: tensor.nan_to_num(0.0, 0.0, 0.0), next(self.training(0)))
+        return inputs, targets
 
     def training(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch from number `start` on, in an order that depends on seed and epoch
         alone, so that it is the same for all engines."""
-        return batches(
-            self.train,
-            self.batch_size,
-            torch.Generator().manual_seed(self.seed * 1_000_003 + epoch),
-            self.part,
-            start,
-        )
+        order = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return self._split(batches(self.train, self.batch_size, order, self.part, start))
 
     def evaluation(self, start: int = 0) -> Iterator[Batch]:
         """Yield the batches of `evaluated`, from number `start` on."""
-        return batches(self.evaluated, self.batch_size, part=self.part, start=start)
+        return self._split(batches(self.evaluated, self.batch_size, part=self.part, start=start))
 
     def testing(self) -> Iterator[Batch]:
         """Yield the batches of the test set."""
-        return batches(self.test, self.batch_size, part=self.part)
+        return self._split(batches(self.test, self.batch_size, part=self.part))
+
+    def _split(self, batches: Iterator[Any]) -> Iterator[Batch]:
+        for samples in batches:
+            batch = self.split(samples)
+            if not (isinstance(batch, tuple) and len(batch) == 2):
+                raise UserError(
+                    f"batch of the task returned {describe_tree(batch)}; return (inputs, targets)"
+                )
+            yield batch
 
 
 def read(config: TaskConfig, task: Task, part: Part = (0, 1), patience: int = 0) -> Data:
@@ -109,23 +119,23 @@ def read(config: TaskConfig, task: Task, part: Part = (0, 1), patience: int = 0)
             "leave it out, or hold samples out (--task-args validation=N; in a task of your own write "
             "`validation`)"
         )
-    return Data(train, test, config.batch_size, config.seed, part, validation)
+    return Data(train, test, config.batch_size, config.seed, part, validation, task.batch)
 
 
-def _batches_of(dataset: Dataset[Batch], batch_size: int) -> int:
+def _batches_of(dataset: Dataset[Any], batch_size: int) -> int:
     if isinstance(dataset, ContiguousBatches):
         return dataset.steps(batch_size)
     return -(-size(dataset) // batch_size)
 
 
 def batches(
-    dataset: Dataset[Batch],
+    dataset: Dataset[Any],
     batch_size: int,
     shuffle: torch.Generator | None = None,
     part: Part = (0, 1),
     start: int = 0,
-) -> Iterator[Batch]:
-    """Yield batches of (x, y), in order or shuffled. Tensors are indexed directly, other data sets are read
+) -> Iterator[Any]:
+    """Yield batches of samples, in order or shuffled. Tensors are indexed directly, other data sets are read
     by a DataLoader; a `ContiguousBatches` has an order of its own, which is not shuffled.
 
     Args:
@@ -134,24 +144,23 @@ def batches(
     """
     in_order = shuffle is None and not isinstance(dataset, ContiguousBatches)
     if isinstance(dataset, TensorDataset) and in_order:
-        x, y = dataset.tensors
-        for x_batch, y_batch in zip(x.split(batch_size)[start:], y.split(batch_size)[start:], strict=True):
-            yield part_of(x_batch, part), part_of(y_batch, part)
+        for tensors in zip(*(tensor.split(batch_size)[start:] for tensor in dataset.tensors), strict=True):
+            yield tuple(part_of(tensor, part) for tensor in tensors)
         return
     indices = _order(dataset, batch_size, shuffle)[start:]
     if not isinstance(dataset, TensorDataset):
         numbers = [index.tolist() for index in indices]
         # without a generator of its own it would draw from the global one, once more in a resumed run
-        for x, y in DataLoader(dataset, batch_sampler=numbers, collate_fn=stack, generator=torch.Generator()):
-            yield part_of(x, part), part_of(y, part)
+        for tree in DataLoader(dataset, batch_sampler=numbers, collate_fn=stack, generator=torch.Generator()):
+            yield map_tensors(lambda tensor: part_of(tensor, part), tree)
         return
-    x, y = dataset.tensors
     for index in indices:
         index = part_of(index, part)
-        yield x.index_select(0, index), y.index_select(0, index)  # three times as fast as x[index]
+        # three times as fast as tensor[index]
+        yield tuple(tensor.index_select(0, index) for tensor in dataset.tensors)
 
 
-def _order(dataset: Dataset[Batch], batch_size: int, shuffle: torch.Generator | None) -> Sequence[Tensor]:
+def _order(dataset: Dataset[Any], batch_size: int, shuffle: torch.Generator | None) -> Sequence[Tensor]:
     """Return the indices of the samples in each batch."""
     if isinstance(dataset, ContiguousBatches):
         return dataset.order(batch_size).unbind()

@@ -15,11 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import torch
 
+from dni_async.boundary import TENSOR, Boundary
 from dni_async.messages import Activation, Marker, MarkerKind, Message
 from launch.job.data import Batch, Data
+
+Pack = Callable[[Batch, int, bool], Activation]
+"""(batch, its number, whether it is for training) -> the message of the batch."""
 
 
 @dataclass(slots=True)
@@ -58,6 +63,8 @@ def stream(
     evaluations: int = 1,
     checkpoint_every: int | None = None,
     position: StreamPosition | None = None,
+    inputs: Boundary = TENSOR,
+    targets: Boundary = TENSOR,
     on_step: Callable[[int], None] = lambda step: None,
     enough: Callable[[], bool] = lambda: False,
 ) -> Iterator[Message]:
@@ -69,6 +76,7 @@ def stream(
         checkpoint_every: a CHECKPOINT marker comes whenever so many steps are done and at the end of every
             epoch, behind an evaluation that is due there; 0: of epochs only, None: no markers.
         position: where to start; it moves along with the stream.
+        inputs, targets: how those of a batch are packed.
         on_step: called when a training batch has been handled, with the number of those done.
         enough: asked before each message; once it is true, STOP is the next message, wherever the epoch
             stands:
@@ -82,9 +90,10 @@ def stream(
     position = position or StreamPosition()
     if position.checkpoint_step is None:
         position.checkpoint_step = position.step
+    pack = partial(_pack, inputs, targets, device)
     reports = _ReportTimer(clock)
     for message in _messages(
-        data, epochs, device, evaluations, checkpoint_every, position.step, position.sent_after
+        data, epochs, pack, evaluations, checkpoint_every, position.step, position.sent_after
     ):
         if enough():
             break
@@ -94,7 +103,7 @@ def stream(
             if reports.are_due():
                 yield _marker(MarkerKind.REPORT, position.step, data)
     has_checkpoint = checkpoint_every is None or position.checkpoint_step == position.step
-    yield from map(position.advance, _end(data, device, position.step, checkpoint=not has_checkpoint))
+    yield from map(position.advance, _end(data, pack, position.step, checkpoint=not has_checkpoint))
 
 
 class _ReportTimer:
@@ -112,13 +121,13 @@ class _ReportTimer:
         return due
 
 
-def _end(data: Data, device: torch.device, step: int, *, checkpoint: bool) -> Iterator[Message]:
+def _end(data: Data, pack: Pack, step: int, *, checkpoint: bool) -> Iterator[Message]:
     """Yield what follows when training has ended after so many steps."""
     if checkpoint:
         yield _marker(MarkerKind.CHECKPOINT, step, data)
     if data.validation is not None:
         yield _marker(MarkerKind.RESTORE, step, data)
-        yield from _to_evaluate(data.testing(), device)
+        yield from _to_evaluate(data.testing(), pack)
     yield _marker(MarkerKind.STOP, step, data)
 
 
@@ -129,7 +138,7 @@ def _marker(kind: MarkerKind, step: int, data: Data) -> Marker:
 def _messages(
     data: Data,
     epochs: int,
-    device: torch.device,
+    pack: Pack,
     evaluations: int,
     every: int | None,
     step: int,
@@ -138,18 +147,18 @@ def _messages(
     """Yield the training batches from number `step` on, and what belongs behind each of them."""
     evaluated = data.evaluation_steps(evaluations)
     if step and sent_after is not None:
-        yield from _behind(data, device, step, evaluated, every, sent_after)
+        yield from _behind(data, pack, step, evaluated, every, sent_after)
     passed, skip = divmod(step, data.steps_per_epoch)
     for epoch in range(passed + 1, epochs + 1):
-        for x, y in data.training(epoch, skip):
-            yield Activation(step, 0, x.to(device), y.to(device))
+        for batch in data.training(epoch, skip):
+            yield pack(batch, step, True)
             step += 1
-            yield from _behind(data, device, step, evaluated, every)
+            yield from _behind(data, pack, step, evaluated, every)
         skip = 0
 
 
 def _behind(
-    data: Data, device: torch.device, step: int, evaluated: set[int], every: int | None, skip: int = 0
+    data: Data, pack: Pack, step: int, evaluated: set[int], every: int | None, skip: int = 0
 ) -> Iterator[Message]:
     """Yield what belongs behind the first `step` training batches, without the first `skip` messages of it:
     an evaluation, where one is due, and its marker, and the marker of a checkpoint."""
@@ -157,7 +166,7 @@ def _behind(
     done = step - (epoch - 1) * data.steps_per_epoch
     last = done == data.steps_per_epoch
     if done in evaluated:
-        yield from _to_evaluate(data.evaluation(skip), device, skip)
+        yield from _to_evaluate(data.evaluation(skip), pack, skip)
         skip = max(0, skip - data.evaluation_batches)
         markers.append(_marker(MarkerKind.EPOCH if last else MarkerKind.EVALUATION, step, data))
     if every is not None and (last or (every and step % every == 0)):
@@ -165,9 +174,18 @@ def _behind(
     yield from markers[skip:]
 
 
-def _to_evaluate(pairs: Iterator[Batch], device: torch.device, first: int = 0) -> Iterator[Message]:
-    for number, (x, y) in enumerate(pairs, first):
-        yield Activation(number, 0, x.to(device), y.to(device), train=False)
+def _to_evaluate(batches: Iterator[Batch], pack: Pack, first: int = 0) -> Iterator[Message]:
+    for number, batch in enumerate(batches, first):
+        yield pack(batch, number, False)
+
+
+def _pack(
+    inputs: Boundary, targets: Boundary, device: torch.device, batch: Batch, step: int, train: bool
+) -> Activation:
+    """Return the message of a batch for stage 0."""
+    (h, extras), (y, labels) = inputs.pack(batch[0]), targets.pack(batch[1])
+    both = tuple(extra.to(device) for extra in (*extras, *labels))
+    return Activation(step, 0, h.to(device), y.to(device), train, both)
 
 
 def _epoch_of(step: int, data: Data) -> int:

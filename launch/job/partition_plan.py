@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from dni_async.boundary import TENSOR, Boundary
 from dni_async.errors import UserError
 from dni_async.networks.factory import label_size_of
 from dni_async.parameter_groups import check_patterns, numbered
@@ -21,6 +22,7 @@ from launch.config.train import TrainConfig
 from launch.engines.registry import find_engine
 from launch.job.data import Data
 from launch.job.initial_weights import load_initial_weights
+from launch.job.run_through import run_through
 from launch.job.samples import size
 from launch.job.stage_costs import measure_stage_costs
 from launch.job.task_checks import (
@@ -31,7 +33,6 @@ from launch.job.task_checks import (
     check_rows,
     check_scores,
     check_shared_weights,
-    run_through,
 )
 from tasks.base import Task, seed_everything
 from workers.coordination.rendezvous import Rendezvous
@@ -58,6 +59,11 @@ class PartitionPlan:
     steps_per_epoch: int
     train_samples: int
     test_samples: int
+    boundaries: list[dict[str, Any]] = field(default_factory=list)
+    """How what crosses in front of the first layer, and behind each of them, is packed (see `Boundary`);
+    empty: single tensors."""
+    targets: dict[str, Any] = field(default_factory=dict)
+    """How the targets of a batch are packed."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """What the task must know of the data to build layers."""
     ignored_labels: bool = False
@@ -66,6 +72,14 @@ class PartitionPlan:
     """Training batches that the run has seen when it starts: the step of the checkpoint that it resumes."""
     run: str = ""
     """Random id of the run, in its checkpoints."""
+
+    def boundary(self, layer: int) -> Boundary:
+        """Return how the input of a layer is packed; that of the number behind the last: the output."""
+        return Boundary.from_state(self.boundaries[layer]) if self.boundaries else TENSOR
+
+    def target_boundary(self) -> Boundary:
+        """Return how the targets of a batch are packed."""
+        return Boundary.from_state(self.targets) if self.targets else TENSOR
 
 
 def build_layers(task: Task, config: TaskConfig, steps_per_epoch: int = 0) -> list[nn.Module]:
@@ -147,29 +161,32 @@ def make_plan(
     ignored_labels = check_labels(task, data)
     x, y = data.sample()
     label_size = label_size_of(task.condition, y) if config.capabilities.conditional and stages > 1 else 0
-    shapes, dtypes, rows, output = run_through(layers, x, config.runtime.precision)
-    check_scores(task, output, y)
+    targets = Boundary.of(y, f"batch of task {task.name}, for the targets,")
+    crossings = run_through(task, layers, x, config.runtime.precision, targets.extras)
+    shapes, rows = crossings.shapes, [len(h) for h in crossings.h[1:]]
+    check_scores(task, crossings.output, y)
     check_last_batch(layers, x, data)
     cut, costs = config.partition.cut_layers(), None
     if cut is not None:
         _check_given_cut(config, cut, layers, stages)
-        check_rows(rows, len(x), cut)
+        check_rows(rows, len(crossings.h[0]), cut)
     elif stages > 1:
-        check_rows(rows, len(x), None)
-        batch = x.to(device), y.to(device)
-        costs = measure_stage_costs(config, task, layers, batch, shapes, label_size, stages)
+        check_rows(rows, len(crossings.h[0]), None)
+        costs = measure_stage_costs(config, task, layers, crossings, y, label_size, stages, device)
         cut = _measured_cut(costs, layers, stages)
     bounds = stage_bounds(cut or [], len(layers))
     check_shared_weights(layers, bounds)
     return PartitionPlan(
         bounds,
         shapes,
-        [str(dtype).removeprefix("torch.") for dtype in dtypes],
+        [str(h.dtype).removeprefix("torch.") for h in crossings.h[1:]],
         [costs.of_stage(*pair) for pair in bounds] if costs else [],
         label_size,
         data.steps_per_epoch,
         size(data.train),
         size(data.test),
+        [boundary.state_dict() for boundary in crossings.boundaries],
+        targets.state_dict(),
         dict(task.metadata),
         ignored_labels,
     )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from dni_async.boundary import TENSOR, Boundary
 from dni_async.optim import Updater
 from dni_async.rules import RuleContext
 from launch.config.train import TrainConfig
@@ -29,6 +30,8 @@ def rule_context(
     batch_normalised: bool,
     ignored_labels: bool = False,
     schedule: Callable[[int], float] | None = None,
+    boundary: Boundary = TENSOR,
+    output: Boundary = TENSOR,
 ) -> RuleContext:
     """Return what the rule of stage `index` is built from, at an interface of `shape`.
 
@@ -43,7 +46,9 @@ def rule_context(
         valid=task.valid if ignored_labels else None,
         condition=task.condition,
         label_size=label_size,
-        classes=task.classes,
+        classes=None if task.multi_label else task.classes,
+        boundary=boundary,
+        output=output,
         stages=stages,
         sg=config.sg,
         local=config.local,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
+from torch.utils._pytree import tree_leaves, tree_structure
+from torch.utils.data import Dataset, IterableDataset, default_collate
 
 from dni_async.errors import UserError
+from dni_async.trees import describe_tree
 
-WANTED = "give pairs (x, y) of one tensor, array or number each"
+WANTED = "give tensors, arrays or numbers, in tuples, lists or dicts of the same form and shapes"
 
 
 def check_set(name: str, dataset: Dataset[Any]) -> None:
-    """Check that a data set, such as the "training" set, is map-style and has samples, which are pairs."""
+    """Check that a data set, such as the "training" set, is map-style and has samples."""
     if isinstance(dataset, IterableDataset):
         kind = type(dataset).__name__
         raise UserError(
@@ -23,8 +26,6 @@ def check_set(name: str, dataset: Dataset[Any]) -> None:
         )
     if not size(dataset):
         raise UserError(f"the {name} set is empty; check the task's data")
-    if isinstance(dataset, TensorDataset) and len(dataset.tensors) != 2:
-        raise UserError(f"the {name} set has samples of {len(dataset.tensors)} tensors; give pairs (x, y)")
 
 
 def size(dataset: Dataset[Any]) -> int:
@@ -34,25 +35,31 @@ def size(dataset: Dataset[Any]) -> int:
     return len(dataset)
 
 
-def stack(samples: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    """Return a batch x (B, ...), y (B, ...) of these samples."""
-    for sample in samples:
-        if not isinstance(sample, tuple | list) or len(sample) != 2:
-            raise UserError(f"a sample is {_described(sample)}; {WANTED}")
-        for name, value in zip("xy", sample, strict=True):
-            if isinstance(value, Mapping | tuple | list | str | bytes) or value is None:
-                raise UserError(f"the {name} of a sample is {_described(value)}; {WANTED}")
+def stack(samples: Sequence[Any]) -> Any:
+    """Return a batch of these samples: the tree of one of them, with tensors (B, ...).
+
+    Raises:
+        UserError: they differ in form, or have something else than tensors, arrays and numbers.
+    """
     try:
-        x, y = default_collate([tuple(sample) for sample in samples])
-    except (RuntimeError, TypeError) as error:  # shapes that differ, or a type that torch does not know
-        cause = str(error).splitlines()[0]
-        raise UserError(f"samples do not make a batch ({cause}); {WANTED}, all of one shape") from error
-    return x, y
+        batch = default_collate(list(samples))
+    except Exception as error:  # shapes or forms that differ, or a type that torch does not know
+        raise UserError(f"{_odd(samples) or _cause(error)}; {WANTED}") from error
+    if not all(isinstance(leaf, Tensor) for leaf in tree_leaves(batch)):
+        raise UserError(f"{_odd(samples) or _cause()}; {WANTED}")
+    return batch
 
 
-def _described(value: Any) -> str:
-    """Return what a value is, such as "a dict (x, mask)"."""
-    kind = f"a {type(value).__name__}"
-    if isinstance(value, Mapping):
-        return f"{kind} ({', '.join(map(str, value))})"
-    return f"{kind} of {len(value)}" if isinstance(value, tuple | list) else kind
+def _odd(samples: Sequence[Any]) -> str:
+    """Return words about the first sample of another form than that of sample 0, or with a wrong value."""
+    form = tree_structure(samples[0])
+    for sample in samples:
+        right = (Tensor, numpy.ndarray, numpy.generic, int, float)
+        if tree_structure(sample) != form or not all(isinstance(leaf, right) for leaf in tree_leaves(sample)):
+            return f"a sample is {describe_tree(sample)}"
+    return ""
+
+
+def _cause(error: Exception | None = None) -> str:
+    words = f" ({(str(error) or type(error).__name__).splitlines()[0]})" if error else ""
+    return f"samples do not make a batch{words}"

@@ -8,18 +8,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from dni_async.boundary import TENSOR, Boundary
 from dni_async.networks.batch_normalised import batch_normalised
 from dni_async.networks.factory import measurable
 from dni_async.partition.costs import ROUNDS, Clock, Costs, measure_costs
 from dni_async.rules import Rule
 from dni_async.rules.registry import build_rule
+from dni_async.trees import map_tensors
 from launch.config.runtime import LinkedConfig
 from launch.config.train import TrainConfig
 from launch.job.rule_context import rule_context
+from launch.job.run_through import Crossings, bind
 from tasks.base import Task
 from workers.runtime.emulation import flop_clock
 from workers.runtime.precision import in_precision, sequential
@@ -33,6 +37,7 @@ def rules_to_measure(
     label_size: int,
     stages: int,
     device: torch.device,
+    output: Boundary = TENSOR,
 ) -> Callable[[int], Rule]:
     """Return a function of i: the rule after layer i, one and the same for all outputs that are alike."""
     normalised = batch_normalised(layers)
@@ -49,6 +54,7 @@ def rules_to_measure(
             config.task.seed,
             device,
             batch_normalised=is_normalised,
+            output=output,
         )
         return build_rule(config.rule, replace(context, sg=measurable(context.sg, shape)))
 
@@ -59,19 +65,27 @@ def measure_stage_costs(
     config: TrainConfig,
     task: Task,
     layers: list[nn.Module],
-    batch: tuple[Tensor, Tensor],
-    shapes: list[tuple[int, ...]],
+    crossings: Crossings,
+    y: Any,
     label_size: int,
     stages: int,
+    device: torch.device | None = None,
 ) -> Costs:
-    """Measure a training step of every layer, and of the rule's network after each of them."""
-    device = batch[0].device
-    rules = rules_to_measure(config, task, layers, shapes, label_size, stages, device)
+    """Measure a training step of every layer, and of the rule's network after each of them, on a batch with
+    targets y; by default on the CPU."""
+    device = device or torch.device("cpu")
+    rules = rules_to_measure(
+        config, task, layers, crossings.shapes, label_size, stages, device, crossings.boundaries[-1]
+    )
+    copies = [sequential([copy.deepcopy(layer)], config.runtime.precision).to(device) for layer in layers]
+    y = map_tensors(lambda tensor: tensor.to(device), y)
+    loss = in_precision(task.loss, config.runtime.precision, device)
     with cost_clock(config.runtime, device) as (clock, rounds):
         costs = measure_costs(
-            [sequential([copy.deepcopy(layer)], config.runtime.precision).to(device) for layer in layers],
-            *batch,
-            loss=in_precision(task.loss, config.runtime.precision, device),
+            bind(copies, crossings),
+            crossings.h[0].to(device),
+            y,
+            loss=crossings.packed(loss),
             optimizer=config.optimizer.factory(),
             rule=rules if config.capabilities.has_network else lambda i: None,
             clock=clock,

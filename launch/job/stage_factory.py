@@ -82,6 +82,9 @@ def build_stage(
         target_every=config.partition.target_every if config.capabilities.sparse_targets else 1,
         skip_nonfinite=config.recovery.on_nonfinite == "skip",
         patience=patience_of(config.evaluation.patience, plan.steps_per_epoch),
+        takes=plan.boundary(first),
+        returns=plan.boundary(end),
+        targets=plan.target_boundary(),
     )
     return stage, names
 
@@ -89,7 +92,8 @@ def build_stage(
 def loss_rule(config: TrainConfig, task: Task, plan: PartitionPlan, device: torch.device) -> LossRule:
     """Return the rule of the stage, or of the engine, that computes the loss."""
     loss = in_precision(task.loss, config.runtime.precision, device)
-    return LossRule(loss, task.metric, task.valid if plan.ignored_labels else None)
+    valid = task.valid if plan.ignored_labels else None
+    return LossRule(loss, task.metric, valid, plan.boundary(len(plan.boundaries) - 1))
 
 
 def seed_stage(config: TrainConfig, index: int) -> None:
@@ -137,6 +141,8 @@ def _rule(
         batch_normalised=batch_normalised(layers)[end - 1],
         ignored_labels=plan.ignored_labels,
         schedule=schedule_of(config.optimizer, total_steps),
+        boundary=plan.boundary(end),
+        output=plan.boundary(len(layers)),
     )
     return build_rule(config.rule, context)
 

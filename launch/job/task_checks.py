@@ -3,46 +3,20 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils.data import TensorDataset
 
 from dni_async.errors import UserError
+from dni_async.trees import first_tensor, map_tensors
 from launch.engines.registry import ENGINES, find_engine
 from launch.job.data import Data
+from launch.job.run_through import cause_of, describe_shape
 from launch.job.samples import size
 from tasks.base import Task
-from workers.runtime.precision import sequential
-
-
-@torch.no_grad()
-def run_through(
-    layers: list[nn.Module], x: Tensor, precision: str = "fp32"
-) -> tuple[list[tuple[int, ...]], list[torch.dtype], list[int], Tensor]:
-    """Return shape (without the batch), type and rows of each layer's output for x (B, ...), and the last.
-
-    Raises:
-        UserError: names the layer that does not take the output of the layer before it.
-    """
-    shapes, dtypes, rows = [], [], []
-    for i, layer in enumerate(layers):
-        layer = sequential([copy.deepcopy(layer)], precision).eval()
-        try:
-            x = layer(x)
-        except Exception as error:
-            raise UserError(
-                f"layer {i} does not take what comes before it, {tuple(x.shape)} ({_cause(error)})"
-            ) from error
-        if not isinstance(x, Tensor):
-            raise UserError(f"layer {i} gives {type(x).__name__}; layers of a pipeline must give one tensor")
-        if not x.ndim:
-            raise UserError(f"layer {i} gives a scalar; layers must give a tensor (B, ...)")
-        shapes.append(tuple(x.shape[1:]))
-        dtypes.append(x.dtype)
-        rows.append(len(x))
-    return shapes, dtypes, rows, x
 
 
 def check_rows(rows: list[int], batch: int, cut: list[int] | None) -> None:
@@ -69,16 +43,17 @@ def check_not_lazy(layers: list[nn.Module]) -> None:
 
 
 @torch.no_grad()
-def check_scores(task: Task, output: Tensor, y: Tensor) -> None:
+def check_scores(task: Task, output: Any, y: Any) -> None:
     """Check that the loss of a batch is a scalar, and the metric a score per sample or label that counts."""
-    counted = (int(task.valid(y).sum()) if task.classes is not None else len(y),)
-    scores = [(len(y),), counted]
+    rows = (len(first_tensor(y)),)
+    counted = (int(task.valid(y).sum()),) if task.classes is not None else rows
+    scores = [rows, counted]
     for name, function, wanted in (("loss", task.loss, [()]), ("metric", task.metric, scores)):
         try:
             shape = tuple(function(output, y).shape)
         except Exception as error:
-            given = f"outputs {tuple(output.shape)} and labels {tuple(y.shape)}"
-            raise UserError(f"the task's {name} does not take {given} ({_cause(error)})") from error
+            given = f"outputs {describe_shape(output)} and labels {describe_shape(y)}"
+            raise UserError(f"the task's {name} does not take {given} ({cause_of(error)})") from error
         if shape not in wanted:
             raise UserError(f"the task's {name} gives shape {shape}; it must give {wanted[0]}")
 
@@ -93,17 +68,23 @@ def check_labels(task: Task, data: Data) -> bool:
         return False
     ignored = False
     for name, dataset in data.sets().items():
-        if not isinstance(dataset, TensorDataset):
+        if not isinstance(dataset, TensorDataset) or type(task).batch is not Task.batch:
             ignored = True
             continue
-        y = dataset.tensors[1]
+        y = dataset.tensors[-1]
         counted = y if y.is_floating_point() else y[task.valid(y)]
         if not counted.numel():
             raise UserError(
                 f"all labels of the {name} set are {task.ignore_index}, the task's ignore_index, "
                 "which loss and metric leave out; check the task's data"
             )
-        if y.is_floating_point() or int(counted.min()) < 0 or int(counted.max()) >= task.classes:
+        most = 1 if task.multi_label else task.classes - 1
+        if y.is_floating_point() != task.multi_label or counted.min() < 0 or counted.max() > most:
+            if task.multi_label:
+                raise UserError(
+                    f"labels of {y.dtype} from {counted.min().item()} to {counted.max().item()} do not fit a "
+                    "multi-label task; use floats from 0 to 1"
+                )
             raise UserError(
                 f"labels of {y.dtype} from {counted.min().item()} to {counted.max().item()} do not fit "
                 f"{task.classes} classes; use integers from 0 to {task.classes - 1}"
@@ -113,13 +94,13 @@ def check_labels(task: Task, data: Data) -> bool:
 
 
 @torch.no_grad()
-def check_last_batch(layers: list[nn.Module], x: Tensor, data: Data) -> None:
+def check_last_batch(layers: list[nn.Module], x: Any, data: Data) -> None:
     """Check that the layers can train on the smallest batch: batch norm cannot on one value per channel."""
     parts = data.part[1]
     smallest = min(max(1, data.rows(step) // parts) for step in (0, data.steps_per_epoch - 1))
     if smallest > 1:
         return
-    x = x[:1]
+    x = map_tensors(lambda tensor: tensor[:1], x)
     try:
         for layer in copy.deepcopy(layers):
             x = layer.train()(x)
@@ -197,12 +178,3 @@ def check_state(
             f"on-nonfinite is skip, and layers of {task.name} carry state from batch to batch: none can be "
             "skipped; leave it out"
         )
-
-
-def _cause(error: Exception) -> str:
-    """Return the first line of the error, with its type unless that is one of a message for people."""
-    name, text = type(error).__name__, str(error)
-    if not text:
-        return name
-    says_it_all = isinstance(error, RuntimeError | ValueError | TypeError)
-    return text.splitlines()[0] if says_it_all else f"{name}: {text.splitlines()[0]}"

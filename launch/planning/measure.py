@@ -7,6 +7,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +28,15 @@ from dni_async.partition.costs import (
 )
 from dni_async.rules import Rule
 from dni_async.rules.registry import rules_with
+from dni_async.synthesis.pending import tensors
+from dni_async.trees import first_tensor, map_tensors
 from launch.config.plan import PlanConfig
 from launch.config.train import TrainConfig
 from launch.job.data import read
 from launch.job.partition_plan import build_layers
+from launch.job.run_through import Crossings, bind, run_through
 from launch.job.stage_costs import device_clock, rules_to_measure
-from launch.job.task_checks import check_labels, check_scores, run_through
+from launch.job.task_checks import check_labels, check_scores
 from launch.planning.footprint import optimized_bytes, saved_bytes, state_bytes, total_bytes
 from launch.planning.profile import DEPTHS, NO_RULE, InterfaceProfile, LayerProfile, Profile, settings_of
 from launch.report.metadata import hardware
@@ -71,7 +75,7 @@ def measure(config: PlanConfig, task: Task, messages: Callable[[PlanConfig], Pin
 def gflop_per_batch(config: PlanConfig, task: Task) -> float:
     """Return the floating-point operations of one batch of backprop, in 1e9."""
     measurement = _Measurement(config, task)
-    runs = measurement.layer_runs(measurement.layers, len(measurement.y))
+    runs = measurement.layer_runs(measurement.samples)
     with flop_clock(1.0) as clock:
         return sum(map(sum, measure_rounds(runs, clock, rounds=1).values()))
 
@@ -100,19 +104,20 @@ class _Measurement:
         self.device = pick_device(config.runtime.device, 0)
         self.data = read(config.task, task)
         check_labels(task, self.data)
-        x, y = self.data.sample()
+        self.x, y = self.data.sample()
         layers = build_layers(task, config.task)
-        self.shapes, _, _, output = run_through(layers, x)
-        check_scores(task, output, y)
+        self.crossings = run_through(task, layers, self.x)
+        check_scores(task, self.crossings.output, y)
         self.layers = [layer.to(self.device) for layer in layers]
-        self.x, self.y = x.to(self.device), y.to(self.device)
+        self.y = map_tensors(lambda tensor: tensor.to(self.device), y)
+        self.samples = len(first_tensor(y))
         self.optimizer = config.optimizer.factory()
         self.refused: dict[str, str] = {}
 
     def profile(self, messages: Ping) -> Profile:
         """Return the whole profile."""
-        part_size = min(len(self.y), max(2, len(self.y) // PARTS))  # batch norm needs two samples
-        whole, part = (self.layer_runs(self.layers, size) for size in (len(self.y), part_size))
+        part_size = min(self.samples, max(2, self.samples // PARTS))  # batch norm needs two samples
+        whole, part = (self.layer_runs(size) for size in (self.samples, part_size))
         trivial = self._trivial_runs()
         rules = self._rule_runs(whole)
         at_interfaces = [run for runs in rules.values() for run in runs if run]
@@ -120,10 +125,10 @@ class _Measurement:
         return Profile(
             settings=settings_of(self.config),
             hardware=hardware(),
-            batch_size=len(self.y),
+            batch_size=self.samples,
             part_size=part_size,
             load=self._load(),
-            label_bytes=self.y.nbytes,
+            label_bytes=total_bytes(tensors(self.y)),
             condition_bytes=self.task.condition(self.y).nbytes,
             fixed=LayerCost(*seconds[trivial[1]]),
             layers=self._layers(
@@ -139,10 +144,17 @@ class _Measurement:
             all_reduce=messages.all_reduce,
         )
 
-    def layer_runs(self, layers: list[nn.Module], samples: int) -> list[LayerRun]:
+    def layer_runs(self, samples: int) -> list[LayerRun]:
         """Return runs of copies of the layers, with the first `samples` samples of the batch."""
-        x, y = self.x[:samples], self.y[:samples]
-        return layer_runs(copy.deepcopy(layers), x, y, self.task.loss, self.optimizer)
+        x, y = (map_tensors(lambda tensor: tensor[:samples], part) for part in (self.x, self.y))
+        crossings = self.crossings if samples == self.samples else self._crossings(x)
+        layers = bind(copy.deepcopy(self.layers), crossings)
+        loss = crossings.packed(self.task.loss)
+        return layer_runs(layers, crossings.h[0].to(self.device), y, loss, self.optimizer)
+
+    def _crossings(self, x: Any) -> Crossings:
+        """Return what crosses between the layers for inputs x, on the CPU."""
+        return run_through(self.task, [copy.deepcopy(layer).cpu() for layer in self.layers], x)
 
     def _trivial_runs(self) -> list[LayerRun]:
         """Return runs of three layers of one number; the second has the fixed cost of any layer."""
@@ -166,7 +178,16 @@ class _Measurement:
     def _maker(self, name: str, stages: int) -> Callable[[int], Rule]:
         config = self.config.to(TrainConfig, rule=name)
         labels = label_size_of(self.task.condition, self.y) if config.capabilities.conditional else 0
-        return rules_to_measure(config, self.task, self.layers, self.shapes, labels, stages, self.device)
+        return rules_to_measure(
+            config,
+            self.task,
+            self.layers,
+            self.crossings.shapes,
+            labels,
+            stages,
+            self.device,
+            self.crossings.boundaries[-1],
+        )
 
     def _seconds(self, runs: Iterable[Run]) -> Seconds:
         """Return the seconds of every section; on an emulated device at least those that it takes here."""
@@ -179,7 +200,7 @@ class _Measurement:
         return {run: list(map(max, here[run], there[run])) for run in here}
 
     def _layers(self, batch: list[LayerCost], part: list[LayerCost]) -> list[LayerProfile]:
-        saved, outputs = saved_bytes(self.layers, self.x)
+        saved, outputs = saved_bytes(bind(self.layers, self.crossings), self.crossings.h[0].to(self.device))
         return [
             LayerProfile(
                 name=type(layer).__name__,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
-from dni_async.boundary import TENSOR, Boundary, check_extras, first_tensor, walk
+from dni_async.boundary import TENSOR, Boundary, check_extras, walk
 from dni_async.errors import UserError
 from dni_async.messages import MAX_EXTRAS
 from tests.support.trees import NETWORKS, batches_of
@@ -153,8 +153,3 @@ def test_the_skip_of_the_batch_itself_gets_no_gradient_and_the_skip_of_a_layer_d
     layers, ((inputs, _),) = NETWORKS["skips"][0](), batches_of("skips", [4])
     roles = [[leaf.role for leaf in boundary.leaves] for boundary, _, _ in walk(layers, inputs)]
     assert roles == [["h"], ["h", "extra"], ["h", "h", "extra"], ["h", "h", "extra", "constant"], ["h"]]
-
-
-def test_the_first_tensor_of_a_tree_is_that_of_its_rows() -> None:
-    assert first_tensor(IDS) is IDS
-    assert first_tensor([None, torch.tensor(1), {"a": MASK, "b": IDS}]) is MASK

@@ -94,7 +94,8 @@ def simulated(
     plan = make_plan(config, task, data, stages)
     parts = [build_stage(config, task, plan, i, torch.device("cpu"))[0] for i in range(stages)]
     simulation = Simulation(parts, config.partition.capacity)
-    simulation.run(messages_of(data, config), order)
+    packed = {"inputs": plan.boundary(0), "targets": plan.target_boundary()}
+    simulation.run(messages_of(data, config, **packed), order)
     return parts, simulation.markers
 
 

@@ -7,6 +7,7 @@ import numpy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from dni_async.errors import UserError
@@ -147,3 +148,69 @@ def test_an_ignored_label_is_seen_as_a_row_of_zeros(ignored: int) -> None:
 
     seen = Padded().condition(torch.tensor([[2, ignored], [ignored, 0]]))
     assert seen.tolist() == [[[0, 0, 1], [0, 0, 0]], [[0, 0, 0], [1, 0, 0]]]
+
+
+class TestBatch:
+    x, mask, y = torch.zeros(4, 2), torch.ones(4, 2), torch.arange(4)
+
+    @pytest.mark.parametrize("kind", [tuple, list])
+    def test_the_last_of_several_is_the_target(self, kind: type) -> None:
+        task = Classification()
+        assert task.batch(kind([self.x, self.y])) == (self.x, self.y)
+        inputs, targets = task.batch(kind([self.x, self.mask, self.y]))
+        assert isinstance(inputs, tuple) and inputs[0] is self.x and inputs[1] is self.mask
+        assert targets is self.y
+
+    @pytest.mark.parametrize("name", ["labels", "label"])
+    def test_the_labels_of_a_dict_are_the_target(self, name: str) -> None:
+        inputs, targets = Classification().batch({"ids": self.x, name: self.y, "mask": self.mask})
+        assert list(inputs) == ["ids", "mask"] and targets is self.y
+
+    @pytest.mark.parametrize(
+        "samples", [x, (x,), {"ids": x}, {"labels": x}], ids=["tensor", "one", "no labels", "no inputs"]
+    )
+    def test_without_targets_the_line_says_what_to_do(self, samples: object) -> None:
+        with pytest.raises(UserError, match=r'a batch of task Classification is .*; give samples .*"labels"'):
+            Classification().batch(samples)
+
+
+class Several(Classification):
+    multi_label = True
+
+
+class TestMultiLabel:
+    def test_the_loss_is_binary_cross_entropy(self) -> None:
+        output, y = torch.randn(4, 3), torch.rand(4, 3).round()
+        wanted = F.binary_cross_entropy_with_logits(output, y)
+        assert Several().loss(output, y).item() == pytest.approx(wanted.item())
+
+    def test_ignored_labels_count_for_nothing(self) -> None:
+        output, y = torch.randn(4, 3), torch.rand(4, 3).round()
+        counts = torch.rand(4, 3) < 0.5
+        task, given = Several(), torch.where(counts, y, -100.0)
+        wanted = F.binary_cross_entropy_with_logits(output[counts], y[counts])
+        assert task.loss(output, given).item() == pytest.approx(wanted.item())
+        assert torch.equal(task.metric(output, given), ((output > 0) == (y > 0.5))[counts].float())
+        assert torch.equal(task.condition(given), torch.where(counts, y, 0.0))
+        nothing = torch.full_like(y, -100.0)
+        assert task.loss(output.requires_grad_(), nothing).item() == 0
+
+    def test_the_metric_is_the_share_of_labels_that_are_right(self) -> None:
+        output, y = torch.tensor([[1.0, -1.0], [1.0, -1.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+        assert Several().metric(output, y).tolist() == [1, 1, 0, 1]
+        assert Several().metric_name == "accuracy"
+
+    def test_outputs_and_labels_must_be_alike(self) -> None:
+        with pytest.raises(UserError, match=r"outputs \(4, 3\) and targets \(4, 2\) differ"):
+            Several().loss(torch.zeros(4, 3), torch.zeros(4, 2))
+
+
+def test_the_default_loss_takes_no_trees() -> None:
+    with pytest.raises(UserError, match=r"outputs are \{a: tensor\} and targets a tensor; write `loss` and"):
+        Classification().loss({"a": torch.zeros(4, 3)}, torch.zeros(4))
+
+
+def test_valid_and_condition_of_several_targets_are_those_of_the_first() -> None:
+    y = {"first": torch.tensor([0, -100, 2]), "second": torch.zeros(3)}
+    assert Classification().valid(y).tolist() == [True, False, True]
+    assert torch.equal(Classification().condition(y), torch.tensor([[1.0, 0, 0], [0, 0, 0], [0, 0, 1.0]]))

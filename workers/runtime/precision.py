@@ -10,11 +10,13 @@ large. SG networks compute in fp32, whatever the type of their input.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import override
+
+from dni_async.trees import first_tensor
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -37,9 +39,8 @@ class _Layers(nn.Sequential):
     """nn.Sequential with a `forward` of its own: `compile()` does nothing for torch's own containers."""
 
     @override
-    def forward(self, input: Tensor) -> Tensor:
-        output: Tensor = super().forward(input)
-        return output
+    def forward(self, input: Any) -> Any:
+        return super().forward(input)
 
     def _get_name(self) -> str:
         return nn.Sequential.__name__
@@ -49,6 +50,6 @@ class _Bf16(_Layers):
     """Layers under autocast. A class rather than a hook, so that copies and slices keep it."""
 
     @override
-    def forward(self, input: Tensor) -> Tensor:
-        with torch.autocast(input.device.type, torch.bfloat16):
+    def forward(self, input: Any) -> Any:
+        with torch.autocast(first_tensor(input).device.type, torch.bfloat16):
             return super().forward(input)

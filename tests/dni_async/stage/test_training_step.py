@@ -26,8 +26,8 @@ from dni_async.stage.simulation import Order, Simulation, downstream_first, upst
 from dni_async.stage.stage import Stage
 from dni_async.synthesis.oracle import Oracle
 from tests.support.stages import StepAll, adam, same_bits, state_of, synthesizer
+from tests.support.tree_nets import CLASSES, TwoHeads
 from tests.support.trees import (
-    CLASSES,
     NETWORKS,
     Batch,
     batches_of,
@@ -36,6 +36,7 @@ from tests.support.trees import (
     messages,
     metric,
     stages,
+    two_losses,
     valid,
 )
 
@@ -96,22 +97,6 @@ def test_longer_and_shorter_sequences_cross_the_same_boundary() -> None:
     made = with_oracles(NETWORKS["masked"][0](), (1, 2), data[0])
     Simulation(made).run(messages(cropped))
     assert same_bits(state_of(made), backprop(NETWORKS["masked"][0](), (1, 2), cropped))
-
-
-class TwoHeads(nn.Module):
-    """(h, mask, nothing) -> {per token (B, T, CLASSES), per sample (B, 2)}."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tokens, self.sample = nn.Linear(8, CLASSES), nn.Linear(8, 2)
-
-    def forward(self, inputs: Any) -> dict[str, Tensor]:
-        h = inputs[0]
-        return {"tokens": self.tokens(h), "sample": self.sample(h.mean(1))}
-
-
-def two_losses(output: dict[str, Tensor], y: dict[str, Tensor]) -> Tensor:
-    return loss(output["tokens"], y["tokens"]) + F.mse_loss(output["sample"], y["sample"])
 
 
 def with_two_labels(data: list[Batch]) -> list[Batch]:

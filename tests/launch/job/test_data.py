@@ -170,3 +170,32 @@ def test_patience_without_a_validation_set_is_refused():
 def test_an_empty_validation_set_is_refused():
     with pytest.raises(UserError, match="the validation set is empty; check the task's data"):
         Data(numbered(5), numbered(3), 2, 0, validation=numbered(0))
+
+
+def test_a_batch_is_split_into_inputs_and_targets_as_the_task_says():
+    x, y, z = torch.arange(10.0).reshape(5, 2), torch.arange(5), torch.arange(5) * 2
+
+    def split(samples):
+        return {"x": samples[0], "z": samples[1]}, samples[2]
+
+    read = Data(TensorDataset(x, z, y), TensorDataset(x, z, y), 2, 0, split=split)
+    for inputs, targets in [*read.training(1), *read.evaluation(), *read.testing(), read.sample()]:
+        assert torch.equal(inputs["x"], x[targets]) and torch.equal(inputs["z"], z[targets])
+    parts = [
+        Data(TensorDataset(x, z, y), TensorDataset(x, z, y), 4, 0, (i, 3), split=split) for i in range(3)
+    ]
+    assert [[len(targets) for _, targets in part.evaluation()] for part in parts] == [[2, 1], [1, 0], [1, 0]]
+
+
+def test_samples_may_be_dicts():
+    samples = [{"ids": torch.arange(3) + i, "labels": i} for i in range(5)]
+    read = Data(samples, samples, 2, 0, split=Tiny().batch)
+    for inputs, targets in read.training(1):
+        assert list(inputs) == ["ids"] and torch.equal(inputs["ids"][:, 0], targets)
+    assert [len(part) for part in read.sample()[0].values()] == [2]
+
+
+def test_a_task_must_return_inputs_and_targets():
+    pairs = TensorDataset(torch.zeros(4, 2), torch.zeros(4))
+    with pytest.raises(UserError, match=r"batch of the task returned a tensor; return \(inputs, targets\)"):
+        next(Data(pairs, pairs, 2, 0, split=lambda samples: samples[0]).training(1))

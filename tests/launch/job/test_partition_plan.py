@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from dni_async.boundary import TENSOR
 from dni_async.errors import StageError, UserError
 from dni_async.networks.settings import SGConfig
 from dni_async.recurrent.stateful_rnn import StatefulRNN
@@ -37,7 +38,11 @@ def refusal(task=None, stages=2, **settings):
 
 
 def test_a_cut_by_hand_is_taken_as_it_is():
-    assert drawn(cut="2,4", stages=3) == PartitionPlan(
+    tensor = TENSOR.state_dict()
+    plan = drawn(cut="2,4", stages=3)
+    names = [boundary.pop("name") for boundary in [*plan.boundaries, plan.targets]]
+    assert names[:2] == ["batch of task Tiny", "layer 0 (Sequential)"]
+    assert plan == PartitionPlan(
         bounds=[(0, 2), (2, 4), (4, 5)],
         shapes=[(8,), (8,), (7,), (7,), (3,)],
         dtypes=["float32"] * 5,
@@ -46,6 +51,8 @@ def test_a_cut_by_hand_is_taken_as_it_is():
         steps_per_epoch=4,
         train_samples=50,
         test_samples=20,
+        boundaries=[{key: value for key, value in tensor.items() if key != "name"}] * 6,
+        targets={key: value for key, value in tensor.items() if key != "name"},
     )
 
 
@@ -192,9 +199,19 @@ def test_a_layer_that_fails_without_a_word_is_named():
     assert line == "layer 1 does not take what comes before it, (16, 8) (AssertionError)"
 
 
-def test_a_layer_must_give_one_tensor():
+def test_a_layer_that_does_not_take_a_tuple_is_named():
     line = refusal(layers(nn.Linear(6, 8), Pair(), nn.Linear(8, 3)))
-    assert line == "layer 1 gives tuple; layers of a pipeline must give one tensor"
+    assert line.startswith("layer 2 does not take what comes before it, (tensor, tensor) (linear(): ")
+
+
+class Nothing(nn.Module):
+    def forward(self, x):
+        return [None, len(x)]
+
+
+def test_a_layer_must_return_a_tensor():
+    line = refusal(layers(nn.Linear(6, 8), Nothing(), nn.Linear(8, 3)))
+    assert line == "layer 1 (Nothing) returned [None, 16], without a tensor (B, ...); return one"
 
 
 @pytest.mark.parametrize("made", [[], ["Linear"]])

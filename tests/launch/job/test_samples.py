@@ -9,7 +9,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from torch.utils.data import Dataset, IterableDataset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset
 
 from dni_async.errors import UserError
 from launch.config.task import TaskConfig
@@ -18,7 +18,7 @@ from launch.job.samples import check_set, stack
 from tests.support.tiny_task import Tiny
 
 X = torch.ones(2)
-PAIR = "give pairs (x, y) of one tensor, array or number each"
+WANTED = "give tensors, arrays or numbers, in tuples, lists or dicts of the same form and shapes"
 
 
 class Stream(IterableDataset):
@@ -45,8 +45,6 @@ def streamed(kind: str) -> str:
         (StreamOfKnownLength(), streamed("StreamOfKnownLength")),
         (5, "data set int has no length; give a map-style data set"),
         ([], "the training set is empty; check the task's data"),
-        (TensorDataset(X), "the training set has samples of 1 tensors; give pairs (x, y)"),
-        (TensorDataset(X, X, X), "the training set has samples of 3 tensors; give pairs (x, y)"),
     ],
 )
 def test_a_set_without_numbered_pairs_is_refused(dataset: Any, line: str) -> None:
@@ -58,24 +56,35 @@ def test_a_set_without_numbered_pairs_is_refused(dataset: Any, line: str) -> Non
 @pytest.mark.parametrize(
     ("sample", "line"),
     [
-        ({"x": X, "mask": X}, f"a sample is a dict (x, mask); {PAIR}"),
-        ((X, 1, 2), f"a sample is a tuple of 3; {PAIR}"),
-        (X, f"a sample is a Tensor; {PAIR}"),
-        (((X, X), 1), f"the x of a sample is a tuple of 2; {PAIR}"),
-        ((X, {"box": X}), f"the y of a sample is a dict (box); {PAIR}"),
-        ((X, "cat"), f"the y of a sample is a str; {PAIR}"),
-        ((X, None), f"the y of a sample is a NoneType; {PAIR}"),
+        ({"x": X, "mask": X}, f"a sample is {{x: tensor, mask: tensor}}; {WANTED}"),
+        ((X, 1, 2), f"a sample is (tensor, 1, 2); {WANTED}"),
+        (X, f"a sample is a tensor; {WANTED}"),
+        ((X, {"box": X}), f"a sample is (tensor, {{box: tensor}}); {WANTED}"),
+        ((X, "cat"), f"a sample is (tensor, 'cat'); {WANTED}"),
+        ((X, None), f"a sample is (tensor, None); {WANTED}"),
         (
             (torch.ones(3), 1),
             "samples do not make a batch (stack expects each tensor to be equal size, but got [2] at entry 0 "
-            f"and [3] at entry 1); {PAIR}, all of one shape",
+            f"and [3] at entry 1); {WANTED}",
         ),
     ],
 )
-def test_a_sample_that_is_no_pair_of_tensors_is_refused(sample: Any, line: str) -> None:
+def test_samples_that_make_no_batch_of_tensors_are_refused(sample: Any, line: str) -> None:
     with pytest.raises(UserError) as error:
         stack([(X, 0), sample])
     assert str(error.value) == line
+
+
+def test_samples_of_texts_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^a sample is \{ids: tensor, text: 'a'\}; give tensors"):
+        stack([{"ids": X, "text": "a"}, {"ids": X, "text": "b"}])
+
+
+def test_samples_may_be_dicts_and_nested() -> None:
+    batch = stack([{"ids": X, "more": (1.5, [X.numpy()])}] * 3)
+    assert torch.equal(batch["ids"], torch.ones(3, 2)) and batch["more"][0].tolist() == [1.5] * 3
+    assert torch.equal(batch["more"][1][0], torch.ones(3, 2))
+    assert torch.equal(stack([X, X, X]), torch.ones(3, 2))
 
 
 def test_samples_may_be_tuples_lists_arrays_and_numbers() -> None:
@@ -102,7 +111,7 @@ def test_an_odd_sample_is_found_when_its_batch_is_read() -> None:
     data = Data(Odd(), Odd(), 2, 0)
     batches = data.testing()
     assert next(batches)[1].tolist() == [0, 1]
-    with pytest.raises(UserError, match=r"a sample is a dict \(x\)"):
+    with pytest.raises(UserError, match=r"a sample is \{x: tensor\}"):
         next(batches)
 
 

@@ -15,8 +15,10 @@ from launch.job.data import Data
 from launch.report.weights import load_all
 from tasks.base import seed_everything
 from tasks.vision.digits import DigitsFcn
+from tests.support.baselines import backprop
 from tests.support.forks import Job
 from tests.support.tiny_task import CLASSES, FEATURES, Tiny
+from tests.support.tree_tasks import TREE_TASKS
 
 EPOCHS, BATCH, SEED = 2, 100, 3
 
@@ -97,6 +99,24 @@ def test_an_oracle_draws_the_random_numbers_of_the_stages_downstream(tmp_path: P
     config = TrainConfig.of(rule="oracle", epochs=2, batch_size=10, cut="2,4")
     with Job(config, Tiny(with_dropout), 3, tmp_path) as job:
         assert job.statuses() == [0] * 3, job.lines()
+
+
+@pytest.mark.parametrize("stages", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("transport", ["shm", pytest.param("tcp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name",
+    ["masked", *(pytest.param(name, marks=pytest.mark.slow) for name in TREE_TASKS if name != "masked")],
+)
+def test_stages_that_exchange_trees_equal_backprop_to_the_bit(
+    tmp_path: Path, name: str, stages: int, transport: str
+) -> None:
+    task = TREE_TASKS[name]
+    cut = {2: "2", 3: "1,3"}[stages]
+    config = TrainConfig.of(rule="oracle", epochs=2, batch_size=8, cut=cut, transport=transport)
+    with Job(config, task, stages, tmp_path) as job:
+        assert job.statuses() == [0] * stages, job.lines()
+    weights, (wanted, _) = load_all(job.out, stages), backprop(task, config)
+    assert [key for key in wanted if not torch.equal(weights[key], wanted[key])] == []
 
 
 def with_dropout() -> list[nn.Module]:

@@ -1,0 +1,38 @@
+"""Trees of tensors: tuples, lists and dicts, nested as `torch.utils._pytree` knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+
+def first_tensor(tree: Any) -> Tensor:
+    """Return the first tensor (B, ...) of a tree that has one, such as one that `Boundary.of` took."""
+    if isinstance(tree, Tensor):
+        return tree
+    return next(leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and leaf.ndim)
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    """Return the tree with `function` of every tensor in its place."""
+    return function(tree) if isinstance(tree, Tensor) else tree_map_only(Tensor, function, tree)
+
+
+def describe_tree(value: object) -> str:
+    """Return words for a tree, such as "(tensor, None)" or "{ids: tensor, mask: tensor}"."""
+    text = "a tensor" if isinstance(value, Tensor) else _describe(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, Tensor):
+        return "tensor"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_describe(part)}' for key, part in value.items())}}}"
+    if isinstance(value, tuple | list):
+        inner = ", ".join(map(_describe, value))
+        return f"[{inner}]" if isinstance(value, list) else f"({inner})"
+    return repr(value) if value is None or isinstance(value, int | float | str) else type(value).__name__

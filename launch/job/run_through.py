@@ -1,0 +1,113 @@
+"""Runs the layers of a task once, to learn what crosses between them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dni_async.boundary import Boundary, Extras, check_extras, walk
+from dni_async.errors import UserError
+from dni_async.trees import describe_tree
+from tasks.base import Task
+from workers.runtime.precision import sequential
+
+
+@dataclass(slots=True)
+class Crossings:
+    """What crosses in front of the first layer and behind each of them, for one batch."""
+
+    boundaries: list[Boundary] = field(default_factory=list)
+    h: list[Tensor] = field(default_factory=list)
+    """(B, ...) each, on the CPU."""
+    extras: list[Extras] = field(default_factory=list)
+
+    @property
+    def shapes(self) -> list[tuple[int, ...]]:
+        """The shape of each layer's h, without the batch."""
+        return [tuple(h.shape[1:]) for h in self.h[1:]]
+
+    @property
+    def output(self) -> Any:
+        """What the last layer returned."""
+        return self.boundaries[-1].unpack(self.h[-1], self.extras[-1])
+
+    def packed(self, loss: Callable[[Any, Any], Tensor]) -> Callable[[Tensor, Any], Tensor]:
+        """Return the loss as a function of the last h, in place of the output."""
+        boundary, extras = self.boundaries[-1], self.extras[-1]
+        return loss if boundary.is_tensor else lambda h, y: loss(boundary.unpack(h, extras), y)
+
+
+def run_through(
+    task: Task, layers: Sequence[nn.Module], inputs: Any, precision: str = "fp32", labels: int = 0
+) -> Crossings:
+    """Return what crosses between the layers, of which copies are run, in eval mode.
+
+    Args:
+        labels: further labels of a batch, which travel with it.
+
+    Raises:
+        UserError: names the layer that does not take the output of the layer before it, or that returns
+            something that cannot be sent.
+    """
+
+    def prepare(layer: nn.Module) -> nn.Module:
+        return sequential([copy.deepcopy(layer)], precision).eval()
+
+    found = Crossings()
+    steps = walk(layers, inputs, f"batch of task {task.name}", prepare)
+    for i in range(len(layers) + 1):
+        try:
+            boundary, h, extras = next(steps)
+        except UserError:
+            raise
+        except Exception as error:
+            given = describe_shape(found.boundaries[-1].unpack(found.h[-1], found.extras[-1]))
+            raise UserError(
+                f"layer {i - 1} does not take what comes before it, {given} ({cause_of(error)})"
+            ) from error
+        check_extras(boundary, labels)
+        found.boundaries.append(boundary)
+        found.h.append(h)
+        found.extras.append(extras)
+    return found
+
+
+@torch.no_grad()
+def bind(layers: Sequence[nn.Module], crossings: Crossings) -> list[nn.Module]:
+    """Return each layer as a module from h to h, with the extras of the batch, to be run alone."""
+    if all(boundary.is_tensor for boundary in crossings.boundaries):
+        return list(layers)
+    pairs = zip(crossings.boundaries, crossings.boundaries[1:], crossings.extras, strict=False)
+    return [Bound(layer, *three) for layer, three in zip(layers, pairs, strict=True)]
+
+
+class Bound(nn.Module):
+    """A layer from h (B, ...) to h (B, ...), whose extras are always those of one batch."""
+
+    def __init__(self, layer: nn.Module, takes: Boundary, returns: Boundary, extras: Extras) -> None:
+        super().__init__()
+        self.layer, self.takes, self.returns, self.extras = layer, takes, returns, extras
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the layer's h."""
+        extras = tuple(extra.to(h.device) for extra in self.extras)
+        return self.returns.pack(self.layer(self.takes.unpack(h, extras)))[0]
+
+
+def describe_shape(tree: Any) -> str:
+    """Return the shape of a tensor, or words for a tree."""
+    return str(tuple(tree.shape)) if isinstance(tree, Tensor) else describe_tree(tree)
+
+
+def cause_of(error: Exception) -> str:
+    """Return the first line of the error, with its type unless that is one of a message for people."""
+    name, text = type(error).__name__, str(error)
+    if not text:
+        return name
+    says_it_all = isinstance(error, RuntimeError | ValueError | TypeError)
+    return text.splitlines()[0] if says_it_all else f"{name}: {text.splitlines()[0]}"

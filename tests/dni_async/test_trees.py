@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from dni_async.trees import describe_tree, first_tensor, map_tensors
+
+IDS, MASK = torch.arange(12).reshape(4, 3), torch.ones(4, 3, dtype=torch.bool)
+
+
+def test_the_first_tensor_of_a_tree_is_that_of_its_rows() -> None:
+    assert first_tensor(IDS) is IDS
+    assert first_tensor([None, torch.tensor(1), {"a": MASK, "b": IDS}]) is MASK
+
+
+def test_only_tensors_are_mapped() -> None:
+    tree = {"ids": IDS, "rest": [None, 3, (MASK, "text")]}
+    mapped = map_tensors(lambda tensor: tensor[:2], tree)
+    assert mapped["rest"][:2] == [None, 3] and mapped["rest"][2][1] == "text"
+    assert torch.equal(mapped["ids"], IDS[:2]) and torch.equal(mapped["rest"][2][0], MASK[:2])
+    assert torch.equal(map_tensors(torch.neg, IDS), -IDS)
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        (IDS, "a tensor"),
+        ((IDS, None), "(tensor, None)"),
+        ({"ids": IDS, "rest": [3, "x", True]}, "{ids: tensor, rest: [3, 'x', True]}"),
+        (object(), "object"),
+        ([IDS] * 50, "[" + "tensor, " * 12 + "..."),
+    ],
+)
+def test_trees_are_described_in_few_words(tree: Any, words: str) -> None:
+    assert describe_tree(tree) == words
