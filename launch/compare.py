@@ -20,6 +20,7 @@ from launch.local.comparison_output import (
 from launch.local.wan import Wire, far_hosts
 from launch.report.comparison_rows import make_rows
 from launch.report.comparison_table import compare_grid, comparison_title, memory_grid
+from launch.report.machine_load import MachineLoad
 from tasks.registry import create
 from workers.failure.rank_runner import RankRunner, run_command
 
@@ -31,12 +32,13 @@ def work(runner: RankRunner) -> None:
     check_until(task, config.evaluation.until)
     wire = Wire.parse(config.wan) if config.wan else None
     with comparison_folder(config, "compare") as out:
+        load = MachineLoad()
         with far_hosts(config.partition.stages, wire) if wire else nullcontext() as hosts:
             runs = run_engines(config, task, out, runner, hosts)
         check_somebody_finished(runs)
         rows, title = make_rows(runs), comparison_title(task, runs, config.wan)
         grids = [compare_grid(rows, task.metric_name, title), memory_grid(rows, f"{title}: memory")]
-        grids[0].notes += config.notes()
+        grids[0].notes += config.notes() + load.notes()
         from launch.report.comparison_plot import plot_compare  # matplotlib: a second that errors do not need
 
         write_comparison(config, task, title, rows, grids, out / "compare", plot_compare)
