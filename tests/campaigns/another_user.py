@@ -24,11 +24,12 @@ from pathlib import Path
 import psutil
 
 from tests.campaigns.report import Report, known_faults
+from tests.support.digits_jobs import SAMPLES
 from tests.support.jobs import TINY, descendants, kill, started
 from tests.support.stranger import ATTACKS, FORGED_TEXT, Listener, Targets, stranger
 from workers.coordination.signing import JOB_SECRET
 
-EPOCHS, SAMPLES = 20, 1497
+EPOCHS = 20
 JOBS: dict[str, tuple[str, ...]] = {
     "shm": (),
     "supervised": ("--supervise", "--stage-restarts", "3", "--checkpoint-every", "50"),
