@@ -25,7 +25,7 @@ from launch.job.restart import begin, decide_start, with_checkpoints
 from launch.job.results import save_results
 from launch.job.run_lock import RunLock
 from launch.job.start import Start
-from launch.job.task_checks import check_state, check_until
+from launch.job.task_checks import check_labels_of_batches, check_state, check_until
 from launch.report.files import prepare_out
 from launch.report.recorder import Recorder
 from tasks.base import Task
@@ -149,4 +149,6 @@ def _prepare(
 
 def _read(config: TrainConfig, engine: Engine, task: Task, rendezvous: Rendezvous) -> Data:
     part = (rendezvous.rank, rendezvous.world) if engine.shares_batches else (0, 1)
-    return read(config.task, task, part, config.evaluation.patience)
+    data = read(config.task, task, part, config.evaluation.patience)
+    check_labels_of_batches(task, data)
+    return data

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from dni_async.errors import UserError
 from dni_async.trees import first_tensor, map_tensors
@@ -68,29 +68,54 @@ def check_labels(task: Task, data: Data) -> bool:
         return False
     ignored = False
     for name, dataset in data.sets().items():
-        if not isinstance(dataset, TensorDataset) or type(task).batch is not Task.batch:
+        if not _is_tensor(dataset, task):
             ignored = True
             continue
         y = dataset.tensors[-1]
-        counted = y if y.is_floating_point() else y[task.valid(y)]
-        if not counted.numel():
+        counted = _check_range(task, y)
+        if not counted:
             raise UserError(
                 f"all labels of the {name} set are {task.ignore_index}, the task's ignore_index, "
                 "which loss and metric leave out; check the task's data"
             )
-        most = 1 if task.multi_label else task.classes - 1
-        if y.is_floating_point() != task.multi_label or counted.min() < 0 or counted.max() > most:
-            if task.multi_label:
-                raise UserError(
-                    f"labels of {y.dtype} from {counted.min().item()} to {counted.max().item()} do not fit a "
-                    "multi-label task; use floats from 0 to 1"
-                )
-            raise UserError(
-                f"labels of {y.dtype} from {counted.min().item()} to {counted.max().item()} do not fit "
-                f"{task.classes} classes; use integers from 0 to {task.classes - 1}"
-            )
-        ignored = ignored or counted.numel() < y.numel()
+        ignored = ignored or counted < y.numel()
     return ignored
+
+
+def check_labels_of_batches(task: Task, data: Data) -> None:
+    """Let the data check the class indices of each batch that it reads, where `check_labels` cannot check
+    them at the start. Loss and condition would fail with an error that does not name them, on a GPU for good.
+    """
+    if task.classes is None or all(_is_tensor(dataset, task) for dataset in data.sets().values()):
+        return
+    split = data.split
+
+    def split_and_check(samples: Any) -> Any:
+        batch = split(samples)
+        targets = batch[-1] if isinstance(batch, tuple) else None
+        if isinstance(targets, Tensor) and not targets.is_floating_point():  # else, say, shares of classes
+            _check_range(task, targets)
+        return batch
+
+    data.split = split_and_check
+
+
+def _is_tensor(dataset: Dataset[Any], task: Task) -> TypeGuard[TensorDataset]:
+    return isinstance(dataset, TensorDataset) and type(task).batch is Task.batch
+
+
+def _check_range(task: Task, y: Tensor) -> int:
+    """Return the number of labels that count. Raises UserError if one of them does not fit the classes."""
+    counted = y if y.is_floating_point() else y[task.valid(y)]
+    most = 1 if task.multi_label else (task.classes or 0) - 1
+    if not counted.numel():
+        return 0
+    if y.is_floating_point() == task.multi_label and counted.min() >= 0 and counted.max() <= most:
+        return counted.numel()
+    wrong = f"labels of {y.dtype} from {counted.min().item()} to {counted.max().item()} do not fit"
+    if task.multi_label:
+        raise UserError(f"{wrong} a multi-label task; use floats from 0 to 1")
+    raise UserError(f"{wrong} {task.classes} classes; use integers from 0 to {most}")
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +40,16 @@ class Samples(Dataset):
         return torch.zeros(FEATURES), torch.tensor([index % CLASSES, {}["dim"]][index == 19])
 
 
+class Mislabelled(Dataset):
+    """Its last sample has a label that is no class."""
+
+    def __len__(self) -> int:
+        return 20
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.zeros(FEATURES), CLASSES if index == 19 else index % CLASSES
+
+
 class Wrong(Tiny):
     """Fails in one place."""
 
@@ -56,6 +67,8 @@ class Wrong(Tiny):
     def data(self, root: Path | None = None):  # type: ignore[no-untyped-def]
         if self.where == "data":
             {}["dim"]
+        if self.where == "labels":
+            return Mislabelled(), Mislabelled()
         return (Samples(), Samples()) if self.where == "__getitem__" else super().data(root)
 
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
@@ -89,3 +102,25 @@ def test_an_error_in_a_task_is_reported_with_type_place_and_text(
     (reported,) = job.lines()
     place = rf"\({re.escape('tests/launch/job/test_task_errors.py')}:\d+ in {function}\(\)\)"
     assert re.fullmatch(f"dni-async: {line} {place}", reported), reported
+
+
+@pytest.mark.parametrize(
+    ("settings", "ranks"),
+    [
+        ({"rule": "cdni", "cut": "2"}, 2),  # whose first stage needs the labels, too
+        pytest.param({"rule": "dni", "cut": "2"}, 2, marks=SLOW),
+        pytest.param({"engine": "backprop"}, 1, marks=SLOW),
+        pytest.param({"engine": "ddp"}, 2, marks=SLOW),
+    ],
+    ids=str,
+)
+def test_a_label_that_is_no_class_is_bad_input_also_where_only_its_batch_can_show_it(
+    settings: dict[str, Any], ranks: int, tmp_path: Path
+) -> None:
+    config = TrainConfig.of(batch_size=4, epochs=1, seed=1, **settings)
+    with Job(config, Wrong("labels"), ranks, tmp_path) as job:
+        assert 2 in job.statuses()
+    (line,) = job.lines()
+    assert re.search(
+        rf"labels of torch.int64 from 0 to {CLASSES} do not fit {CLASSES} classes; use int", line
+    )
