@@ -2,7 +2,8 @@
 
     messages ─► stage ─► rules ─► synthesis ─► networks        one training batch, from the outside inwards
 
-The names of the library are imported on demand: `from dni_async import DNI, CDNI, DNINetwork, LinearDNI`.
+The names of the library are imported on demand: `from dni_async import DNI, CDNI, DNINetwork, LinearDNI`,
+`from dni_async import from_module`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 _HOMES = {
     "dni_async.wrapper": ("DNI", "CDNI"),
+    "dni_async.partition.from_module": ("from_module",),
     "dni_async.networks": (
         "DNINetwork",
         "LinearDNI",
