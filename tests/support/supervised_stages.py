@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from dni_async.messages import Message
+import torch
+
+from dni_async.messages import Activation, Message
 from tests.support.stages import show
 from workers.recovery.dialing import ShmDial
 from workers.recovery.journal import Journal, JournaledSource
@@ -15,6 +17,18 @@ from workers.recovery.tcp_dial import TcpDial
 from workers.recovery.tcp_reception import TcpReception
 
 CAPACITY = 3
+
+
+class Killed(Exception):
+    """The process is gone at this point."""
+
+
+def kill() -> None:
+    raise Killed
+
+
+def batch(step: int) -> Activation:
+    return Activation(step, 0, torch.full((4, 3), float(step)), torch.arange(4))
 
 
 class Upper:
@@ -96,3 +110,10 @@ class TcpLower(Lower):
         socket = self.stable.tcp_sockets[0]
         self.reception = TcpReception(0, socket.listener, socket.secret, 5.0)
         self.receiver = ReconnectingReceiver(self.reception, self.journal, "from 0")
+
+
+def end(stages: Iterable[Upper | Lower]) -> None:
+    """Let the stages die, and their supervisors, too."""
+    for stage in stages:
+        stage.die()
+        stage.stable.close()

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dni_async.messages import Activation, Marker, MarkerKind, TargetGradient
+from dni_async.messages import Marker, MarkerKind, TargetGradient
 from tests.support.channels import Copying, copy_late
-from tests.support.supervised_stages import CAPACITY, Lower, Upper
+from tests.support.supervised_stages import CAPACITY, Killed, Lower, Upper, batch, end, kill
 from workers.recovery import reconnecting_channel
 from workers.recovery.dialing import ShmDial
 from workers.recovery.journal import Journal
@@ -21,29 +21,11 @@ from workers.recovery.stable_storage import StableStorage
 from workers.transport.base import Deadline, PeerGone, TransportTimeout, wait_any
 
 
-class Killed(Exception):
-    """The process is gone at this point."""
-
-
-def kill() -> None:
-    raise Killed
-
-
-def batch(step: int) -> Activation:
-    return Activation(step, 0, torch.full((4, 3), float(step)), torch.arange(4))
-
-
 @pytest.fixture
 def pair() -> Iterator[tuple[Upper, Lower]]:
     upper, lower = stages()
     yield upper, lower
-    end(upper, lower)
-
-
-def end(upper: Upper, lower: Lower) -> None:
-    for stage in (upper, lower):
-        stage.die()
-        stage.stable.close()
+    end((upper, lower))
 
 
 def stages() -> tuple[Upper, Lower]:
@@ -234,7 +216,7 @@ def test_every_message_is_taken_once_and_in_order_whichever_end_dies_when(moves:
             lower.take()
     assert lower.taken == [f"A{step}" for step in range(len(lower.taken))]
     assert upper.handled() <= len(lower.taken) <= upper.handled() + 1
-    end(upper, lower)
+    end((upper, lower))
 
 
 def test_upstream_markers_and_targets_are_in_order_each_but_not_together(pair: Pair) -> None:

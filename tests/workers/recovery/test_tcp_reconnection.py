@@ -10,10 +10,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-import torch
 
-from dni_async.messages import Activation
-from tests.support.supervised_stages import CAPACITY, TcpLower, TcpUpper
+from tests.support.supervised_stages import CAPACITY, Killed, TcpLower, TcpUpper, batch, end, kill
 from tests.support.waiting import until
 from workers.recovery import tcp_dial, tcp_reception
 from workers.recovery.stable_storage import StableStorage
@@ -28,18 +26,6 @@ TEST_TIMEOUT_S = 20.0
 Pair = tuple[TcpUpper, TcpLower]
 
 
-class Killed(Exception):
-    """The process is gone at this point."""
-
-
-def kill() -> None:
-    raise Killed
-
-
-def batch(step: int) -> Activation:
-    return Activation(step, 0, torch.full((4, 3), float(step)), torch.arange(4))
-
-
 @pytest.fixture
 def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
@@ -48,9 +34,7 @@ def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pair]:
     lower = TcpLower(below)
     upper = TcpUpper(StableStorage.create(0, 2, CAPACITY), below.tcp_sockets[0])
     yield upper, lower
-    for stage in (upper, lower):
-        stage.die()
-        stage.stable.close()
+    end((upper, lower))
 
 
 def connection(upper: TcpUpper) -> socket.socket:
