@@ -20,6 +20,8 @@ from torch.distributed.pipelining.schedules import PipelineScheduleSingle
 from typing_extensions import override
 
 from dni_async.ownership import starts_in_place
+from dni_async.trees import first_tensor, map_tensors
+from launch.engines.carrier import Carrier, PipeModule
 from launch.engines.micro_batches import fitting
 from launch.torch_versions import known_arguments
 from workers.coordination.collectives import Peers
@@ -33,8 +35,9 @@ class Pipe:
     """A module's stages and schedules, one pair for each number of rows, in training and in evaluation.
 
     count: into how many micro-batches a batch is cut; as many as fit where it does not divide the rows.
+    takes, returns: what crosses in front of the module, and behind it.
+    loss: (output, y) -> scalar.
     labels_in: y -> how many labels the mean loss of these rows is over.
-    examples: a row of the input of each stage, and of the last one's output.
     """
 
     def __init__(
@@ -44,37 +47,49 @@ class Pipe:
         engine: str,
         peers: Peers,
         device: torch.device,
-        examples: Sequence[Tensor],
-        loss: Callable[[Tensor, Tensor], Tensor],
+        takes: Carrier,
+        returns: Carrier,
+        loss: Callable[[Any, Any], Tensor],
         probe: Probe,
-        labels_in: Callable[[Tensor], int] = len,
+        labels_in: Callable[[Any], int] = len,
     ) -> None:
-        self.module, self.count, self.engine = module, count, engine
+        self.count, self.engine = count, engine
         self.index, self.stages = peers.rank, peers.world
-        self.device, self.examples = device, examples
+        self.is_first, self.is_last = self.index == 0, self.index == self.stages - 1
+        self.module = PipeModule(module, takes, returns, self.is_first, self.is_last)
+        self.device, self.takes, self.returns = device, takes, returns
         self.loss, self.probe = loss, probe
         self.labels_in, self._whole = labels_in, torch.empty(0)
         self._schedules: dict[tuple[int, bool], PipelineScheduleSingle] = {}
         self._made: list[TimedStage] = []
 
-    def step(self, x: Tensor, y: Tensor) -> float | None:
-        """Run forward and backward; return the mean loss on the last stage, None on the others."""
+    def step(self, inputs: Sequence[Tensor], y: Any) -> float | None:
+        """Run forward and backward; return the mean loss on the last stage, None on the others.
+
+        inputs: h and extras of a batch.
+        """
         losses: list[Tensor] = []
-        first, last = self.index == 0, self.index == self.stages - 1
         self._whole = y
+        # torch cuts one tensor of targets into parts; of several it gets the numbers of the rows
+        target = y if isinstance(y, Tensor) else torch.arange(len(inputs[0]), device=self.device)
         with layer_errors():
-            schedule = self._schedule(len(x), True)
-            schedule.step(*([x] if first else []), target=y if last else None, losses=losses, **_NO_OUTPUTS)
-        loss = torch.stack(losses).mean().item() if last else None
+            schedule = self._schedule(len(inputs[0]), True)
+            schedule.step(
+                *(inputs if self.is_first else []),
+                target=target if self.is_last else None,
+                losses=losses,
+                **_NO_OUTPUTS,
+            )
+        loss = torch.stack(losses).mean().item() if self.is_last else None
         self.probe.mark("wait")
         return loss
 
-    def evaluate(self, x: Tensor) -> Tensor | None:
-        """Run forward only; return the output (B, ...) on the last stage, None on the others."""
+    def evaluate(self, inputs: Sequence[Tensor]) -> Any:
+        """Run forward only; return the output on the last stage, None on the others."""
         with layer_errors():
-            output = self._schedule(len(x), False).step(*([x] if self.index == 0 else []))
+            output = self._schedule(len(inputs[0]), False).step(*(inputs if self.is_first else []))
         self.probe.mark("wait")
-        return output
+        return None if output is None else self.returns.boundary.unpack(output, ())
 
     def held_bytes(self) -> int:
         """Return the bytes of all buffers that are received into."""
@@ -95,13 +110,9 @@ class Pipe:
     def _make_schedule(self, rows: int, training: bool) -> PipelineScheduleSingle:
         count = fitting(rows, self.count)
         size = rows // count
-        x, h = (
-            torch.empty(
-                (size, *row.shape[1:]), dtype=row.dtype, device="meta", requires_grad=row.requires_grad
-            )
-            for row in self.examples[self.index : self.index + 2]
-        )
-        stage = TimedStage(self.module, self.index, self.stages, self.device, x, h)
+        inputs = self.takes.metas(size) if self.is_first else self.takes.meta(size)
+        output = self.returns.h.meta(size) if self.is_last else self.returns.meta(size)
+        stage = TimedStage(self.module, self.index, self.stages, self.device, inputs, output)
         stage.probe = self.probe
         self._made.append(stage)
         one_each = self.engine == "1f1b" and training and count >= self.stages
@@ -113,17 +124,20 @@ class Pipe:
         stage.num_stages = self.stages
         return schedule
 
-    def _loss(self, output: Tensor, y: Tensor) -> Tensor:
+    def _loss(self, output: Tensor, target: Tensor) -> Tensor:
         self.probe.mark("wait")
-        loss = self.loss(output, y)
+        y: Any = target
+        if not isinstance(self._whole, Tensor):
+            y = map_tensors(lambda tensor: tensor[target], self._whole)
+        loss = self.loss(self.returns.boundary.unpack(output, ()), y)
         share = self._share(y)
         self.probe.mark("forward")
         return loss if share == 1 else loss * share
 
-    def _share(self, y: Tensor) -> float:
+    def _share(self, y: Any) -> float:
         """Return the weight of a micro-batch in torch's mean over all of them, by the labels that count."""
-        rows, labels = len(self._whole), self.labels_in(self._whole)
-        return self.labels_in(y) * (rows / len(y)) / labels if labels else 1.0
+        rows, labels = len(first_tensor(self._whole)), self.labels_in(self._whole)
+        return self.labels_in(y) * (rows / len(first_tensor(y))) / labels if labels else 1.0
 
 
 @contextmanager

@@ -16,9 +16,12 @@ from typing import Any
 from torch import Tensor, nn
 from typing_extensions import override
 
+from dni_async.boundary import Extras
 from dni_async.errors import UserError
 from dni_async.parameter_groups import numbered
+from dni_async.trees import map_tensors
 from launch.engines.baseline_loop import Loop, run_loop
+from launch.engines.carrier import Carrier
 from launch.engines.micro_batches import candidates, check_given, fastest
 from launch.engines.pipe import Pipe
 from launch.job.context import RankContext
@@ -39,17 +42,11 @@ class Pipelining(Loop):
     """Made by `prepare`, which decides on the number of micro-batches."""
 
     def __init__(self, context: RankContext, peers: Peers) -> None:
-        plan = context.plan
-        if not all(plan.boundary(i).is_tensor for i in range(len(plan.boundaries))):
-            raise UserError(
-                f"engine {context.config.engine} sends single tensors between stages; use another engine for "
-                "layers that take or return several"
-            )
         layers = build_layers(context.task, context.config.task)
         first, end = context.plan.bounds[context.index]
         super().__init__(context, peers, layers[first:end], first)
         self.updater.whole_norm = lambda own: peers.norm(own.to(self.device))  # as sequential backprop clips
-        self.examples = self._examples(layers, context.plan.bounds)
+        self.takes, self.returns = self._carriers(layers)[context.index :][:2]
 
     @override
     def prepare(self) -> None:
@@ -66,16 +63,16 @@ class Pipelining(Loop):
         self.pipe = self._pipe(self.module, count, self.probe)
 
     @override
-    def step(self, x: Tensor, y: Tensor) -> None:
-        loss = self.pipe.step(x, y)
+    def step(self, x: Any, y: Any) -> None:
+        loss = self.pipe.step(self._inputs(x), y)
         if loss is not None:
             self.rule.count(loss, y)
         self.updater.step()
         self.probe.mark("update")
 
     @override
-    def evaluate(self, x: Tensor, y: Tensor) -> None:
-        output = self.pipe.evaluate(x)
+    def evaluate(self, x: Any, y: Any) -> None:
+        output = self.pipe.evaluate(self._inputs(x))
         if output is not None:
             self.rule.evaluate(output, y)
             self.probe.mark("evaluate")
@@ -84,13 +81,41 @@ class Pipelining(Loop):
     def stats(self) -> dict[str, Any]:
         return super().stats() | {"held_bytes": self.pipe.held_bytes()}
 
-    def _examples(self, layers: Sequence[nn.Module], bounds: Sequence[tuple[int, int]]) -> list[Tensor]:
-        """Return a row of the input of each stage, and of the last one's output."""
-        examples = [self.data.sample()[0][:1]]
-        for first, end in bounds:
+    def _inputs(self, x: Any) -> list[Tensor]:
+        """Return h and the extras of the inputs of a batch."""
+        h, extras = self.inputs.pack(x)
+        return [h, *extras]
+
+    def _carriers(self, layers: Sequence[nn.Module]) -> list[Carrier]:
+        """Return what crosses in front of each stage, and behind the last.
+
+        Raises:
+            UserError: a tensor of a batch has no rows, or the output has tensors that need no gradient.
+        """
+        plan, engine = self._context.plan, self.config.engine
+        one, two = self._examples(layers, [0]), self._examples(layers, [0, 0])
+        cuts = [0, *(end for _, end in plan.bounds)]
+        examples = zip(one, two, strict=True)
+        made = [Carrier(plan.boundary(cut), *pair) for cut, pair in zip(cuts, examples, strict=True)]
+        if not all(form.has_rows for form in made[0].extras):
+            raise UserError(f"engine {engine} cuts batches, and a tensor of a batch has no row per sample")
+        if made[-1].extras:
+            raise UserError(
+                f"engine {engine} takes tensors that need a gradient from the last layer; return no others"
+            )
+        return made
+
+    def _examples(self, layers: Sequence[nn.Module], rows: list[int]) -> list[tuple[Tensor, Extras]]:
+        """Return h and extras in front of each stage, and behind the last, for these rows of a batch."""
+        plan = self._context.plan
+        h, extras = self.inputs.pack(map_tensors(lambda tensor: tensor[rows], self.data.sample()[0]))
+        examples = [(h, extras)]
+        for first, end in plan.bounds:
             part = sequential(copy.deepcopy(layers[first:end]), self.config.runtime.precision).cpu().eval()
-            output = part(examples[-1].clone())
-            examples.append(output.detach().requires_grad_(output.requires_grad))
+            given = plan.boundary(first).unpack(h.clone(), extras)
+            output, extras = plan.boundary(end).pack(part(given))
+            h = output.detach().requires_grad_(output.requires_grad)
+            examples.append((h, extras))
         return examples
 
     def _pipe(self, module: nn.Module, count: int, probe: Probe) -> Pipe:
@@ -100,7 +125,8 @@ class Pipelining(Loop):
             self.config.engine,
             self.peers,
             self.device,
-            self.examples,
+            self.takes,
+            self.returns,
             self.loss,
             probe,
             self.rule.labels_in,
@@ -115,14 +141,15 @@ class Pipelining(Loop):
             self.config.task.epochs * self.data.steps_per_epoch,
         )
         probe = make_probe(self.config.runtime.emulate_gflops, 0)
-        x, y = (tensor.to(self.device) for tensor in self.data.sample())
+        x, y = map_tensors(lambda tensor: tensor.to(self.device), self.data.sample())
+        inputs = self._inputs(x)
 
         def trial(count: int) -> Callable[[], None]:
             pipe = self._pipe(module, count, probe)
 
             def step() -> None:
                 probe.begin(0, True, "load", ("trial", count))
-                pipe.step(x, y)
+                pipe.step(inputs, y)
                 updater.step()
                 probe.mark("update")
                 probe.end()

@@ -6,13 +6,15 @@ and `CDNI(net)` that a notebook uses.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
+from dni_async.boundary import Boundary, Extras
 from dni_async.errors import UserError
 from dni_async.messages import Marker, MarkerKind, Message
 from dni_async.networks.factory import label_size_of
@@ -22,6 +24,7 @@ from launch.engines.baseline_loop import run_loop
 from launch.job.context import RankContext
 from launch.report.recorder import Recorder
 from workers.coordination.collectives import Peers
+from workers.runtime.precision import sequential
 
 
 class DniLocal(Backprop):
@@ -34,20 +37,21 @@ class DniLocal(Backprop):
     def __init__(self, context: RankContext, peers: Peers) -> None:
         super().__init__(context, peers)
         assert isinstance(self.module, nn.Sequential)
+        network = self._packed(self.module)
         sg = asdict(self.config.sg)
         settings: dict[str, Any] = {
             "grad_optim": sg.pop("optimizer"),
             "grad_lr": sg.pop("lr"),
             "dni_params": sg,
             "λ": 0.0,
-            "layers": inner_layers(self.module),
+            "layers": inner_layers(network),
             "update_weights": False,
         }
         if self.config.engine == "cdni-local":
             label_size = label_size_of(self.task.condition, self.data.sample()[1])
-            self.dni: DNI = CDNI(self.module, label_size=label_size, **settings)
+            self.dni: DNI = CDNI(network, label_size=label_size, **settings)
         else:
-            self.dni = DNI(self.module, **settings)
+            self.dni = DNI(network, **settings)
         self.interfaces: dict[str, dict[str, Any]] = {}
 
     @override
@@ -60,7 +64,23 @@ class DniLocal(Backprop):
 
     @override
     def forward(self, x: Any) -> Any:
-        return self.dni(x)
+        if self.module is self.dni.network:
+            return self.dni(x)
+        h, extras = self.dni(self.inputs.pack(x))
+        return self.outputs.unpack(h, extras)
+
+    def _packed(self, module: nn.Sequential) -> nn.Sequential:
+        """Return the layers with h and extras between them where they return several tensors, so that each
+        has one interface, h."""
+        plan = self._context.plan
+        boundaries = [plan.boundary(i) for i in range(len(module) + 1)]
+        self.outputs = boundaries[-1]
+        if all(boundary.is_tensor for boundary in boundaries):
+            return module
+        packed = [
+            Packed(layer, *pair) for layer, pair in zip(module, itertools.pairwise(boundaries), strict=True)
+        ]
+        return sequential(packed, self.config.runtime.precision)
 
     @override
     def on(self, message: Message, *others: Any) -> None:
@@ -80,6 +100,18 @@ class DniLocal(Backprop):
             "sg_relative_error": mean("relative_error"),
             "sg_cosine": mean("cosine"),
         }
+
+
+class Packed(nn.Module):
+    """A layer from (h, extras) to (h, extras)."""
+
+    def __init__(self, layer: nn.Module, takes: Boundary, returns: Boundary) -> None:
+        super().__init__()
+        self.layer, self.takes, self.returns = layer, takes, returns
+
+    def forward(self, packed: tuple[Tensor, Extras]) -> tuple[Tensor, Extras]:
+        """Return the output, packed."""
+        return self.returns.pack(self.layer(self.takes.unpack(*packed)))
 
 
 def inner_layers(layers: Iterable[nn.Module]) -> list[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from launch.config.train import TrainConfig
 from launch.report.weights import load_all
+from tasks.base import Task
 from tests.support.forks import Job
 from tests.support.tiny_task import Tiny
 
@@ -24,9 +25,11 @@ def config(**settings: Any) -> TrainConfig:
     return TrainConfig.of(**{"out": "set by the job"} | SETTINGS | settings)
 
 
-def trained(folder: Path, ranks: int = 3, **settings: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def trained(
+    folder: Path, ranks: int = 3, task: Task | None = None, **settings: Any
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Train a job in `folder`/run to its end; return its weights and its summary."""
-    with Job(config(**settings), Tiny(), ranks, folder) as job:
+    with Job(config(**settings), task or Tiny(), ranks, folder) as job:
         assert job.statuses() == [0] * ranks, job.lines()
     return load_all(job.out, ranks), json.loads((job.out / "summary.json").read_text())
 

@@ -12,6 +12,7 @@ from tests.support.baselines import backprop, check_end_of_others, check_same_tr
 from tests.support.forks import Job
 from tests.support.tiny_task import Tiny, five_layers, plain_layers
 from tests.support.token_task import Tokens
+from tests.support.tree_tasks import TREE_TASKS
 
 
 # rows of each rank in the last batch: 49 = 3 * 16 + 1 -> 1, 0, 0;   50 -> 1, 1, 0;   55 -> 3, 2, 2
@@ -68,3 +69,19 @@ def test_a_loss_out_of_bounds_ends_all_ranks_with_the_line_of_backprop(tmp_path)
 @pytest.mark.parametrize(("victim", "how"), [(0, signal.SIGKILL), (1, signal.SIGKILL), (2, signal.SIGSTOP)])
 def test_a_rank_that_is_killed_or_hangs_ends_the_others_in_time(victim, how, tmp_path):
     check_end_of_others("ddp", victim, how, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "masked",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("skips", "two inputs", "multi label")),
+    ],
+)
+def test_layers_that_exchange_trees_train_as_in_sequential_backprop(name, tmp_path):
+    """The last batch has rows for two of three ranks."""
+    config = TrainConfig.of(engine="ddp", batch_size=16, epochs=2, optimizer="sgd", lr=0.5)
+    with Job(config, TREE_TASKS[name], 3, tmp_path) as job:
+        assert job.statuses() == [0] * 3, job.lines()
+    summary = json.loads((job.out / "summary.json").read_text())
+    check_same_training(summary, load_all(job.out, 1), TREE_TASKS[name], config, 50, 20)

@@ -14,6 +14,7 @@ from tests.support.baselines import backprop, check_end_of_others, check_same_tr
 from tests.support.forks import Job
 from tests.support.tiny_task import CLASSES, FEATURES, Tiny, context_of, plain_layers
 from tests.support.token_task import Tokens
+from tests.support.tree_tasks import TREE_TASKS
 from workers.coordination.collectives import Peers
 
 
@@ -173,7 +174,7 @@ def test_an_error_of_a_layer_is_told_in_its_own_words(tmp_path):
     with Job(config, Tiny(failing_layers), 2, tmp_path) as job:
         assert job.statuses() == [1, 1]
         (line,) = job.lines()
-        place = "(tests/launch/engines/test_pipelining.py:163 in forward())"
+        place = "(tests/launch/engines/test_pipelining.py:164 in forward())"
         assert line == f"dni-async: rank 1 (gpipe), at step 2: IndexError: no such row {place}"
 
 
@@ -183,3 +184,40 @@ def test_an_error_of_a_layer_is_told_in_its_own_words(tmp_path):
 )
 def test_a_rank_that_is_killed_or_hangs_ends_the_others_in_time(engine, victim, how, tmp_path):
     check_end_of_others(engine, victim, how, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "engine", "cut"),
+    [
+        ("masked", "1f1b", "1,2"),
+        pytest.param("masked", "gpipe", "2", marks=pytest.mark.slow),
+        *(
+            pytest.param(name, engine, cut, marks=pytest.mark.slow)
+            for name in TREE_TASKS
+            if name != "two targets"
+            for engine, cut in (("1f1b", "2"), ("gpipe", "1,3"))
+        ),
+    ],
+)
+def test_layers_that_exchange_trees_train_as_in_sequential_backprop(name, engine, cut, tmp_path):
+    task = TREE_TASKS[name]
+    stages = cut.count(",") + 2
+    config = TrainConfig.of(
+        engine=engine, micro_batches=4, batch_size=16, cut=cut, epochs=2, optimizer="sgd", lr=0.5
+    )
+    with Job(config, task, stages, tmp_path) as job:
+        assert job.statuses() == [0] * stages, job.lines()
+    summary = json.loads((job.out / "summary.json").read_text())
+    check_same_training(summary, load_all(job.out, stages), task, config, 50, 20)
+
+
+@pytest.mark.slow
+def test_several_targets_train_in_parts_by_the_labels_of_the_first(tmp_path):
+    """Their losses are means over different numbers of labels, so no weights of the parts would be exact."""
+    config = TrainConfig.of(engine="1f1b", micro_batches=4, batch_size=16, cut="2", epochs=8, lr=1e-2)
+    with Job(config, TREE_TASKS["two targets"], 2, tmp_path) as job:
+        assert job.statuses() == [0, 0], job.lines()
+    summary = json.loads((job.out / "summary.json").read_text())
+    _, markers = backprop(TREE_TASKS["two targets"], config)
+    wanted = markers[-2].body["result"]
+    assert summary["final"]["test_loss"] == pytest.approx(wanted["test_loss"], rel=0.1)

@@ -19,13 +19,14 @@ from launch.engines.wrapper import DniLocal, inner_layers
 from tasks.vision.digits import DigitsFcn
 from tests.support.forks import Job
 from tests.support.tiny_task import CLASSES, Tiny, context_of, plain_layers
+from tests.support.tree_tasks import TREE_TASKS
 from workers.coordination.collectives import Peers
 
 
-def trained(engine, make=DniLocal, **settings):
+def trained(engine, make=DniLocal, task=None, **settings):
     """(loop after training, markers)."""
     config = TrainConfig.of(**{"engine": engine, "batch_size": 16, "epochs": 2, "lr": 0.01} | settings)
-    context = context_of(Tiny(plain_layers), config)
+    context = context_of(task or Tiny(plain_layers), config)
     loop = make(context, Peers(context.rendezvous))
     markers = []
     loop.train(markers.append)
@@ -49,14 +50,15 @@ def test_every_layer_but_the_last_learns_from_its_sg_network(engine, precision):
     assert -1 <= stage["sg_cosine"] <= 1 and markers[-1].kind is MarkerKind.STOP
 
 
+def exact(context, peers):
+    """The engine with λ = 1."""
+    loop = DniLocal(context, peers)
+    loop.dni._shared.mix = 1.0
+    return loop
+
+
 def test_the_wrapper_equals_backprop_when_no_gradient_is_synthetic():
     """Same initial weights, order of batches and optimizer: with λ = 1 the same weights to the bit."""
-
-    def exact(rank, peers):
-        loop = DniLocal(rank, peers)
-        loop.dni._shared.mix = 1.0
-        return loop
-
     ours, _ = trained("cdni-local", exact)
     plain, _ = trained("backprop", Backprop)
     pairs = zip(ours.module.state_dict().values(), plain.module.state_dict().values(), strict=True)
@@ -79,6 +81,24 @@ def test_the_engine_trains_as_the_wrapper_in_a_plain_loop(conditional):
             F.cross_entropy(net(x), y).backward()
     pairs = list(zip(engine.dni.state_dict().values(), net.state_dict().values(), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs) and len(pairs) > len(network.state_dict())
+
+
+@pytest.mark.parametrize("name", TREE_TASKS)
+def test_layers_that_exchange_trees_equal_backprop_when_no_gradient_is_synthetic(name):
+    ours, _ = trained("cdni-local", exact, TREE_TASKS[name])
+    plain, _ = trained("backprop", Backprop, TREE_TASKS[name])
+    pairs = zip(ours.module.state_dict().values(), plain.module.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("engine", ["dni-local", "cdni-local"])
+@pytest.mark.parametrize("name", TREE_TASKS)
+def test_layers_that_exchange_trees_learn_from_synthetic_gradients(name, engine):
+    _, markers = trained(engine, task=TREE_TASKS[name], epochs=12)
+    first, *_, last, _ = [marker.body["result"]["loss"] for marker in markers]
+    assert last < first
+    rows = markers[-1].body["0"]["interfaces"].values()
+    assert all(row["updates"] == 12 * 4 and row["sg_updates"] >= 12 * 4 for row in rows)
 
 
 def test_the_wrapper_engine_runs_as_a_job(tmp_path):

@@ -25,6 +25,7 @@ from tests.support.forks import Job
 from tests.support.resumable_jobs import EPOCH_STEPS, config, equal, trained
 from tests.support.states import same_state
 from tests.support.tiny_task import Tiny, context_of, data_of, five_layers, plain_layers
+from tests.support.tree_tasks import TREE_TASKS
 from tests.support.waiting import until
 from workers.checkpoint.store import CheckpointStore
 
@@ -84,6 +85,19 @@ def test_a_resumed_lockstep_run_equals_the_uninterrupted_run_to_the_bit(tmp_path
         assert [e[key] for e in resumed["evaluations"]] == [e[key] for e in summary["evaluations"]]
     for key in ("steps", "samples", "version", "targets_sent", "targets_received"):
         assert [s[key] for s in resumed["stages"]] == [s[key] for s in summary["stages"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["cdni", "delayed"])
+@pytest.mark.parametrize("name", TREE_TASKS)
+def test_a_resumed_run_of_layers_that_exchange_trees_equals_the_uninterrupted_run(
+    tmp_path: Path, name: str, rule: str
+) -> None:
+    weights, _ = trained(tmp_path, task=TREE_TASKS[name], rule=rule)
+    CheckpointStore(tmp_path / "run").discard(12)
+    again, resumed = trained(tmp_path, task=TREE_TASKS[name], rule=rule, resume=True)
+    assert resumed["checkpoints"] == {"written": 1, "failed": 0, "resumed_at": 9}
+    assert equal(again, weights)
 
 
 def test_a_finished_run_continues_for_more_epochs(copy: Path) -> None:
