@@ -81,17 +81,38 @@ def test_a_rank_that_never_came_is_named() -> None:
     assert Ranks(2).describe(1) == "no sign of life from rank 2 so far"
 
 
-def test_a_thread_beats_until_the_store_is_gone() -> None:
+def test_a_thread_beats_until_the_store_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     store, beats = dist.HashStore(), threading.Event()
     first, second = (
         Heartbeat(Rendezvous(rank, 2, rank, 2, store), lambda: "busy", beats.set) for rank in range(2)
     )
-    first.start()
+    thread = started(first)
     assert beats.wait(TEST_TIMEOUT_S)
     second.beat()
     assert (
         second.describe() == "busy, lives and has done so for 0 s; raise --timeout if that may take so long"
     )
+    lose_the_store(monkeypatch, thread, first)
+
+
+def started(heart: Heartbeat) -> threading.Thread:
+    """The thread in which it beats."""
+    before = set(threading.enumerate())
+    heart.start()
+    (thread,) = set(threading.enumerate()) - before
+    return thread
+
+
+def lose_the_store(monkeypatch: pytest.MonkeyPatch, thread: threading.Thread, heart: Heartbeat) -> None:
+    """End the thread, as a store that is gone does: one in C++ at the end of the process would abort it."""
+
+    def beat() -> None:
+        raise LOST
+
+    monkeypatch.setattr(heartbeat, "is_gone", lambda: True)
+    monkeypatch.setattr(heart, "beat", beat)
+    thread.join(TEST_TIMEOUT_S)
+    assert not thread.is_alive()
 
 
 MOST = heartbeat._MOST_FAILURES
@@ -114,9 +135,10 @@ def test_the_thread_survives_a_slow_store_and_a_cut_link_and_ends_with_a_store_t
     monkeypatch.setattr(heartbeat, "BEAT_INTERVAL_S", 0.001)
     monkeypatch.setattr(heartbeat, "is_gone", lambda: gone)
     heart = Heartbeat(Rendezvous(0, 2, 0, 2, dist.HashStore()), lambda: "busy")
-    begun, enough = [0], threading.Event()
+    begun, enough, begins = [0], threading.Event(), threading.Event()
 
     def beat() -> None:
+        assert begins.wait(TEST_TIMEOUT_S)
         begun[0] += 1
         if begun[0] == failures + 3:
             enough.set()
@@ -124,13 +146,12 @@ def test_the_thread_survives_a_slow_store_and_a_cut_link_and_ends_with_a_store_t
             raise error
 
     monkeypatch.setattr(heart, "beat", beat)
-    before = set(threading.enumerate())
-    heart.start()
-    (thread,) = set(threading.enumerate()) - before or {None}
+    thread = started(heart)
+    begins.set()
     if ends:
-        if thread is not None:  # else it has ended already
-            thread.join(TEST_TIMEOUT_S)
-            assert not thread.is_alive()
+        thread.join(TEST_TIMEOUT_S)
+        assert not thread.is_alive()
         assert begun[0] == failures
     else:
         assert enough.wait(TEST_TIMEOUT_S)
+        lose_the_store(monkeypatch, thread, heart)
