@@ -14,6 +14,7 @@ import pytest
 
 from dni_async.errors import UserError
 from launch.local.wan import FarHosts, Wire, _Switch, address, enter, far_hosts, in_thread
+from tests.support.waiting import meanwhile
 
 LATENCY_S = 0.03
 BYTES_PER_S = 5e6
@@ -62,14 +63,11 @@ def test_bytes_arrive_no_faster_than_the_wire_allows(hosts: FarHosts) -> None:
     size = int(BYTES_PER_S / 2)
     with client, accepted:
         begin = time.monotonic()
-        sending = threading.Thread(target=client.sendall, args=(b"\0" * size,), daemon=True)
-        sending.start()
-        while size:
-            data = accepted.recv(1 << 20)
-            assert data, f"the connection ended {size} bytes too early"
-            size -= len(data)
-        sending.join(TEST_TIMEOUT_S)
-        assert not sending.is_alive()
+        with meanwhile(client.sendall, b"\0" * size):
+            while size:
+                data = accepted.recv(1 << 20)
+                assert data, f"the connection ended {size} bytes too early"
+                size -= len(data)
         assert 0.5 <= time.monotonic() - begin < 10.0
 
 

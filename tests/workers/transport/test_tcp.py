@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import threading
 import time
 from functools import partial
 
@@ -24,7 +23,7 @@ from tests.support.tcp_channels import (
     vanish,
 )
 from tests.support.transport_processes import run_in_processes, tcp_links
-from tests.support.waiting import until
+from tests.support.waiting import meanwhile, until
 from workers.transport.base import PeerGone, TransportError, TransportTimeout
 from workers.transport.tcp import connect
 from workers.transport.wire import HEADER_BYTES, add_checksum, encode
@@ -50,15 +49,10 @@ def test_large_messages_arrive_equal_and_in_order(stripes: int) -> None:
     sizes = [3_000_000, 1, 10, 2_000_000, 0, 5, 4_000_000, 7, 8, 9]
     with nothing_left_open():
         sender, receiver = tcp_channel(3, stripes=stripes)
-        sending = threading.Thread(
-            target=lambda: [sender.send(gradient(n), TEST_TIMEOUT_S) for n in sizes], daemon=True
-        )
-        sending.start()
-        for size in sizes:
-            assert_same(receiver.recv(TEST_TIMEOUT_S), gradient(size))
-            receiver.release()
-        sending.join(TEST_TIMEOUT_S)
-        assert not sending.is_alive()
+        with meanwhile(lambda: [sender.send(gradient(n), TEST_TIMEOUT_S) for n in sizes]):
+            for size in sizes:
+                assert_same(receiver.recv(TEST_TIMEOUT_S), gradient(size))
+                receiver.release()
         sender.close()
         receiver.close()
 

@@ -19,7 +19,7 @@ from tests.support.conformance_messages import assert_same
 from tests.support.conformance_runs import nothing_left_open
 from tests.support.gradients import gradient
 from tests.support.tcp_channels import HOST, SECRET, introduce, listen, read
-from tests.support.waiting import until
+from tests.support.waiting import meanwhile, until
 from workers.transport import tcp_listener
 from workers.transport.base import PeerGone, TransportError, TransportTimeout
 from workers.transport.handshake import CHALLENGE_BYTES, HELLO_BYTES, Hello, make_hello
@@ -203,12 +203,11 @@ def test_a_sender_recognises_a_stranger_that_listens() -> None:
     """It says nothing of the secret to somebody who speaks another protocol, or knows another secret."""
     with socket.create_server((HOST, 0)) as server:
         server.settimeout(TEST_TIMEOUT_S)
-        greeting = threading.Thread(target=greet_one, args=(server,), daemon=True)
-        greeting.start()
-        with pytest.raises(TransportError, match="it does not speak our protocol"):
+        with (
+            meanwhile(greet_one, server),
+            pytest.raises(TransportError, match="it does not speak our protocol"),
+        ):
             connect(server.getsockname(), SECRET, 1, 1, TEST_TIMEOUT_S)
-        greeting.join(2 * TEST_TIMEOUT_S)
-        assert not greeting.is_alive()
 
 
 def greet_one(server: socket.socket) -> None:

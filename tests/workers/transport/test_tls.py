@@ -26,6 +26,7 @@ from tests.support.gradients import gradient
 from tests.support.tcp_channels import HOST, SECRET, introduce, listen
 from tests.support.tls_channels import certificate, client_tunnels, server_tunnels, tls_channel
 from tests.support.transport_processes import run_in_processes, tls_links
+from tests.support.waiting import meanwhile
 from workers.coordination.rendezvous import Rendezvous
 from workers.transport import tls
 from workers.transport.base import PeerGone, TransportError, TransportTimeout, wait_any
@@ -61,15 +62,11 @@ def test_large_messages_arrive_equal_and_closing_loses_nothing() -> None:
     sizes = [3_000_000, 1, 2_000_000, 5]
     for size in sizes:
         sender.send(gradient(size), TEST_TIMEOUT_S)
-    closing = threading.Thread(target=sender.close)
-    closing.start()
-    with receiver:
+    with meanwhile(sender.close), receiver:
         for size in sizes:
             assert_same(receiver.recv(TEST_TIMEOUT_S), gradient(size))
         with pytest.raises(PeerGone, match="closed its end"):
             receiver.recv(TEST_TIMEOUT_S)
-    closing.join(TEST_TIMEOUT_S)
-    assert not closing.is_alive()
 
 
 @pytest.mark.parametrize("stripes", [1, 3])
@@ -82,16 +79,12 @@ def test_a_channel_whose_wire_is_full_in_one_direction_returns_credits_in_the_ot
             sender.send(message, TEST_TIMEOUT_S)
         sender.close()
 
-    thread = threading.Thread(target=send)
-    thread.start()
-    with receiver:
+    with meanwhile(send), receiver:
         for _ in range(count):
             assert_same(receiver.recv(TEST_TIMEOUT_S), message)
             receiver.release()
         with pytest.raises(PeerGone, match=rf"closed its end \(after {count} messages"):
             receiver.recv(TEST_TIMEOUT_S)
-    thread.join(TEST_TIMEOUT_S)
-    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("wrong", ["client", "server"])
@@ -188,12 +181,9 @@ def recorded(send: Callable[[Recorder], None], receive: Callable[[TcpListener], 
     """What was on the wire while a message went through a recorder."""
     listener = listen(0)
     recorder = Recorder(listener.address)
-    thread = threading.Thread(target=receive, args=(listener,))
-    thread.start()
-    send(recorder)
-    thread.join(TEST_TIMEOUT_S)
+    with meanwhile(receive, listener):
+        send(recorder)
     recorder.close()
-    assert not thread.is_alive()
     return bytes(recorder.recorded)
 
 
