@@ -481,7 +481,7 @@ class TestWhoTells:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> Callable[[Rendezvous | None], str]:
         """Fails with this rendezvous, in this process; what was printed."""
-        for name in ("Interruption.install_handlers", "ignore_signals"):
+        for name in ("Interruption.install_handlers", "ignore_signals", "Heartbeat.start"):
             monkeypatch.setattr(f"workers.failure.rank_runner.{name}", lambda *_: None)
 
         def run(rendezvous: Rendezvous | None, meet: bool = False) -> str:
