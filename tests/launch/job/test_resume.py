@@ -44,7 +44,7 @@ def parts_of(folder: Path, step: int) -> list[State]:
     manifest = checkpoints.manifest(step)
     parts = [checkpoints.read_part(manifest, i) for i in range(len(manifest.bounds))]
     for part in parts:
-        for name in ("loss", "score", "samples"):
+        for name in ("loss", "score", "samples", "labels", "scores"):
             part["rule"].pop(name, None)
         part["rule"].get("predictor", {}).pop("agreement", None)
         del part["epoch_over"]
