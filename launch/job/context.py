@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from dni_async.messages import Message
@@ -63,13 +62,22 @@ class RankContext:
         ranks have compiled theirs. Every rank has to call it."""
         if not self.config.runtime.compile:
             return
+        device, takes = self.placement.device, self.plan.boundary(first)
         if first == 0:
             assert self.data is not None, "who has the first layer reads the data"
-            x = self.data.sample()[0]
+            h, extras = takes.pack(self.data.sample()[0])
         else:
-            shape, dtype = self.plan.shapes[first - 1], self.plan.dtypes[first - 1]
-            x = torch.zeros(self.config.task.batch_size, *shape, dtype=getattr(torch, dtype))
-        compile_ahead(layers, x.to(self.placement.device), trains=trains, gradients=gradients)
+            h, extras = self.plan.zeros(first, self.config.task.batch_size)
+        returns = self.plan.boundary(first + len(list(layers.children())))
+        compile_ahead(
+            layers,
+            h.to(device),
+            tuple(extra.to(device) for extra in extras),
+            trains=trains,
+            gradients=gradients,
+            takes=takes,
+            returns=returns,
+        )
         self.rendezvous.all_gather("compiled", True, COMPILE_TIMEOUT_S)
 
     def messages(self, clock: Callable[[], float], enough: Callable[[], bool]) -> Iterator[Message]:

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from dni_async.boundary import TENSOR, Boundary
+from dni_async.boundary import TENSOR, Boundary, Extras
 from dni_async.errors import UserError
 from dni_async.networks.factory import label_size_of
 from dni_async.parameter_groups import check_patterns, numbered
@@ -22,7 +22,7 @@ from launch.config.train import TrainConfig
 from launch.engines.registry import find_engine
 from launch.job.data import Data
 from launch.job.initial_weights import load_initial_weights
-from launch.job.run_through import run_through
+from launch.job.run_through import run_through, type_name
 from launch.job.samples import size
 from launch.job.stage_costs import measure_stage_costs
 from launch.job.task_checks import (
@@ -62,6 +62,8 @@ class PartitionPlan:
     boundaries: list[dict[str, Any]] = field(default_factory=list)
     """How what crosses in front of the first layer, and behind each of them, is packed (see `Boundary`);
     empty: single tensors."""
+    extras: list[list[tuple[str, list[int]]]] = field(default_factory=list)
+    """Type and shape of the extras of a batch that cross there."""
     targets: dict[str, Any] = field(default_factory=dict)
     """How the targets of a batch are packed."""
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -76,6 +78,12 @@ class PartitionPlan:
     def boundary(self, layer: int) -> Boundary:
         """Return how the input of a layer is packed; that of the number behind the last: the output."""
         return Boundary.from_state(self.boundaries[layer]) if self.boundaries else TENSOR
+
+    def zeros(self, layer: int, rows: int) -> tuple[Tensor, Extras]:
+        """Return zeros in place of the h and the extras that a layer behind the first takes."""
+        h = torch.zeros(rows, *self.shapes[layer - 1], dtype=getattr(torch, self.dtypes[layer - 1]))
+        extras = self.extras[layer] if self.extras else []
+        return h, tuple(torch.zeros(shape, dtype=getattr(torch, dtype)) for dtype, shape in extras)
 
     def target_boundary(self) -> Boundary:
         """Return how the targets of a batch are packed."""
@@ -179,13 +187,14 @@ def make_plan(
     return PartitionPlan(
         bounds,
         shapes,
-        [str(h.dtype).removeprefix("torch.") for h in crossings.h[1:]],
+        [type_name(h) for h in crossings.h[1:]],
         [costs.of_stage(*pair) for pair in bounds] if costs else [],
         label_size,
         data.steps_per_epoch,
         size(data.train),
         size(data.test),
         [boundary.state_dict() for boundary in crossings.boundaries],
+        [[(type_name(extra), list(extra.shape)) for extra in extras] for extras in crossings.extras],
         targets.state_dict(),
         dict(task.metadata),
         ignored_labels,

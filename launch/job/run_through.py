@@ -99,6 +99,11 @@ class Bound(nn.Module):
         return self.returns.pack(self.layer(self.takes.unpack(h, extras)))[0]
 
 
+def type_name(tensor: Tensor) -> str:
+    """Return the name of the tensor's type, such as float32."""
+    return str(tensor.dtype).removeprefix("torch.")
+
+
 def describe_shape(tree: Any) -> str:
     """Return the shape of a tensor, or words for a tree."""
     return str(tuple(tree.shape)) if isinstance(tree, Tensor) else describe_tree(tree)

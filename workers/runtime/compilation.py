@@ -9,13 +9,23 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from dni_async.boundary import TENSOR, Boundary, Extras
 from dni_async.errors import UserError
 from dni_async.ownership import starts_in_place
 
 
 def compile_ahead(
-    layers: nn.Module, x: Tensor, *, trains: bool, gradients: Iterable[bool], backend: str = "inductor"
+    layers: nn.Module,
+    x: Tensor,
+    extras: Extras = (),
+    *,
+    trains: bool,
+    gradients: Iterable[bool],
+    takes: Boundary = TENSOR,
+    returns: Boundary = TENSOR,
+    backend: str = "inductor",
 ) -> None:
     """Compile `layers` with torch.compile for batches like `x`, before any clock starts.
 
@@ -23,9 +33,10 @@ def compile_ahead(
     and random numbers are afterwards as they were.
 
     Args:
-        x: a batch (B, ...); compiled code takes any B.
+        x, extras: h (B, ...) and extras of a batch; compiled code takes any B.
         trains: whether the layers learn, so that a backward pass is compiled too.
         gradients: for each element, compile training with an x that needs a gradient, or not.
+        takes, returns: how the input of the layers is packed into x and extras, and their output.
 
     Raises:
         UserError: torch cannot compile here.
@@ -33,26 +44,30 @@ def compile_ahead(
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of processes that outlives the run
     layers.compile(backend=backend)
     buffers = copy.deepcopy(dict(layers.named_buffers()))
+
+    def call(trains: bool, needs_grad: bool) -> None:
+        h = x.detach().clone().requires_grad_(needs_grad and x.is_floating_point())
+        with torch.set_grad_enabled(trains):
+            given = takes.unpack(h.clone() if starts_in_place(layers) else h, extras)
+            for tensor in tree_leaves(given):
+                if isinstance(tensor, Tensor) and tensor.ndim and len(tensor) == len(x):
+                    torch._dynamo.maybe_mark_dynamic(tensor, 0)  # the last batch of an epoch is shorter
+            output, _ = returns.pack(layers(given))
+            if output.requires_grad:
+                output.backward(torch.zeros_like(output))
+
     try:
         with torch.random.fork_rng([x.device] if x.is_cuda else []), warnings.catch_warnings():
             # dynamo looks at the .grad of whatever comes in
             warnings.filterwarnings("ignore", "The .grad attribute of a Tensor that is not a leaf")
             for needed in gradients:
-                _call(layers.train(), x, trains, needed)
-            _call(layers.eval(), x, False, False)
+                layers.train()
+                call(trains, needed)
+            layers.eval()
+            call(False, False)
     except Exception as error:
         cause = (str(error) or type(error).__name__).strip().splitlines()[0]
         raise UserError(f"torch.compile does not work here ({cause}); leave --compile out") from error
     layers.train().zero_grad()
     for name, buffer in layers.named_buffers():
         buffer.copy_(buffers[name])
-
-
-def _call(layers: nn.Module, x: Tensor, trains: bool, needs_grad: bool) -> None:
-    x = x.detach().clone().requires_grad_(needs_grad)
-    with torch.set_grad_enabled(trains):
-        x = x.clone() if starts_in_place(layers) else x
-        torch._dynamo.maybe_mark_dynamic(x, 0)  # the last batch of an epoch is shorter
-        h = layers(x)
-        if h.requires_grad:
-            h.backward(torch.zeros_like(h))

@@ -19,7 +19,7 @@ from workers.coordination.rendezvous import Rendezvous
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, dict[str, Any]]]:
     """What the compiler was given."""
     given: list[tuple[Tensor, dict[str, Any]]] = []
-    monkeypatch.setattr(module, "compile_ahead", lambda layers, x, **how: given.append((x, how)))
+    monkeypatch.setattr(module, "compile_ahead", lambda layers, x, extras, **how: given.append((x, how)))
     return given
 
 
@@ -33,6 +33,7 @@ def test_layers_are_compiled_for_batches_as_they_will_come(
     context.compile(nn.Identity(), first, trains=True, gradients={first > 0})
     ((x, how),) = compiled
     assert (x.shape, x.dtype) == (shape, dtype)
+    assert how.pop("takes").is_tensor and how.pop("returns").is_tensor
     assert how == {"trains": True, "gradients": {first > 0}}
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +14,17 @@ from torch import Tensor, nn
 from dni_async.errors import UserError
 from dni_async.messages import Marker, MarkerKind
 from dni_async.rules.registry import RULES
+from dni_async.trees import map_tensors
 from launch.config.train import TrainConfig
 from launch.job.run_through import bind, run_through
 from tasks.base import Task
 from tests.support.baselines import backprop
+from tests.support.forks import Job
 from tests.support.stages import same_bits
 from tests.support.tiny_task import data_of, simulated
+from tests.support.tree_nets import FEATURES
 from tests.support.tree_tasks import TREE_TASKS, TreeTask
+from workers.runtime.fault_injection import STRUCK, VARIABLE
 
 SETTINGS: dict[str, Any] = {"batch_size": 8, "epochs": 3, "lr": 1e-2}
 
@@ -111,3 +118,122 @@ class _First(nn.Module):
 def test_more_extras_than_a_message_has_room_for_are_refused() -> None:
     with pytest.raises(UserError, match=r"^layer 0 \(_Many\) returned 15 tensors beside .* at most 14"):
         simulated(TooMany(), TrainConfig.of(**SETTINGS), 2)
+
+
+class Fickle(nn.Module):
+    """Returns a pair, and from its n-th training batch on a list."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self.linear, self.left = nn.Linear(FEATURES, 8), batches
+
+    def forward(self, x: Tensor) -> Any:
+        self.left -= self.training
+        pair = self.linear(x), x
+        return pair if self.left > 0 else list(pair)
+
+
+class WithFickle(TreeTask):
+    """Layer 0 returns another structure at the n-th batch."""
+
+    def layers(self) -> list[nn.Module]:
+        return [Fickle(3), *super().layers()[1:]]
+
+
+class Ragged(TreeTask):
+    """The batches of some samples have no mask."""
+
+    def batch(self, samples: Any) -> tuple[Any, Any]:
+        inputs, targets = super().batch(samples)
+        return (inputs, targets) if len(targets) == 8 else ({"ids": inputs["ids"]}, targets)
+
+
+class WithoutTensors(TreeTask):
+    def batch(self, samples: Any) -> tuple[Any, Any]:
+        return {"ids": None, "rows": 3}, super().batch(samples)[1]
+
+
+SAME = "was expected; return the same structure for every batch"
+
+
+@pytest.mark.parametrize(
+    ("task", "line"),
+    [
+        (
+            WithFickle(),
+            "stage 0 (rank 0), at step 2: layer 0 (Fickle) returned [tensor, tensor] where (tensor, tensor) "
+            f"{SAME}",
+        ),
+        pytest.param(
+            Ragged("masked"),
+            "stage 0 (rank 0), after step 5: batch of task Ragged returned {ids: tensor} where "
+            f"{{ids: tensor, mask: tensor}} {SAME}",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            WithoutTensors(),
+            "batch of task WithoutTensors returned {ids: None, rows: 3}, without a tensor (B, ...); "
+            "return one",
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["layer", "batch", "no tensor"],
+)
+def test_what_cannot_be_sent_ends_a_job_in_one_line_with_status_2(
+    task: Task, line: str, tmp_path: Path
+) -> None:
+    with Job(TrainConfig.of(**SETTINGS, cut="1"), task, 2, tmp_path) as job:
+        assert UserError.status in job.statuses(), job.lines()
+    assert job.lines() == [f"dni-async: {line}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TREE_TASKS)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"wire": "int8", "transport": "tcp"},
+        {"wire": "bf16"},
+        {"precision": "bf16"},
+        {"transport": "dist"},
+        {"transport": "rpc", "trust_network": True},
+        {"supervise": True, "out": "set by the job", "checkpoint_every": 5},
+        {"deterministic": True},
+        {"target_every": 2},
+        {"compile": True},
+    ],
+    ids=str,
+)
+def test_settings_of_the_command_line_hold_for_layers_that_exchange_trees(
+    name: str, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    struck = tmp_path / "struck"
+    faults = {VARIABLE: "kill@1:20,kill@2:30", STRUCK: str(struck)} if "supervise" in settings else {}
+    config = TrainConfig.of(**SETTINGS | {"epochs": 8}, rule="cdni", cut="1,3", **settings)
+    with Job(config, TREE_TASKS[name], 3, tmp_path, **faults) as job:
+        assert job.statuses() == [0] * 3, job.lines()
+    assert len(list(struck.iterdir()) if faults else []) == (2 if faults else 0)
+    summary = json.loads((job.out / "summary.json").read_text())
+    first, *_, last = summary["epochs"]
+    assert last["loss"] < first["loss"] and last["tested"] == 20
+
+
+class NotFinite(TreeTask):
+    """One sample in the third batch is NaN."""
+
+    def batch(self, samples: Any) -> tuple[Any, Any]:
+        self.batches = getattr(self, "batches", 0) + 1
+        inputs, targets = super().batch(samples)
+        if self.batches == 4:  # the first is the sample of the plan
+            inputs = map_tensors(lambda t: t * math.nan if t.is_floating_point() else t, inputs)
+        return inputs, targets
+
+
+@pytest.mark.parametrize("rule", ["cdni", "delayed", "local", "frozen"])
+@pytest.mark.parametrize("name", ["skips", "two inputs"])
+def test_a_batch_of_trees_that_is_not_finite_is_skipped_by_all_stages(name: str, rule: str) -> None:
+    config = TrainConfig.of(**SETTINGS, rule=rule, on_nonfinite="skip", cut="1,3")
+    stages, markers = simulated(NotFinite(name), config, 3)
+    assert [stage.skipped for stage in stages] == [1, 1, 1]
+    assert results(markers)[-1]["tested"] == 20
+    assert all(value.isfinite().all() for value in weights(stages).values())
