@@ -69,6 +69,9 @@ class Boundary:
         object.__setattr__(self, "is_tensor", self.spec.is_leaf())
         object.__setattr__(self, "extras", sum(leaf.role == "extra" for leaf in self.leaves))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Boundary:
+        return self  # nothing in it ever changes
+
     @classmethod
     def of(cls, value: Any, name: str = "the stage") -> Boundary:
         """Return the boundary for trees like `value`: the tensors in it that need a gradient become h.

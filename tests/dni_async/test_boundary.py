@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import namedtuple
 from typing import Any
@@ -55,6 +56,11 @@ def test_trees_are_packed_into_h_and_extras_and_come_back(name: str) -> None:
     again = Boundary.from_state(json.loads(json.dumps(boundary.state_dict())))
     assert again == boundary
     assert_equal(again.unpack(*again.pack(tree)), tree)
+
+
+def test_a_copy_of_a_boundary_is_the_same() -> None:
+    boundary = Boundary.of((x(4, 3), MASK))
+    assert copy.deepcopy([boundary])[0] is boundary
 
 
 def test_one_tensor_is_neither_copied_nor_wrapped() -> None:

@@ -9,7 +9,9 @@ from launch.config.plan import PlanConfig
 from launch.planning import measure as module
 from launch.planning.measure import gflop_per_batch, measure
 from launch.planning.profile import Profile
+from tasks.base import Task
 from tests.support.tiny_task import Tiny, plain_layers
+from tests.support.tree_tasks import TREE_TASKS
 from workers.transport.link_benchmark import Line, LinkCost, Ping
 
 LINK = LinkCost(Line(1, 2), Line(3, 4), Line(5, 6), Line(7, 8))
@@ -21,7 +23,7 @@ def _three_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ROUNDS", 3)
 
 
-def measured(task: Tiny, **settings: object) -> Profile:
+def measured(task: Task, **settings: object) -> Profile:
     config = PlanConfig.of(**{"batch_size": 32} | settings)  # type: ignore[arg-type]
     return measure(config, task, lambda config: Ping({"shm": LINK, "dist": GLOO}, Line(9, 9), {}))
 
@@ -61,6 +63,15 @@ def test_a_network_that_does_not_fit_is_noted_with_its_reason() -> None:
     found = measured(Tiny(plain_layers), sg=SGConfig(kind="conv"))
     assert found.refused["cdni"].startswith("SG network conv needs activations (B, C, H, W)")
     assert not any(key.startswith("cdni") for key in found.interfaces)
+
+
+@pytest.mark.parametrize("name", ["masked", "two targets"])
+def test_layers_that_exchange_trees_are_measured_by_the_tensor_that_gets_a_gradient(name: str) -> None:
+    found = measured(TREE_TASKS[name], batch_size=16)
+    assert [layer.name for layer in found.layers][:3] == ["Embed", "MaskedMean", "MaskedMean"]
+    assert [layer.output_bytes for layer in found.layers][:3] == [4 * 16 * 5 * 8] * 3
+    assert set(found.interfaces) == {f"{rule} {n}" for rule in ("dni", "cdni", "local") for n in (2, 3)}
+    assert found.refused == {} and min(layer.part.forward for layer in found.layers) > 0
 
 
 def test_the_threads_of_the_process_are_as_before() -> None:
