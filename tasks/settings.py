@@ -1,4 +1,4 @@
-"""A task's settings: checks for its constructor, and key=value texts of --task-args as their types."""
+"""A task's settings: the key=value texts of --task-args, as the types of its constructor."""
 
 from __future__ import annotations
 
@@ -14,14 +14,6 @@ from dni_async.errors import UserError
 _TRUTH: Mapping[str, bool] = MappingProxyType(
     {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 )
-
-
-def at_least(minimum: int, **setting: int) -> int:
-    """Return the value of the one keyword argument. Raises `UserError` when it is below `minimum`."""
-    ((name, value),) = setting.items()
-    if value < minimum:
-        raise UserError(f"{name} is too small ({name}={value}): give {minimum} or more")
-    return value
 
 
 def settings_from(cls: type, args: Sequence[str]) -> dict[str, Any]:

@@ -215,10 +215,3 @@ def misfit(labels: Tensor, h: Tensor) -> UserError:
         f"labels {tuple(labels.shape)} do not fit activations {tuple(h.shape)} position by position; "
         "use rule dni, cut elsewhere, or give one label per sample (B, C), in a task by its `condition`"
     )
-
-
-def at_least(low: int, **arguments: object) -> None:
-    """Raises UserError unless every argument is a whole number of at least `low`."""
-    for name, value in arguments.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < low:
-            raise UserError(f"{name} is {value!r}; it must be a whole number of at least {low}")

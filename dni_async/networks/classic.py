@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from dni_async.checks import at_least
 from dni_async.errors import UserError
-from dni_async.networks.base import at_least
 from dni_async.networks.conv import ConvSG, Size
 from dni_async.networks.mlp import MlpSG, Norm
 

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self, override
 
+from dni_async.checks import at_least
 from dni_async.errors import UserError
-from dni_async.networks.base import DNINetwork, NetworkSettings, at_least, misfit, required, zero_output
+from dni_async.networks.base import DNINetwork, NetworkSettings, misfit, required, zero_output
 from dni_async.networks.norm import BatchNorm
 
 Size = int | tuple[int, int]

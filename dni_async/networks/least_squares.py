@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self, override
 
-from dni_async.networks.base import DNINetwork, NetworkSettings, along, at_least, required, zero_output
+from dni_async.checks import at_least
+from dni_async.networks.base import DNINetwork, NetworkSettings, along, required, zero_output
 
 RIDGE = 1.0
 """Added to the diagonal of the sum of f f', as if each feature had occurred once with a target of zero."""

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self, override
 
-from dni_async.networks.base import DNINetwork, NetworkSettings, along, at_least, required, zero_output
+from dni_async.checks import at_least
+from dni_async.networks.base import DNINetwork, NetworkSettings, along, required, zero_output
 from dni_async.networks.norm import FeatureBatchNorm
 
 Norm = Literal["layer", "batch", "none"]

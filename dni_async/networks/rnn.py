@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from dni_async.checks import at_least
 from dni_async.errors import UserError
-from dni_async.networks.base import DNINetwork, at_least, misfit, required, zero_output
+from dni_async.networks.base import DNINetwork, misfit, required, zero_output
 
 KINDS: dict[str, Callable[..., nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}
 

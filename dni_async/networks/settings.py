@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from dni_async.checks import at_least
 from dni_async.errors import UserError
 from dni_async.networks.registry import AUTO, find_network
 from dni_async.synthesis.scale import UNITS
@@ -53,8 +54,8 @@ class SGConfig:
             ("replay-window", self.replay_window, 1),
             ("memory", self.memory, 1),
         ):
-            if value is not None and value < low:
-                raise UserError(f"sg.{name} is {value}; it must be at least {low}")
+            if value is not None:
+                at_least(low, **{f"sg.{name}": value})
         if self.lr is not None and self.lr <= 0:
             raise UserError(f"sg.lr is {self.lr}; it must be positive")
 
@@ -71,7 +72,7 @@ class LocalConfig:
     """Learning rate."""
 
     def __post_init__(self) -> None:
-        if self.hidden is not None and self.hidden < 1:
-            raise UserError(f"local.hidden is {self.hidden}; it must be at least 1")
+        if self.hidden is not None:
+            at_least(1, **{"local.hidden": self.hidden})
         if not 0 < self.lr < math.inf:
             raise UserError(f"local.lr is {self.lr}; it must be positive and finite")

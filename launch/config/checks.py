@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from dni_async import checks
 from dni_async.errors import UserError
 
 
 def at_least(low: int, **settings: int | None) -> None:
     """Raise UserError unless the values are at least `low`; None is allowed."""
-    for name, value in settings.items():
-        if value is not None and value < low:
-            raise UserError(f"{option(name)} is {value}; it must be at least {low}")
+    checks.at_least(low, **{option(name): value for name, value in settings.items() if value is not None})
 
 
 def positive(**settings: float | None) -> None:

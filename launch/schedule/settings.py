@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from dni_async.checks import at_least
 from dni_async.errors import UserError
 from dni_async.networks.settings import LocalConfig, SGConfig
 from dni_async.rules.oracle import OracleRule
@@ -60,8 +61,8 @@ class ScheduleSettings:
 
     def __post_init__(self) -> None:
         for name in ("in_flight", "accumulate", "target_every", "stash", "classes"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
+            if (value := getattr(self, name)) is not None:
+                at_least(1, **{name: value})
         for name in ("timeout", "clip_norm"):
             if (value := getattr(self, name)) is not None and not value > 0:
                 raise UserError(f"{name} is {value}; it must be positive")

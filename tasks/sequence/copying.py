@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from dni_async.checks import at_least
 from tasks.sequence.base import SequenceModel, SequenceTask, Window, recurrent
 from tasks.sequence.curriculum import GrowingSequences
-from tasks.settings import at_least
 
 
 class CopySequences(GrowingSequences):

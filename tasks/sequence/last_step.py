@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from dni_async.checks import at_least
 from tasks.sequence.base import SequenceModel, Sequences, SequenceTask, Window, cut, recurrent
-from tasks.settings import at_least
 
 EVALUATED = 512
 """Sequences of the validation set and of the test set."""

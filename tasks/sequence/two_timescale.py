@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 from typing_extensions import override
 
+from dni_async.checks import at_least
 from dni_async.errors import UserError
 from dni_async.recurrent.gradient_injection import inject_gradient
 from dni_async.recurrent.stateful_rnn import StatefulRNN
@@ -32,7 +33,6 @@ from dni_async.state.module_state import StatefulModule
 from tasks.contiguous import ContiguousBatches
 from tasks.sequence.base import recurrent
 from tasks.sequence.stateful import check_window_end, stateful_layer
-from tasks.settings import at_least
 from tasks.vision.mnist import Mnist
 
 PIXELS = 28 * 28

@@ -18,9 +18,9 @@ from typing import ClassVar
 from torch import nn
 from typing_extensions import override
 
+from dni_async.checks import at_least
 from dni_async.errors import UserError
 from tasks.data_files import find_folder
-from tasks.settings import at_least
 from tasks.text.corpus import UNKNOWN, Texts, encode, read_text, vocabulary, words_of
 
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from dni_async.checks import at_least
 from tasks.base import Task
 from tasks.contiguous import ContiguousBatches, text_chunks
 from tasks.sequence.base import recurrent
 from tasks.sequence.stateful import check_window_end, stateful_layer
-from tasks.settings import at_least
 from tasks.text.language import Characters, LanguageModel, Words
 from tasks.text.through_time import EVALUATION_STEPS
 

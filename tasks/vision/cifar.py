@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from typing_extensions import override
 
+from dni_async.checks import at_least
 from dni_async.errors import UserError
 from tasks.base import Task
 from tasks.data_files import damaged, data_places, find_folder, read_data
-from tasks.settings import at_least
 from tasks.splits import split_off
 
 FOLDER = "cifar-10-batches-bin"

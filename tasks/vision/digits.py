@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 from typing_extensions import override
 
+from dni_async.checks import at_least
 from tasks.base import Task
-from tasks.settings import at_least
 from tasks.splits import split_off
 from tasks.vision.idx_files import normalise
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from typing_extensions import override
 
+from dni_async.checks import at_least
 from dni_async.errors import UserError
 from tasks.base import Task
 from tasks.data_files import cache_folder, locate
-from tasks.settings import at_least
 from tasks.splits import split_off
 from tasks.vision.digits import digits, fully_connected
 from tasks.vision.download import DownloadError, download

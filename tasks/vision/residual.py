@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from tasks.settings import at_least
+from dni_async.checks import at_least
 from tasks.vision.mnist import Mnist
 
 

@@ -168,7 +168,7 @@ def test_an_annotation_that_cannot_be_resolved_leaves_the_default_to_say(own: st
 
 
 def test_the_task_itself_may_refuse_its_settings(own: str) -> None:
-    with pytest.raises(UserError, match=r"\(depth=0\): give 1 or more"):
+    with pytest.raises(UserError, match="depth is 0; it must be at least 1"):
         create("mnist-cnn", ["depth=0"])
     with pytest.raises(
         UserError, match=rf"refuses its settings \({own}:Picky n=4\): ValueError: n must be prime"

@@ -89,8 +89,8 @@ def test_the_bias_of_the_convolutions_may_be_left_out() -> None:
             {"padding": "VALID"},
             "padding is 'VALID'; give a whole number of at least 0, or two of them, or 'SAME'",
         ),
-        ({"convolutions": 0}, "convolutions is 0; it must be a whole number of at least 1"),
-        ({"num_layers": -1}, "num_layers is -1; it must be a whole number of at least 0"),
+        ({"convolutions": 0}, "convolutions is 0; it must be at least 1"),
+        ({"num_layers": -1}, "num_layers is -1; it must be at least 0"),
         ({"label_size": 1.5}, "label_size is 1.5; it must be a whole number of at least 0"),
     ],
 )
@@ -103,5 +103,5 @@ def test_impossible_convolutions_are_the_users_to_mend(asked: dict[str, Any], me
 @pytest.mark.parametrize("name", ["input_size", "hidden_size", "output_size", "num_layers"])
 def test_impossible_sizes_are_the_users_to_mend(name: str) -> None:
     sizes = {"input_size": 4, "hidden_size": 2, "output_size": 4} | {name: -1}
-    with pytest.raises(UserError, match="is -1; it must be a whole number of at least"):
+    with pytest.raises(UserError, match="is -1; it must be at least"):
         LinearDNI(**sizes)

@@ -143,8 +143,8 @@ def test_a_recurrent_network_learns_a_gradient_that_depends_on_the_past(kind: st
     ("asked", "message"),
     [
         ({"kind": "elman"}, "unknown kind of recurrent SG network (elman); use one of lstm, gru, rnn"),
-        ({"num_layers": 0}, "num_layers is 0; it must be a whole number of at least 1"),
-        ({"hidden_size": 0}, "hidden_size is 0; it must be a whole number of at least 1"),
+        ({"num_layers": 0}, "num_layers is 0; it must be at least 1"),
+        ({"hidden_size": 0}, "hidden_size is 0; it must be at least 1"),
         ({"dropout": 1}, "dropout is 1; it must be at least 0 and below 1"),
         ({"dropout": -0.5}, "dropout is -0.5; it must be at least 0 and below 1"),
     ],

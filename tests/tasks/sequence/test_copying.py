@@ -101,7 +101,7 @@ def test_the_same_seed_draws_the_same_sequences() -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(UserError, match="width is too small"):
+    with pytest.raises(UserError, match="width is 0; it must be at least 1"):
         Copy(width=0)
 
 

@@ -151,7 +151,7 @@ def test_of_a_large_vocabulary_sg_networks_see_a_code_that_all_processes_share(t
 def test_wrong_settings_are_refused() -> None:
     with pytest.raises(UserError, match="end is exact; use one of bptt, dni, dni-permuted"):
         CharLMStack(end="exact")
-    with pytest.raises(UserError, match="bptt is too small"):
+    with pytest.raises(UserError, match="bptt is 0; it must be at least 1"):
         WordLMStack(bptt=0)
     with pytest.raises(UserError, match="no text given; set --task-args text=PATH"):
         CharLMStack().data(None)

@@ -53,10 +53,10 @@ def test_each_convolution_is_a_layer_and_the_named_ones_pool() -> None:
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda: CifarCnn(filters=()), r"\(filters=0\): give 1 or more"),
-        (lambda: CifarCnn(filters=(4, 0)), r"\(filters=0\): give 1 or more"),
-        (lambda: CifarCnn(kernel=0), r"\(kernel=0\): give 1 or more"),
-        (lambda: CifarCnn(subset=-1), r"\(subset=-1\): give 0 or more"),
+        (lambda: CifarCnn(filters=()), "filters is 0; it must be at least 1"),
+        (lambda: CifarCnn(filters=(4, 0)), "filters is 0; it must be at least 1"),
+        (lambda: CifarCnn(kernel=0), "kernel is 0; it must be at least 1"),
+        (lambda: CifarCnn(subset=-1), "subset is -1; it must be at least 0"),
         (lambda: CifarCnn(pools=(1, 1)), "pools is 1,1; name convolutions 1 to 4, each once"),
         (lambda: CifarCnn(pools=(5,)), "pools is 5; name convolutions 1 to 4"),
         (lambda: CifarCnn((1,) * 6, (1, 2, 3, 4, 5, 6)), "32 pixels can be halved five times"),

@@ -77,7 +77,7 @@ def test_a_few_steps_of_training_learn_something() -> None:
 
 @pytest.mark.parametrize("setting", ["depth", "width"])
 def test_settings_that_make_no_network_are_refused(setting: str) -> None:
-    with pytest.raises(UserError, match=rf"\({setting}=0\): give 1 or more"):
+    with pytest.raises(UserError, match=f"{setting} is 0; it must be at least 1"):
         DigitsFcn(**{setting: 0})
 
 

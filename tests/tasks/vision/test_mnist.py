@@ -65,11 +65,11 @@ def test_the_same_seed_gives_the_same_network() -> None:
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda: MnistFcn(depth=0), r"\(depth=0\): give 1 or more"),
-        (lambda: MnistFcn(width=0), r"\(width=0\): give 1 or more"),
-        (lambda: MnistFcn(subset=-1), r"\(subset=-1\): give 0 or more"),
-        (lambda: MnistCnn(depth=-2), r"\(depth=-2\): give 1 or more"),
-        (lambda: MnistCnn(filters=0), r"\(filters=0\): give 1 or more"),
+        (lambda: MnistFcn(depth=0), "depth is 0; it must be at least 1"),
+        (lambda: MnistFcn(width=0), "width is 0; it must be at least 1"),
+        (lambda: MnistFcn(subset=-1), "subset is -1; it must be at least 0"),
+        (lambda: MnistCnn(depth=-2), "depth is -2; it must be at least 1"),
+        (lambda: MnistCnn(filters=0), "filters is 0; it must be at least 1"),
     ],
 )
 def test_settings_that_make_no_network_are_refused(make: Callable[[], Task], complaint: str) -> None:

@@ -47,10 +47,10 @@ def test_branches_start_scaled_so_that_the_residual_stream_does_not_grow_with_de
 @pytest.mark.parametrize(
     ("make", "complaint"),
     [
-        (lambda: MnistResidual(depth=0), r"\(depth=0\): give 1 or more"),
-        (lambda: MnistResidual(width=0), r"\(width=0\): give 1 or more"),
-        (lambda: MnistResidual(subset=-1), r"\(subset=-1\): give 0 or more"),
-        (lambda: MnistResidual(validation=-1), r"\(validation=-1\): give 0 or more"),
+        (lambda: MnistResidual(depth=0), "depth is 0; it must be at least 1"),
+        (lambda: MnistResidual(width=0), "width is 0; it must be at least 1"),
+        (lambda: MnistResidual(subset=-1), "subset is -1; it must be at least 0"),
+        (lambda: MnistResidual(validation=-1), "validation is -1; it must be at least 0"),
     ],
 )
 def test_settings_that_make_no_network_are_refused(make: Callable[[], object], complaint: str) -> None:
