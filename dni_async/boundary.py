@@ -213,6 +213,7 @@ def walk(
             boundary = Boundary.of(value, f"layer {i} ({type(layer).__name__})")
             h, extras = boundary.pack(value)
         h = h.detach()
+        del value, given, leaf  # with the graph, and what it refers to of the layer
         yield boundary, h, extras
 
 

@@ -28,7 +28,7 @@ ROUNDS, LEAST_ROUNDS = 50, 5
 """Most rounds, and the fewest even if they exceed `SECONDS`."""
 SECONDS = 2.0
 """Time for all rounds together."""
-LARGE = 2**24
+LARGE = 2**21
 """Parameters of a layer above which its update is measured on a part of them: the state of an optimizer such
 as Adam takes twice the memory of the weights."""
 

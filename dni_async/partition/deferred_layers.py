@@ -85,6 +85,11 @@ class DeferredLayers:
             _replace(layers, self._values(range(first, end)))
         return layers
 
+    def is_temporary(self, number: int) -> bool:
+        """Whether the parameters of a layer have no memory beyond its iteration."""
+        known = self._references[number] if self.deferred else {}
+        return all(id(parameter) in known for parameter in self.structure[number].parameters())
+
     def __iter__(self) -> Iterator[nn.Module]:
         """Yield the layers with initial values; each loses its memory with the next, unless it was built."""
         for number in range(len(self)):

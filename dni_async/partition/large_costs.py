@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 from torch import Tensor, nn
 
@@ -13,9 +13,11 @@ from dni_async.partition.costs import (
     Clock,
     Costs,
     InterfaceCost,
+    LayerCost,
     LayerRun,
     Loss,
     RuleRun,
+    Run,
     measure_rounds,
 )
 from dni_async.rules import Rule
@@ -35,20 +37,32 @@ def measure_one_by_one(
 ) -> Costs:
     """Return the costs as `measure_costs` does, for `count` layers that are taken one at a time.
 
-    A machine that is slower for a while makes the layers of that time look slower. rule: returns the one
-    after layer i, or None.
+    Layers that look alike are measured once. A machine that is slower for a while makes the layers of that
+    time look slower. rule: returns the one after layer i, or None.
     """
     costs = Costs([], [])
+    known: dict[Hashable, tuple[LayerCost, InterfaceCost]] = {}
     for i, layer in enumerate(layers):
         last = i == count - 1
+        look = (repr(layer), tuple((p.shape, p.requires_grad) for p in layer.parameters()), i > 0, last)
         run = LayerRun(layer, x, y if last else None, loss, optimizer, needs_grad=i > 0)
         for _ in run():
             pass
         made = None if last or not run.output.is_floating_point() else rule(i)
-        rule_run = RuleRun(made, run.output, y) if made else None
-        measured = measure_rounds([run, *([rule_run] if rule_run else [])], clock, rounds, SECONDS / count)
-        costs.layers.append(run.cost(measured[run]))
+        key = (look, x.shape, made)
+        if key not in known:
+            known[key] = _measure(run, RuleRun(made, run.output, y) if made else None, clock, rounds, count)
+        costs.layers.append(known[key][0])
         if not last:
-            costs.interfaces.append(InterfaceCost(*measured[rule_run]) if rule_run else InterfaceCost())
+            costs.interfaces.append(known[key][1])
         x = run.output
+        del run  # with the memory of the layer, before the next one gets some
     return costs
+
+
+def _measure(
+    run: LayerRun, rule_run: RuleRun | None, clock: Clock, rounds: int, count: int
+) -> tuple[LayerCost, InterfaceCost]:
+    runs: list[Run] = [run, rule_run] if rule_run else [run]
+    seconds = measure_rounds(runs, clock, rounds, SECONDS / count)
+    return run.cost(seconds[run]), InterfaceCost(*seconds[rule_run]) if rule_run else InterfaceCost()

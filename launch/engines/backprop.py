@@ -9,7 +9,7 @@ from typing_extensions import override
 
 from launch.engines.baseline_loop import Loop, run_loop
 from launch.job.context import RankContext
-from launch.job.partition_plan import build_layers
+from launch.job.layers import build_layers
 from launch.report.recorder import Recorder
 from workers.coordination.collectives import Peers
 

@@ -25,7 +25,7 @@ from launch.engines.carrier import Carrier
 from launch.engines.micro_batches import candidates, check_given, fastest
 from launch.engines.pipe import Pipe
 from launch.job.context import RankContext
-from launch.job.partition_plan import build_layers
+from launch.job.layers import NetworkLayers
 from launch.job.stage_costs import device_clock
 from launch.job.stage_factory import build_updater
 from launch.report.recorder import Recorder
@@ -42,9 +42,9 @@ class Pipelining(Loop):
     """Made by `prepare`, which decides on the number of micro-batches."""
 
     def __init__(self, context: RankContext, peers: Peers) -> None:
-        layers = build_layers(context.task, context.config.task)
+        layers = NetworkLayers(context.task, context.config.task)
         first, end = context.plan.bounds[context.index]
-        super().__init__(context, peers, layers[first:end], first)
+        super().__init__(context, peers, layers.build(first, end), first)
         self.updater.whole_norm = lambda own: peers.norm(own.to(self.device))  # as sequential backprop clips
         self.takes, self.returns = self._carriers(layers)[context.index :][:2]
 
@@ -86,7 +86,7 @@ class Pipelining(Loop):
         h, extras = self.inputs.pack(x)
         return [h, *extras]
 
-    def _carriers(self, layers: Sequence[nn.Module]) -> list[Carrier]:
+    def _carriers(self, layers: NetworkLayers) -> list[Carrier]:
         """Return what crosses in front of each stage, and behind the last.
 
         Raises:
@@ -105,17 +105,20 @@ class Pipelining(Loop):
             )
         return made
 
-    def _examples(self, layers: Sequence[nn.Module], rows: list[int]) -> list[tuple[Tensor, Extras]]:
+    def _examples(self, layers: NetworkLayers, rows: list[int]) -> list[tuple[Tensor, Extras]]:
         """Return h and extras in front of each stage, and behind the last, for these rows of a batch."""
         plan = self._context.plan
         h, extras = self.inputs.pack(map_tensors(lambda tensor: tensor[rows], self.data.sample()[0]))
         examples = [(h, extras)]
-        for first, end in plan.bounds:
-            part = sequential(copy.deepcopy(layers[first:end]), self.config.runtime.precision).cpu().eval()
-            given = plan.boundary(first).unpack(h.clone(), extras)
-            output, extras = plan.boundary(end).pack(part(given))
-            h = output.detach().requires_grad_(output.requires_grad)
-            examples.append((h, extras))
+        crossing, ends = self.inputs.unpack(h.clone(), extras), {end for _, end in plan.bounds}
+        for number, layer in enumerate(layers, 1):
+            part = sequential([copy.deepcopy(layer)], self.config.runtime.precision).cpu().eval()
+            crossing = part(crossing)
+            if number in ends:
+                output, extras = plan.boundary(number).pack(crossing)
+                h = output.detach().requires_grad_(output.requires_grad)
+                examples.append((h, extras))
+                crossing = plan.boundary(number).unpack(h.clone(), extras)
         return examples
 
     def _pipe(self, module: nn.Module, count: int, probe: Probe) -> Pipe:

@@ -16,12 +16,10 @@ from dni_async.networks.factory import label_size_of
 from dni_async.parameter_groups import check_patterns, numbered
 from dni_async.partition.costs import Costs
 from dni_async.partition.cut import check_cut, cut_with_weights, stage_bounds
-from dni_async.recurrent.stateful_rnn import set_sequence_length
-from launch.config.task import TaskConfig
 from launch.config.train import TrainConfig
 from launch.engines.registry import find_engine
 from launch.job.data import Data
-from launch.job.initial_weights import load_initial_weights
+from launch.job.layers import NetworkLayers
 from launch.job.run_through import run_through, type_name
 from launch.job.samples import size
 from launch.job.stage_costs import measure_stage_costs
@@ -29,12 +27,11 @@ from launch.job.task_checks import (
     check_evaluations,
     check_labels,
     check_last_batch,
-    check_not_lazy,
     check_rows,
     check_scores,
     check_shared_weights,
 )
-from tasks.base import Task, seed_everything
+from tasks.base import Task
 from workers.coordination.rendezvous import Rendezvous
 from workers.failure.errors import AlreadyReported, exit_status, format_error
 
@@ -90,26 +87,6 @@ class PartitionPlan:
         return Boundary.from_state(self.targets) if self.targets else TENSOR
 
 
-def build_layers(task: Task, config: TaskConfig, steps_per_epoch: int = 0) -> list[nn.Module]:
-    """Return the task's layers with the weights that every process and every engine starts from.
-
-    Args:
-        steps_per_epoch: layers that carry state reset it after so many batches (0: never).
-
-    Raises:
-        UserError: the task does not return layers, or the file of --init does not fit them.
-    """
-    seed_everything(config.seed)
-    layers = list(task.layers())
-    if not layers or not all(isinstance(layer, nn.Module) for layer in layers):
-        raise UserError(f"task {task.name}: layers() must give a list of nn.Module, at least one")
-    check_not_lazy(layers)
-    if config.init:
-        load_initial_weights(nn.Sequential(*layers), config.init)
-    set_sequence_length(steps_per_epoch, *layers)
-    return layers
-
-
 def broadcast_plan(
     rendezvous: Rendezvous,
     config: TrainConfig,
@@ -161,10 +138,10 @@ def make_plan(
     Raises:
         UserError: task, data and settings do not fit each other.
     """
-    layers = build_layers(task, config.task)
+    layers = NetworkLayers(task, config.task)
     if stages > len(layers):
         raise UserError(f"{stages} stages cannot share {len(layers)} layers; use 1 to {len(layers)} stages")
-    check_patterns(numbered(layers), config.optimizer.group_settings())
+    check_patterns(numbered(layers.structure), config.optimizer.group_settings())
     check_evaluations(config.evaluation.evaluations, data)
     ignored_labels = check_labels(task, data)
     x, y = data.sample()
@@ -176,14 +153,14 @@ def make_plan(
     check_last_batch(layers, x, data)
     cut, costs = config.partition.cut_layers(), None
     if cut is not None:
-        _check_given_cut(config, cut, layers, stages)
+        _check_given_cut(config, cut, len(layers), stages)
         check_rows(rows, len(crossings.h[0]), cut)
     elif stages > 1:
         check_rows(rows, len(crossings.h[0]), None)
         costs = measure_stage_costs(config, task, layers, crossings, y, label_size, stages, device)
-        cut = _measured_cut(costs, layers, stages)
+        cut = _measured_cut(costs, layers.structure, stages)
     bounds = stage_bounds(cut or [], len(layers))
-    check_shared_weights(layers, bounds)
+    check_shared_weights(layers.structure, bounds)
     return PartitionPlan(
         bounds,
         shapes,
@@ -201,12 +178,12 @@ def make_plan(
     )
 
 
-def _check_given_cut(config: TrainConfig, cut: list[int], layers: list[nn.Module], stages: int) -> None:
+def _check_given_cut(config: TrainConfig, cut: list[int], layers: int, stages: int) -> None:
     if len(cut) + 1 != stages:
         raise UserError(
             f"cut {config.partition.cut} makes {len(cut) + 1} stages, but {stages} run; change one of them"
         )
-    check_cut(cut, len(layers))
+    check_cut(cut, layers)
 
 
 def _measured_cut(costs: Costs, layers: list[nn.Module], stages: int) -> list[int]:

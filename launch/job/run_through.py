@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from dni_async.boundary import Boundary, Extras, check_extras, walk
@@ -43,7 +42,7 @@ class Crossings:
 
 
 def run_through(
-    task: Task, layers: Sequence[nn.Module], inputs: Any, precision: str = "fp32", labels: int = 0
+    task: Task, layers: Iterable[nn.Module], inputs: Any, precision: str = "fp32", labels: int = 0
 ) -> Crossings:
     """Return what crosses between the layers, of which copies are run, in eval mode.
 
@@ -60,30 +59,33 @@ def run_through(
 
     found = Crossings()
     steps = walk(layers, inputs, f"batch of task {task.name}", prepare)
-    for i in range(len(layers) + 1):
-        try:
-            boundary, h, extras = next(steps)
-        except UserError:
-            raise
-        except Exception as error:
-            given = describe_shape(found.boundaries[-1].unpack(found.h[-1], found.extras[-1]))
-            raise UserError(
-                f"layer {i - 1} does not take what comes before it, {given} ({cause_of(error)})"
-            ) from error
-        check_extras(boundary, labels)
-        found.boundaries.append(boundary)
-        found.h.append(h)
-        found.extras.append(extras)
+    try:
+        for boundary, h, extras in steps:
+            check_extras(boundary, labels)
+            found.boundaries.append(boundary)
+            found.h.append(h)
+            found.extras.append(extras)
+    except UserError:
+        raise
+    except Exception as error:
+        given = describe_shape(found.boundaries[-1].unpack(found.h[-1], found.extras[-1]))
+        raise UserError(
+            f"layer {len(found.h) - 1} does not take what comes before it, {given} ({cause_of(error)})"
+        ) from error
     return found
 
 
-@torch.no_grad()
 def bind(layers: Sequence[nn.Module], crossings: Crossings) -> list[nn.Module]:
     """Return each layer as a module from h to h, with the extras of the batch, to be run alone."""
-    if all(boundary.is_tensor for boundary in crossings.boundaries):
-        return list(layers)
-    pairs = zip(crossings.boundaries, crossings.boundaries[1:], crossings.extras, strict=False)
-    return [Bound(layer, *three) for layer, three in zip(layers, pairs, strict=True)]
+    return [bind_one(layer, i, crossings) for i, layer in enumerate(layers)]
+
+
+def bind_one(layer: nn.Module, number: int, crossings: Crossings) -> nn.Module:
+    """Return the layer of this number as `bind` does."""
+    takes, returns = crossings.boundaries[number : number + 2]
+    if takes.is_tensor and returns.is_tensor:
+        return layer
+    return Bound(layer, takes, returns, crossings.extras[number])
 
 
 class Bound(nn.Module):

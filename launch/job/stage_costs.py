@@ -15,18 +15,23 @@ from torch import nn
 
 from dni_async.boundary import TENSOR, Boundary
 from dni_async.networks.batch_normalised import batch_normalised
-from dni_async.networks.factory import measurable
+from dni_async.networks.factory import measurable, parameters_of
 from dni_async.partition.costs import ROUNDS, Clock, Costs, measure_costs
+from dni_async.partition.large_costs import measure_one_by_one
 from dni_async.rules import Rule
 from dni_async.rules.registry import build_rule
 from dni_async.trees import map_tensors
 from launch.config.runtime import LinkedConfig
 from launch.config.train import TrainConfig
+from launch.job.layers import NetworkLayers
 from launch.job.rule_context import rule_context
-from launch.job.run_through import Crossings, bind
+from launch.job.run_through import Crossings, bind_one
 from tasks.base import Task
 from workers.runtime.emulation import flop_clock
 from workers.runtime.precision import in_precision, sequential
+
+TOGETHER = 2**26
+"""Parameters of a network above which its layers are measured one by one."""
 
 
 def rules_to_measure(
@@ -64,7 +69,7 @@ def rules_to_measure(
 def measure_stage_costs(
     config: TrainConfig,
     task: Task,
-    layers: list[nn.Module],
+    layers: NetworkLayers,
     crossings: Crossings,
     y: Any,
     label_size: int,
@@ -75,24 +80,37 @@ def measure_stage_costs(
     targets y; by default on the CPU."""
     device = device or torch.device("cpu")
     rules = rules_to_measure(
-        config, task, layers, crossings.shapes, label_size, stages, device, crossings.boundaries[-1]
+        config, task, layers.structure, crossings.shapes, label_size, stages, device, crossings.boundaries[-1]
     )
-    copies = [sequential([copy.deepcopy(layer)], config.runtime.precision).to(device) for layer in layers]
     y = map_tensors(lambda tensor: tensor.to(device), y)
     loss = in_precision(task.loss, config.runtime.precision, device)
     with cost_clock(config.runtime, device) as (clock, rounds):
-        costs = measure_costs(
-            bind(copies, crossings),
-            crossings.h[0].to(device),
-            y,
-            loss=crossings.packed(loss),
-            optimizer=config.optimizer.factory(),
-            rule=rules if config.capabilities.has_network else lambda i: None,
-            clock=clock,
-            rounds=rounds,
-        )
+        settings: dict[str, Any] = {
+            "loss": crossings.packed(loss),
+            "optimizer": config.optimizer.factory(),
+            "rule": rules if config.capabilities.has_network else lambda i: None,
+            "clock": clock,
+            "rounds": rounds,
+        }
+        x = crossings.h[0].to(device)
+        copies = _copies(layers, crossings, config.runtime.precision, device)
+        if sum(map(parameters_of, layers.structure)) > TOGETHER:
+            costs = measure_one_by_one(copies, x, y, count=len(layers), **settings)
+        else:
+            costs = measure_costs(list(copies), x, y, **settings)
     costs.interfaces = [cost.per_target(config.partition.target_every) for cost in costs.interfaces]
     return costs
+
+
+def _copies(
+    layers: NetworkLayers, crossings: Crossings, precision: str, device: torch.device
+) -> Iterator[nn.Module]:
+    """Yield the layers as modules that may be trained, each bound to what crosses; of a layer that loses its
+    memory anyway there is no copy, unless all layers have to be there together."""
+    together = sum(map(parameters_of, layers.structure)) <= TOGETHER
+    for i, layer in enumerate(layers):
+        own = copy.deepcopy(layer) if together or not layers.is_temporary(i) else layer
+        yield bind_one(sequential([own], precision).to(device), i, crossings)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -21,7 +21,8 @@ from dni_async.state.state_dict import random_state
 from dni_async.synthesis.oracle import SeparateRandomness
 from launch.config.optimizer import OptimizerConfig
 from launch.config.train import TrainConfig
-from launch.job.partition_plan import PartitionPlan, build_layers
+from launch.job.layers import NetworkLayers
+from launch.job.partition_plan import PartitionPlan
 from launch.job.rule_context import rule_context
 from tasks.base import Task, seed_everything
 from workers.runtime.precision import in_precision, sequential
@@ -63,13 +64,12 @@ def build_stage(
 ) -> tuple[Stage, list[str]]:
     """Return stage `index` with its rule, and the names of its layers.
 
-    Every rank builds the whole network, so that all initial weights are those of sequential backprop, and
-    keeps the layers of its stage.
+    Only the layers of the stage get memory. Their initial weights are those of sequential backprop.
     """
-    layers = build_layers(task, config.task, plan.steps_per_epoch)
+    layers = NetworkLayers(task, config.task, plan.steps_per_epoch)
     first, end = plan.bounds[index]
-    names = [f"{i} {type(layers[i]).__name__}" for i in range(first, end)]
-    module = sequential(layers[first:end], config.runtime.precision).to(device)
+    names = [f"{i} {type(layers.structure[i]).__name__}" for i in range(first, end)]
+    module = sequential(layers.build(first, end), config.runtime.precision).to(device)
     total_steps = config.task.epochs * plan.steps_per_epoch
     rule = _rule(config, task, plan, index, layers, device)
     seed_stage(config, index)
@@ -106,7 +106,7 @@ def _rule(
     task: Task,
     plan: PartitionPlan,
     index: int,
-    layers: Sequence[nn.Module],
+    layers: NetworkLayers,
     device: torch.device,
 ) -> Rule:
     stages, end = len(plan.bounds), plan.bounds[index][1]
@@ -115,7 +115,8 @@ def _rule(
         return loss_rule(config, task, plan, device)
 
     def copy_downstream() -> tuple[nn.Module, Updater]:
-        replica = copy.deepcopy(sequential(layers[end:], config.runtime.precision)).to(device)
+        downstream = layers.build(end, len(layers))
+        replica = copy.deepcopy(sequential(downstream, config.runtime.precision)).to(device)
         parts = [replica[a - end : b - end] for a, b in plan.bounds[index + 1 :]]
         updaters = [
             build_updater(config.optimizer, numbered(part.children(), first), total_steps)
@@ -138,7 +139,7 @@ def _rule(
         device,
         index,
         copy_downstream,
-        batch_normalised=batch_normalised(layers)[end - 1],
+        batch_normalised=batch_normalised(layers.structure)[end - 1],
         ignored_labels=plan.ignored_labels,
         schedule=schedule_of(config.optimizer, total_steps),
         boundary=plan.boundary(end),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any, TypeGuard
 
 import torch
@@ -119,7 +120,7 @@ def _check_range(task: Task, y: Tensor) -> int:
 
 
 @torch.no_grad()
-def check_last_batch(layers: list[nn.Module], x: Any, data: Data) -> None:
+def check_last_batch(layers: Iterable[nn.Module], x: Any, data: Data) -> None:
     """Check that the layers can train on the smallest batch: batch norm cannot on one value per channel."""
     parts = data.part[1]
     smallest = min(max(1, data.rows(step) // parts) for step in (0, data.steps_per_epoch - 1))
@@ -127,8 +128,8 @@ def check_last_batch(layers: list[nn.Module], x: Any, data: Data) -> None:
         return
     x = map_tensors(lambda tensor: tensor[:1], x)
     try:
-        for layer in copy.deepcopy(layers):
-            x = layer.train()(x)
+        for layer in layers:
+            x = copy.deepcopy(layer).train()(x)
     except ValueError as error:
         rest = "a last batch" if parts == 1 else f"one of {parts} processes a part"
         raise UserError(
@@ -145,7 +146,10 @@ def check_shared_weights(layers: list[nn.Module], bounds: list[tuple[int, int]])
             *layer.named_parameters(remove_duplicate=False),
             *layer.named_buffers(remove_duplicate=False),
         ):
-            if not is_lazy(tensor) and (address := tensor.untyped_storage().data_ptr()):
+            if is_lazy(tensor):
+                continue
+            storage = tensor.untyped_storage()
+            if address := storage._cdata if tensor.is_meta else storage.data_ptr():
                 holders.setdefault(address, {}).setdefault(i, f"{i}.{name}")
     shared = [names for names in holders.values() if len(names) > 1]
     between = {cut: names for names in reversed(shared) for cut in range(min(names) + 1, max(names) + 1)}

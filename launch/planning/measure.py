@@ -33,7 +33,7 @@ from dni_async.trees import first_tensor, map_tensors
 from launch.config.plan import PlanConfig
 from launch.config.train import TrainConfig
 from launch.job.data import read
-from launch.job.partition_plan import build_layers
+from launch.job.layers import build_layers
 from launch.job.run_through import Crossings, bind, run_through
 from launch.job.stage_costs import device_clock, rules_to_measure
 from launch.job.task_checks import check_labels, check_scores

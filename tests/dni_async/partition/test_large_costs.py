@@ -54,3 +54,21 @@ def test_a_layer_is_asked_for_when_the_one_before_it_is_measured() -> None:
         rounds=1,
     )
     assert rules == [(0, [0]), (1, [0, 1]), (2, [0, 1, 2])]
+
+
+def test_layers_that_look_alike_are_measured_once() -> None:
+    readings = itertools.count()
+    layers: list[nn.Module] = [nn.Linear(4, 4) for _ in range(6)]
+    costs = measure_one_by_one(
+        layers,
+        torch.randn(6, 4),
+        torch.arange(6) % 4,
+        count=6,
+        loss=F.cross_entropy,
+        optimizer=optimizer_factory("adam", 1e-3),
+        rule=lambda i: None,
+        clock=lambda: float(next(readings)),
+        rounds=1,
+    )
+    assert len(costs.layers) == 6 and len(costs.interfaces) == 5
+    assert next(readings) == 3 * 5  # the first, those in the middle, the last

@@ -10,9 +10,11 @@ from torch.nn import functional as F
 
 from dni_async.errors import UserError
 from dni_async.messages import MarkerKind
+from launch.config.task import TaskConfig
 from launch.config.train import TrainConfig
 from launch.engines import baseline_loop as loop
 from launch.engines.backprop import Backprop
+from launch.job.layers import build_layers
 from tests.support.tiny_task import Tiny, context_of
 from workers.coordination.collectives import Peers
 from workers.runtime.probe import Probe
@@ -36,8 +38,7 @@ def textbook(config, make_optimizer, clip=None):
     """(trained network, [(loss, test loss, test accuracy) of each epoch])."""
     task = Tiny()
     (x, y), (test_x, test_y) = (dataset.tensors for dataset in task.data())
-    torch.manual_seed(config.task.seed)
-    model = nn.Sequential(*task.layers())
+    model = nn.Sequential(*build_layers(task, config.task))
     optimizer, schedule = make_optimizer(model.parameters())
     torch.manual_seed(config.task.seed + 1)
     epochs = []
@@ -109,8 +110,7 @@ def test_the_weights_are_those_of_the_textbook_loop_bit_for_bit(settings, make_o
 
 def test_training_moves_every_weight():
     model, _ = train(config_of(lr=0.01))
-    torch.manual_seed(3)
-    start = nn.Sequential(*Tiny().layers())
+    start = nn.Sequential(*build_layers(Tiny(), TaskConfig(seed=3)))
     for (name, after), before in zip(model.named_parameters(), start.parameters(), strict=True):
         assert not torch.equal(after, before), name
 

@@ -13,9 +13,11 @@ from dni_async import CDNI, DNI
 from dni_async.errors import UserError
 from dni_async.messages import MarkerKind
 from dni_async.networks.settings import SGConfig
+from launch.config.task import TaskConfig
 from launch.config.train import TrainConfig
 from launch.engines.backprop import Backprop
 from launch.engines.wrapper import DniLocal, inner_layers
+from launch.job.layers import build_layers
 from tasks.vision.digits import DigitsFcn
 from tests.support.forks import Job
 from tests.support.tiny_task import CLASSES, Tiny, context_of, plain_layers
@@ -38,8 +40,7 @@ def trained(engine, make=DniLocal, task=None, **settings):
 def test_every_layer_but_the_last_learns_from_its_sg_network(engine, precision):
     loop, markers = trained(engine, epochs=3, precision=precision)
     assert isinstance(loop.dni, CDNI) == (engine == "cdni-local")
-    torch.manual_seed(0)
-    start = nn.Sequential(*Tiny(plain_layers).layers())
+    start = nn.Sequential(*build_layers(Tiny(plain_layers), TaskConfig(seed=0)))
     for (name, after), before in zip(loop.module.named_parameters(), start.parameters(), strict=True):
         assert not torch.equal(after, before), name
     stage = markers[-1].body["0"]
@@ -69,8 +70,7 @@ def test_the_wrapper_equals_backprop_when_no_gradient_is_synthetic():
 def test_the_engine_trains_as_the_wrapper_in_a_plain_loop(conditional):
     """The same network, batches and optimizer: weights and SG networks of a loop by hand, to the bit."""
     engine, _ = trained("cdni-local" if conditional else "dni-local", epochs=3)
-    torch.manual_seed(0)
-    network = nn.Sequential(*plain_layers())
+    network = nn.Sequential(*build_layers(Tiny(plain_layers), TaskConfig(seed=0)))
     opt = torch.optim.Adam(network.parameters(), lr=0.01, fused=True)
     settings = {"optim": opt, "grad_lr": None, "λ": 0, "layers": ["0", "1", "2", "3"]}
     net = CDNI(network, label_size=CLASSES, **settings) if conditional else DNI(network, **settings)

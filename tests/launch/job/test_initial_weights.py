@@ -13,7 +13,8 @@ from dni_async.errors import UserError
 from launch.config.task import TaskConfig
 from launch.config.train import TrainConfig
 from launch.job.initial_weights import load_initial_weights
-from launch.job.partition_plan import build_layers, make_plan
+from launch.job.layers import build_layers
+from launch.job.partition_plan import make_plan
 from launch.job.stage_factory import build_stage
 from tests.support.tiny_task import Tiny, data_of
 

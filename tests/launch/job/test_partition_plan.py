@@ -15,9 +15,9 @@ from dni_async.networks.settings import SGConfig
 from dni_async.recurrent.stateful_rnn import StatefulRNN
 from launch.config.task import TaskConfig
 from launch.config.train import TrainConfig
-from launch.job import partition_plan as module
 from launch.job import stage_costs
-from launch.job.partition_plan import PartitionPlan, broadcast_error, broadcast_plan, build_layers, make_plan
+from launch.job.layers import build_layers
+from launch.job.partition_plan import PartitionPlan, broadcast_error, broadcast_plan, make_plan
 from tests.support.stages import costs
 from tests.support.tiny_task import Tiny, data_of, plain_layers
 from workers.coordination.rendezvous import Rendezvous
@@ -52,6 +52,7 @@ def test_a_cut_by_hand_is_taken_as_it_is():
         train_samples=50,
         test_samples=20,
         boundaries=[{key: value for key, value in tensor.items() if key != "name"}] * 6,
+        extras=[[]] * 6,
         targets={key: value for key, value in tensor.items() if key != "name"},
     )
 
@@ -250,11 +251,10 @@ def test_sg_networks_between_feature_maps_count_in_the_cut(rule):
     assert len(plan.bounds) == 2 and min(plan.costs) >= 0 < max(plan.costs)
 
 
-def test_looking_for_one_sample_leaves_the_statistics_alone(monkeypatch):
-    made = []
-    monkeypatch.setattr(module, "build_layers", lambda task, seed: made.append(task.layers()) or made[0])
-    drawn(Tiny(with_maps), batch_size=7)
-    norm = made[0][2]
+def test_looking_for_one_sample_leaves_the_statistics_alone():
+    made = with_maps()
+    drawn(Tiny(lambda: made), batch_size=7)
+    norm = made[2]
     assert norm.num_batches_tracked == 0 and torch.equal(norm.running_mean, torch.zeros(4))
 
 

@@ -15,7 +15,8 @@ from dni_async.synthesis.synthesizer import Synthesizer
 from launch.config.optimizer import OptimizerConfig
 from launch.config.task import TaskConfig
 from launch.config.train import TrainConfig
-from launch.job.partition_plan import build_layers, make_plan
+from launch.job.layers import build_layers
+from launch.job.partition_plan import make_plan
 from launch.job.stage_factory import build_stage, build_updater, schedule_of
 from tests.support.tiny_task import Tiny, data_of, five_layers, plain_layers, simulated
 

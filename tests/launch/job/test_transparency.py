@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from launch.config.task import TaskConfig
 from launch.config.train import TrainConfig
 from launch.job.data import Data
+from launch.job.layers import build_layers
 from launch.report.weights import load_all
-from tasks.base import seed_everything
 from tasks.vision.digits import DigitsFcn
 from tests.support.baselines import backprop
 from tests.support.forks import Job
@@ -29,8 +30,7 @@ def textbook() -> dict[str, Tensor]:
     torch.set_num_threads(1)
     task = DigitsFcn(depth=4, width=48)
     data = Data(*task.data(None), BATCH, SEED)
-    seed_everything(SEED)
-    model = nn.Sequential(*task.layers())
+    model = nn.Sequential(*build_layers(task, TaskConfig(seed=SEED)))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     for epoch in range(1, EPOCHS + 1):
         for x, y in data.training(epoch):
