@@ -1,6 +1,6 @@
 """One plain state_dict of a run: python -m launch.export --run runs/a --to model.safetensors
 
-model = nn.Sequential(*task.layers())
+model = nn.Sequential(*task.layers())       # or the model that dni_async.from_module has split
 model.load_state_dict(safetensors.torch.load_file("model.safetensors"))    # of model.pt: torch.load
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from dni_async.errors import UserError
 from launch.config.checks import not_empty
 from launch.config.command_line import parse
-from launch.report.weights import weights_of
+from launch.report.weights import uncut_weights_of
 from workers.checkpoint.atomic_file import write_whole
 from workers.failure.rank_runner import RankRunner, run_command
 
@@ -46,7 +46,7 @@ def export(config: ExportConfig) -> str:
     """Write the file; what was written where, in one line. Raises UserError when there is nothing whole."""
     run = Path(config.run)
     path = Path(config.to) if config.to else run / "model.safetensors"
-    state, source = weights_of(run, config.step)
+    state, source = uncut_weights_of(run, config.step)
     try:
         write_whole(path, _file(state, path.suffix))
     except OSError as error:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from dni_async.errors import UserError
 from dni_async.partition.deferred_init import Key, Recorder, Reference, reference_to
 
 Memo = dict[int, Any]
@@ -57,9 +56,7 @@ class DeferredLayers:
                 self.deferred = torch.equal(
                     before, torch.get_rng_state()
                 )  # else it drew, or seeded, for itself
-        except UserError:
-            raise
-        except Exception:
+        except Exception:  # bad input fails below, too
             self.deferred = False
         if not self.deferred:
             with _seeded(seed):

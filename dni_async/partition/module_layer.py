@@ -55,17 +55,23 @@ class ChainLayer(nn.Sequential):
     """Consecutive children of an `nn.Sequential`, under the model's names."""
 
 
-def uncut_names(layers: Iterable[nn.Module]) -> dict[str, str]:
-    """Return the name in the uncut model of each entry of `nn.Sequential(*layers).state_dict()`.
+def module_layers(layers: Iterable[nn.Module]) -> list[int]:
+    """Return the numbers of the layers that were split off a model."""
+    return [number for number, layer in enumerate(layers) if isinstance(layer, ModuleLayer | ChainLayer)]
 
-    Layers that were not split off a model keep their names in `nn.Sequential`.
+
+def uncut_names(names: Iterable[str], numbers: Iterable[int]) -> dict[str, str]:
+    """Return the names in the model, by names in `nn.Sequential(*layers).state_dict()`.
+
+    Args:
+        names: in `nn.Sequential(*layers)`.
+        numbers: of the layers that were split off the model; the others keep their names.
     """
-    names = {}
-    for number, layer in enumerate(layers):
-        for name in layer.state_dict():
-            numbered = f"{number}.{name}"
-            names[numbered] = name if isinstance(layer, ModuleLayer | ChainLayer) else numbered
-    return names
+    uncut = {}
+    for name in names:
+        number, _, rest = name.partition(".")
+        uncut[name] = rest if int(number) in numbers else name
+    return uncut
 
 
 def _compiled(graph: fx.Graph) -> Any:

@@ -67,6 +67,7 @@ def complete_checkpoint(context: RankContext, recorder: Recorder, marker: Marker
     checkpoints = CheckpointStore(context.config.output.out)
     assert context.data is not None
     settings = settings_of(context.config, context.task, context.data)
+    settings |= {"module_layers": context.plan.module_layers}  # for names in exports
     if problem is None:
         manifest = Manifest(
             marker.step,

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from dni_async.errors import UserError
+from dni_async.partition.module_layer import module_layers, uncut_names
 
 
 def check_initial_weights(network: nn.Module, path: str) -> None:
-    """Check that a file has the names and shapes of a network. Raises UserError."""
-    own = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    """Check that a file has the names and shapes of a network.
+
+    Args:
+        network: the layers. Those that were split off a model have the model's names in the file.
+        path: the file. Of tensors that are one, such as tied embeddings, it may have only one name.
+
+    Raises:
+        UserError: the file cannot be read, or does not fit.
+    """
+    own = _uncut_state(network)
     with _opened(path) as file:
         given = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    for what, names in (("lacks", own.keys() - given.keys()), ("has unknown", given.keys() - own.keys())):
+    known = given.keys() | _tied(own, given.keys()).keys()
+    for what, names in (("lacks", own.keys() - known), ("has unknown", given.keys() - own.keys())):
         if names:
             first = sorted(names)[0]
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
@@ -26,14 +36,14 @@ def check_initial_weights(network: nn.Module, path: str) -> None:
                 f"init {path} {what} {first}{more}; its names must be those of the uncut network, as "
                 "launch.export writes them"
             )
-    for name, shape in own.items():
-        if given[name] != shape:
-            shapes = f"{given[name]}, not {shape}"
+    for name, shape in given.items():
+        if own[name].shape != shape:
+            shapes = f"{shape}, not {tuple(own[name].shape)}"
             raise UserError(f"init {path}: {name} has shape {shapes}; give the weights of this network")
 
 
 def load_initial_weights(network: nn.Module, path: str, layers: range | None = None) -> None:
-    """Load a safetensors file into the uncut network.
+    """Load a safetensors file into the uncut network; see `check_initial_weights`.
 
     Args:
         layers: numbers of those to load; None for all of the network.
@@ -42,11 +52,31 @@ def load_initial_weights(network: nn.Module, path: str, layers: range | None = N
         UserError: the file cannot be read, or does not fit.
     """
     check_initial_weights(network, path)
+    names = _uncut_names(network)
+    chosen = [name for name in names if layers is None or int(name.partition(".")[0]) in layers]
     with _opened(path) as file:
-        names = [
-            name for name in network.state_dict() if layers is None or int(name.partition(".")[0]) in layers
-        ]
-        network.load_state_dict({name: file.get_tensor(name) for name in names}, strict=False)
+        given = set(file.keys())
+        tied = _tied(_uncut_state(network), given)
+        wanted = {name: names[name] if names[name] in given else tied[names[name]] for name in chosen}
+        network.load_state_dict({name: file.get_tensor(wanted[name]) for name in chosen}, strict=False)
+
+
+def _uncut_names(network: nn.Module) -> dict[str, str]:
+    """Return the name in the file of each entry of the network's state."""
+    split = module_layers(network) if isinstance(network, nn.Sequential) else []
+    names = list(network.state_dict())
+    return uncut_names(names, split) if split else dict(zip(names, names, strict=True))
+
+
+def _uncut_state(network: nn.Module) -> dict[str, Tensor]:
+    names = _uncut_names(network)
+    return {names[name]: tensor for name, tensor in network.state_dict(keep_vars=True).items()}
+
+
+def _tied(own: Mapping[str, Tensor], given: Collection[str]) -> dict[str, str]:
+    """Return, for each name that the file lacks, the name under which it has the same tensor, if it has."""
+    known = {id(own[name]): name for name in own if name in given}
+    return {name: known[id(own[name])] for name in own if name not in given and id(own[name]) in known}
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from dni_async.networks.factory import label_size_of
 from dni_async.parameter_groups import check_patterns, numbered
 from dni_async.partition.costs import Costs
 from dni_async.partition.cut import check_cut, cut_with_weights, stage_bounds
+from dni_async.partition.module_layer import module_layers
 from launch.config.train import TrainConfig
 from launch.engines.registry import find_engine
 from launch.job.data import Data
@@ -67,6 +68,8 @@ class PartitionPlan:
     """What the task must know of the data to build layers."""
     ignored_labels: bool = False
     """Whether data sets have, or may have, class labels that loss and metric leave out."""
+    module_layers: list[int] = field(default_factory=list)
+    """Numbers of the layers that were split off a model, whose names their weights have in exports."""
     start: int = 0
     """Training batches that the run has seen when it starts: the step of the checkpoint that it resumes."""
     run: str = ""
@@ -175,6 +178,7 @@ def make_plan(
         targets.state_dict(),
         dict(task.metadata),
         ignored_labels,
+        module_layers(layers.structure),
     )
 
 

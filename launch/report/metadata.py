@@ -44,6 +44,7 @@ def initial_summary(context: RankContext) -> dict[str, Any]:
         "engine": config.engine_name,
         "dataset": dataset,
         "facts": dict(task.metadata),
+        "module_layers": plan.module_layers,
         "notes": [],
         "precision": config.runtime.precision,
         "emulated_gflops": config.runtime.emulate_gflops,

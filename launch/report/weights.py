@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from dni_async.errors import UserError
+from dni_async.partition.module_layer import uncut_names
 from dni_async.state.checkpoint import averages, uncut
 from dni_async.state.state_dict import copied, renumbered
 from launch.engines.registry import find_engine
@@ -43,8 +44,24 @@ def load_all(folder: Path, stages: int) -> dict[str, Tensor]:
     return state
 
 
+def uncut_weights_of(run: Path, step: int | None = None) -> tuple[dict[str, Tensor], str]:
+    """Like `weights_of`, with the names in the uncut network: those of a model from which layers were split
+    off (`dni_async.from_module`), else those in `nn.Sequential(*task.layers())`."""
+    state, source = weights_of(run, step)
+    names = uncut_names(state, _module_layers(run, step))
+    return {names[name]: tensor for name, tensor in state.items()}, source
+
+
+def _module_layers(run: Path, step: int | None) -> list[int]:
+    checkpoints = CheckpointStore(run)
+    if not checkpoints.steps():
+        return list(json.loads((run / "summary.json").read_text(encoding="utf-8")).get("module_layers", []))
+    manifest = checkpoints.newest()[0] if step is None else checkpoints.manifest(step)
+    return manifest.settings.get("module_layers", []) if manifest else []
+
+
 def weights_of(run: Path, step: int | None = None) -> tuple[dict[str, Tensor], str]:
-    """The weights of a run by their names in the uncut network, and where they are from."""
+    """The weights of a run by their names in `nn.Sequential(*task.layers())`, and where they are from."""
     checkpoints = CheckpointStore(run)
     if step is not None and step not in checkpoints.steps():
         known = ", ".join(map(str, checkpoints.steps())) or "no step"

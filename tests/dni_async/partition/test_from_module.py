@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from dni_async.errors import UserError
 from dni_async.partition.from_module import from_module
-from dni_async.partition.module_layer import uncut_names
+from dni_async.partition.module_layer import module_layers, uncut_names
 from tests.support import models
 
 Case = tuple[Callable[[], nn.Module], list[str], Callable[[int], Any]]
@@ -139,9 +139,10 @@ def test_layers_share_the_weights_of_the_model_and_its_names(split: Split) -> No
     whole = split.model.state_dict(keep_vars=True)
     assert state.keys() == whole.keys()
     assert all(state[name] is whole[name] for name in whole)
-    names = uncut_names(split.layers)
-    assert names.keys() == nn.Sequential(*split.layers).state_dict().keys()
-    assert sorted(names.values()) == sorted(whole)
+    numbers = module_layers([*split.layers, nn.Linear(2, 2)])
+    names = uncut_names(nn.Sequential(*split.layers, nn.Linear(2, 2)).state_dict(), numbers)
+    last = len(split.layers)
+    assert sorted(names.values()) == sorted([*whole, f"{last}.weight", f"{last}.bias"])
 
 
 def test_a_copy_of_layers_has_weights_of_its_own(split: Split) -> None:
