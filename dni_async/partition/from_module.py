@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from itertools import accumulate
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
@@ -188,7 +189,7 @@ def _checked(example: Any) -> Any:
         raise UserError(
             f"the tensors of the example need the same number of rows, at least two, not {shapes}"
         )
-    return example
+    return pytree.tree_map(torch.clone, example)  # a tensor that comes twice would be one input
 
 
 def _selector(kind: str, output: str | int | None) -> Callable[[Any], Tensor]:

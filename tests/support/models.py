@@ -149,6 +149,17 @@ class TwoTowers(nn.Module):
         return self.head(torch.cat([pooled, self.numbers(numbers)], 1))
 
 
+class TwoInputs(nn.Module):
+    """(left, right), both (B, 5), of different use, to (B, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(5, 5), nn.Linear(5, 5)
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return self.second(self.first(F.relu(left)) * right)
+
+
 def gpt2(**settings: Any) -> nn.Module:
     """Return a tiny GPT2LMHeadModel of Hugging Face, with weights by chance."""
     from transformers import GPT2Config, GPT2LMHeadModel

@@ -228,6 +228,14 @@ def test_a_split_point_at_the_beginning_adds_no_layer() -> None:
     assert torch.equal(nn.Sequential(*layers)({"x": torch.ones(2, 4)}), model(torch.ones(2, 4)))
 
 
+def test_a_tensor_that_is_twice_in_the_example_is_two_inputs() -> None:
+    ones = torch.ones(2, 5)
+    model = models.TwoInputs()
+    chain = nn.Sequential(*from_module(model, ["first"], {"left": ones, "right": ones}))
+    x = {"left": torch.randn(3, 5), "right": torch.randn(3, 5)}
+    assert torch.equal(chain(x), model(**x))
+
+
 def test_a_chain_needs_no_example_and_stays_a_sequential() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2))
     first, second = from_module(model, ["3"])
