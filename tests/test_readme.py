@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from launch.config.command_line import parse
 from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
@@ -41,6 +43,16 @@ def test_the_python_example_trains_and_gives_the_model_back(tmp_path: Path) -> N
     (tmp_path / "example.py").write_text(PYTHON[1])
     printed = run(tmp_path, "example.py")
     assert float(printed.split()[0]) > 0.85 and "Sequential(" in printed
+
+
+@pytest.mark.slow
+def test_the_model_of_hugging_face_trains_in_two_stages(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    (tmp_path / "my_bert.py").write_text(PYTHON[2])
+    options = "--task my_bert:Keywords --stages 2 --batch-size 32 --epochs 4"
+    printed = run(tmp_path, "-m", "launch.train", *options.split())
+    accuracy = re.search(r"test accuracy ([\d.]+) %, test loss", printed)
+    assert accuracy is not None and float(accuracy[1]) > 90, printed
 
 
 def options_of(config: type) -> str:

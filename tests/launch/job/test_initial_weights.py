@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dni_async.errors import UserError
+from dni_async.partition.from_module import from_module
 from launch.config.task import TaskConfig
 from launch.config.train import TrainConfig
+from launch.export import ExportConfig, export
 from launch.job.initial_weights import load_initial_weights
 from launch.job.layers import build_layers
 from launch.job.partition_plan import make_plan
 from launch.job.stage_factory import build_stage
-from tests.support.tiny_task import Tiny, data_of
+from tests.support.forks import Job
+from tests.support.tiny_task import CLASSES, FEATURES, Tiny, data_of
+
+WEIGHTS = ("weight", "bias")
 
 
 def weights(**changes: Tensor | None) -> dict[str, Tensor]:
@@ -53,6 +59,44 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, changes: dict, word
     with pytest.raises(UserError) as error:
         load_initial_weights(nn.Sequential(*Tiny().layers()), str(tmp_path / "a.safetensors"))
     assert words in str(error.value) and "\n" not in str(error.value)
+
+
+def split_model() -> list[nn.Module]:
+    """Three layers of a model, one of which has its weights under two names."""
+    model = nn.Sequential(
+        OrderedDict(first=nn.Linear(FEATURES, 8), middle=nn.Linear(8, 8), last=nn.Linear(8, CLASSES))
+    )
+    model.middle.register_parameter("again", model.middle.weight)
+    return from_module(model, ["middle", "last"])
+
+
+def test_layers_of_a_model_take_its_names_and_an_export_has_them(tmp_path: Path) -> None:
+    state: dict[str, Tensor] = {}
+    for layer in split_model():
+        state |= layer.state_dict()
+    assert state.keys() == {f"{name}.{kind}" for name in ("first", "middle", "last") for kind in WEIGHTS} | {
+        "middle.again"
+    }
+    del state["middle.again"]  # as other programs write tied weights
+    save_file(state, tmp_path / "a.safetensors")
+    task = Tiny(split_model)
+    config = TrainConfig.of(
+        init=str(tmp_path / "a.safetensors"), batch_size=16, rule="frozen", epochs=1, cut="2"
+    )
+    with Job(config, task, 2, tmp_path) as job:
+        assert job.statuses() == [0, 0], job.lines()
+    export(ExportConfig(run=str(job.out), to=str(tmp_path / "b.safetensors")))
+    exported = load_file(tmp_path / "b.safetensors")
+    assert exported.keys() == {*state, "middle.again"}
+    assert all(torch.equal(exported[name], state[name]) for name in state if not name.startswith("last"))
+
+
+def test_a_checkpoint_is_exported_with_the_names_of_the_model(tmp_path: Path) -> None:
+    config = TrainConfig.of(batch_size=16, epochs=1, checkpoint_every=2, out="run")
+    with Job(config, Tiny(split_model), 2, tmp_path) as job:
+        assert job.statuses() == [0, 0], job.lines()
+    export(ExportConfig(run=str(job.out), to=str(tmp_path / "b.safetensors"), step=2))
+    assert {"first.weight", "middle.again", "last.bias"} <= load_file(tmp_path / "b.safetensors").keys()
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no tensors"])
