@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from dni_async.errors import StageError, UserError
+from launch.config.task_defaults import task_defaults
 from launch.config.train import TrainConfig
 from launch.engines.registry import find_engine
 from launch.local.launcher import run_local
@@ -51,7 +52,7 @@ def fit(
 
     Args:
         task: a `Task`, also one defined in a notebook, or a name as for --task.
-        settings: all options of launch.train, by their flat names.
+        settings: all options of launch.train, by their flat names; by default those of the task.
 
     Raises:
         UserError: bad input, in one line.
@@ -61,6 +62,7 @@ def fit(
     if isinstance(task, str):
         settings |= {"task": task, "task_args": tuple(task_args)}
         task = create(task, task_args)
+    settings = task_defaults(task, TrainConfig, settings) | settings
     with tempfile.TemporaryDirectory(prefix="dni_async-fit-") as scratch:
         out = str(settings.pop("out", "") or scratch)
         config = TrainConfig.of(stages=stages, rule=rule, epochs=epochs, out=out, **settings)

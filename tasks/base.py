@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy
 import torch
@@ -43,6 +43,10 @@ class Task(ABC):
     metadata: Mapping[str, Any] = MappingProxyType({})
     """What `layers` must know of the data, such as the size of a vocabulary: JSON-able, set by `data`. The
     processes that do not read the data receive it before they build layers."""
+
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Settings of a training that suit the task, such as {"lr": 3e-3}, by their names in Python; the command
+    line overrides them."""
 
     note: str | None = None
     """One line for the user about the data that was really used; set by `data`."""

@@ -27,6 +27,7 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "word-lm": "tasks.text.through_time:WordLM",
         "char-lm-stack": "tasks.text.layered:CharLMStack",
         "word-lm-stack": "tasks.text.layered:WordLMStack",
+        "gpt-char": "tasks.text.gpt:CharGpt",
         "two-timescale": "tasks.sequence.two_timescale:TwoTimescale",
     }
 )

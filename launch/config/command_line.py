@@ -9,11 +9,15 @@ import io
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import tyro
 
 from dni_async.errors import UserError
+from launch.config.flat import FlatConfig
+from launch.config.task_defaults import task_defaults
+from tasks.base import Task
+from tasks.registry import find
 
 Config = TypeVar("Config")
 
@@ -43,7 +47,11 @@ def parse(cls: type[Config], prog: str, arguments: Sequence[str] | None = None) 
             contextlib.redirect_stderr(complaint),
             _wide_terminal(sys.argv if arguments is None else arguments),
         ):
-            return tyro.cli(cls, prog=prog, args=arguments, description=_description(cls, prog))
+            default = _of_task(cls, sys.argv[1:] if arguments is None else arguments)
+            config = tyro.cli(
+                cls, prog=prog, args=arguments, default=default, description=_description(cls, prog)
+            )
+            return cast(Config, config)
     except UserError as error:
         raise UserError(f"{error}; see {prog} --help") from None
     except SystemExit as stop:
@@ -61,6 +69,19 @@ def task_name(arguments: Sequence[str]) -> str | None:
         return parser.parse_known_args(arguments)[0].task
     except argparse.ArgumentError:  # `--task` without a value: the full parser says so
         return None
+
+
+def _of_task(cls: type[Config], arguments: Sequence[str]) -> Config | None:
+    """Return `cls` with the defaults of the task that `--task` names; None where there are no others."""
+    name = task_name(arguments)
+    if name is None or not issubclass(cls, FlatConfig):
+        return None
+    task = find(name)
+    if not issubclass(task, Task):
+        return None
+    given = ["optimizer"] if any(each.split("=")[0] == "--optimizer" for each in arguments) else []
+    defaults = task_defaults(task, cls, given)
+    return cls.of(**defaults) if defaults else None
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from tasks.data_files import read_data
 from tasks.registry import create
 from tasks.sequence.base import SequenceTask
 from tasks.text.corpus import encode
+from tasks.text.gpt import GptTask
 from tasks.text.language import LanguageModel
 
 
@@ -55,7 +56,7 @@ class TextGenerator:
 
 
 def generator_of(run: Path) -> TextGenerator:
-    """Return the model of a run of char-lm or word-lm, or their stacks. Raises UserError for another task."""
+    """Return the language model of a run. Raises UserError for another task."""
     path = run / "summary.json"
     summary = json.loads(read_data(path)) if path.exists() else {}
     return layered_generator(run, summary) if "facts" in summary else sequence_generator(load(run))
@@ -93,20 +94,40 @@ def layered_generator(run: Path, summary: dict[str, Any]) -> TextGenerator:
     except RuntimeError as error:
         cause = " ".join(str(error).split())[:160]
         raise UserError(f"the weights in {run} do not fit {task.name} ({cause}); train it again") from error
-    model.eval()  # its layers carry their state
+    model.eval()
+    next_logits = next_by_context(model, task.context) if isinstance(task, GptTask) else next_by_state(model)
+    return TextGenerator(language, symbols, next_logits)
+
+
+def next_by_state(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return `TextGenerator.next_logits` of a model whose layers carry their state from call to call."""
 
     @torch.no_grad()
     def next_logits(x: Tensor) -> Tensor:
         logits: Tensor = model(x)[0, -1]
         return logits
 
-    return TextGenerator(language, symbols, next_logits)
+    return next_logits
+
+
+def next_by_context(model: nn.Module, context: int) -> Callable[[Tensor], Tensor]:
+    """Return `TextGenerator.next_logits` of a model that sees the last `context` symbols."""
+    seen = torch.empty(1, 0, dtype=torch.long)
+
+    @torch.no_grad()
+    def next_logits(x: Tensor) -> Tensor:
+        nonlocal seen
+        seen = torch.cat([seen, x], 1)[:, -context:]
+        logits: Tensor = model(seen)[0, -1]
+        return logits
+
+    return next_logits
 
 
 def _language(task: Task | SequenceTask) -> LanguageModel:
     language = getattr(task, "language", None)
     if not isinstance(language, LanguageModel):
         raise UserError(
-            f"{task.name} is not a language model; give a run of char-lm, word-lm or their stacks"
+            f"{task.name} is not a language model; give a run of char-lm, word-lm, their stacks or gpt-char"
         )
     return language

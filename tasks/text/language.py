@@ -1,10 +1,11 @@
 """Language models of characters and of words: settings, corpus, vocabulary, splits and scores.
 
-Each is trained in two ways:
+Each is trained in several ways:
 
-                   over time, in one process (through_time.py)    in layers (layered.py)
-    Characters     CharLM                                         CharLMStack
-    Words          WordLM                                         WordLMStack
+                   over time, in one process      in layers          a transformer
+                   (through_time.py)              (layered.py)       (gpt.py)
+    Characters     CharLM                         CharLMStack        CharGpt
+    Words          WordLM                         WordLMStack        -
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from dni_async.errors import UserError
 from launch.config.recurrent import SequenceConfig
@@ -14,6 +16,7 @@ from launch.generate import GenerateConfig
 from launch.recurrent.text_generator import TextGenerator, generator_of, sequence_generator
 from launch.recurrent.train import run_sequences
 from launch.recurrent.weights import Trained
+from launch.report.weights import save_part
 from tasks.registry import create
 from tasks.sequence.copying import Copy
 from tasks.text.through_time import CharLM, WordLM
@@ -67,6 +70,37 @@ def test_a_trained_stack_continues_the_prompt_and_remembers_it(stack: Path) -> N
     follow = generator_of(stack / "run").next_logits
     apart = [follow(torch.tensor([[i]])) for i in range(3)][-1]
     torch.testing.assert_close(apart, generator_of(stack / "run").next_logits(torch.tensor([[0, 1, 2]])))
+
+
+@pytest.fixture
+def gpt(tmp_path: Path) -> tuple[Path, nn.Sequential]:
+    """The folder of a run of an untrained GPT with a context of 6 in two stages, and the whole network."""
+    (tmp_path / "text").write_text("abcdefgh" * 50)
+    args = [f"text={tmp_path / 'text'}", "width=8", "heads=2", "depth=2", "context=6"]
+    task = create("gpt-char", args)
+    task.data(None)
+    network = nn.Sequential(*task.layers())
+    save_part(tmp_path, 0, 0, network[:2])
+    save_part(tmp_path, 1, 2, nn.Sequential(*network[2:]))
+    settings = TrainConfig.of(task="gpt-char", task_args=tuple(args)).as_json()
+    summary = {"settings": settings, "facts": {"symbols": 8}, "stages": [{}, {}], "engine": "decoupled"}
+    (tmp_path / "summary.json").write_text(json.dumps(summary))
+    return tmp_path, network
+
+
+def test_a_gpt_sees_as_many_symbols_as_its_context(gpt: tuple[Path, nn.Sequential]) -> None:
+    run, network = gpt
+    model, network = generator_of(run), network.eval()
+    text = torch.randint(0, 8, (1, 9))
+    torch.testing.assert_close(model.next_logits(text[:, :2]), network(text[:, :2])[0, -1])
+    for end in range(3, 10):
+        logits = model.next_logits(text[:, end - 1 : end])
+        torch.testing.assert_close(logits, network(text[:, max(0, end - 6) : end])[0, -1])
+
+
+def test_a_gpt_continues_a_prompt_that_is_longer_than_its_context(gpt: tuple[Path, nn.Sequential]) -> None:
+    text = generate(generator_of(gpt[0]), config(prompt="abcdefghabc", length=9))
+    assert text.startswith("abcdefghabc") and len(text) == 20
 
 
 def test_a_text_of_another_vocabulary_is_refused(stack: Path) -> None:

@@ -11,6 +11,7 @@ from tasks.sequence.adding import Adding
 from tasks.sequence.argmax import Argmax
 from tasks.sequence.copying import Copy, RepeatCopy
 from tasks.sequence.two_timescale import TwoTimescale
+from tasks.text.gpt import CharGpt
 from tasks.text.layered import CharLMStack, WordLMStack
 from tasks.text.through_time import CharLM, WordLM
 from tasks.vision.cifar import CifarCnn
@@ -75,6 +76,7 @@ def test_built_in_tasks_are_found_by_name() -> None:
         "char-lm": CharLM,
         "word-lm": WordLM,
         "char-lm-stack": CharLMStack,
+        "gpt-char": CharGpt,
         "word-lm-stack": WordLMStack,
         "two-timescale": TwoTimescale,
     }
