@@ -156,6 +156,7 @@ class WithoutTensors(TreeTask):
 SAME = "was expected; return the same structure for every batch"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "line"),
     [
@@ -164,17 +165,15 @@ SAME = "was expected; return the same structure for every batch"
             "stage 0 (rank 0), at step 2: layer 0 (Fickle) returned [tensor, tensor] where (tensor, tensor) "
             f"{SAME}",
         ),
-        pytest.param(
+        (
             Ragged("masked"),
             "stage 0 (rank 0), after step 5: batch of task Ragged returned {ids: tensor} where "
             f"{{ids: tensor, mask: tensor}} {SAME}",
-            marks=pytest.mark.slow,
         ),
-        pytest.param(
+        (
             WithoutTensors(),
             "batch of task WithoutTensors returned {ids: None, rows: 3}, without a tensor (B, ...); "
             "return one",
-            marks=pytest.mark.slow,
         ),
     ],
     ids=["layer", "batch", "no tensor"],
