@@ -1,9 +1,8 @@
-"""Optimizer, learning-rate schedule, accumulation and clipping in one step."""
+"""Optimizer, learning-rate schedule, accumulation, clipping, averaging and loss scaling in one step."""
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -14,13 +13,14 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from dni_async.errors import UserError
+from dni_async.learning_rates import LearningRates
+from dni_async.loss_scaling import LossScaler
 from dni_async.muon import MuonWithAdamW
 from dni_async.state.state_dict import State, load_optimizer_state, optimizer_state
 from dni_async.weight_average import WeightAverage
 
 AVERAGE = "average"
 """Entry of a parameter's saved state with its average."""
-SCHEDULES = ("constant", "linear", "cosine", "step")
 
 OptimizerFactory = Callable[[ParamsT], Optimizer]
 
@@ -55,55 +55,6 @@ def optimizer_factory(name: str, lr: float, **settings: Any) -> OptimizerFactory
     return lambda parameters: cls(parameters, lr=lr, **settings)
 
 
-def schedule_factor(
-    schedule: str,
-    total_steps: int,
-    milestones: tuple[float, ...] = (0.6, 0.8),
-    gamma: float = 0.1,
-    warmup_steps: int = 0,
-) -> Callable[[int], float]:
-    """Return the factor of the learning rate by step; without warm-up it starts at 1.
-
-    "linear" and "cosine" reach 0 after `total_steps`; "step" multiplies by `gamma` at each milestone, a share
-    of the run (the paper divides by 10 at 300k and 400k of 500k steps: 0.6 and 0.8). With warm-up the factor
-    first rises linearly, 1/n, 2/n ... 1 in the first n = `warmup_steps` steps, and the schedule fills the
-    rest of the run.
-    """
-    assert schedule in SCHEDULES, schedule
-    if warmup_steps:
-        rest = schedule_factor(schedule, max(1, total_steps - warmup_steps), milestones, gamma)
-        return lambda step: (step + 1) / warmup_steps if step < warmup_steps else rest(step - warmup_steps)
-    if schedule == "linear":
-        return lambda step: max(0.0, 1 - step / total_steps)
-    if schedule == "cosine":
-        return lambda step: 0.5 * (1 + math.cos(math.pi * min(1.0, step / total_steps)))
-    if schedule == "step":
-        return lambda step: gamma ** sum(step >= m * total_steps for m in milestones)
-    return lambda step: 1.0
-
-
-class LearningRates:
-    """Scheduled learning rates of an optimizer's parameter groups; they follow from the version alone.
-
-    Args:
-        optimizer: with the initial rates.
-        factor: of the initial rates, by version; None: constant.
-    """
-
-    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float] | None) -> None:
-        self._optimizer = optimizer
-        self._factor = factor
-        self._initial = [group["lr"] for group in optimizer.param_groups]
-
-    def set(self, version: int) -> None:
-        """Set the rates of weights that were stepped `version` times."""
-        if self._factor is None:
-            return
-        factor = self._factor(version)
-        for group, rate in zip(self._optimizer.param_groups, self._initial, strict=True):
-            group["lr"] = rate * factor
-
-
 class Updater:
     """Steps the weights of one stage and counts the steps: the version of the weights.
 
@@ -115,6 +66,7 @@ class Updater:
         parameters: those of the optimizer, in the order in which their state is saved; None: that of its
             groups.
         ema: decay of the average of the weights that `averaged` uses; None for no average.
+        scaler: of gradients in fp16. An update by infinite ones is left out, and does not count.
     """
 
     def __init__(
@@ -125,9 +77,11 @@ class Updater:
         accumulate: int = 1,
         parameters: Sequence[nn.Parameter] | None = None,
         ema: float | None = None,
+        scaler: LossScaler | None = None,
     ) -> None:
         self.optimizer = optimizer
         self.clip_norm = clip_norm
+        self.scaler = scaler
         self.whole_norm: Callable[[Tensor], Tensor] | None = None
         """From the norm of this gradient to that of the whole network's, to clip by that."""
         self.accumulate = accumulate
@@ -147,6 +101,9 @@ class Updater:
         if self._accumulated < self.accumulate:
             return
         self._accumulated = 0
+        if self.scaler and not self.scaler.unscale(self.gradients()):
+            self.drop()
+            return
         self.version += 1
         if self.accumulate > 1 and (sums := self.gradients()):
             torch._foreach_div_(sums, self.accumulate)
@@ -163,6 +120,14 @@ class Updater:
     def averaged(self) -> AbstractContextManager[None]:
         """Have the weights be their averages inside a block, if there are any."""
         return self.average.applied() if self.average else nullcontext()
+
+    def scaled(self, tensor: Tensor) -> Tensor:
+        """Return a loss, or the gradient (B, ...) at an output, scaled if those of the weights are to be."""
+        return self.scaler.scaled(tensor) if self.scaler else tensor
+
+    def unscaled(self, gradient: Tensor) -> Tensor | None:
+        """Return the gradient (B, ...) at an input as it would be unscaled; None if it has overflowed."""
+        return self.scaler.unscaled(gradient) if self.scaler else gradient
 
     def take_average(self) -> None:
         """Have the weights be their averages, if there are any, from now on."""
@@ -205,6 +170,8 @@ class Updater:
             pairs = zip(parameters, self.average.averages, strict=True)
             parameters = [mine | {AVERAGE: average} for mine, average in pairs]
         state: State = {"version": self.version, "parameters": parameters}
+        if self.scaler:
+            state["scaler"] = self.scaler.state_dict()
         if self._accumulated:
             state |= {"accumulated": self._accumulated, "gradients": [p.grad for p in self._parameters]}
         return state
@@ -218,6 +185,8 @@ class Updater:
             load_optimizer_state(self.optimizer, own, self._parameters)
             if self.average:
                 self.average.load(averages)
+        if self.scaler and state.get("scaler"):
+            self.scaler.load_state_dict(state["scaler"])
         self._accumulated = state.get("accumulated", 0)
         for parameter, gradient in zip(self._parameters, state.get("gradients", ()), strict=False):
             parameter.grad = None if gradient is None else gradient.to(parameter, copy=True)

@@ -31,6 +31,8 @@ class RuleCapabilities:
     """What starts afresh when a checkpoint is resumed with another cut, in the plural; "" for nothing."""
     skips_nonfinite: bool = False
     """A batch with NaN or infinite values may be skipped (`--on-nonfinite skip`)."""
+    scales_gradients: bool = True
+    """The stage may scale the gradient for its backward, as fp16 needs it."""
     compiles: bool = False
     """The layers may be compiled (`--compile`)."""
     planned: bool = False

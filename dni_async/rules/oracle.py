@@ -14,7 +14,7 @@ from dni_async.synthesis.oracle import Oracle
 class OracleRule(DniRule):
     """Rule `oracle`: as `dni`, with a replica of everything downstream in place of the SG network."""
 
-    capabilities = RuleCapabilities()
+    capabilities = RuleCapabilities(scales_gradients=False)
 
     @classmethod
     @override

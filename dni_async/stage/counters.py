@@ -90,6 +90,8 @@ class StageState:
     def stats(self) -> dict[str, Any]:
         """Return all counts and what rule and layers report, JSON-able."""
         counts = {"index": self.index, "version": self.version} | self._counts()
+        if self.updater and self.updater.scaler:
+            counts = counts | self.updater.scaler.stats()
         return counts | check_report(self.rule, "stats", self.rule.stats()) | collect_stats(self.layers)
 
     def state_dict(self) -> State:

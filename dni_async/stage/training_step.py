@@ -145,7 +145,7 @@ class TrainingStep(StageState):
         assert self.updater is not None
         if h.requires_grad:
             try:
-                h.backward(gradient)
+                h.backward(self.updater.scaled(gradient))
             except Exception:
                 self._check_contract(h, gradient)
                 raise
@@ -171,18 +171,20 @@ class TrainingStep(StageState):
             check_like(self.rule, "gradient", gradient, h)
 
     def _target(self, x: Tensor) -> Tensor:
-        """Return dL/dx, (B, ...): zero if the layers give x none, without rows if none was asked for."""
+        """Return dL/dx, (B, ...): zero if the layers give x none, without rows if none was asked for or it
+        overflowed."""
+        assert self.updater is not None
         if not x.requires_grad:
             return x.detach()[:0]
-        return torch.zeros_like(x) if x.grad is None else x.grad
+        grad = torch.zeros_like(x) if x.grad is None else self.updater.unscaled(x.grad)
+        return x.detach()[:0] if grad is None else grad
 
     def _gradients_to_check(self, x: Tensor) -> list[Tensor]:
-        """Return the gradient that is about to be sent, and with `skip_nonfinite` those of the weights.
-
-        Checking the weights' gradients costs 2 to 3 % of a step, and a run that stops at NaN finds it in
-        the next activation anyway.
-        """
+        """Return the gradient that is about to be sent, and with `skip_nonfinite` those of the weights: their
+        check costs 2 to 3 % of a step, and a run that stops at NaN finds it in the next activation anyway."""
         assert self.updater is not None
+        if self.updater.scaler:
+            return []  # too large a scale makes them infinite, which ends nothing
         to_send = [x.grad] if x.grad is not None else []
         return to_send + (self.updater.gradients() if self.skip_nonfinite else [])
 

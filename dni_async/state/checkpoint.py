@@ -155,6 +155,8 @@ def weights_state(layers: nn.Module, updater: Updater | None) -> State:
     optimizer = dict(zip(names, kept["parameters"], strict=False))  # a frozen stage has none
     state = {"layers": dict(layers.state_dict()), "running": running_states(layers)}
     state |= {"optimizer": optimizer, "version": kept["version"]}
+    if "scaler" in kept:
+        state["scaler"] = kept["scaler"]
     if "accumulated" in kept:
         state |= {"accumulated": kept["accumulated"]}
         state |= {"gradients": dict(zip(names, kept["gradients"], strict=False))}
@@ -170,6 +172,7 @@ def load_weights_state(layers: nn.Module, updater: Updater | None, state: State)
         updater.load_state_dict(
             {
                 "version": state["version"],
+                "scaler": state.get("scaler"),
                 "parameters": [state["optimizer"].get(name, {}) for name in names],
                 "accumulated": state.get("accumulated", 0),
                 "gradients": [gradients.get(name) for name in names],

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from dni_async.learning_rates import LearningRates
 from dni_async.messages import TargetGradient
 from dni_async.networks.base import DNINetwork, check_prediction, without_autocast
 from dni_async.nonfinite import check_finite
-from dni_async.optim import LearningRates, gradients
+from dni_async.optim import gradients
 from dni_async.state.state_dict import State, load_optimizer_state, optimizer_state
 from dni_async.synthesis.agreement import Agreement
 from dni_async.synthesis.pending import PendingPrediction, PendingPredictions, tensors

@@ -11,7 +11,8 @@ import tyro
 from torch import nn
 
 from dni_async.errors import UserError
-from dni_async.optim import SCHEDULES, OptimizerFactory, optimizer_factory
+from dni_async.learning_rates import SCHEDULES
+from dni_async.optim import OptimizerFactory, optimizer_factory
 from launch.config.checks import at_least, one_of, positive
 from launch.config.flat import Group
 

@@ -67,8 +67,9 @@ class RuntimeConfig(LinkedConfig):
     encrypt: bool = False
     """Encrypt the links between hosts (TLS 1.3), for stages that learn by a rule. Needs the package
     cryptography and, under torchrun, DNI_ASYNC_JOB_SECRET."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """fp32 or bf16: layers and loss under torch.autocast; weights, optimizer and SG networks stay in fp32."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """fp32, bf16 (layers and loss under torch.autocast) or fp16 (layers under autocast, gradients scaled);
+    weights, optimizer and SG networks stay in fp32."""
     compile: bool = False
     """Run layers through torch.compile, before the clock starts: half a minute and more for every process."""
 

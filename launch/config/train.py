@@ -74,6 +74,10 @@ class TrainConfig(JobConfig):
             raise UserError(
                 f"encrypt is for stages that learn by a rule, not for {self.engine_name}; leave it out"
             )
+        if self.runtime.precision == "fp16" and not (
+            engine.scales_loss and self.capabilities.scales_gradients
+        ):
+            raise UserError(f"precision fp16 scales gradients, and {self.engine_name} does not; use bf16")
         self._check_compiler()
         self._check_supervision()
         self._check_checkpoints()

@@ -26,7 +26,7 @@ class Backprop(Loop):
         loss = self.loss(self.forward(x), y)
         self.rule.count(loss.item(), y)
         self.probe.mark("forward")
-        loss.backward()
+        self.updater.scaled(loss).backward()
         self.probe.mark("backward")
         self.updater.step()
         self.probe.mark("update")

@@ -63,6 +63,7 @@ class Loop(ABC):
             self.config.optimizer,
             numbered(self.module, first),
             self.config.task.epochs * self.data.steps_per_epoch,
+            self.config.runtime.precision,
         )
         self.rule = loss_rule(self.config, self.task, context.plan, self.device)
         self.loss = self.rule.loss
@@ -200,6 +201,7 @@ class Loop(ABC):
                 "targets_received": 0,
                 "held_bytes": 0,  # no buffers for other batches
             }
+            | (self.updater.scaler.stats() if self.updater.scaler else {})
             | collect_stats(self.module)
             | self.probe.stats()
         )

@@ -53,7 +53,7 @@ class Ddp(Loop):
         self.probe.mark("forward")
         share = self._share(y)
         self._ready = 0
-        (loss if share == 1 else loss * share).backward()
+        self.updater.scaled(loss if share == 1 else loss * share).backward()
         self.probe.mark("wait")
         self.updater.step()
         self.probe.mark("update")

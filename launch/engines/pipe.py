@@ -60,6 +60,8 @@ class Pipe:
         self.device, self.takes, self.returns = device, takes, returns
         self.loss, self.probe = loss, probe
         self.labels_in, self._whole = labels_in, torch.empty(0)
+        self.scale: Callable[[], float] = lambda: 1.0
+        """By which the loss is multiplied for its gradient."""
         self._schedules: dict[tuple[int, bool], PipelineScheduleSingle] = {}
         self._made: list[TimedStage] = []
 
@@ -80,7 +82,7 @@ class Pipe:
                 losses=losses,
                 **_NO_OUTPUTS,
             )
-        loss = torch.stack(losses).mean().item() if self.is_last else None
+        loss = torch.stack(losses).mean().item() / self.scale() if self.is_last else None
         self.probe.mark("wait")
         return loss
 
@@ -130,9 +132,9 @@ class Pipe:
         if not isinstance(self._whole, Tensor):
             y = map_tensors(lambda tensor: tensor[target], self._whole)
         loss = self.loss(self.returns.boundary.unpack(output, ()), y)
-        share = self._share(y)
+        factor = self._share(y) * self.scale()
         self.probe.mark("forward")
-        return loss if share == 1 else loss * share
+        return loss if factor == 1 else loss * factor
 
     def _share(self, y: Any) -> float:
         """Return the weight of a micro-batch in torch's mean over all of them, by the labels that count."""

@@ -61,6 +61,9 @@ class Pipelining(Loop):
             count = fastest(self._trials(counts), self.peers, device_clock(self.device))
         self.about = {"micro_batches": count}
         self.pipe = self._pipe(self.module, count, self.probe)
+        if scaler := self.updater.scaler:
+            self.pipe.scale = lambda: scaler.scale
+            scaler.agree = lambda finite: not self.peers.sum(int(not finite))
 
     @override
     def step(self, x: Any, y: Any) -> None:

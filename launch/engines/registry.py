@@ -43,6 +43,8 @@ class Engine:
     """Whether layers may carry state from batch to batch: whole batches go through each of them in order."""
     compiles: bool = False
     """Whether its layers are one module that torch.compile may have."""
+    scales_loss: bool = False
+    """Whether it trains by `Updater.scaled` losses, as fp16 needs it."""
     all_cores: bool = False
     """Whether `threads` is overruled: one thread per core that the job may use."""
     plot_style: tuple[str, str] | None = None
@@ -55,13 +57,20 @@ class Engine:
         return f"{count} {one if count == 1 else more}"
 
 
-_WHOLE = Engine(processes=1, carries=True, compiles=True)
-_TORCH_PIPELINE = Engine(module="launch.engines.pipelining", together=True, cut=True, everybody_reads=True)
-_REPLICAS = Engine(together=True, everybody_reads=True, compiles=True)
+_WHOLE = Engine(processes=1, carries=True, compiles=True, scales_loss=True)
+_TORCH_PIPELINE = Engine(
+    module="launch.engines.pipelining", together=True, cut=True, everybody_reads=True, scales_loss=True
+)
+_REPLICAS = Engine(together=True, everybody_reads=True, compiles=True, scales_loss=True)
 
 ENGINES = {
     "decoupled": Engine(
-        module="launch.engines.decoupled", uses_rule=True, cut=True, carries=True, compiles=True
+        module="launch.engines.decoupled",
+        uses_rule=True,
+        cut=True,
+        carries=True,
+        compiles=True,
+        scales_loss=True,
     ),
     "backprop": replace(_WHOLE, module="launch.engines.backprop", plot_style=("#4d5866", "o")),
     "backprop-all": replace(

@@ -12,7 +12,7 @@ from dni_async.optim import Updater
 from dni_async.rules import RuleContext
 from launch.config.train import TrainConfig
 from tasks.base import Task
-from workers.runtime.precision import in_precision, sequential
+from workers.runtime.precision import head_precision, in_precision, sequential
 
 
 def rule_context(
@@ -59,6 +59,6 @@ def rule_context(
         batch_normalised=batch_normalised,
         schedule=schedule,
         guarded=config.recovery.on_nonfinite == "skip",
-        in_precision=lambda module: sequential([module], config.runtime.precision),
+        in_precision=lambda module: sequential([module], head_precision(config.runtime.precision)),
         copy_downstream=copy_downstream,
     )

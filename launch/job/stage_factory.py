@@ -11,8 +11,10 @@ from torch import nn
 from typing_extensions import override
 
 from dni_async.early_stopping import Patience
+from dni_async.learning_rates import schedule_factor
+from dni_async.loss_scaling import LossScaler
 from dni_async.networks.batch_normalised import batch_normalised
-from dni_async.optim import Updater, schedule_factor
+from dni_async.optim import Updater
 from dni_async.parameter_groups import NamedModules, numbered, parameter_groups, parameter_names
 from dni_async.rules import LossRule, Rule
 from dni_async.rules.registry import build_rule
@@ -38,9 +40,11 @@ def schedule_of(config: OptimizerConfig, total_steps: int) -> Callable[[int], fl
     return schedule_factor(config.schedule, updates, config.milestones, warmup_steps=warmup)
 
 
-def build_updater(config: OptimizerConfig, modules: NamedModules, total_steps: int) -> Updater:
+def build_updater(
+    config: OptimizerConfig, modules: NamedModules, total_steps: int, precision: str = "fp32"
+) -> Updater:
     """Return optimizer, schedule and clipping for the parameters of modules, the same for every engine, in a
-    run of `total_steps` batches."""
+    run of `total_steps` batches, with a loss scaler for gradients in fp16."""
     modules = list(modules)
     groups = parameter_groups(modules, config.group_settings())
     optimizer = config.factory()(groups) if groups else None
@@ -51,6 +55,7 @@ def build_updater(config: OptimizerConfig, modules: NamedModules, total_steps: i
         config.accumulate,
         [parameter for parameter, *_ in parameter_names(modules)],
         config.ema,
+        LossScaler() if precision == "fp16" else None,
     )
 
 
@@ -77,7 +82,7 @@ def build_stage(
         index,
         module,
         rule,
-        build_updater(config.optimizer, numbered(module, first), total_steps),
+        build_updater(config.optimizer, numbered(module, first), total_steps, config.runtime.precision),
         send_targets=index > 0 and config.capabilities.needs_targets,
         target_every=config.partition.target_every if config.capabilities.sparse_targets else 1,
         skip_nonfinite=config.recovery.on_nonfinite == "skip",

@@ -58,7 +58,7 @@ VALUES: dict[str, dict[str, str]] = {
         "--device": "nothing cuda:x",
         "--threads": "x -1",
         "--wire": "nothing fp16",
-        "--precision": "nothing fp16",
+        "--precision": "nothing fp8",
         "--emulate-gflops": "x 0 -1 nan inf",
         "--timeout": "x 0 -1 nan inf 1e10 1e300 1e-9",
         "--port": "x -1 65536",

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from torch import nn
 from torch.nn import functional as F
 
+from dni_async.learning_rates import schedule_factor
 from dni_async.networks.factory import build_auxiliary
 from dni_async.networks.settings import LocalConfig
-from dni_async.optim import Updater, optimizer_factory, schedule_factor
+from dni_async.optim import Updater, optimizer_factory
 from dni_async.rules import DelayedRule, DniRule, FrozenRule, LocalRule
 from dni_async.rules.base import Rule
 from dni_async.synthesis.scale import GradientScale

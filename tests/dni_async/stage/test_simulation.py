@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dni_async.errors import StageError
+from dni_async.learning_rates import schedule_factor
 from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient
 from dni_async.networks.factory import build_auxiliary, build_synthesizer, resolve
 from dni_async.networks.settings import LocalConfig, SGConfig
-from dni_async.optim import Updater, optimizer_factory, schedule_factor
+from dni_async.optim import Updater, optimizer_factory
 from dni_async.rules import DelayedRule, DniRule, FrozenRule, LocalRule
 from dni_async.rules.base import Rule
 from dni_async.stage.simulation import Move, Order, Simulation, downstream_first, upstream_first

@@ -107,6 +107,8 @@ def test_a_wrong_value_is_named_with_its_remedy(cls, settings, words):
             "on-nonfinite skip would take all batches of an update",
         ),
         ({"on_nonfinite": "skip", "rule": "oracle"}, "stages that learn, not for oracle"),
+        ({"precision": "fp16", "rule": "oracle"}, "fp16 scales gradients, and oracle does not; use bf16"),
+        ({"precision": "fp16", "engine": "dni-local"}, "and dni-local does not; use bf16"),
         ({"compile": True, "engine": "1f1b"}, "1f1b cannot be compiled; leave --compile out, or use dni, "),
         ({"compile": True, "rule": "delayed"}, "delayed cannot be compiled; leave --compile out"),
         ({"compile": True, "rule": "oracle"}, "oracle cannot be compiled; leave --compile out"),

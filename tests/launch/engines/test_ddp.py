@@ -40,9 +40,12 @@ def test_the_weights_are_those_of_sequential_backprop(task, rows, tmp_path):
     assert all(0 < stage["utilisation"] < 1 and stage["wait_s"] > 0 for stage in summary["stages"])
 
 
-def test_in_bf16_it_trains_almost_as_backprop_does(tmp_path):
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_in_half_precision_it_trains_almost_as_backprop_does(precision, tmp_path):
     task = Tiny(plain_layers, train=50)
-    config = TrainConfig.of(engine="ddp", batch_size=16, epochs=2, optimizer="sgd", lr=0.5, precision="bf16")
+    config = TrainConfig.of(
+        engine="ddp", batch_size=16, epochs=2, optimizer="sgd", lr=0.5, precision=precision
+    )
     with Job(config, task, 2, tmp_path) as job:
         assert job.statuses() == [0, 0], job.lines()
     weights, (alone, _) = load_all(job.out, 1), backprop(task, config)

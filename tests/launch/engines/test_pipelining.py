@@ -65,11 +65,12 @@ def test_the_weights_are_those_of_sequential_backprop(engine, stages, count, row
     check_same_training(summary, load_all(job.out, stages), task, config, rows, 21)
 
 
-def test_in_bf16_a_single_micro_batch_trains_as_sequential_backprop(tmp_path):
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_in_half_precision_a_single_micro_batch_trains_as_sequential_backprop(precision, tmp_path):
     """With whole batches the operations are those of backprop."""
     task = Tiny(in_place_layers, train=49, test=21)
     config = TrainConfig.of(
-        engine="gpipe", micro_batches=1, batch_size=16, epochs=2, optimizer="sgd", lr=0.5, precision="bf16"
+        engine="gpipe", micro_batches=1, batch_size=16, epochs=2, optimizer="sgd", lr=0.5, precision=precision
     )
     with Job(config, task, 2, tmp_path) as job:
         assert job.statuses() == [0, 0], job.lines()
@@ -174,7 +175,7 @@ def test_an_error_of_a_layer_is_told_in_its_own_words(tmp_path):
     with Job(config, Tiny(failing_layers), 2, tmp_path) as job:
         assert job.statuses() == [1, 1]
         (line,) = job.lines()
-        place = "(tests/launch/engines/test_pipelining.py:164 in forward())"
+        place = "(tests/launch/engines/test_pipelining.py:165 in forward())"
         assert line == f"dni-async: rank 1 (gpipe), at step 2: IndexError: no such row {place}"
 
 

@@ -150,13 +150,16 @@ def test_frozen_stages_never_move_while_the_last_one_learns():
     assert after[-1].version == 8
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 @pytest.mark.parametrize(("rule", "targets"), [("dni", 8), ("cdni", 8), ("delayed", 8), ("local", 0)])
 def test_decoupled_stages_learn(rule, targets, precision):
     before, after = (make(2, rule=rule, precision=precision) for make in (built, trained))
     for first, second in zip(before, after, strict=True):
         assert not equal(weights([first]), weights([second]))
-        assert second.version == 8
+        skipped = (
+            second.updater.scaler.skipped if precision == "fp16" else 0
+        )  # the first scale may be too large
+        assert second.version + skipped == 8
     assert after[0].targets_received == targets
 
 

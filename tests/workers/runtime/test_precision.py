@@ -1,4 +1,4 @@
-"""Layers in fp32 and bf16."""
+"""Layers in fp32, bf16 and fp16."""
 
 import copy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from workers.runtime.precision import in_precision, sequential
+from workers.runtime.precision import head_precision, in_precision, sequential
 
 CPU = torch.device("cpu")
 
@@ -49,3 +49,26 @@ def test_a_function_works_in_bf16_inside_only():
     a = torch.randn(3, 3)
     assert in_precision(torch.mm, "bf16", CPU)(a, a).dtype is torch.bfloat16
     assert torch.mm(a, a).dtype is torch.float32
+
+
+def test_fp16_computes_under_autocast_and_returns_fp32():
+    ours = sequential(layers(), "fp16")
+    x = torch.randn(5, 4)
+    with torch.autocast("cpu", torch.float16):
+        wanted = nn.Sequential(*copy.deepcopy(list(ours)))(x)
+    output = ours(x)
+    assert (output.dtype, wanted.dtype) == (torch.float32, torch.float16) and torch.equal(
+        output, wanted.float()
+    )
+    output.sum().backward()
+    assert all(p.grad.dtype is torch.float32 for p in ours.parameters())
+    assert in_precision(torch.mm, "fp16", CPU) is torch.mm and head_precision("fp16") == "fp32"
+
+
+def test_every_float_of_a_tree_is_returned_in_fp32():
+    class Two(nn.Module):
+        def forward(self, x):
+            return {"h": x @ x, "ids": x.long()}
+
+    output = sequential([Two()], "fp16")(torch.ones(2, 2))
+    assert (output["h"].dtype, output["ids"].dtype) == (torch.float32, torch.int64)
