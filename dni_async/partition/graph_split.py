@@ -9,7 +9,8 @@
 A layer returns what later layers need: one tensor, or a tuple, which includes tensors that the layer only
 hands on. Some values do not travel, because each layer computes them itself: sizes, what follows from sizes
 and constants alone (a causal mask), and what follows from inputs of whole numbers (a mask for every head,
-from a mask for every token), since the inputs are smaller.
+from a mask for every token), since the inputs are smaller. A tensor without a row per sample, such as a table
+of positions, gets such rows to travel, all of them the same.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_aggregate
 
-from dni_async.errors import UserError
-
 
 def split_graph(graph: fx.Graph, first: Sequence[fx.Node]) -> list[fx.Graph]:
     """Return the graph of every layer, each with the placeholder `inputs`.
@@ -31,9 +30,6 @@ def split_graph(graph: fx.Graph, first: Sequence[fx.Node]) -> list[fx.Graph]:
     Args:
         graph: see `trace`.
         first: the nodes with which layers 1, 2, ... begin, in order.
-
-    Raises:
-        UserError: a value without a row for each sample is needed on both sides of a split.
     """
     network = _Network(graph, first)
     (result,) = (node.args[0] for node in graph.nodes if node.op == "output")
@@ -78,6 +74,11 @@ class _Network:
             and self.anywhere.issuperset(node.all_input_nodes)
         )
 
+    def has_rows(self, node: fx.Node) -> bool:
+        """Whether a tensor has a row for each sample."""
+        shape = node.meta["val"].shape
+        return bool(shape) and str(shape[0]) in self.batch
+
     def computes(self, number: int, node: fx.Node) -> bool:
         """Whether layer `number` computes this node, rather than taking it from the layer before."""
         if node.op == "placeholder":
@@ -103,9 +104,7 @@ class _Layer:
         while self._open_sizes:
             self._need_size(self._open_sizes.pop(0))
         order = {node: place for place, node in enumerate(network.nodes)}
-        self.taken.sort(key=lambda node: (not _is_float(node), order[node]))
-        if number:
-            self._check_rows()
+        self.taken.sort(key=lambda node: -order[node] if _is_float(node) else len(order) + order[node])
 
     def _need(self, node: fx.Node) -> None:
         todo = [node]
@@ -132,25 +131,20 @@ class _Layer:
         for argument in node.all_input_nodes:
             self._need(argument)
 
-    def _check_rows(self) -> None:
-        for node in self.taken:
-            shape = node.meta["val"].shape
-            if not shape or str(shape[0]) not in self.network.batch:
-                raise UserError(
-                    f"{_origin(node)} makes a tensor ({', '.join(map(str, shape))}) without a row per "
-                    f"sample, which layer {self.number} needs; choose split points that keep them together"
-                )
-
     def build(self) -> fx.Graph:
         """Return the layer's graph."""
         graph = fx.Graph()
         inputs = graph.placeholder("inputs")
         env: dict[fx.Node, fx.Node] = {}
+        received: dict[fx.Node, fx.Node] = {}
         for place, node in enumerate(self.taken):
             path = node.meta["path"] if not self.number else [place] if len(self.taken) > 1 else []
-            env[node] = inputs
+            value = inputs
             for key in path:
-                env[node] = graph.call_function(operator.getitem, (env[node], key))
+                value = graph.call_function(operator.getitem, (value, key))
+            received[node] = env[node] = value
+            if not self.network.has_rows(node):
+                env[node] = graph.call_function(torch.ops.aten.select.int, (value, 0, 0))
         for node, (tensor, dim) in self.sizes.items():
             env[node] = graph.call_function(torch.ops.aten.sym_size.int, (env[tensor], dim))
         traced_on, device = self._device(graph, env)
@@ -160,7 +154,7 @@ class _Layer:
                 new.args, new.kwargs = map_aggregate(
                     (new.args, new.kwargs), lambda arg: device if arg == traced_on else arg
                 )
-        results = tuple(env[node] for node in self.returned)
+        results = tuple(self._result(graph, node, env, received) for node in self.returned)
         graph.output(results if len(results) > 1 else results[0])
         values = [node.meta["val"] for node in self.returned]
         graph.output_node().meta["types"] = [(value.dtype, value.ndim) for value in values]
@@ -168,6 +162,24 @@ class _Layer:
             graph.erase_node(device)
         graph.lint()
         return graph
+
+    def _result(
+        self,
+        graph: fx.Graph,
+        node: fx.Node,
+        env: Mapping[fx.Node, fx.Node],
+        received: Mapping[fx.Node, fx.Node],
+    ) -> fx.Node:
+        """Return a value as it travels: with a row per sample."""
+        if node in received:
+            return received[node]
+        with_rows = next((other for other in self.returned if self.network.has_rows(other)), None)
+        if self.network.has_rows(node) or with_rows is None:
+            return env[node]
+        batch = graph.call_function(torch.ops.aten.sym_size.int, (env[with_rows], 0))
+        row = graph.call_function(torch.ops.aten.unsqueeze.default, (env[node], 0))
+        sizes: list[Any] = [batch, *[-1] * node.meta["val"].ndim]
+        return graph.call_function(torch.ops.aten.expand.default, (row, sizes))
 
     def _device(self, graph: fx.Graph, env: Mapping[fx.Node, fx.Node]) -> tuple[Any, Any]:
         """Return the device of the tensors that the layer takes: in the trace, and as a node."""
@@ -201,11 +213,3 @@ def _is_repeatable(node: fx.Node) -> bool:
     if isinstance(node.target, torch._ops.OpOverload):
         return torch.Tag.nondeterministic_seeded not in node.target.tags
     return getattr(node.target, "__module__", "") in ("_operator", "torch", "math")
-
-
-def _origin(node: fx.Node) -> str:
-    """Return the name of the submodule whose code has made a value."""
-    names = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
-    return (
-        names[-1].partition("@")[0].removeprefix("model").removeprefix(".") or "the model" if names else "it"
-    )

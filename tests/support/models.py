@@ -180,6 +180,16 @@ def bert(**settings: Any) -> nn.Module:
     return BertForSequenceClassification(BertConfig(**sizes | depth | plain | settings))
 
 
+def llama() -> nn.Module:
+    """Return a tiny LlamaForCausalLM of Hugging Face, whose rotary embedding has no row per sample."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"vocab_size": 24, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "use_cache": False}
+    symbols = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    return LlamaForCausalLM(LlamaConfig(**sizes, **heads, **symbols))
+
+
 def tokens(rows: int, length: int = 6, seed: int = 0) -> dict[str, Tensor]:
     """Return input_ids and attention_mask (rows, length); the last row is padded on the right."""
     generator = torch.Generator().manual_seed(seed)

@@ -60,6 +60,7 @@ SLOW_CASES: dict[str, Case] = {
         ["transformer.h.1", "transformer.h.2"],
         models.tokens,
     ),
+    "Llama": (models.llama, ["model.layers.*"], models.tokens),
     "BERT with dropout": (
         lambda: models.bert(hidden_dropout_prob=0.1),
         ["bert.encoder.layer.1"],
@@ -82,7 +83,7 @@ class Split:
     scope="module", params=[*CASES, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_CASES)]
 )
 def split(request: pytest.FixtureRequest) -> Split:
-    if request.param.startswith(("GPT", "BERT")):
+    if request.param.startswith(("GPT", "BERT", "Llama")):
         pytest.importorskip("transformers")
     torch.manual_seed(0)
     make, points, inputs = (CASES | SLOW_CASES)[request.param]
@@ -181,8 +182,8 @@ def test_skip_connections_travel_as_a_tuple() -> None:
         returned.append([tuple(part.shape[1:]) for part in x] if isinstance(x, tuple) else tuple(x.shape[1:]))
     assert returned == [
         (4, 16, 16),
-        [(4, 16, 16), (8, 8, 8)],
-        [(4, 16, 16), (16, 8, 8)],
+        [(8, 8, 8), (4, 16, 16)],
+        [(16, 8, 8), (4, 16, 16)],
         (8, 16, 16),
         (4, 16, 16),
     ]
@@ -299,11 +300,6 @@ REFUSED: list[tuple[Callable[..., Any], str]] = [
     (by_mode, r"in training and in evaluation its submodules pass each other different tensors$"),
     (lambda self, x: self.a(x), r"its forward does not run b$"),
     (
-        lambda self, x: self.b((t := F.relu(self.table))[: x.shape[0]] + self.a(x)) + t[: x.shape[0]],
-        r"the model makes a tensor \(7, 4\) without a row per sample, which layer 1 needs; choose split "
-        r"points that keep them together$",
-    ),
-    (
         lambda self, x: (self.a(x), self.b(x)),
         r"it returns the tensors 0, 1; choose one of them with output=$",
     ),
@@ -334,6 +330,18 @@ def test_a_buffer_that_the_code_between_submodules_changes_is_changed_once_per_b
     assert model.count == 0
     assert torch.equal(chain(x), model.b(model.a(x))) and model.count == 1
     assert torch.equal(chain(x), 2 * model.b(model.a(x)))
+
+
+def test_tensors_without_rows_travel_with_a_row_per_sample() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        table, scale = F.relu(self.table), self.table.mean()
+        return self.c(self.b(self.a(x) + table[0]) + table[1] * scale) @ table.T * scale
+
+    model = Shared(forward)
+    first, *others = from_module(model, ["b", "c"], torch.randn(3, 4))
+    x, weights = torch.randn(5, 4), list(model.parameters())
+    assert sorted(tuple(part.shape) for part in first(x)) == [(5,), (5, 4), (5, 7, 4)]
+    assert equal(computed(nn.Sequential(first, *others), x, weights), computed(model, x, weights))
 
 
 def test_a_gradient_that_is_stopped_between_submodules_is_kept() -> None:
