@@ -28,7 +28,7 @@ from torch.utils._pytree import (
 from dni_async.errors import UserError
 from dni_async.joining import Join
 from dni_async.messages import MAX_EXTRAS
-from dni_async.trees import describe_tree
+from dni_async.trees import describe_tree, in_order_of
 
 Role = Literal["h", "extra", "constant"]
 Extras = tuple[Tensor, ...]
@@ -107,8 +107,10 @@ class Boundary:
                 return value, ()
             raise self._differs(value)
         values, spec = tree_flatten(value)
-        if spec != self.spec:
-            raise self._differs(value)
+        if spec != self.spec:  # perhaps only the order of a dict's keys is another one
+            values, spec = tree_flatten(in_order_of(self._example(), value))
+            if spec != self.spec:
+                raise self._differs(value)
         parts: list[Tensor] = []
         extras: list[Tensor] = []
         for got, leaf in zip(values, self.leaves, strict=True):
@@ -171,9 +173,13 @@ class Boundary:
         parts = Join.from_state(state["parts"]) if state["parts"] else None
         return cls(treespec_loads(state["spec"]), leaves, parts, state["name"])
 
-    def _differs(self, value: Any) -> UserError:
+    def _example(self) -> Any:
+        """Return a tree of this structure."""
         leaves = [leaf.value if leaf.role == "constant" else torch.empty(0) for leaf in self.leaves]
-        wanted, got = (describe_tree(tree) for tree in (tree_unflatten(leaves, self.spec), value))
+        return tree_unflatten(leaves, self.spec)
+
+    def _differs(self, value: Any) -> UserError:
+        wanted, got = (describe_tree(tree) for tree in (self._example(), value))
         if wanted == got:
             got += " of other shapes"
         return UserError(
@@ -241,6 +247,4 @@ def _check_rows(parts: Sequence[Tensor], value: Any, name: str) -> None:
 def _constant(leaf: Any, value: Any, name: str) -> Leaf:
     if isinstance(leaf, _CONSTANTS):
         return Leaf("constant", leaf)
-    raise UserError(
-        f"{name} returned {describe_tree(value)}; return tensors, or a tuple, list or dict of them"
-    )
+    raise UserError(f"{name} returned {describe_tree(value)}; return tensors, in tuples, lists or dicts")

@@ -21,6 +21,17 @@ def map_tensors(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
     return function(tree) if isinstance(tree, Tensor) else tree_map_only(Tensor, function, tree)
 
 
+def in_order_of(example: Any, tree: Any) -> Any:
+    """Return the tree with the keys of its dicts in the order of an example's, where they have the same."""
+    if type(tree) is not type(example):
+        return tree
+    if isinstance(tree, dict) and tree.keys() == example.keys():
+        return {key: in_order_of(part, tree[key]) for key, part in example.items()}
+    if type(tree) in (tuple, list) and len(tree) == len(example):
+        return type(tree)(map(in_order_of, example, tree))
+    return tree
+
+
 def describe_tree(value: object) -> str:
     """Return words for a tree, such as "(tensor, None)" or "{ids: tensor, mask: tensor}"."""
     text = "a tensor" if isinstance(value, Tensor) else _describe(value)

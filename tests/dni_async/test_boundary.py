@@ -123,6 +123,13 @@ def test_what_cannot_cross_is_refused_in_one_line(tree: Any, words: str) -> None
     assert "layer 2 (Block) returned" in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_the_order_of_the_keys_of_a_dict_may_change() -> None:
+    boundary = Boundary.of([{"a": x(4, 2), "ids": IDS, "b": x(4, 3)}, None])
+    h, extras = boundary.pack([{"b": x(4, 3), "a": x(4, 2), "ids": IDS}, None])
+    got = boundary.unpack(h, extras)[0]
+    assert list(got) == ["a", "ids", "b"] and torch.equal(got["b"], x(4, 3)) and got["ids"] is IDS
+
+
 def test_a_gradient_that_would_get_lost_is_refused() -> None:
     boundary = Boundary.of((x(4, 3), x(4, 3, grad=False)))
     with pytest.raises(UserError, match=r"a tensor \(4, 3\) needs a gradient that needed none at the start"):

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from dni_async.trees import describe_tree, first_tensor, map_tensors
+from dni_async.trees import describe_tree, first_tensor, in_order_of, map_tensors
 
 IDS, MASK = torch.arange(12).reshape(4, 3), torch.ones(4, 3, dtype=torch.bool)
 
@@ -21,6 +21,15 @@ def test_only_tensors_are_mapped() -> None:
     assert mapped["rest"][:2] == [None, 3] and mapped["rest"][2][1] == "text"
     assert torch.equal(mapped["ids"], IDS[:2]) and torch.equal(mapped["rest"][2][0], MASK[:2])
     assert torch.equal(map_tensors(torch.neg, IDS), -IDS)
+
+
+def test_keys_are_put_in_the_order_of_an_example() -> None:
+    example: Any = ({"a": 1, "b": [{"c": 2, "d": 3}]}, 4)
+    got = in_order_of(example, ({"b": [{"d": 30, "c": 20}], "a": 10}, 40))
+    assert got == ({"a": 10, "b": [{"c": 20, "d": 30}]}, 40)
+    assert (list(got[0]), list(got[0]["b"][0])) == (["a", "b"], ["c", "d"])
+    for other in ({"a": 1}, [1, 2, 3], ({"a": 1, "c": 2}, 4), (1, 2, 3), None):
+        assert in_order_of(example, other) is other or in_order_of(example, other) == other
 
 
 @pytest.mark.parametrize(
