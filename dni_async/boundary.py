@@ -17,18 +17,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import (
-    TreeSpec,
-    tree_flatten,
-    tree_unflatten,
-    treespec_dumps,
-    treespec_loads,
-)
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_structure, tree_unflatten
 
 from dni_async.errors import UserError
 from dni_async.joining import Join
 from dni_async.messages import MAX_EXTRAS
-from dni_async.trees import describe_tree, in_order_of
+from dni_async.trees import describe_tree, in_order_of, structure_example, structure_state
 
 Role = Literal["h", "extra", "constant"]
 Extras = tuple[Tensor, ...]
@@ -154,24 +148,22 @@ class Boundary:
         """Return the fields, JSON-able.
 
         Raises:
-            UserError: the tree has a class that cannot be written down, such as a namedtuple.
+            UserError: there is something else in the tree than tuples, lists and dicts, such as a namedtuple.
         """
         try:
-            spec = treespec_dumps(self.spec)
-        except NotImplementedError:
-            raise UserError(
-                f"{self.name} returned a class that cannot be sent; return a tensor, or a tuple, list or dict"
-            ) from None
+            structure = structure_state(self._example())
+        except TypeError as error:
+            raise UserError(f"{self.name} returned what cannot be sent: {error}") from None
         leaves = [[leaf.role, leaf.value] for leaf in self.leaves]
         parts = self.parts.state_dict() if self.parts else None
-        return {"spec": spec, "leaves": leaves, "parts": parts, "name": self.name}
+        return {"structure": structure, "leaves": leaves, "parts": parts, "name": self.name}
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Boundary:
         """Return the boundary of which `state_dict` returned the fields."""
         leaves = tuple(Leaf(*fields) for fields in state["leaves"])
         parts = Join.from_state(state["parts"]) if state["parts"] else None
-        return cls(treespec_loads(state["spec"]), leaves, parts, state["name"])
+        return cls(tree_structure(structure_example(state["structure"])), leaves, parts, state["name"])
 
     def _example(self) -> Any:
         """Return a tree of this structure."""

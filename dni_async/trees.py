@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only, tree_structure
 
 
 def first_tensor(tree: Any) -> Tensor:
@@ -30,6 +30,35 @@ def in_order_of(example: Any, tree: Any) -> Any:
     if type(tree) in (tuple, list) and len(tree) == len(example):
         return type(tree)(map(in_order_of, example, tree))
     return tree
+
+
+def structure_state(tree: Any) -> Any:
+    """Return the structure of a tree of tuples, lists and dicts, JSON-able; None for a leaf.
+
+    Not `treespec_dumps` of torch: reading its text may import any module.
+
+    Raises:
+        TypeError: another class is in it, or a key that is no text or number.
+    """
+    if type(tree) in (tuple, list):
+        return [type(tree).__name__, [structure_state(part) for part in tree]]
+    if type(tree) is dict and all(type(key) in (str, int) for key in tree):
+        return ["dict", [[key, structure_state(part)] for key, part in tree.items()]]
+    if not tree_structure(tree).is_leaf():
+        name = type(tree).__name__
+        raise TypeError(f"use tuples, lists and dicts with texts as keys ({name} is none of them)")
+    return None
+
+
+def structure_example(state: Any) -> Any:
+    """Return a tree, with None for leaves, of which `structure_state` returned the state."""
+    if state is None:
+        return None
+    kind, parts = state
+    if kind == "dict":
+        return {key: structure_example(part) for key, part in parts}
+    made = [structure_example(part) for part in parts]
+    return tuple(made) if kind == "tuple" else made
 
 
 def describe_tree(value: object) -> str:

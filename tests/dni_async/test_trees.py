@@ -1,11 +1,21 @@
 from __future__ import annotations
 
+import json
+from collections import OrderedDict, defaultdict
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._pytree import tree_structure
 
-from dni_async.trees import describe_tree, first_tensor, in_order_of, map_tensors
+from dni_async.trees import (
+    describe_tree,
+    first_tensor,
+    in_order_of,
+    map_tensors,
+    structure_example,
+    structure_state,
+)
 
 IDS, MASK = torch.arange(12).reshape(4, 3), torch.ones(4, 3, dtype=torch.bool)
 
@@ -21,6 +31,20 @@ def test_only_tensors_are_mapped() -> None:
     assert mapped["rest"][:2] == [None, 3] and mapped["rest"][2][1] == "text"
     assert torch.equal(mapped["ids"], IDS[:2]) and torch.equal(mapped["rest"][2][0], MASK[:2])
     assert torch.equal(map_tensors(torch.neg, IDS), -IDS)
+
+
+@pytest.mark.parametrize(
+    "tree", [IDS, (IDS, [None, {"b": (), "a": IDS, 3: [IDS]}], "text"), [], {}, [(IDS,)], OrderedDict]
+)
+def test_structures_survive_json(tree: Any) -> None:
+    example = structure_example(json.loads(json.dumps(structure_state(tree))))
+    assert tree_structure(example) == tree_structure(tree)
+
+
+@pytest.mark.parametrize("tree", [OrderedDict(a=IDS), (defaultdict(list),), {(1, 2): IDS}, {None: IDS}])
+def test_only_tuples_lists_and_dicts_have_a_state(tree: Any) -> None:
+    with pytest.raises(TypeError, match="use tuples, lists and dicts"):
+        structure_state(tree)
 
 
 def test_keys_are_put_in_the_order_of_an_example() -> None:
