@@ -16,6 +16,7 @@ from dni_async.networks.conv import ConvSG as ConvSG
 from dni_async.networks.head import ClassifierSG as ClassifierSG
 from dni_async.networks.head import FeatureHeadSG as FeatureHeadSG
 from dni_async.networks.head import HeadSG as HeadSG
+from dni_async.networks.head import TokenHeadSG as TokenHeadSG
 from dni_async.networks.least_squares import LeastSquaresSG as LeastSquaresSG
 from dni_async.networks.linear import LinearSG as LinearSG
 from dni_async.networks.mlp import MlpSG as MlpSG

@@ -51,10 +51,15 @@ class DNINetwork(nn.Module):
     """Whether `synthesize` leaves gradients in the parameters for an update at once."""
     feature_dim = -1
     """The dimension of h that the sizes count: -1 for (B, ..., D), 1 for (B, C, H, W)."""
+    needs_sequences: ClassVar[bool] = False
+    """Whether activations must be (B, T, D)."""
     needs_classes: ClassVar[bool] = False
     """Whether the labels must be one-hot classes."""
     replays: ClassVar[bool] = True
     """Whether from three stages on it learns better with replayed tuples (by default 2 per target)."""
+    learned_share: ClassVar[float] = 1.0
+    """Share of a batch's samples that it learns from when their target comes; it must be 1 for a network with
+    a hidden state."""
     follows_schedule: ClassVar[bool] = False
     """Whether its learning rate follows the schedule of the stage's."""
     least_features: ClassVar[int] = 1

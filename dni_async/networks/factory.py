@@ -51,6 +51,8 @@ def resolve(
     image = len(shape) == 3
     if network.feature_dim == 1 and not image:
         raise UserError(f"SG network {kind} needs activations (B, C, H, W), not {('B', *shape)}; use linear")
+    if network.needs_sequences and len(shape) != 2:
+        raise UserError(f"SG network {kind} needs activations (B, T, D), not {('B', *shape)}; use head")
     if network.needs_classes and not (conditional and classes):
         raise UserError(f"SG network {kind} needs class labels (rule cdni); use conv or linear")
     flat = _features(shape)
@@ -82,8 +84,10 @@ def measurable(config: SGConfig, shape: tuple[int, ...]) -> SGConfig:
     A rank or a kind that does not fit an output as narrow as this one refuses a run only where it is cut.
     """
     features, kind = _features(shape), config.kind
-    if kind != AUTO and features < find_network(kind).for_shape(shape).least_features:
-        kind = AUTO
+    if kind != AUTO:
+        network = find_network(kind).for_shape(shape)
+        if features < network.least_features or (network.needs_sequences and len(shape) != 2):
+            kind = AUTO
     return replace(config, kind=kind, rank=min(config.rank, features) if config.rank else config.rank)
 
 

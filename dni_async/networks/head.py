@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ class ClassifierSG(DNINetwork):
 
     head: maps h (B, ...) to logits (B, classes), or (B, ..., classes) with one prediction per position.
     Positions without labels of their own share the label of their sample: their logits are averaged.
+    With a label per position the error is counted in units of the loss of one label, whatever the number of
+    positions.
     """
 
     learns_when_predicting = True
@@ -50,7 +53,7 @@ class ClassifierSG(DNINetwork):
     def for_shape(cls, shape: tuple[int, ...]) -> type[DNINetwork]:
         if cls is not ClassifierSG:
             return cls
-        return HeadSG if len(shape) == 3 else FeatureHeadSG
+        return {2: TokenHeadSG, 3: HeadSG}.get(len(shape), FeatureHeadSG)
 
     @override
     def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
@@ -73,10 +76,11 @@ class ClassifierSG(DNINetwork):
     def regress(self, h: Tensor, labels: Tensor | None, target: Tensor) -> Tensor:
         """One backward of mean((g - target)^2) over the running mean of target^2."""
         prediction = self(h.detach().requires_grad_(), None, labels)[0]
+        per_label = math.prod(required(labels, self.classes).shape[1:-1]) ** 2
         self.target_count += 1
-        self.target_square.lerp_(target.square().mean(), 1 - self.rms_decay)
+        self.target_square.lerp_(target.square().mean() * per_label, 1 - self.rms_decay)
         mean_square = self.target_square / (1 - self.rms_decay**self.target_count)
-        loss = F.mse_loss(prediction, target) / mean_square.clamp_min(1e-30)
+        loss = F.mse_loss(prediction, target) * (per_label / mean_square.clamp_min(1e-30))
         parameters = list(self.parameters())
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
         for parameter, grad in zip(parameters, grads, strict=True):
@@ -114,7 +118,7 @@ class HeadSG(ClassifierSG):
 
 
 class FeatureHeadSG(ClassifierSG):
-    """The structured SG network for activations (B, D), and (B, T, D) with a label per sample or per step.
+    """The structured SG network for activations (B, D).
 
         h (B, ..., D) -> LayerNorm(D) -> Linear(D -> classes) -> cross-entropy with y
 
@@ -142,6 +146,17 @@ class FeatureHeadSG(ClassifierSG):
     @override
     def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:
         return cls(shape[-1], label_size, settings.hidden)
+
+
+class TokenHeadSG(FeatureHeadSG):
+    """The same for activations (B, T, D), with a label per position or per sample.
+
+    The double backward costs three times as much as the cross-entropy step, so a target teaches the network
+    on a quarter of the sequences only, which are drawn at random.
+    """
+
+    needs_sequences = True
+    learned_share: ClassVar[float] = 0.25
 
 
 def classifier(channels: int, hidden_size: int, classes: int, height: int) -> nn.Sequential:

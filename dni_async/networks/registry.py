@@ -13,6 +13,7 @@ NETWORKS = {
     "mlp": "dni_async.networks.mlp:MlpSG",
     "conv": "dni_async.networks.conv:ConvSG",
     "head": "dni_async.networks.head:ClassifierSG",
+    "token-head": "dni_async.networks.head:TokenHeadSG",
 }
 """Name on the command line -> class."""
 NARROW = 2

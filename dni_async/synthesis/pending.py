@@ -36,6 +36,11 @@ class PendingPrediction:
         """Return the batch without the hidden state: a resumed recurrent network begins a new sequence."""
         return {"h": self.h, "labels": self.labels, "version": self.version, "share": self.share}
 
+    def part(self, samples: slice) -> PendingPrediction:
+        """Return some samples of the batch, without the hidden state."""
+        labels = None if self.labels is None else self.labels[samples]
+        return PendingPrediction(self.h[samples], labels, self.version, share=self.share)
+
     @classmethod
     def from_state(cls, state: State, device: torch.device) -> PendingPrediction:
         """Return the batch on `device`."""
@@ -101,6 +106,13 @@ class PendingPredictions:
         self.dropped, self.unmatched = state["dropped"], state["unmatched"]
         for entry in state["pending"]:
             self.put(entry["step"], PendingPrediction.from_state(entry, device))
+
+
+def some_samples(samples: int, share: float, generator: torch.Generator) -> slice:
+    """Return which samples make up a share of a batch: at least one, neighbours, from a random one on."""
+    count = max(1, int(samples * share))
+    start = int(torch.randint(samples - count + 1, (), generator=generator))
+    return slice(start, start + count)
 
 
 def tensors(nested: Any) -> Iterator[Tensor]:

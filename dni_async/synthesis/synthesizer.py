@@ -18,7 +18,7 @@ from dni_async.nonfinite import check_finite
 from dni_async.optim import gradients
 from dni_async.state.state_dict import State, load_optimizer_state, optimizer_state
 from dni_async.synthesis.agreement import Agreement
-from dni_async.synthesis.pending import PendingPrediction, PendingPredictions, tensors
+from dni_async.synthesis.pending import PendingPrediction, PendingPredictions, some_samples, tensors
 from dni_async.synthesis.predictor import Predictor
 from dni_async.synthesis.scale import GradientScale
 
@@ -70,8 +70,7 @@ class Synthesizer(Predictor):
         self.pending = pending
         self.condition, self.valid = condition, valid
         self.scale = scale or GradientScale()
-        self.replay = replay
-        self.guarded = guarded
+        self.replay, self.guarded = replay, guarded
         self.updates = 0
         self.agreement = Agreement()
         self._recent: deque[tuple[PendingPrediction, Tensor]] = deque(maxlen=replay_window)
@@ -122,10 +121,10 @@ class Synthesizer(Predictor):
             return
         self._rates.set(pending.version)  # a resumed run may learn before it predicts
         wanted = self.scale.to_network(target.to(self._dtype()), pending.share)
-        prediction = self._learn(pending, wanted)
+        prediction, target = self._learn(pending, wanted)
         if self._taken % self.measure_every == 0:
-            check_prediction(self.network, prediction, wanted)
-            self.agreement.add(prediction, wanted)
+            check_prediction(self.network, prediction, target)
+            self.agreement.add(prediction, target)
         self._taken += 1
         if self.replay:
             self._recent.append((pending, wanted))
@@ -148,7 +147,7 @@ class Synthesizer(Predictor):
         self.agreement.clear()
 
     def forget(self) -> None:
-        """Empty the replay window, for example when the network moves to another device or type."""
+        """Empty the replay window, as when the network moves to another device or type."""
         self._recent.clear()
 
     def held_bytes(self) -> int:
@@ -222,12 +221,16 @@ class Synthesizer(Predictor):
         shared = any(address == given.untyped_storage().data_ptr() for given in tensors(y))
         return labels.clone() if shared else labels
 
-    def _learn(self, pending: PendingPrediction, wanted: Tensor) -> Tensor:
+    def _learn(self, pending: PendingPrediction, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the prediction and the target (B, ...) that the network has learned from."""
+        if (share := self.network.learned_share) < 1:
+            samples = some_samples(len(wanted), share, self._generator)
+            pending, wanted = pending.part(samples), wanted[samples]
         h, labels = self._cast(pending.h, pending.labels)
         with self.network.at(pending.hidden), without_autocast(h):
             prediction = self.network.regress(h, labels, wanted)
         self._update()
-        return prediction
+        return prediction, wanted
 
     def _dtype(self) -> torch.dtype:
         dtype: torch.dtype = self.optimizer.param_groups[0]["params"][0].dtype

@@ -23,6 +23,7 @@ from dni_async.networks import (
     LinearSG,
     LinearSigmoidDNI,
     MlpSG,
+    TokenHeadSG,
 )
 from dni_async.networks.factory import Flattened
 from dni_async.synthesis.pending import PendingPredictions
@@ -64,6 +65,7 @@ ALL_NETWORKS = OLD_NETWORKS | {
     "recipe conv": (lambda label_size, **_: ConvSG(4, 3, 4, label_size), (4, 3, 2)),
     "recipe head": (lambda label_size, **_: HeadSG(4, label_size, 3), (4, 3, 2)),
     "recipe feature head": (lambda label_size, **_: FeatureHeadSG(4, label_size), (4,)),
+    "recipe token head": (lambda label_size, **_: TokenHeadSG(4, label_size), (3, 4)),
     "recipe linear for images": (lambda label_size, **_: Flattened(LinearSG(24, 24, label_size)), (4, 3, 2)),
 }
 """With those of the recipes, which have arguments of their own."""

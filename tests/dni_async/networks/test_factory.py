@@ -20,6 +20,7 @@ from dni_async.networks import (
     LeastSquaresSG,
     LinearSG,
     MlpSG,
+    TokenHeadSG,
 )
 from dni_async.networks.factory import (
     Flattened,
@@ -124,8 +125,8 @@ def test_real_valued_labels_get_no_head() -> None:
     [
         (
             {"kind": "rnn"},
-            "unknown SG network (rnn); use one of auto, linear, least-squares, mlp, conv, head, or your own "
-            "as my_pkg.my_sg:MySG",
+            "unknown SG network (rnn); use one of auto, linear, least-squares, mlp, conv, head, "
+            "token-head, or your own as my_pkg.my_sg:MySG",
         ),
         ({"units": "metres"}, "unknown gradient units (metres); use one of sample, rms, none"),
         ({"rank": -1}, "sg.rank is -1; it must be at least 0"),
@@ -151,6 +152,8 @@ def test_impossible_settings_are_the_users_to_mend(asked: dict[str, Any], messag
         ("head", (7, 64), False, True, "SG network head needs class labels"),
         ("head", (16, 8, 8), False, True, "SG network head needs class labels"),
         ("head", (16, 8, 8), True, False, "SG network head needs class labels"),
+        ("token-head", (64,), True, True, r"token-head needs activations \(B, T, D\), not \('B', 64\)"),
+        ("token-head", (7, 64), True, False, "SG network token-head needs class labels"),
     ],
 )
 def test_a_network_that_does_not_fit_the_cut_is_the_users_to_mend(
@@ -172,6 +175,8 @@ def test_a_network_that_does_not_fit_the_cut_is_the_users_to_mend(
         ("mlp", (12,), MlpSG),
         ("conv", (3, 6, 5), ConvSG),
         ("head", (3, 6, 5), HeadSG),
+        ("head", (7, 12), TokenHeadSG),
+        ("token-head", (7, 12), TokenHeadSG),
         ("linear", (3, 6, 5), Flattened),
         ("mlp", (3, 6, 5), Flattened),
     ],
@@ -390,6 +395,11 @@ def test_the_default_network_predicts_for_one_or_two_features_too(width: int) ->
         gradient = sg.predict(0, 0, h, y)
         sg.take(target)
     torch.testing.assert_close(gradient, target.grad, rtol=0.1, atol=0)
+
+
+def test_a_network_for_sequences_is_measured_on_sequences_alone() -> None:
+    kinds = [measurable(SGConfig(kind="token-head"), shape).kind for shape in ((7, 8), (8,), (3, 8, 8))]
+    assert kinds == ["token-head", "auto", "auto"]
 
 
 def test_a_network_is_measured_with_a_rank_that_fits_the_activation() -> None:

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dni_async.errors import UserError
-from dni_async.networks import ClassifierSG, FeatureHeadSG, HeadSG
+from dni_async.networks import ClassifierSG, FeatureHeadSG, HeadSG, TokenHeadSG
 
 CLASSES = 4
 
@@ -30,11 +30,12 @@ some_bodies = pytest.mark.parametrize("body", [IMAGES, FEATURES], ids=["images",
 def network_for(body: Body, scale: float = 0.3) -> ClassifierSG:
     torch.manual_seed(0)
     kind, shape = body
-    network: ClassifierSG = (
-        HeadSG(shape[0], CLASSES, shape[1])
-        if kind == "images"
-        else FeatureHeadSG(shape[-1], CLASSES, hidden_size=8 if kind == "hidden" else 0)
-    )
+    network: ClassifierSG
+    if kind == "images":
+        network = HeadSG(shape[0], CLASSES, shape[1])
+    else:
+        of_features = FeatureHeadSG if len(shape) == 1 else TokenHeadSG
+        network = of_features(shape[-1], CLASSES, hidden_size=8 if kind == "hidden" else 0)
     nn.init.constant_(network.log_scale, scale)
     return network.double()
 
@@ -181,6 +182,32 @@ def test_small_and_large_gradients_teach_the_head_alike(body: Body) -> None:
     one.regress(h, labels, target)
     small.regress(h, labels, target * 1e-3)
     torch.testing.assert_close(one.head[0].weight.grad, small.head[0].weight.grad, rtol=1e-5, atol=0)
+
+
+def test_sequences_of_any_length_count_by_the_loss_of_a_label() -> None:
+    """Sequences of equal steps: the gradient of the mean over T of them is 1/T of that of one step."""
+    teachers = []
+    for steps in (1, 2, 10):
+        network = network_for(STEPS, scale=0.0)
+        h, labels = batch(("steps", (1, 7)))
+        h, labels = h.expand(-1, steps, -1), labels.expand(-1, steps, -1)
+        one = torch.randn(5, 1, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        network.regress(*batch(("steps", (1, 7))), torch.ones(5, 1, 7).double())
+        network.regress(h, labels, one.expand(-1, steps, -1) / steps)
+        teachers.append([network.target_square, *(p.grad for p in network.parameters())])
+    for longer in teachers[1:]:
+        for found, wanted in zip(longer, teachers[0], strict=True):
+            torch.testing.assert_close(found, wanted)
+
+
+def test_positions_without_a_label_get_no_gradient() -> None:
+    """The row of an ignored label is zero; the others get what they get without it."""
+    network, (h, labels) = network_for(STEPS), batch(STEPS)
+    whole = network.synthesize(h, labels)
+    labels[:, 2:] = 0
+    masked = network.synthesize(h, labels)
+    assert masked[:, 2:].eq(0).all()
+    torch.testing.assert_close(masked[:, :2], whole[:, :2])
 
 
 @some_bodies

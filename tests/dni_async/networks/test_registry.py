@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dni_async.errors import UserError
-from dni_async.networks import DNINetwork, FeatureHeadSG, HeadSG
+from dni_async.networks import DNINetwork, FeatureHeadSG, HeadSG, TokenHeadSG
 from dni_async.networks.factory import Flattened, build_network, resolve
 from dni_async.networks.registry import NETWORKS, automatic_kind, find_network
 from dni_async.networks.settings import SGConfig
@@ -112,7 +112,7 @@ def test_real_valued_labels_get_least_squares_where_they_are_cheap(
 
 
 @pytest.mark.parametrize(
-    ("shape", "variant"), [((4,), FeatureHeadSG), ((5, 4), FeatureHeadSG), ((4, 3, 3), HeadSG)]
+    ("shape", "variant"), [((4,), FeatureHeadSG), ((5, 4), TokenHeadSG), ((4, 3, 3), HeadSG)]
 )
 def test_a_head_suits_the_shape_of_the_activation(shape: tuple[int, ...], variant: type[DNINetwork]) -> None:
     config = resolve(SGConfig(kind="head"), shape, 3, True, classes=True)

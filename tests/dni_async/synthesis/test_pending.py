@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dni_async.state.state_dict import copied
-from dni_async.synthesis.pending import PendingPrediction, PendingPredictions
+from dni_async.synthesis.pending import PendingPrediction, PendingPredictions, some_samples
 
 
 def waiting(version: int = 0, rows: int = 2, labels: bool = True) -> PendingPrediction:
@@ -125,3 +125,23 @@ def test_a_smaller_book_of_predictions_drops_the_oldest() -> None:
     smaller = PendingPredictions(2)
     smaller.load_state_dict(pending.state_dict(), torch.device("cpu"))
     assert steps_in(smaller) == {2, 3} and smaller.dropped == 2
+
+
+@pytest.mark.parametrize(
+    ("samples", "share", "count"), [(8, 0.25, 2), (9, 0.25, 2), (3, 0.25, 1), (1, 0.25, 1), (4, 1.0, 4)]
+)
+def test_a_share_of_a_batch_is_one_sample_or_more_in_a_row(samples: int, share: float, count: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = [range(samples)[some_samples(samples, share, generator)] for _ in range(200)]
+    assert all(len(each) == count for each in drawn)
+    assert {each.start for each in drawn} == set(range(samples - count + 1))
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_part_of_a_prediction_has_the_rows_of_its_samples(labels: bool) -> None:
+    h, y = torch.arange(12.0).view(4, 3), torch.arange(8.0).view(4, 2)
+    part = PendingPrediction(h, y if labels else None, 7, share=0.5).part(slice(1, 3))
+    assert torch.equal(part.h, h[1:3])
+    assert (part.labels is None) != labels
+    assert part.labels is None or torch.equal(part.labels, y[1:3])
+    assert (part.version, part.share, part.hidden) == (7, 0.5, None)

@@ -500,3 +500,40 @@ def test_a_batch_whose_labels_are_all_ignored_has_a_gradient_of_zero_and_teaches
     assert sg.predict(7, 70, h, y).eq(0).all()
     assert sg.take(target(7, value=0.0)) == 70
     assert (network.regressed, sg.stats()["sg_updates"], len(sg.pending)) == ([], 0, 0)
+
+
+class QuarterRecorder(Recorder):
+    learned_share = 0.25
+
+
+def test_a_network_may_learn_from_a_share_of_the_samples_of_a_target() -> None:
+    network = QuarterRecorder()
+    sg, firsts = synthesizer(network, condition=one_hot), []
+    for step in range(40):
+        h, y = batch(rows=8, seed=step)
+        assert sg.predict(step, 0, h, y).shape == h.shape
+        wanted = torch.randn(8, WIDTH, generator=torch.Generator().manual_seed(step))
+        sg.take(TargetGradient(step, 0, wanted))
+        seen, labels, learned = network.regressed[-1]
+        [first] = [row for row in range(7) if torch.equal(h[row : row + 2], seen)]
+        firsts.append(first)
+        assert labels is not None
+        assert torch.equal(labels, one_hot(y)[first : first + 2])
+        assert torch.equal(learned, wanted[first : first + 2] * 8)
+    assert set(firsts) == set(range(7))
+    assert sg.stats()["sg_relative_error"] is not None
+
+
+def test_a_resumed_network_learns_from_the_samples_that_it_would_have_learned_from() -> None:
+    runs = []
+    first, second = (synthesizer(QuarterRecorder()) for _ in range(2))
+    for step in range(3):
+        first.predict(step, 0, *batch(rows=8))
+        first.take(target(step, rows=8))
+    second.load_state_dict(copied(first.state_dict()))
+    for sg in (first, second):
+        for step in range(3, 9):
+            sg.predict(step, 0, *batch(rows=8))
+            sg.take(target(step, rows=8))
+        runs.append(torch.cat([h for h, *_ in sg.network.regressed[-6:]]))
+    assert torch.equal(*runs)
