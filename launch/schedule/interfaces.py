@@ -1,4 +1,4 @@
-"""What the ranks tell each other in their first call: the shapes between the stages, and who has labels.
+"""What the ranks tell each other in their first call: what crosses between the stages, and who has labels.
 
 rank 0   x ─► its module ─► (256, 64) ── store ──► rank 1   zeros (256, 64) ─► its module ─► (256, 10)
 """
@@ -10,8 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
+from dni_async.boundary import Boundary, Extras
 from dni_async.errors import UserError
+from dni_async.trees import describe_tree
 from workers.coordination.rendezvous import Rendezvous
 
 Spec = list[Any]
@@ -20,75 +23,110 @@ Spec = list[Any]
 
 @dataclass(slots=True)
 class Interfaces:
-    """Shapes and types as tensors without memory."""
+    """What crosses in front of this stage, behind it and behind the last; tensors without memory."""
 
-    output: Tensor
-    """(B, ...) of this stage."""
-    network_output: Tensor
-    """(B, ...) of the last stage."""
+    takes: Boundary
+    returns: Boundary
+    h: Tensor
+    """(B, ...) of this stage's output."""
+    network_returns: Boundary
+    network_h: Tensor
+    """(B, ...) of the last stage's output."""
     labels: Tensor
     """(B, ...)"""
     has_target: list[bool]
     """Which ranks were given the labels, by rank."""
 
 
+class Spread(nn.Module):
+    """The module of a stage, which takes a tuple as its arguments, as in torch's PipelineStage."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    @override
+    def forward(self, x: Any) -> Any:
+        """Return what the module returns for one tensor, or for the elements of a tuple or list."""
+        return self.module(*x) if isinstance(x, tuple | list) else self.module(x)
+
+
+def inputs_of(args: tuple[Tensor, ...]) -> Any:
+    """Return the arguments of a module as it is called by `Spread`: one as it is, several as a tuple."""
+    return args[0] if len(args) == 1 else args
+
+
 def agree_on_interfaces(
     rendezvous: Rendezvous,
-    module: nn.Module,
-    x: Tensor | None,
+    module: Spread,
+    inputs: Any,
     target: Tensor | None,
     device: torch.device,
     timeout: float,
 ) -> Interfaces:
-    """Return the shapes of the pipeline; every rank has to call it.
+    """Return what crosses between the stages of the pipeline; every rank has to call it.
 
     Args:
-        x: (B, ...) the first batch, on rank 0.
+        inputs: the first batch, a tensor (B, ...) or a tuple of tensors; on rank 0.
         target: (B, ...) its labels, on the ranks that have them.
 
     Raises:
-        UserError: no rank has labels, or the module does not map one tensor to one tensor.
+        UserError: no rank has labels, or the module does not take what comes before it.
         Late: a rank did not come within `timeout` seconds.
     """
     rank, last = rendezvous.rank, rendezvous.world - 1
-    if x is None:
-        shape, dtype = rendezvous.read(f"output/{rank - 1}", timeout)
-        x = torch.zeros(shape, dtype=getattr(torch, dtype), device=device)
-    output = _try_out(module, x, rank)
-    rendezvous.publish(f"output/{rank}", _spec(output))
-    specs = rendezvous.all_gather("labels", None if target is None else _spec(target), timeout)
-    if not any(specs):
+    if rank == 0:
+        takes = Boundary.of(inputs, "the loop, for step(),")
+        h, extras = takes.pack(inputs)
+    else:
+        state, h_spec, specs = rendezvous.read(f"output/{rank - 1}", timeout)
+        takes = Boundary.from_state(state)
+        h, *zeros = (_zeros(spec, device) for spec in [h_spec, *specs])
+        extras = tuple(zeros)
+    returns, h, extras = _try_out(module, takes, h, extras, rank)
+    rendezvous.publish(f"output/{rank}", [returns.state_dict(), _spec(h), list(map(_spec, extras))])
+    labels = rendezvous.all_gather("labels", None if target is None else _spec(target), timeout)
+    if not any(labels):
         raise UserError("no rank has labels; give target=y on the last rank, or on the first one with x")
+    network_state, network_h, _ = rendezvous.read(f"output/{last}", timeout)
+    meta = torch.device("meta")
     return Interfaces(
-        _without_memory(_spec(output)),
-        _without_memory(rendezvous.read(f"output/{last}", timeout)),
-        _without_memory(next(filter(None, specs))),
-        [spec is not None for spec in specs],
+        takes,
+        returns,
+        _zeros(_spec(h), meta),
+        Boundary.from_state(network_state),
+        _zeros(network_h, meta),
+        _zeros(next(filter(None, labels)), meta),
+        [spec is not None for spec in labels],
     )
 
 
-def _try_out(module: nn.Module, x: Tensor, rank: int) -> Tensor:
-    """Return the output for x (B, ...); weights, buffers and random numbers stay as they are."""
-    training = module.training
-    with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []):
+def _try_out(
+    module: Spread, takes: Boundary, h: Tensor, extras: Extras, rank: int
+) -> tuple[Boundary, Tensor, Extras]:
+    """Return how the output for h (B, ...) and extras is packed, and the packed output; weights, buffers and
+    random numbers stay as they are."""
+    training = module.module.training
+    with torch.enable_grad(), torch.random.fork_rng([h.device] if h.is_cuda else []):
+        leaf = h.detach().requires_grad_(rank > 0 and h.is_floating_point())
+        given = takes.unpack(leaf.clone(), extras)
         try:
-            output = module.eval()(x.clone())
+            output = module.eval()(given)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             cause = (str(error) or type(error).__name__).strip().splitlines()[0]
-            raise UserError(
-                f"stage {rank}: its module cannot take a batch {tuple(x.shape)} of {x.dtype} ({cause})"
-            ) from error
+            what = f"a batch {tuple(h.shape)} of {h.dtype}" if takes.is_tensor else describe_tree(given)
+            raise UserError(f"stage {rank}: its module cannot take {what} ({cause})") from error
         finally:
-            module.train(training)
-    if not isinstance(output, Tensor):
-        raise UserError(f"stage {rank}: its module returned a {type(output).__name__}; return one tensor")
-    return output
+            module.module.train(training)
+        returns = Boundary.of(output, f"the module of stage {rank}")
+        h, extras = returns.pack(output)
+    return returns, h.detach(), extras
 
 
 def _spec(tensor: Tensor) -> Spec:
     return [list(tensor.shape), str(tensor.dtype).removeprefix("torch.")]
 
 
-def _without_memory(spec: Spec) -> Tensor:
+def _zeros(spec: Spec, device: torch.device) -> Tensor:
     shape, dtype = spec
-    return torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
+    return torch.zeros(shape, dtype=getattr(torch, dtype), device=device)

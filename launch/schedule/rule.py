@@ -3,50 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
+from dni_async.boundary import Boundary
 from dni_async.errors import UserError
 from dni_async.networks.batch_normalised import batch_normalised
 from dni_async.networks.factory import label_size_of
 from dni_async.rules import LossRule, Rule
 from dni_async.rules.context import RuleContext
 from dni_async.rules.registry import build_rule, capabilities_of
+from dni_async.trees import map_tensors
 from launch.schedule.interfaces import Interfaces
 from launch.schedule.settings import ScheduleSettings
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Any, Tensor], Tensor]
+"""(output, y (B, ...)) -> scalar, the mean over the batch."""
 
 
 class StepLoss(LossRule):
     """The rule of the last stage, which keeps output and loss of the batch for who called."""
 
-    def __init__(self, loss_fn: Loss) -> None:
-        self.output: Tensor | None = None
-        """(B, ...) of the current batch."""
+    def __init__(self, loss_fn: Loss, boundary: Boundary) -> None:
+        self.output: Any = None
+        """Of the current batch: a tensor (B, ...), or several."""
         self.losses: list[Tensor] = []
         """The mean loss of the current batch; empty in an evaluation without labels."""
 
-        def loss(output: Tensor, y: Tensor) -> Tensor:
-            self.output, mean = output.detach(), loss_fn(output, y)
+        def loss(output: Any, y: Tensor) -> Tensor:
+            self.output, mean = map_tensors(Tensor.detach, output), loss_fn(output, y)
             self.losses = [mean.detach()]
             return mean
 
-        super().__init__(loss, no_scores)
+        super().__init__(loss, no_scores, boundary=boundary)
 
     @override
-    def evaluate(self, output: Tensor, y: Tensor) -> None:
+    def evaluate(self, output: Any, y: Tensor) -> None:
         self.output, self.losses = output, []
         if len(y):
             self.loss(output, y)
 
 
-def no_scores(output: Tensor, y: Tensor) -> Tensor:
+def no_scores(output: Any, y: Tensor) -> Tensor:
     """Return no scores (0,): evaluating is up to the loop."""
-    return output.new_empty(0)
+    return torch.empty(0)
 
 
 def rule_of(
@@ -60,8 +64,8 @@ def rule_of(
 ) -> Rule:
     """Return the rule of stage `index` of so many."""
     if index == stages - 1:
-        return StepLoss(loss_fn)
-    labels, output = interfaces.labels, interfaces.network_output
+        return StepLoss(loss_fn, interfaces.returns)
+    labels, output = interfaces.labels, interfaces.network_h
     conditional = capabilities_of(settings.rule).conditional
     classes = settings.classes or (None if labels.is_floating_point() else _classes(labels, output))
     ignored = settings.ignore_index
@@ -82,8 +86,10 @@ def rule_of(
     return build_rule(
         settings.rule,
         RuleContext(
-            shape=tuple(interfaces.output.shape[1:]),
+            shape=tuple(interfaces.h.shape[1:]),
             output_shape=tuple(output.shape[1:]),
+            boundary=interfaces.returns,
+            output=interfaces.network_returns,
             loss=loss_fn,
             metric=no_scores,
             valid=None if ignored is None else valid,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage
@@ -12,7 +13,7 @@ from torch.distributed.pipelining import PipelineStage
 from dni_async.messages import Message
 from dni_async.optim import Updater
 from dni_async.rules.registry import capabilities_of
-from launch.schedule.interfaces import agree_on_interfaces
+from launch.schedule.interfaces import Spread, agree_on_interfaces
 from launch.schedule.labels import LabelledStage, Labels, open_labels
 from launch.schedule.rule import Loss, rule_of
 from launch.schedule.settings import ScheduleSettings
@@ -45,20 +46,20 @@ def start(
     loss_fn: Loss,
     updater: Updater,
     settings: ScheduleSettings,
-    x: Tensor | None,
+    inputs: Any,
     target: Tensor | None,
     stack: ExitStack,
 ) -> Running:
     """Build the stage of this rank and connect it to its neighbours; every rank has to call it.
 
     Args:
-        x: (B, ...) the first batch, on rank 0.
+        inputs: the first batch, a tensor (B, ...) or a tuple of tensors; on rank 0.
         target: (B, ...) its labels, on the ranks that have them.
         stack: closes the connections.
     """
     index, stages, timeout = rendezvous.rank, rendezvous.world, settings.timeout
-    module, device = pipeline_stage.submod, pipeline_stage.device
-    interfaces = agree_on_interfaces(rendezvous, module, x, target, device, timeout)
+    module, device = Spread(pipeline_stage.submod), pipeline_stage.device
+    interfaces = agree_on_interfaces(rendezvous, module, inputs, target, device, timeout)
     hosts = rendezvous.all_gather("host", host_identity(), timeout)
     transports = choose_transports(settings.transport, hosts)
     links = stack.enter_context(open_links(rendezvous, transports, settings.in_flight, timeout, device))
@@ -70,11 +71,13 @@ def start(
     stage = LabelledStage(
         index,
         module,
-        rule_of(settings, interfaces, loss_fn, module, index, stages, device),
+        rule_of(settings, interfaces, loss_fn, module.module, index, stages, device),
         updater,
         send_targets=index > 0 and capabilities.needs_targets,
         target_every=settings.target_every if capabilities.sparse_targets else 1,
         skip_nonfinite=settings.on_nonfinite == "skip",
+        takes=interfaces.takes,
+        returns=interfaces.returns,
     )
     stage.labels, stage.needs_labels = labels, needs_labels or stage.is_last
     batches: deque[Message] = deque()

@@ -21,6 +21,7 @@ from dni_async.optim import Updater
 from dni_async.state.checkpoint import load_weights_state
 from dni_async.state.state_dict import State, load_random_state
 from launch.schedule.group import join_group
+from launch.schedule.interfaces import Spread, inputs_of
 from launch.schedule.labels import NO_LABELS
 from launch.schedule.rule import Loss, StepLoss
 from launch.schedule.running import Running, start
@@ -47,7 +48,8 @@ class ScheduleDNI:
     until the last rank has begun the same step, so that stages run in parallel only within one batch.
 
     Args:
-        stage: of this rank; one per rank, in order. Its module maps one tensor to one tensor.
+        stage: of this rank; one per rank, in order. What its module returns, a tensor or a tuple, are the
+            arguments of the next one.
         loss_fn: (output (B, ...), y) -> scalar, the mean over the batch.
         optimizer: of this stage's parameters; None for a stage without any.
         rule: how a stage gets its gradient: cdni, dni, local, delayed, frozen or the path of your own.
@@ -88,7 +90,7 @@ class ScheduleDNI:
         target: Tensor | None = None,
         losses: list[Tensor] | None = None,
         return_outputs: bool = True,
-    ) -> Tensor | None:
+    ) -> Any:
         """Train on one batch: `step(x)` on the first rank, `step()` on the others.
 
         Args:
@@ -96,7 +98,7 @@ class ScheduleDNI:
             losses: on the last rank, its content becomes the mean loss of this batch.
 
         Returns:
-            The output (B, ...) on the last rank, None on the others.
+            The output on the last rank, None on the others.
 
         Raises:
             StageError: another rank has failed, has not come in time, or makes other calls; names stage,
@@ -115,9 +117,7 @@ class ScheduleDNI:
         self._take("step", args, running.stage.steps, target)
         return self._result(losses, return_outputs)
 
-    def eval(
-        self, *args: Tensor, target: Tensor | None = None, losses: list[Tensor] | None = None
-    ) -> Tensor | None:
+    def eval(self, *args: Tensor, target: Tensor | None = None, losses: list[Tensor] | None = None) -> Any:
         """Run one batch forward, in evaluation mode: `eval(x)` on the first rank, `eval()` on the others.
 
         It follows the training batches before it through all stages. Under rule `delayed`, `drain` first.
@@ -161,7 +161,7 @@ class ScheduleDNI:
     def load_state_dict(self, state: State) -> None:
         """Take up what `state_dict` returned on this rank, before the first call or after `drain`."""
         if self._running is None:
-            load_weights_state(self._pipeline_stage.submod, self._updater, state)
+            load_weights_state(Spread(self._pipeline_stage.submod), self._updater, state)
             load_random_state(state["random"])
             self._loaded = state | {"random": None}
         elif self._drained:
@@ -184,8 +184,9 @@ class ScheduleDNI:
     def _prepare(self, args: tuple[Tensor, ...], target: Tensor | None) -> Running:
         """Return what runs, started with the first batch."""
         first = self._rendezvous.rank == 0
-        if len(args) != first or not all(isinstance(x, Tensor) for x in (*args, target) if x is not None):
-            wanted = "one input tensor" if first else "no input: it comes from the stage upstream"
+        tensors = [x for x in (*args, target) if x is not None]
+        if bool(args) != first or not all(isinstance(x, Tensor) for x in tensors):
+            wanted = "input tensors" if first else "no input: it comes from the stage upstream"
             raise UserError(
                 f"stage {self._rendezvous.rank} takes {wanted}, and target=y, a tensor, if it has it"
             )
@@ -201,7 +202,7 @@ class ScheduleDNI:
             self._loss_fn,
             self._updater,
             self._settings,
-            args[0] if args else None,
+            inputs_of(args),
             target,
             self._stack,
         )
@@ -216,10 +217,11 @@ class ScheduleDNI:
         assert running is not None
         if args:
             y = NO_LABELS if target is None else target
-            running.batches.append(Activation(number, 0, args[0], y, call == "step"))
+            h, extras = running.stage.takes.pack(inputs_of(args))
+            running.batches.append(Activation(number, 0, h, y, call == "step", extras))
         self._guarded(lambda: running.loop.take(call))
 
-    def _result(self, losses: list[Tensor] | None, return_outputs: bool) -> Tensor | None:
+    def _result(self, losses: list[Tensor] | None, return_outputs: bool) -> Any:
         rule = self._running.stage.rule if self._running else None
         if not isinstance(rule, StepLoss):
             return None
