@@ -67,6 +67,7 @@ def test_an_interrupted_run_with_checkpoints_can_be_resumed_where_it_stood(tmp_p
         job.wait_until_it_trains()
         os.kill(job.ranks[0].pid or 0, signal.SIGINT)
         assert job.statuses()[0] == 130, job.lines()
+        assert (job.out / "summary.json").exists(), job.lines()
     steps = json.loads((job.out / "summary.json").read_text())["interrupted"]["step"]
     epochs = -(-steps // 4) + 1
     with endless(2, tmp_path, checkpoint_every=0, out="a", resume=True, epochs=epochs) as again:
