@@ -1,6 +1,7 @@
 """Engines with every combination of some settings, each in a job of its own.
 
 python -m launch.sweep --engines cdni delayed --vary in-flight=1/4/16 --out runs/s
+python -m launch.sweep --engines cdni local --vary task=mnist-fcn/mnist-cnn --out runs/t
 python -m launch.sweep --engines cdni 1f1b --vary wan=0.1,1000/25,1000 --out runs/w    (needs root)
 """
 
@@ -18,7 +19,7 @@ from launch.local.comparison_output import (
 )
 from launch.local.sweeping import run_sweep
 from launch.report.comparison_table import comparison_title
-from launch.report.sweep_table import sweep_grid, sweep_rows, throughput_grid
+from launch.report.sweep_table import metric_grid, sweep_grid, sweep_rows, throughput_grid
 from tasks.registry import create
 from workers.failure.rank_runner import RankRunner, run_command
 
@@ -26,17 +27,21 @@ from workers.failure.rank_runner import RankRunner, run_command
 def work(runner: RankRunner) -> None:
     """Run every combination in turn, then write the tables, the data and the picture."""
     config, combinations = parse_sweep("launch.sweep", sys.argv[1:])
-    task = create(config.task.name, config.task.task_args)
-    check_until(task, config.evaluation.until)
+    tasks = [create(each.task.name, each.task.task_args) for _, each in combinations]
+    for task in tasks:
+        check_until(task, config.evaluation.until)
     with comparison_folder(config, "sweep") as out:
-        runs = run_sweep(combinations, task, out, runner)
+        runs = run_sweep(combinations, out, runner)
         by_name = {f"{engine} with {setting}": many for setting, engine, many in runs}
         check_somebody_finished(by_name)
-        rows, title = sweep_rows(runs), comparison_title(task, by_name, config.wan)
-        grids = [throughput_grid(rows, title), sweep_grid(rows, task.metric_name, title)]
+        rows, title = sweep_rows(runs), comparison_title(tasks[0], by_name, config.wan)
+        grids = [throughput_grid(rows, title), sweep_grid(rows, title)]
+        if "task" in combinations[0][0]:
+            title = f"{len({task.name for task in tasks})} tasks, {config.partition.stages} stages"
+            grids = [metric_grid(rows, title), throughput_grid(rows, title), sweep_grid(rows, title)]
         from launch.report.sweep_plot import plot_sweep  # matplotlib: a second that errors do not need
 
-        write_comparison(config, task, title, rows, grids, out / "sweep", plot_sweep)
+        write_comparison(config, tasks[0], title, rows, grids, out / "sweep", plot_sweep)
     check_all_finished(by_name)
 
 

@@ -15,7 +15,7 @@ from launch.local.comparison import MARKER, check_folder, job_folder, marker_tex
 from launch.local.wan import Wire, far_hosts
 from launch.report.comparison_rows import Run
 from launch.report.files import jsonable
-from tasks.base import Task
+from tasks.registry import create
 from workers.failure.rank_runner import RankRunner
 
 Combination = tuple[Setting, SweepConfig]
@@ -25,7 +25,7 @@ WITHOUT_EFFECT = ("out", "quiet", "port", "timeout")
 
 
 def run_sweep(
-    combinations: Sequence[Combination], task: Task, out: Path, runner: RankRunner
+    combinations: Sequence[Combination], out: Path, runner: RankRunner
 ) -> list[tuple[Setting, str, list[Run]]]:
     """All runs, by setting and the contestant's label: repeats outside, then settings, then engines.
 
@@ -47,7 +47,7 @@ def run_sweep(
                 *_, so_far = next(table)
                 if not any("error" in run for run in so_far):  # else its row is decided
                     runner.describe_position = lambda engine=engine: f"while {engine} ran"  # type: ignore[misc]
-                    so_far.append(_run(setting, config, task, engine, folder_of(setting, out), repeat))
+                    so_far.append(_run(setting, config, engine, folder_of(setting, out), repeat))
     return [(setting, contestant_label(engine), many) for setting, engine, many in runs]
 
 
@@ -56,12 +56,13 @@ def folder_of(setting: Setting, out: Path) -> Path:
     return out / " ".join(f"{name}={value}" for name, value in setting.items()).replace("/", "_")
 
 
-def _run(setting: Setting, config: SweepConfig, task: Task, engine: str, out: Path, repeat: int) -> Run:
+def _run(setting: Setting, config: SweepConfig, engine: str, out: Path, repeat: int) -> Run:
     if (finished := finished_run(config, engine, out, repeat)) is not None:
         return finished
     if not config.output.quiet:
         print(", ".join(f"{name} {value}" for name, value in setting.items()), end=" ", flush=True)
     wire = Wire.parse(config.wan) if config.wan else None
+    task = create(config.task.name, config.task.task_args)
     with far_hosts(config.partition.stages, wire) if wire else nullcontext() as hosts:
         return run_engine(config, task, engine, out, repeat, hosts)
 

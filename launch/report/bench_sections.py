@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from launch.report.bench_far import FAR_SECTIONS
+from launch.report.bench_models import MODEL_SECTIONS
 from launch.report.bench_recurrent import RECURRENT_SECTIONS
 from launch.report.bench_section import Section
 
@@ -151,6 +152,7 @@ SECTIONS = (
         ("plan.png",),
         minutes=10,
     ),
+    *MODEL_SECTIONS,
     *FAR_SECTIONS,
     *RECURRENT_SECTIONS,
     Section(

@@ -37,7 +37,8 @@ def make_row(engine: str, runs: Sequence[Run]) -> Row:
         return {"engine": engine, "stages": failed["stages"], "error": failed["error"]}
     kept = [_kept(run) for run in runs]
     stages = range(len(runs[0]["stages"]))
-    test_metric = metric_key("test", runs[0].get("metric_name", "accuracy"))
+    metric_name = runs[0].get("metric_name", "accuracy")
+    test_metric = metric_key("test", metric_name)
 
     def per_stage(key: str) -> list[list[Any]]:
         return [[run["stages"][i][key] for run in kept] for i in stages]
@@ -45,6 +46,7 @@ def make_row(engine: str, runs: Sequence[Run]) -> Row:
     return {
         "engine": engine,
         "stages": len(stages),
+        "metric_name": metric_name,
         "micro_batches": sorted({run["micro_batches"] for run in kept if run["micro_batches"]}),
         "utilisation": [median(values) for values in per_stage("utilisation")],
         **_medians(kept, "samples_per_s", test_metric, "best_epoch", "train_s"),

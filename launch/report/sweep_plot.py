@@ -34,7 +34,7 @@ def plot_sweep(rows: Sequence[Row], path: PathLike, title: str, metric_name: str
         label = ", ".join(line)
         places = [values.index(row["setting"][first]) for row in many]
         left.plot(places, [row["samples_per_s"] for row in many], color=colour, marker=marker, label=label)
-        stale = sorted((row["staleness"] or 0.0, row[key]) for row in many if row[key] is not None)
+        stale = sorted((row["staleness"] or 0.0, row[key]) for row in many if row.get(key) is not None)
         right.plot([x for x, _ in stale], [y for _, y in stale], color=colour, marker=marker, label=label)
     left.set_xticks(range(len(values)), [shown_value(first, value).replace(", ", "\n") for value in values])
     logarithmic(left)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from launch.local.wan import Wire
@@ -43,7 +43,10 @@ def _without_first(row: Row) -> tuple[Any, ...]:
 
 
 def shown_value(name: str, value: str) -> str:
-    """Return a value as tables show it: a wire by its round trip and rate, all else as it was given."""
+    """Return a value as tables show it: a wire by its round trip and rate, a task of one's own without its
+    module, all else as it was given."""
+    if name == "task":
+        return value.rpartition(":")[2]
     if name != "wan":
         return value
     wire = Wire.parse(value)
@@ -52,30 +55,62 @@ def shown_value(name: str, value: str) -> str:
 
 def throughput_grid(rows: Sequence[Row], title: str) -> Grid:
     """Return samples/s with a column for each value of the first setting, and the share of the first one."""
+    first, values = _first_setting(rows)
+
+    def cell(row: Row) -> str:
+        beside = row["setting"][first] != values[0] and first != "task"  # tasks cannot be compared
+        return number(row["samples_per_s"]) + (f" ({percent(row['share'])})" if beside else "")
+
+    return _by_first_setting(rows, f"{title}: throughput", "samples/s at\n", cell)
+
+
+def metric_grid(rows: Sequence[Row], title: str) -> Grid:
+    """Return the test metric with a column for each value of the first setting."""
+
+    def cell(row: Row) -> str:
+        shown = _test_metric(row)
+        return shown if row["metric_name"] == "accuracy" else f"{shown} ({row['metric_name']})"
+
+    return _by_first_setting(rows, f"{title}: test metric", "", cell)
+
+
+def _first_setting(rows: Sequence[Row]) -> tuple[str, list[str]]:
+    """Return the name of the first setting, and its values."""
     first = next(iter(rows[0]["setting"]))
-    values = list(dict.fromkeys(row["setting"][first] for row in rows))
+    return first, list(dict.fromkeys(row["setting"][first] for row in rows))
+
+
+def _by_first_setting(rows: Sequence[Row], title: str, head: str, cell: Callable[[Row], str]) -> Grid:
+    """Return a grid with a line for each engine with the other settings."""
+    first, values = _first_setting(rows)
     lines = list(dict.fromkeys(map(_without_first, rows)))
     cells = {(_without_first(row), row["setting"][first]): row for row in rows}
 
-    def cell(line: tuple[Any, ...], value: str) -> str:
+    def shown(line: tuple[Any, ...], value: str) -> str:
         row = cells[line, value]
-        if row.get("error"):
-            return "failed"
-        share = f" ({percent(row['share'])})" if value != values[0] else ""
-        return number(row["samples_per_s"]) + share
+        return "failed" if row.get("error") else cell(row)
 
     columns = [column("engine", lines, lambda line: str(line[0]), left=True)]
     for i, name in enumerate(list(rows[0]["setting"])[1:], 1):
         columns.append(Column(head=name, cells=[shown_value(name, line[i]) for line in lines]))
     for value in values:
-        head = f"samples/s at\n{first} {shown_value(first, value)}"
-        columns.append(Column(head=head, cells=[cell(line, value) for line in lines]))
-    return Grid(title=f"{title}: throughput", columns=columns)
+        name = f"{head}{first} {shown_value(first, value)}"
+        columns.append(Column(head=name, cells=[shown(line, value) for line in lines]))
+    return Grid(title=title, columns=columns)
 
 
-def sweep_grid(rows: Sequence[Row], metric_name: str, title: str) -> Grid:
+def _test_metric(row: Mapping[str, Any]) -> str:
+    return metric(row[metric_key("test", row["metric_name"])], row["metric_name"])
+
+
+def sweep_grid(rows: Sequence[Row], title: str) -> Grid:
     """Return one row per setting and engine; one that failed has its reason below the table."""
-    key = metric_key("test", metric_name)
+    names = {row["metric_name"] for row in rows if not row.get("error")}
+    metric_name = next(iter(names)) if len(names) == 1 else "metric"
+
+    def min_max(row: Mapping[str, Any]) -> str:
+        name = row["metric_name"]
+        return spread(row, metric_key("test", name), lambda value: metric(value, name))
 
     columns = [
         *(
@@ -93,10 +128,8 @@ def sweep_grid(rows: Sequence[Row], metric_name: str, title: str) -> Grid:
         measured(
             "utilisation\nper stage", rows, lambda row: per_stage(row["utilisation"], percent), left=True
         ),
-        measured(f"test\n{metric_name}", rows, lambda row: metric(row[key], metric_name)),
-        measured(
-            f"{metric_name}\nmin-max", rows, lambda row: spread(row, key, lambda v: metric(v, metric_name))
-        ),
+        measured(f"test\n{metric_name}", rows, _test_metric),
+        measured(f"{metric_name}\nmin-max", rows, min_max),
     ]
     failed = [f"{row['engine']} failed: {one_line(row['error'])}" for row in rows if row.get("error")]
     notes = list(dict.fromkeys(note for row in rows for note in row.get("notes", ())))

@@ -159,3 +159,27 @@ def test_a_sweep_runs_for_real_and_again_runs_nothing(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "sweep.json").read_text())["rows"]
     assert rows[0]["staleness"] < 1.1 < 3.0 < rows[1]["staleness"] < 4.1
     assert "--- cdni" not in done.stdout
+
+
+def test_a_sweep_over_tasks_shows_the_metric_of_each_by_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def finish_task(job: TrainConfig) -> None:
+        kind = {"metric_name": "negative squared error"} if job.task.name.endswith("Regression") else {}
+        made = samples.summary(job.engine_name) | kind
+        if kind:
+            made["final"] = {"test_negative_squared_error": -0.25, "test_loss": 0.25}
+            made["evaluations"] = []
+        write_json(prepare_out(job.output.out) / "summary.json", made | {"settings": job.as_json()})
+
+    monkeypatch.setattr("launch.local.comparison.run_local", lambda job, task, hosts: finish_task(job))
+    tasks = "task=examples.whole_models:SkipMlp/examples.whole_models:Regression"
+    arguments = ["--engines", "cdni", "local", "--vary", tasks, "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["launch.sweep", *arguments])
+    sweep.work(RankRunner())
+    text = (tmp_path / "sweep.md").read_text()
+    assert "| engine | task SkipMlp | task Regression |" in text
+    (line,) = [line for line in text.splitlines() if "negative squared error)" in line and "cdni" in line]
+    assert " % |" in line and line.endswith("| -0.25 (negative squared error) |")
+    assert "2 tasks, 2 stages" in text and "samples/s at task SkipMlp" in text
+    assert (tmp_path / "sweep.png").exists()
