@@ -8,6 +8,7 @@ Batch norm is that of DDP: statistics of the rank's own rows, running statistics
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
-from dni_async.trees import first_tensor
+from dni_async.trees import first_tensor, map_tensors
 from launch.engines.baseline_loop import Loop, run_loop
 from launch.job.context import RankContext
 from launch.job.layers import build_layers
@@ -38,11 +39,28 @@ class Ddp(Loop):
 
     def __init__(self, context: RankContext, peers: Peers) -> None:
         super().__init__(context, peers, build_layers(context.task, context.config.task))
-        self.replica = DistributedDataParallel(_MaybeEmpty(self.module))
-        self._trained = [p for p in self.module.parameters() if p.requires_grad]
+        unreached = self._unreached()
+        some = peers.sum(len(unreached)) > 0
+        self.replica = DistributedDataParallel(_MaybeEmpty(self.module), find_unused_parameters=some)
+        self._trained = [p for p in self.module.parameters() if p.requires_grad and p not in unreached]
         self._ready = 0
         for parameter in self._trained:
             parameter.register_post_accumulate_grad_hook(self._gradient_is_ready)
+
+    def _unreached(self) -> set[nn.Parameter]:
+        """Return the parameters that get no gradient, for example in front of a layer that gives its input
+        none; DDP would wait for them."""
+        parameters = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        x, y = map_tensors(lambda tensor: tensor.to(self.device), self.data.sample())
+        if not len(first_tensor(y)) or not parameters:
+            return set()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            trial = copy.deepcopy(self.module)
+            copies = [trial.get_parameter(name) for name in parameters]
+            gradients = torch.autograd.grad(self.loss(trial(x), y), copies, allow_unused=True)
+        pairs = zip(parameters.values(), gradients, strict=True)
+        return {parameter for parameter, gradient in pairs if gradient is None}
 
     @override
     def step(self, x: Any, y: Any) -> None:

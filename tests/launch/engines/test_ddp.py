@@ -53,6 +53,25 @@ def test_in_half_precision_it_trains_almost_as_backprop_does(precision, tmp_path
         torch.testing.assert_close(weights[name], value, rtol=0.02, atol=0.01)
 
 
+def detached_layers():
+    first, *others = plain_layers()
+    return [first, Detach(), *others]
+
+
+class Detach(torch.nn.Module):
+    def forward(self, x):
+        return x.detach()
+
+
+def test_layers_that_no_gradient_reaches_keep_their_weights(tmp_path):
+    task = Tiny(detached_layers, train=50, test=17)
+    config = TrainConfig.of(engine="ddp", batch_size=16, epochs=2, seed=3, optimizer="sgd", lr=0.5)
+    with Job(config, task, 3, tmp_path) as job:
+        assert job.statuses() == [0] * 3, job.lines()
+    summary = json.loads((job.out / "summary.json").read_text())
+    check_same_training(summary, load_all(job.out, 1), task, config, 50, 17)
+
+
 def test_a_part_of_one_row_under_batch_norm_is_refused_before_the_start(tmp_path):
     config = TrainConfig.of(engine="ddp", batch_size=16)
     with Job(config, Tiny(five_layers, train=51), 2, tmp_path) as job:
