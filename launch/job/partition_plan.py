@@ -31,6 +31,7 @@ from launch.job.task_checks import (
     check_rows,
     check_scores,
     check_shared_weights,
+    shared_across,
 )
 from tasks.base import Task
 from workers.coordination.rendezvous import Rendezvous
@@ -191,5 +192,12 @@ def _check_given_cut(config: TrainConfig, cut: list[int], layers: int, stages: i
 
 
 def _measured_cut(costs: Costs, layers: list[nn.Module], stages: int) -> list[int]:
+    """Return the best cut of those that divide no layers which share weights, if there is one."""
     has_weights = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
-    return cut_with_weights(costs, has_weights, stages)
+    shared = shared_across(layers)
+    starts = [start for start in range(len(layers)) if start not in shared]
+    if stages > len(starts):
+        return cut_with_weights(costs, has_weights, stages)
+    groups = stage_bounds(starts[1:], len(layers))
+    cut = cut_with_weights(costs.merged(starts), [any(has_weights[a:b]) for a, b in groups], stages)
+    return [starts[group] for group in cut]

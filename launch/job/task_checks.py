@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeGuard
 
 import torch
@@ -138,27 +138,39 @@ def check_last_batch(layers: Iterable[nn.Module], x: Any, data: Data) -> None:
         ) from error
 
 
-def check_shared_weights(layers: list[nn.Module], bounds: list[tuple[int, int]]) -> None:
-    """Check that no parameter or buffer belongs to layers of several stages, where it would train apart."""
+def shared_across(layers: Sequence[nn.Module]) -> dict[int, list[str]]:
+    """Return the names of the tensors that layers on both sides of a cut share, by cut; none for most.
+
+    They are parameters that are trained, and buffers: a frozen weight stays the same in all stages.
+    """
     holders: dict[int, dict[int, str]] = {}
     for i, layer in enumerate(layers):
         for name, tensor in (
             *layer.named_parameters(remove_duplicate=False),
             *layer.named_buffers(remove_duplicate=False),
         ):
-            if is_lazy(tensor):
+            if is_lazy(tensor) or (isinstance(tensor, nn.Parameter) and not tensor.requires_grad):
                 continue
             storage = tensor.untyped_storage()
             if address := storage._cdata if tensor.is_meta else storage.data_ptr():
                 holders.setdefault(address, {}).setdefault(i, f"{i}.{name}")
     shared = [names for names in holders.values() if len(names) > 1]
-    between = {cut: names for names in reversed(shared) for cut in range(min(names) + 1, max(names) + 1)}
+    return {
+        cut: list(names.values())
+        for names in reversed(shared)
+        for cut in range(min(names) + 1, max(names) + 1)
+    }
+
+
+def check_shared_weights(layers: list[nn.Module], bounds: list[tuple[int, int]]) -> None:
+    """Check that no trained parameter or buffer is shared by several stages, where it would train apart."""
+    shared = shared_across(layers)
     for cut, _ in bounds[1:]:
-        if cut in between:
-            allowed = ", ".join(str(c) for c in range(1, len(layers)) if c not in between)
-            remedy = f"cut only at {allowed} (--cut)" if allowed else "train in one stage"
+        if cut in shared:
+            allowed = ", ".join(str(c) for c in range(1, len(layers)) if c not in shared)
+            remedy = f"cut only at {allowed} (--cut)" if allowed else "train in one stage, or untie them"
             raise UserError(
-                f"{' and '.join(between[cut].values())} are one tensor, and a cut at layer {cut} puts it "
+                f"{' and '.join(shared[cut])} are one tensor, and a cut at layer {cut} puts it "
                 f"into several stages, where it would train apart; {remedy}"
             )
 

@@ -75,6 +75,22 @@ def test_an_automatic_cut_leaves_no_stage_without_weights(monkeypatch):
     assert drawn(cut="", stages=3).bounds == [(0, 2), (2, 4), (4, 5)]
 
 
+def tied_layers():
+    layers = [nn.Linear(6, 6) for _ in range(4)]
+    layers[2].weight = layers[1].weight
+    return [*layers, nn.Linear(6, 3)]
+
+
+def test_an_automatic_cut_divides_no_layers_that_share_weights(monkeypatch):
+    """Layers 1 and 2 belong together; between them would be the best cut."""
+    measured = costs([4.0, 3.0, 3.0, 3.0, 3.0], [0.0] * 4)
+    monkeypatch.setattr(stage_costs, "measure_costs", lambda *args, **kwargs: measured)
+    assert drawn(cut="").bounds == [(0, 2), (2, 5)]
+    assert drawn(Tiny(tied_layers), cut="").bounds == [(0, 3), (3, 5)]
+    assert "1.weight and 2.weight are one tensor" in refusal(Tiny(tied_layers), cut="2")
+    assert "cut only at 1, 3, 4" in refusal(Tiny(tied_layers), cut="", stages=5)
+
+
 @pytest.mark.parametrize("rule", ["dni", "cdni", "delayed", "local", "frozen", "oracle"])
 def test_costs_are_measured_for_every_rule(rule):
     plan = drawn(cut="", stages=3, rule=rule)

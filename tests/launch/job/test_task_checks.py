@@ -91,10 +91,18 @@ def test_weights_shared_across_a_cut_are_refused_with_the_cuts_that_work(cut: in
     )
 
 
+def test_frozen_weights_may_be_shared_by_several_stages() -> None:
+    layers = tied()
+    layers[1].weight.requires_grad_(False)
+    check_shared_weights(layers, [(0, 2), (2, 5)])
+
+
 def test_a_module_that_comes_twice_shares_its_buffers_too() -> None:
     norm = nn.BatchNorm1d(4, affine=False)
     layers = [norm, nn.Linear(4, 4), norm]
-    with pytest.raises(UserError, match=r"0.running_mean and 2.running_mean .*; train in one stage"):
+    with pytest.raises(
+        UserError, match=r"0.running_mean and 2.running_mean .*; train in one stage, or untie them$"
+    ):
         check_shared_weights(layers, [(0, 1), (1, 3)])
 
 
