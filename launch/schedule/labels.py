@@ -43,10 +43,15 @@ class Labels:
     """
 
     def __init__(
-        self, index: int, timeout: float, receiver: Receiver | None = None, senders: Sequence[Sender] = ()
+        self,
+        index: int,
+        timeout: float,
+        device: torch.device,
+        receiver: Receiver | None = None,
+        senders: Sequence[Sender] = (),
     ) -> None:
         self.own: Tensor | None = None
-        self._index, self._timeout = index, timeout
+        self._index, self._timeout, self._device = index, timeout, device
         self._receiver, self._senders = receiver, senders
 
     def send(self, step: int) -> None:
@@ -72,7 +77,7 @@ class Labels:
         assert isinstance(labels, Activation)
         if labels.step != message.step:
             raise StageError(f"labels of step {labels.step} came; the last rank made other calls")
-        y = labels.h.clone()
+        y = labels.h.to(self._device, copy=True)
         self._receiver.release()
         return y
 
@@ -127,12 +132,12 @@ def open_labels(
     if without and capacity < 2:
         raise UserError("in_flight is 1 and labels come from the last rank; give them on the first, or use 2")
     if rank != last and rank not in without:
-        return Labels(rank, timeout)
+        return Labels(rank, timeout, device)
     own = replace(rendezvous, store=dist.PrefixStore("labels", rendezvous.store))
     links: dict[int, Link] = {}
     for i in [i for i in without if rank in (i, last)]:
         (name,) = choose_transports("auto", [hosts[i], hosts[last]])
         links |= find_transport(name).open(LinkRequest(own, [(i, last)], capacity, timeout, device, stack))
     if rank == last:
-        return Labels(rank, timeout, senders=[link.sender for link in links.values()])
-    return Labels(rank, timeout, links[last].receiver)
+        return Labels(rank, timeout, device, senders=[link.sender for link in links.values()])
+    return Labels(rank, timeout, device, links[last].receiver)

@@ -120,7 +120,8 @@ class ScheduleDNI:
     def eval(self, *args: Tensor, target: Tensor | None = None, losses: list[Tensor] | None = None) -> Any:
         """Run one batch forward, in evaluation mode: `eval(x)` on the first rank, `eval()` on the others.
 
-        It follows the training batches before it through all stages. Under rule `delayed`, `drain` first.
+        It follows the training batches before it through all stages. Under rule `delayed`, `drain` first. The
+        very first call of a schedule needs labels.
         Arguments and result are those of `step`; without labels there are no losses.
         """
         self._prepare(args, target)
