@@ -67,6 +67,20 @@ SECTIONS = (
         minutes=5,
     ),
     Section(
+        "gpt",
+        "Loss of a small GPT: four blocks of 64, two and four stages",
+        "Characters of tiny shakespeare, 1,000 steps of 8 windows of 64, AdamW with warm-up and a cosine "
+        "schedule (the defaults of the task), three seeds; bits per character on the test text, lower is "
+        "better. `frozen` is the control: its stages below the last never learn.",
+        tuple(
+            "compare --task gpt-char --task-args windows=8000 --engines backprop frozen local delayed cdni "
+            f"--stages {cut.count(',') + 2} --cut {cut} --epochs 1 --repeats 3 --vary-seed"
+            for cut in ("3", "2,3,4")
+        ),
+        ("compare.png",),
+        minutes=12,
+    ),
+    Section(
         "accuracy",
         "Time to 98 % test accuracy, constant learning rate, two stages",
         "Every engine stops at the first evaluation on the whole test set (four per epoch, their time "

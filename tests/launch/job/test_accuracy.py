@@ -63,6 +63,21 @@ def test_the_lower_stages_of_a_residual_network_learn(data_root: Path, cut: str)
     assert decoupled >= frozen + 0.004, (decoupled, frozen)
 
 
+@pytest.mark.parametrize(("cut", "ceiling", "gap"), [("3", 3.06, 0.20), ("2,3,4", 3.10, 0.30)])
+def test_the_lower_stages_of_a_transformer_learn_with_the_token_head(
+    data_root: Path, cut: str, ceiling: float, gap: float
+) -> None:
+    """1,000 steps on tiny shakespeare, bits per character; backprop reaches 3.01."""
+    settings = {"task_args": ("windows=8000",), "epochs": 1, "cut": cut, "stages": cut.count(",") + 2}
+    found = {}
+    for rule in ("cdni", "frozen"):
+        run = fit("gpt-char", rule=rule, data_root=str(data_root), **settings)
+        assert {stage["samples"] for stage in run.summary["stages"]} == {8000}
+        found[rule] = run.summary["final"]["test_bits_per_char"]
+    assert found["cdni"] <= ceiling, found
+    assert found["cdni"] <= found["frozen"] - gap, found
+
+
 def test_three_convolutional_stages_learn_like_backprop_and_frozen_ones_do_not(data_root: Path) -> None:
     cnn = {"task_args": ("filters=8", "subset=10000"), "batch_size": 64, "epochs": 3}
     decoupled = mean(accuracies(data_root, "mnist-cnn", stages=3, **cnn))
