@@ -46,7 +46,7 @@ def decompress(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Te
 
     Args:
         tensor: As `compress` returned it.
-        shape: Of a sample, without the batch.
+        shape: Of a sample, without the batch; its first size may differ.
         dtype: Of the tensor before.
     """
     if tensor.dtype == dtype or not dtype.is_floating_point:
@@ -54,7 +54,8 @@ def decompress(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Te
     if tensor.dtype is not torch.int8:
         return tensor.to(dtype)
     values, scale = tensor[:, :-_SCALE_BYTES], tensor[:, -_SCALE_BYTES:].contiguous().view(torch.float32)
-    return (values * scale).to(dtype).reshape(len(tensor), *shape)
+    sizes = (-1, *shape[1:]) if shape else ()  # a sequence may be longer or shorter
+    return (values * scale).to(dtype).reshape(len(tensor), *sizes)
 
 
 class CompressingSender(ForwardingSender):

@@ -66,6 +66,14 @@ def test_a_batch_that_is_not_finite_does_not_become_finite(wire: WireFormat, bad
 
 
 @pytest.mark.parametrize("wire", ["bf16", "int8"])
+def test_sequences_may_be_of_another_length_than_in_the_plan(wire: WireFormat) -> None:
+    for length in (2, 5, 9):
+        h = torch.randn(3, length, 4)
+        got = decompress(compress(h, wire), (5, 4), torch.float32)
+        assert got.shape == h.shape and torch.allclose(got, h, atol=0.05)
+
+
+@pytest.mark.parametrize("wire", ["bf16", "int8"])
 def test_integers_stay_as_they_are(wire: WireFormat) -> None:
     tokens = torch.arange(12).reshape(3, 4)
     assert compress(tokens, wire) is tokens
