@@ -21,10 +21,12 @@ class AuxiliaryHead(nn.Module):
         super().__init__()
         self.output_shape = output_shape
         outputs = torch.Size(output_shape).numel()
+        self.per_step = len(shape) != 3 and bool(output_shape) and shape[:-1] == output_shape[:-1]
+        """Whether each position has an output of its own, so that there may be any number of them."""
         self.layers: nn.Sequential
         if len(shape) == 3:
             self.layers = classifier(shape[0], hidden_size, outputs, shape[1])
-        elif output_shape and shape[:-1] == output_shape[:-1]:
+        elif self.per_step:
             self.layers = _perceptron(shape[-1], hidden_size, output_shape[-1])
         else:
             flat = torch.Size(shape).numel()
@@ -34,7 +36,8 @@ class AuxiliaryHead(nn.Module):
         """Return (B, *output_shape) for h (B, *shape) of any floating-point type."""
         if not torch.is_autocast_enabled(h.device.type):
             h = h.to(next(self.parameters()).dtype)
-        return self.layers(h).view(len(h), *self.output_shape)
+        output: Tensor = self.layers(h)
+        return output if self.per_step else output.view(len(h), *self.output_shape)
 
 
 def _perceptron(inputs: int, hidden_size: int, outputs: int) -> nn.Sequential:

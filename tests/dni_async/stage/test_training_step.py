@@ -166,6 +166,21 @@ def test_every_rule_trains_stages_that_exchange_trees(name: str, rule: str) -> N
     assert all(moved[len(moved) - len(state_of(trained)) :])
 
 
+@pytest.mark.parametrize("rule", [name for name in RULES if name != "oracle"])
+def test_every_rule_trains_on_sequences_of_changing_length(rule: str) -> None:
+    data = batches_of("masked", [16] * 6)
+    cropped = [
+        ({key: value[:, : 2 + i % 4] for key, value in x.items()}, y[:, : 2 + i % 4])
+        for i, (x, y) in enumerate(data)
+    ]
+    layers = NETWORKS["masked"][0]()
+    build = rule_named(rule, tuple(boundaries(layers, data[0])[1][-1].shape[1:]), data[0][1])
+    made = stages(layers, (1, 2), data[0], build)
+    simulation = Simulation(made).run([*messages(cropped), Marker(MarkerKind.EPOCH, len(data), 1)])
+    assert simulation.markers[0].body["result"]["trained"] == 16 * 6
+    assert made[0].version == 6 * made[0].rule.capabilities.updates
+
+
 class Fickle(nn.Module):
     """Returns a tuple, and from the given call on something else."""
 
