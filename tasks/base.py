@@ -14,7 +14,7 @@ import numpy
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from dni_async.errors import UserError
 from dni_async.trees import describe_tree, first_tensor
@@ -82,8 +82,15 @@ class Task(ABC):
             dni_async.errors.UserError: a file is missing or damaged.
         """
 
+    def collate(self, samples: list[Any]) -> Any:
+        """Return a batch of samples, a tree of tensors (B, ...), by default torch's `default_collate`.
+
+        It may run in other processes (--loader-workers). Not called for a loader of the task's own.
+        """
+        return default_collate(samples)
+
     def batch(self, samples: Any) -> tuple[Any, Any]:
-        """Return (inputs, targets) of a batch of samples, which torch has collated.
+        """Return (inputs, targets) of a batch of samples, which `collate` has made.
 
             samples                               inputs                 targets
             [x, y]                                x                      y

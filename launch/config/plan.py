@@ -11,6 +11,7 @@ from dni_async.errors import UserError
 from dni_async.networks.settings import LocalConfig, SGConfig
 from launch.config.checks import at_least
 from launch.config.compare import check_engines
+from launch.config.data import DataConfig
 from launch.config.flat import FlatConfig
 from launch.config.optimizer import OptimizerConfig
 from launch.config.partition import PipelineConfig
@@ -43,6 +44,7 @@ class PlanConfig(FlatConfig):
     """Run real jobs with 2 stages and, without --wan, emulated ones with 4 and 8, and show how far off the
     prediction is."""
     task: OmitArgPrefixes[TaskConfig] = field(default_factory=partial(TaskConfig, epochs=2))
+    data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
     partition: OmitArgPrefixes[PipelineConfig] = field(default_factory=PipelineConfig)
     runtime: OmitArgPrefixes[LinkedConfig] = field(default_factory=LinkedConfig)

@@ -12,6 +12,7 @@ from dni_async.optim import optimizer_factory
 from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.rules.registry import find_rule, rule_label, rules_with
 from launch.config.checks import positive
+from launch.config.data import DataConfig
 from launch.config.flat import FlatConfig
 from launch.config.optimizer import OptimizerConfig
 from launch.config.partition import PartitionConfig
@@ -27,6 +28,7 @@ class JobConfig(FlatConfig):
     """What a training job and a comparison share."""
 
     task: OmitArgPrefixes[TaskConfig] = field(default_factory=TaskConfig)
+    data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     evaluation: OmitArgPrefixes[EvaluationConfig] = field(default_factory=EvaluationConfig)
     optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
     partition: OmitArgPrefixes[PartitionConfig] = field(default_factory=PartitionConfig)

@@ -18,7 +18,7 @@ from launch.job.context import RankContext
 from launch.job.data import Data
 from launch.job.links import agree_on_links, all_near, describe_links
 from launch.job.resume import restore_stage
-from launch.job.samples import size
+from launch.job.samples import known_size
 from launch.job.stage_factory import build_stage
 from launch.report.recorder import Recorder
 from workers.checkpoint.store import CheckpointStore
@@ -175,7 +175,8 @@ def _report(context: RankContext, recorder: Recorder, marker: Marker) -> None:
 
 
 def _evaluated(kind: MarkerKind, data: Data) -> int | None:
-    """Return the number of samples whose scores a marker of this kind brings; None if it brings none."""
+    """Return the number of samples whose scores a marker of this kind brings; None if it brings none, or if
+    only reading would show it."""
     if kind in EVALUATIONS:
-        return size(data.evaluated)
-    return size(data.test) if kind is MarkerKind.STOP and data.validation is not None else None
+        return known_size(data.evaluated)
+    return known_size(data.test) if kind is MarkerKind.STOP and data.validation is not None else None

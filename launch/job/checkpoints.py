@@ -15,7 +15,7 @@ from dni_async.state.state_dict import State
 from launch.config.train import TrainConfig
 from launch.job.context import RankContext
 from launch.job.data import Data
-from launch.job.samples import size
+from launch.job.samples import known_size
 from launch.report.files import jsonable
 from launch.report.recorder import Recorder
 from tasks.base import Task
@@ -27,6 +27,7 @@ SAME = (
     "rule",
     "seed",
     "batch_size",
+    "steps_per_epoch",
     "optimizer",
     "optimizer_args",
     "accumulate",
@@ -41,7 +42,9 @@ stages, may be new."""
 def settings_of(config: TrainConfig, task: Task, data: Data) -> dict[str, Any]:
     """Return the settings that a checkpoint and the runs that go on from it must have in common."""
     flat = config.as_json()
-    settings = {"task": task.name} | {name: flat[name] for name in SAME} | {"samples": size(data.train)}
+    names = (*SAME, "loader_workers") if data.is_stream else SAME  # workers share a stream among them
+    settings = {"task": task.name} | {name: flat[name] for name in names}
+    settings |= {"samples": known_size(data.train)}
     return dict(json.loads(json.dumps(jsonable(settings))))
 
 

@@ -22,7 +22,7 @@ from launch.engines.registry import find_engine
 from launch.job.data import Data
 from launch.job.layers import NetworkLayers
 from launch.job.run_through import run_through, type_name
-from launch.job.samples import size
+from launch.job.samples import known_size
 from launch.job.stage_costs import measure_stage_costs
 from launch.job.task_checks import (
     check_evaluations,
@@ -56,8 +56,9 @@ class PartitionPlan:
     label_size: int
     """Columns that the SG networks condition on."""
     steps_per_epoch: int
-    train_samples: int
-    test_samples: int
+    train_samples: int | None
+    """None where only reading would show it."""
+    test_samples: int | None
     boundaries: list[dict[str, Any]] = field(default_factory=list)
     """How what crosses in front of the first layer, and behind each of them, is packed (see `Boundary`);
     empty: single tensors."""
@@ -172,8 +173,8 @@ def make_plan(
         [costs.of_stage(*pair) for pair in bounds] if costs else [],
         label_size,
         data.steps_per_epoch,
-        size(data.train),
-        size(data.test),
+        known_size(data.train),
+        known_size(data.test),
         [boundary.state_dict() for boundary in crossings.boundaries],
         [[(type_name(extra), list(extra.shape)) for extra in extras] for extras in crossings.extras],
         targets.state_dict(),

@@ -6,6 +6,7 @@ rendezvous ─ checks ─ placement ─ rank 0: data, start, plan ─┬─ engi
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -149,6 +150,17 @@ def _prepare(
 
 def _read(config: TrainConfig, engine: Engine, task: Task, rendezvous: Rendezvous) -> Data:
     part = (rendezvous.rank, rendezvous.world) if engine.shares_batches else (0, 1)
-    data = read(config.task, task, part, config.evaluation.patience)
+    announce = partial(_announce, config, rendezvous)
+    gpu, timeout = config.runtime.device == "cuda", config.runtime.timeout
+    data = read(
+        config.task,
+        task,
+        part,
+        config.evaluation.patience,
+        config.data,
+        pin=gpu,
+        timeout=timeout,
+        announce=announce,
+    )
     check_labels_of_batches(task, data)
     return data

@@ -33,9 +33,15 @@ class RunLock:
             ) from None
         os.ftruncate(self._file, 0)
         os.write(self._file, f"pid {os.getpid()} on {socket.gethostname()}\n".encode())
+        os.register_at_fork(after_in_child=self._close)  # a worker of a loader may end a moment later
+
+    def _close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
 
     def __enter__(self) -> RunLock:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        os.close(self._file)
+        self._close()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_structure
-from torch.utils.data import Dataset, IterableDataset, default_collate
+from torch.utils.data import IterableDataset, default_collate
 
 from dni_async.errors import UserError
 from dni_async.trees import describe_tree
@@ -16,31 +16,53 @@ from dni_async.trees import describe_tree
 WANTED = "give tensors, arrays or numbers, in tuples, lists or dicts of the same form and shapes"
 
 
-def check_set(name: str, dataset: Dataset[Any]) -> None:
-    """Check that a data set, such as the "training" set, is map-style and has samples."""
-    if isinstance(dataset, IterableDataset):
-        kind = type(dataset).__name__
-        raise UserError(
-            f"the {name} set is an IterableDataset ({kind}), which cannot be shuffled and resumed; "
-            "give a map-style data set, with __len__ and __getitem__"
-        )
-    if not size(dataset):
+def is_loader(dataset: Any) -> bool:
+    """Whether it makes batches by itself, as torch's DataLoader and torchdata's StatefulDataLoader do."""
+    return hasattr(dataset, "__iter__") and hasattr(dataset, "collate_fn")
+
+
+def is_stream(dataset: Any) -> bool:
+    """Whether its samples, or the batches of a loader, come one after the other and have no numbers."""
+    if isinstance(dataset, IterableDataset) or is_loader(dataset):
+        return True
+    return hasattr(dataset, "__iter__") and not hasattr(dataset, "__getitem__")
+
+
+def check_set(name: str, dataset: Any) -> None:
+    """Check that a data set, such as the "training" set, can be read, and has samples if it is map-style."""
+    if not is_stream(dataset) and not size(dataset):
         raise UserError(f"the {name} set is empty; check the task's data")
 
 
-def size(dataset: Dataset[Any]) -> int:
+def size(dataset: Any) -> int:
     """Return the number of samples in a map-style data set. Raises UserError for another."""
-    if not hasattr(dataset, "__len__"):
-        raise UserError(f"data set {type(dataset).__name__} has no length; give a map-style data set")
+    if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+        raise UserError(
+            f"data set {type(dataset).__name__} cannot be read; give a map-style or an iterable data set, or "
+            "a DataLoader"
+        )
     return len(dataset)
 
 
-def stack(samples: Sequence[Any]) -> Any:
+def known_size(dataset: Any) -> int | None:
+    """Return the number of samples, None where only reading would show it."""
+    return None if is_stream(dataset) else size(dataset)
+
+
+def stack(samples: Sequence[Any], collate: Callable[[list[Any]], Any] | None = None) -> Any:
     """Return a batch of these samples: the tree of one of them, with tensors (B, ...).
+
+    Args:
+        collate: makes it; by default torch's `default_collate`.
 
     Raises:
         UserError: they differ in form, or have something else than tensors, arrays and numbers.
     """
+    if collate is not None:
+        batch = collate(list(samples))
+        if not all(isinstance(leaf, Tensor) for leaf in tree_leaves(batch)):
+            raise UserError(f"collate of the task returned {describe_tree(batch)}; return a tree of tensors")
+        return batch
     try:
         batch = default_collate(list(samples))
     except Exception as error:  # shapes or forms that differ, or a type that torch does not know

@@ -102,7 +102,7 @@ class _Measurement:
     def __init__(self, config: PlanConfig, task: Task) -> None:
         self.config, self.task = config, task
         self.device = pick_device(config.runtime.device, 0)
-        self.data = read(config.task, task)
+        self.data = read(config.task, task, data=config.data)
         check_labels(task, self.data)
         self.x, y = self.data.sample()
         layers = build_layers(task, config.task)

@@ -15,7 +15,7 @@ import torch
 
 from launch.engines.registry import find_engine
 from launch.job.context import RankContext
-from launch.job.samples import size
+from launch.job.samples import known_size
 
 UNTIL = ("accuracy", "reached", "seconds", "seconds_without_evaluations", "epochs", "steps")
 """What the summary says of --until: None where the accuracy was not reached."""
@@ -38,7 +38,7 @@ def initial_summary(context: RankContext) -> dict[str, Any]:
     config, task, plan, start = context.config, context.task, context.plan, context.start
     dataset = {"train": plan.train_samples, "test": plan.test_samples}
     if context.data is not None and context.data.validation is not None:
-        dataset["validation"] = size(context.data.validation)
+        dataset["validation"] = known_size(context.data.validation)
     rule = config.rule if find_engine(config.engine).uses_rule else None
     return run_metadata(task.name, rule, config.task.seed, config.as_json()) | {
         "engine": config.engine_name,

@@ -10,8 +10,10 @@ FileNotFoundError: ...
 from __future__ import annotations
 
 import os
+import re
 import sysconfig
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
 _OURS = tuple(
@@ -33,9 +35,22 @@ def root_cause(error: BaseException) -> BaseException:
 def place_of(error: BaseException) -> str:
     """Return the innermost place in the user's code, such as `my_task.py:31 in data()`; empty if there is
     none."""
-    for frame in reversed(traceback.extract_tb(root_cause(error).__traceback__)):
-        if _is_users(frame.filename):
-            return f"{_shown(frame.filename)}:{frame.lineno} in {frame.name}()"
+    root = root_cause(error)
+    frames = [
+        (frame.filename, frame.lineno, frame.name) for frame in traceback.extract_tb(root.__traceback__)
+    ]
+    return getattr(root, "place", "") or _innermost(frames)  # of an error in another process
+
+
+def place_in_text(trace: str) -> str:
+    """Return the innermost place in the user's code that the text of a traceback names; empty if none."""
+    return _innermost(re.findall(r'^ *File "(.+)", line (\d+), in (\S+)', trace, re.MULTILINE))
+
+
+def _innermost(frames: Sequence[tuple[str, object, str]]) -> str:
+    for path, line, function in reversed(frames):
+        if _is_users(path):
+            return f"{_shown(path)}:{line} in {function}()"
     return ""
 
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from dni_async.errors import UserError
 from launch.config.task import TaskConfig
 from launch.job.data import Data, read
-from launch.job.samples import check_set, stack
+from launch.job.samples import check_set, is_loader, is_stream, known_size, stack
 from tests.support.tiny_task import Tiny
 
 X = torch.ones(2)
@@ -26,31 +26,37 @@ class Stream(IterableDataset):
         return iter([(X, 0)] * 4)
 
 
-class StreamOfKnownLength(Stream):
-    def __len__(self) -> int:
-        return 4
-
-
-def streamed(kind: str) -> str:
-    return (
-        f"the training set is an IterableDataset ({kind}), which cannot be shuffled and resumed; "
-        "give a map-style data set, with __len__ and __getitem__"
-    )
-
-
 @pytest.mark.parametrize(
     ("dataset", "line"),
     [
-        (Stream(), streamed("Stream")),
-        (StreamOfKnownLength(), streamed("StreamOfKnownLength")),
-        (5, "data set int has no length; give a map-style data set"),
+        (5, "data set int cannot be read; give a map-style or an iterable data set, or a DataLoader"),
         ([], "the training set is empty; check the task's data"),
     ],
 )
-def test_a_set_without_numbered_pairs_is_refused(dataset: Any, line: str) -> None:
+def test_what_is_no_set_or_empty_is_refused(dataset: Any, line: str) -> None:
     with pytest.raises(UserError) as error:
         check_set("training", dataset)
     assert str(error.value) == line
+
+
+def test_sets_are_map_style_iterable_or_loaders() -> None:
+    loader = DataLoader([(X, 0)] * 4, batch_size=2)
+    assert [is_stream(each) for each in (Stream(), iter([X]), loader, [(X, 0)], Odd())] == [True] * 3 + [
+        False
+    ] * 2
+    assert [is_loader(each) for each in (Stream(), loader, [(X, 0)])] == [False, True, False]
+    assert [known_size(each) for each in (Stream(), loader, [(X, 0)])] == [None, None, 1]
+
+
+def test_the_collate_of_a_task_makes_the_batch() -> None:
+    texts = ["a", "bcd"]
+    assert stack(texts, lambda samples: torch.tensor([len(text) for text in samples])).tolist() == [1, 3]
+    with pytest.raises(
+        UserError, match=r"^collate of the task returned \{texts: \['a', 'bcd'\]\}; return a tree of"
+    ):
+        stack(texts, lambda samples: {"texts": samples})
+    with pytest.raises(KeyError):
+        stack(texts, lambda samples: {}["dim"])
 
 
 @pytest.mark.parametrize(
