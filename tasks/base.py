@@ -141,7 +141,7 @@ class Task(ABC):
             return F.cross_entropy(output, y)
         rows, labels = output, y.long()
         if y.ndim != 1:
-            rows, labels = _classes_last(output, y).flatten(0, -2), labels.flatten()
+            rows, labels = _classes_last(output, y, self.classes).flatten(0, -2), labels.flatten()
         loss = F.cross_entropy(rows, labels, ignore_index=self.ignore_index)
         if loss.isnan() and not self.valid(labels).any():
             return F.cross_entropy(rows, labels, ignore_index=self.ignore_index, reduction="sum")
@@ -170,7 +170,7 @@ class Task(ABC):
             return ((output > 0) == (y > 0.5))[self.valid(y)].float()
         if self.classes is None:
             return -(output - y).reshape(len(y), -1).square().mean(1)
-        return (_classes_last(output, y).argmax(-1) == y)[self.valid(y)].float()
+        return (_classes_last(output, y, self.classes).argmax(-1) == y)[self.valid(y)].float()
 
     def reported(self, mean: float) -> float:
         """Return the number that reports show for the mean of the metric over a set."""
@@ -192,6 +192,10 @@ class Task(ABC):
         rows = torch.zeros(*y.shape, self.classes, device=y.device)
         return rows.scatter_(-1, columns * valid, valid.float())
 
+    def class_indices(self, y: Any) -> Tensor:
+        """Return the class labels as integers, -1 for one that does not count (see `valid`)."""
+        return first_tensor(y).long().masked_fill(~self.valid(y), -1)
+
 
 def _check_alike(output: Tensor, y: Tensor) -> None:
     if output.shape != y.shape:
@@ -200,11 +204,11 @@ def _check_alike(output: Tensor, y: Tensor) -> None:
         )
 
 
-def _classes_last(output: Tensor, y: Tensor) -> Tensor:
+def _classes_last(output: Tensor, y: Tensor, classes: int) -> Tensor:
     """Return the outputs as (B, ..., classes) for labels y (B, ...); they may be (B, classes, ...)."""
     if output.shape[:-1] == y.shape:
         return output
-    if output.ndim == y.ndim + 1 and output.shape[:1] + output.shape[2:] == y.shape:
+    if output.shape[1:2] == (classes,) and output.shape[:1] + output.shape[2:] == y.shape:
         return output.movedim(1, -1)
     raise UserError(
         f"outputs {tuple(output.shape)} do not fit class labels {tuple(y.shape)}; "

@@ -55,6 +55,8 @@ class DNINetwork(nn.Module):
     """Whether activations must be (B, T, D)."""
     needs_classes: ClassVar[bool] = False
     """Whether the labels must be one-hot classes."""
+    takes_class_indices: ClassVar[bool] = False
+    """Whether labels may also be class indices (B, ...), -1 for one that does not count."""
     replays: ClassVar[bool] = True
     """Whether from three stages on it learns better with replayed tuples (by default 2 per target)."""
     learned_share: ClassVar[float] = 1.0

@@ -33,6 +33,7 @@ class ClassifierSG(DNINetwork):
 
     learns_when_predicting = True
     needs_classes = True
+    takes_class_indices = True
     replays = False
     follows_schedule = True
     default_lr = 3e-3
@@ -76,7 +77,7 @@ class ClassifierSG(DNINetwork):
     def regress(self, h: Tensor, labels: Tensor | None, target: Tensor) -> Tensor:
         """One backward of mean((g - target)^2) over the running mean of target^2."""
         prediction = self(h.detach().requires_grad_(), None, labels)[0]
-        per_label = math.prod(required(labels, self.classes).shape[1:-1]) ** 2
+        per_label = math.prod(self._places(labels)[1:]) ** 2
         self.target_count += 1
         self.target_square.lerp_(target.square().mean() * per_label, 1 - self.rms_decay)
         mean_square = self.target_square / (1 - self.rms_decay**self.target_count)
@@ -88,13 +89,25 @@ class ClassifierSG(DNINetwork):
         return prediction.detach()
 
     def _cross_entropy(self, h: Tensor, labels: Tensor | None) -> Tensor:
-        labels = required(labels, self.classes)
+        """Return the mean over all labels; those that do not count add zero to the sum."""
+        places = self._places(labels)
+        assert labels is not None
         logits: Tensor = self.head(h)
-        if logits.ndim > labels.ndim:
+        if logits.ndim > len(places) + 1:
             logits = logits.flatten(1, -2).mean(1)
-        if logits.shape[:-1] != labels.shape[:-1]:
+        if logits.shape[:-1] != places:
             raise misfit(labels, h)
-        return F.cross_entropy(logits.flatten(0, -2), labels.flatten(0, -2))
+        logits = logits.flatten(0, -2)
+        if labels.is_floating_point():
+            return F.cross_entropy(logits, labels.flatten(0, -2))
+        total = F.cross_entropy(logits, labels.flatten(), ignore_index=-1, reduction="sum")
+        return total / labels.numel()
+
+    def _places(self, labels: Tensor | None) -> torch.Size:
+        """Return (B, ...) of labels (B, ..., classes), or of class indices (B, ...)."""
+        if labels is not None and not labels.is_floating_point():
+            return labels.shape
+        return required(labels, self.classes).shape[:-1]
 
 
 class HeadSG(ClassifierSG):

@@ -36,6 +36,9 @@ class RuleContext:
     """y (B, ...) -> which labels count in the loss, in the shape of y; None where all of them do."""
     condition: Callable[[Any], Tensor] | None = None
     """y (B, ...) -> (B, C) floats, the labels as a network takes them."""
+    class_indices: Callable[[Any], Tensor] | None = None
+    """y (B, ...) -> class indices, -1 for a label that does not count: what a network takes instead of
+    `condition` if it can; None where `condition` is not one-hot."""
     label_size: int = 0
     """C, the columns that `condition` returns."""
     classes: int | None = None

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from typing_extensions import Self, override
 
+from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
 from dni_async.networks.factory import build_synthesizer, resolve
 from dni_async.networks.registry import find_network
@@ -18,6 +19,9 @@ from dni_async.rules.context import RuleContext
 from dni_async.rules.staleness import Staleness
 from dni_async.state.state_dict import State
 from dni_async.synthesis.predictor import Predictor
+
+MOST_COLUMNS = 2**14
+"""Classes that an SG network may see one-hot: with more, the labels of a batch outweigh its activation."""
 
 
 class DniRule(Rule):
@@ -59,17 +63,25 @@ class DniRule(Rule):
             batch_normalised=context.batch_normalised,
             values=context.label_size if conditional and context.classes is None else 0,
         )
+        network, condition = find_network(settings.kind), context.condition if conditional else None
+        if network.takes_class_indices and context.class_indices:
+            condition = context.class_indices
+        elif condition and context.class_indices and context.label_size > MOST_COLUMNS:
+            raise UserError(
+                f"SG network {settings.kind} sees labels of {context.label_size} classes as so many columns, "
+                f"at most {MOST_COLUMNS}; use --sg.kind head, or write `condition` in the task"
+            )
         synthesizer = build_synthesizer(
             settings,
             context.shape,
             label_size=context.label_size,
-            condition=context.condition if conditional else None,
+            condition=condition,
             valid=context.valid,
             pending_capacity=context.pending_capacity,
             device=context.device,
             seed=context.seed,
             guarded=context.guarded,
-            schedule=context.schedule if find_network(settings.kind).follows_schedule else None,
+            schedule=context.schedule if network.follows_schedule else None,
         )
         return cls(synthesizer)
 

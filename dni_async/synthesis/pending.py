@@ -19,7 +19,7 @@ class PendingPrediction:
     h: Tensor
     """(B, ...) the stage's output, detached."""
     labels: Tensor | None
-    """(B, C) labels that the SG network was conditioned on."""
+    """(B, C) labels, or (B, ...) class indices, that the SG network was conditioned on."""
     version: int
     """Optimizer steps the stage had taken when it predicted."""
     hidden: Any = None

@@ -37,7 +37,7 @@ class Synthesizer(Predictor):
     small for 16 bits. The gradient is returned in the precision of h.
 
     Args:
-        condition: y (B, ...) -> (B, C) floats, for conditional DNI; None for plain DNI.
+        condition: y (B, ...) -> (B, C) floats or class indices, for conditional DNI; None for plain DNI.
         valid: y -> which labels count in the loss, in the shape of y; None where all of them do.
         scale: units of the gradients that the network works in.
         replay: extra steps per target, on tuples of the last `replay_window` batches, chosen by `seed`.
@@ -238,7 +238,7 @@ class Synthesizer(Predictor):
 
     def _cast(self, h: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
         dtype = self._dtype()
-        return h.to(dtype), None if labels is None else labels.to(dtype)
+        return h.to(dtype), labels.to(dtype) if labels is not None and labels.is_floating_point() else labels
 
     def _update(self) -> None:
         try:

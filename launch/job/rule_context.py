@@ -45,6 +45,7 @@ def rule_context(
         metric=task.metric,
         valid=task.valid if ignored_labels else None,
         condition=task.condition,
+        class_indices=task.class_indices if type(task).condition is Task.condition else None,
         label_size=label_size,
         classes=None if task.multi_label else task.classes,
         boundary=boundary,

@@ -150,6 +150,16 @@ def test_an_ignored_label_is_seen_as_a_row_of_zeros(ignored: int) -> None:
     assert seen.tolist() == [[[0, 0, 1], [0, 0, 0]], [[0, 0, 0], [1, 0, 0]]]
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16])
+@pytest.mark.parametrize("ignored", [-100, 1])
+def test_class_indices_are_minus_one_where_a_label_is_ignored(ignored: int, dtype: torch.dtype) -> None:
+    class Padded(Classification):
+        ignore_index = ignored
+
+    found = Padded().class_indices(torch.tensor([[2, ignored], [ignored, 0]], dtype=dtype))
+    assert found.tolist() == [[2, -1], [-1, 0]] and found.dtype == torch.int64
+
+
 class TestBatch:
     x, mask, y = torch.zeros(4, 2), torch.ones(4, 2), torch.arange(4)
 

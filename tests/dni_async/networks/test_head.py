@@ -231,6 +231,30 @@ def test_features_may_have_any_scale_and_offset() -> None:
 
 
 @bodies
+def test_class_indices_say_what_one_hot_labels_say(body: Body) -> None:
+    """An index of -1 is a row of zeros: a label that does not count."""
+    h, labels = batch(body)
+    labels[1:3] = 0
+    indices = labels.argmax(-1).masked_fill(labels.eq(0).all(-1), -1)
+    target = torch.randn(h.shape, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    found = []
+    for given in (labels, indices):
+        network = network_for(body)
+        predicted = network.synthesize(h, given)
+        learned = [p.grad for p in network.head.parameters()]
+        regressed = network.regress(h, given, target)
+        found.append([predicted, *learned, regressed, *(p.grad for p in network.parameters())])
+    for one_hot, index in zip(*found, strict=True):
+        torch.testing.assert_close(index, one_hot)
+
+
+def test_class_indices_of_other_positions_than_h_are_refused() -> None:
+    network, (h, labels) = network_for(STEPS), batch(STEPS)
+    with pytest.raises(UserError, match=r"labels \(5, 4\) do not fit activations \(5, 5, 7\)"):
+        network.synthesize(h, labels.argmax(-1)[:, :4])
+
+
+@bodies
 def test_the_head_insists_on_labels(body: Body) -> None:
     h, _ = batch(body)
     with pytest.raises(UserError, match="conditional"):

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
 from dni_async.networks import DNINetwork, FeatureHeadSG, LeastSquaresSG, LinearSG
 from dni_async.networks.settings import SGConfig
 from dni_async.rules.context import RuleContext
-from dni_async.rules.dni import CdniRule, DniRule
+from dni_async.rules.dni import MOST_COLUMNS, CdniRule, DniRule
 from dni_async.synthesis.predictor import Predictor
 from dni_async.synthesis.synthesizer import Synthesizer
 from tests.support.stages import CLASSES, WIDTH, one_hot, synthesizer
@@ -145,6 +146,29 @@ def test_the_default_network_depends_on_labels_and_normalisation(
     predictor = rule.build(context(**settings)).predictor
     assert isinstance(predictor, Synthesizer)
     assert type(predictor.network) is network
+
+
+def indices(y: Tensor) -> Tensor:
+    return y.masked_fill(y == 0, -1)
+
+
+def test_a_head_remembers_the_indices_of_classes_and_other_networks_their_columns() -> None:
+    y = torch.arange(4) % CLASSES
+    for kind, wanted in (("head", indices(y)), ("linear", one_hot(y))):
+        rule = CdniRule.build(context(class_indices=indices, sg=SGConfig(kind=kind)))
+        assert isinstance(rule.predictor, Synthesizer)
+        rule.gradient(0, 0, torch.randn(4, WIDTH), y)
+        waiting = rule.predictor.pending.pop(0)
+        assert waiting is not None and waiting.labels is not None
+        assert torch.equal(waiting.labels, wanted) and waiting.labels.dtype == wanted.dtype
+
+
+def test_a_vocabulary_that_is_too_large_for_one_hot_labels_is_refused_except_by_heads() -> None:
+    large: dict[str, Any] = {"label_size": MOST_COLUMNS + 1, "classes": MOST_COLUMNS + 1}
+    CdniRule.build(context(class_indices=indices, **large))
+    with pytest.raises(UserError, match=r"SG network linear sees labels of 16385 classes .* --sg.kind head"):
+        CdniRule.build(context(class_indices=indices, sg=SGConfig(kind="linear"), **large))
+    DniRule.build(context(class_indices=indices, **large))
 
 
 def test_the_heads_learning_rate_follows_the_schedule_of_the_stage_and_the_linear_networks_does_not() -> None:

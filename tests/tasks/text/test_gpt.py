@@ -15,6 +15,7 @@ from dni_async.errors import UserError
 from dni_async.parameter_groups import numbered, parameter_groups
 from launch.config.command_line import parse
 from launch.config.train import TrainConfig
+from launch.job.task_checks import check_scores
 from tasks.text.gpt import CharGpt, windows
 
 TEXT = "to be or not to be, that is the question. " * 30
@@ -82,6 +83,18 @@ def test_the_loss_is_the_mean_over_symbols_and_the_metric_each_of_them(tmp_path:
     torch.testing.assert_close(gpt.loss(output, y), each.mean())
     assert gpt.metric_name == "bits_per_char"
     assert gpt.reported(math.log(8)) == pytest.approx(3)
+
+
+def test_labels_of_another_length_are_refused(tmp_path: Path) -> None:
+    """Here outputs (B, T, V) = (3, 16, 15) could be taken for 16 classes at each of 15 positions."""
+    assert SYMBOLS == 15
+    gpt = task(tmp_path)
+    x, y = gpt.data(None)[1][:3]
+    output = nn.Sequential(*gpt.layers())(x)
+    with pytest.raises(UserError, match=r"outputs \(3, 16, 15\) do not fit class labels \(3, 15\)"):
+        gpt.loss(output, y[:, :-1])
+    with pytest.raises(UserError, match=r"loss does not take .* do not fit class labels \(3, 15\)"):
+        check_scores(gpt, output, y[:, :-1])
 
 
 def test_rope_replaces_learned_positions(tmp_path: Path) -> None:
