@@ -48,7 +48,9 @@ def test_an_oracle_makes_the_stages_equal_to_backprop_to_the_bit(name: str, stag
 @pytest.mark.slow
 @pytest.mark.parametrize(("stages", "transport"), [(2, "tcp"), (3, "shm")])
 @pytest.mark.parametrize("name", MODELS)
-def test_so_do_processes_over_a_transport(name: str, stages: int, transport: str, tmp_path: Path) -> None:
+def test_an_oracle_makes_processes_over_a_transport_equal_to_backprop_to_the_bit(
+    name: str, stages: int, transport: str, tmp_path: Path
+) -> None:
     config = TrainConfig.of(rule="oracle", epochs=1, batch_size=200, transport=transport)
     with Job(config, MODELS[name](), stages, tmp_path) as job:
         assert job.statuses() == [0] * stages, job.lines()

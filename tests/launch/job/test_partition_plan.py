@@ -12,6 +12,7 @@ from torch.utils.data import TensorDataset
 from dni_async.boundary import TENSOR
 from dni_async.errors import StageError, UserError
 from dni_async.networks.settings import SGConfig
+from dni_async.partition.from_module import from_module
 from dni_async.recurrent.stateful_rnn import StatefulRNN
 from launch.config.task import TaskConfig
 from launch.config.train import TrainConfig
@@ -73,6 +74,12 @@ def test_an_automatic_cut_leaves_no_stage_without_weights(monkeypatch):
     measured = costs([4.0, 4.0, 1.0, 1.0, 1.0], [0.0] * 4)
     monkeypatch.setattr(stage_costs, "measure_costs", lambda *args, **kwargs: measured)
     assert drawn(cut="", stages=3).bounds == [(0, 2), (2, 4), (4, 5)]
+
+
+def test_a_model_that_cannot_be_split_is_bad_input():
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 3))
+    said = refusal(Tiny(lambda: from_module(model, ["blocks.*"])))
+    assert said == "Sequential has no submodule blocks.*; split points are names such as 0, 1"
 
 
 def tied_layers():
