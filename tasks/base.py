@@ -73,7 +73,10 @@ class Task(ABC):
 
     @abstractmethod
     def data(self, root: Path | None) -> tuple[Dataset, Dataset]:
-        """Return (training set, test set); a `TensorDataset` is read fastest. See `batch` for their samples.
+        """Return (training set, test set). See `batch` for their samples.
+
+        Each is map-style (a `TensorDataset` is read fastest), iterable (`__iter__`), or a loader of batches,
+        such as a `DataLoader` or torchdata's `StatefulDataLoader`.
 
         Args:
             root: the folder given by --data-root or DNI_DATA; None when neither is given.

@@ -17,7 +17,7 @@ from launch.job.checkpoints import complete_checkpoint, save_parts
 from launch.job.context import RankContext
 from launch.job.data import Data
 from launch.job.links import agree_on_links, all_near, describe_links
-from launch.job.resume import restore_stage
+from launch.job.resume import restore_stage, resume_reading
 from launch.job.samples import known_size
 from launch.job.stage_factory import build_stage
 from launch.report.recorder import Recorder
@@ -80,7 +80,9 @@ def _restore(context: RankContext, stage: Stage) -> list[TargetGradient]:
     part = checkpoints.newest_part(stage.index, context.plan.bounds, resumed)
     if part is not None:
         stage.load_state_dict(part)
-    elif resumed:
+    if part is not None or not resumed:
+        resume_reading(context, part)
+    else:
         restore_stage(context, stage)
     session.restore_counters(stage)
     return []

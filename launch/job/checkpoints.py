@@ -11,10 +11,11 @@ from typing import Any
 
 from dni_async.messages import Marker
 from dni_async.stage.stage import Stage
-from dni_async.state.state_dict import State
+from dni_async.state.state_dict import State, copied
 from launch.config.train import TrainConfig
 from launch.job.context import RankContext
 from launch.job.data import Data
+from launch.job.reading_state import storable
 from launch.job.samples import known_size
 from launch.report.files import jsonable
 from launch.report.recorder import Recorder
@@ -22,6 +23,8 @@ from tasks.base import Task
 from workers.checkpoint.manifest import Manifest
 from workers.checkpoint.store import CheckpointStore
 
+READING = "reading"
+"""Entry in the part of stage 0: the state of the reading of the training set, if that has one."""
 SAME = (
     "task_args",
     "rule",
@@ -57,6 +60,8 @@ def save_parts(context: RankContext, stage: Stage) -> None:
     def save(step: int, part: State | None) -> dict[str, State]:
         if part is None:
             return {"checkpoint": {"error": f"stage {stage.index} was started again meanwhile"}}
+        if context.data and (reading := context.data.state_dict()) is not None:
+            part = part | {READING: copied(storable(reading))}
         return {"checkpoint": checkpoints.write_part(step, stage.index, part, context.plan.run)}
 
     stage.save_checkpoint = save

@@ -14,12 +14,14 @@ from dni_async.messages import TargetGradient
 from dni_async.rules.registry import find_rule
 from dni_async.stage.stage import Stage
 from dni_async.state.checkpoint import recut, targets_under_way
+from dni_async.state.state_dict import State
 from launch.config.train import TrainConfig
-from launch.job.checkpoints import settings_of
+from launch.job.checkpoints import READING, settings_of
 from launch.job.context import RankContext
 from launch.job.data import Data
 from launch.job.message_stream import StreamPosition
 from launch.job.output_folder import check_unfinished, check_unused
+from launch.job.reading_state import restored
 from launch.job.stage_factory import patience_of
 from launch.job.start import Start
 from launch.report.evaluation import metric_key, split_of
@@ -173,7 +175,19 @@ def restore_stage(context: RankContext, stage: Stage) -> list[TargetGradient]:
             f"the checkpoint of step {start} does not fit task {context.task.name} ({cause}); resume with "
             "the same task"
         ) from error
+    resume_reading(context, state if manifest.bounds == bounds else parts.get(0))
     return targets_under_way(state, context.placement.device)
+
+
+def resume_reading(context: RankContext, part: State | None) -> None:
+    """Let the data of stage 0 go on where the run does.
+
+    Args:
+        part: of stage 0 in a checkpoint; None: what the run has read is read again.
+    """
+    if context.data is not None:
+        reading = restored(part[READING]) if part and READING in part else None
+        context.data.resume(context.start.position.step, reading)
 
 
 def recut_note(rule: str) -> str:
