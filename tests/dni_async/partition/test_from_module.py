@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 from dni_async.errors import UserError
 from dni_async.partition.from_module import from_module
@@ -155,6 +156,13 @@ def test_a_copy_of_layers_has_weights_of_its_own(split: Split) -> None:
             parameter.add_(1)
     assert torch.equal(copied(inputs(3)), before)
     assert not torch.equal(chain(inputs(3)), before)
+
+
+def test_layers_compute_on_the_device_that_they_are_moved_to(split: Split) -> None:
+    """On meta, an operation with a tensor that stayed on the CPU fails as on a GPU."""
+    chain = copy.deepcopy(nn.Sequential(*split.layers)).to("meta")
+    inputs = pytree.tree_map(lambda x: x.to("meta"), split.inputs(3))
+    assert chain(inputs).is_meta
 
 
 def test_lengths_of_texts_may_differ_from_batch_to_batch() -> None:
