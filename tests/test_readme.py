@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from launch.bench import BenchConfig
 from launch.config.command_line import parse
 from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
 from launch.config.recurrent import SequenceConfig
 from launch.config.train import TrainConfig
 from launch.export import ExportConfig
+from launch.generate import GenerateConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -55,6 +57,9 @@ def test_the_model_of_hugging_face_trains_in_two_stages(tmp_path: Path) -> None:
     assert accuracy is not None and float(accuracy[1]) > 90, printed
 
 
+COMMANDS = (TrainConfig, CompareConfig, PlanConfig, SequenceConfig, ExportConfig, GenerateConfig, BenchConfig)
+
+
 def options_of(config: type) -> str:
     """The help of a command."""
     printed = io.StringIO()
@@ -78,7 +83,7 @@ def test_every_command_that_readme_shows_exists() -> None:
         "--master-port",
         "--node-rank",
     }
-    known = "".join(map(options_of, (TrainConfig, CompareConfig, PlanConfig, SequenceConfig, ExportConfig)))
+    known = "".join(map(options_of, COMMANDS))
     for option in options - torchrun - {"--help"}:
         assert re.search(rf"{option}\b", known), option
 

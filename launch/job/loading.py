@@ -196,6 +196,7 @@ def _batches(iterator: Iterator[Any], timeout: float) -> Iterator[Any]:
             failure = original_error(error)
             if failure is error:
                 raise
+            error.__traceback__ = None  # a circle, by way of torch's frames, with the iterator in it
         else:
             yield batch
             begun = time.monotonic()
