@@ -21,3 +21,4 @@ from dni_async.networks.least_squares import LeastSquaresSG as LeastSquaresSG
 from dni_async.networks.linear import LinearSG as LinearSG
 from dni_async.networks.mlp import MlpSG as MlpSG
 from dni_async.networks.rnn import RNNDNI as RNNDNI
+from dni_async.networks.token_attention import TokenAttentionSG as TokenAttentionSG

@@ -14,6 +14,7 @@ NETWORKS = {
     "conv": "dni_async.networks.conv:ConvSG",
     "head": "dni_async.networks.head:ClassifierSG",
     "token-head": "dni_async.networks.head:TokenHeadSG",
+    "token-attention": "dni_async.networks.token_attention:TokenAttentionSG",
 }
 """Name on the command line -> class."""
 NARROW = 2

@@ -16,10 +16,10 @@ class SGConfig:
     """The SG network of every cut. None: chosen by the kind of network and the number of stages."""
 
     kind: str = "auto"
-    """auto, linear, least-squares (in closed form), mlp, conv, head, token-head (head for sequences), or your
-    own as my_pkg.my_sg:MySG. Auto: head for class labels, but linear for one or two features and for
-    batch-normalised ones without residual connections; for other labels or none conv for (B, C, H, W), else
-    linear; through time least-squares up to width 256."""
+    """auto, linear, least-squares (in closed form), mlp, conv, head, token-head (head for sequences),
+    token-attention (with causal attention), or your own as my_pkg.my_sg:MySG. Auto: head for class labels,
+    but linear for one or two features and for batch-normalised ones without residual connections; for other
+    labels or none conv for (B, C, H, W), else linear; through time least-squares up to width 256."""
     rank: int | None = None
     """Rank of the linear network, 0 for full. By default full up to width 128, 64 above."""
     hidden: int | None = None

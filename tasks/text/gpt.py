@@ -57,9 +57,7 @@ class GptTask(Task):
         self.depth, self.width = at_least(1, depth=depth), at_least(1, width=width)
         self.heads, self.context = at_least(1, heads=heads), at_least(1, context=context)
         self.rope, self.windows = rope, at_least(0, windows=windows)
-        if width % heads or (rope and width // heads % 2):
-            even = " of an even width" if rope else ""
-            raise UserError(f"width={width} cannot be divided into heads={heads}{even}; change one of them")
+        check_heads(width, heads, rope)
 
     @property
     def classes(self) -> int | None:  # type: ignore[override]
@@ -98,6 +96,13 @@ class GptTask(Task):
     @override
     def reported(self, mean: float) -> float:
         return self.language.score(mean)
+
+
+def check_heads(width: int, heads: int, rope: bool = False) -> None:
+    """Raise UserError unless the heads divide the width, with RoPE into parts of an even width."""
+    if width % heads or (rope and width // heads % 2):
+        even = " of an even width" if rope else ""
+        raise UserError(f"width={width} cannot be divided into heads={heads}{even}; change one of them")
 
 
 def windows(text: Tensor, length: int, count: int = 0) -> TensorDataset:

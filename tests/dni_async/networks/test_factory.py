@@ -126,7 +126,7 @@ def test_real_valued_labels_get_no_head() -> None:
         (
             {"kind": "rnn"},
             "unknown SG network (rnn); use one of auto, linear, least-squares, mlp, conv, head, "
-            "token-head, or your own as my_pkg.my_sg:MySG",
+            "token-head, token-attention, or your own as my_pkg.my_sg:MySG",
         ),
         ({"units": "metres"}, "unknown gradient units (metres); use one of sample, rms, none"),
         ({"rank": -1}, "sg.rank is -1; it must be at least 0"),
