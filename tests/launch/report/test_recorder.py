@@ -148,7 +148,7 @@ def test_the_summary_says_what_ran_and_how_it_went():
         *("task", "engine", "rule", "seed", "dataset", "notes", "versions", "hardware", "settings"),
         *("samples_per_s", "train_s", "total_s", "metric_name", "epochs", "final", "transports"),
         *("stages", "overlap", "evaluations", "until", "precision", "emulated_gflops", "checkpoints"),
-        *("restarts", "facts", "early_stopping", "losses", "links"),
+        *("restarts", "facts", "early_stopping", "losses", "links", "module_layers"),
     }
 
 
