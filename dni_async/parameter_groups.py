@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from dni_async.errors import UserError
+from dni_async.partition.module_layer import is_module_layer
 
 GroupSettings = Mapping[str, Mapping[str, Any]]
 """Settings of the optimizer by pattern, in order of precedence."""
@@ -22,8 +23,9 @@ def numbered(layers: Iterable[nn.Module], first: int = 0) -> NamedModules:
     return ((str(number), layer) for number, layer in enumerate(layers, first))
 
 
-def parameter_names(modules: NamedModules) -> Iterator[tuple[nn.Parameter, str, str]]:
-    """Yield each trained parameter once, with its two names: by place and by the type of its module.
+def parameter_names(modules: NamedModules) -> Iterator[tuple[nn.Parameter, list[str]]]:
+    """Yield each trained parameter once, with its names: by place, by the type of its module, and, of a layer
+    that `from_module` has split off a model, that of the model.
 
     A network that begins with a linear layer has 0.weight or Linear.weight, and the norm inside its layer 3
     has 3.norm.bias or LayerNorm.bias.
@@ -34,14 +36,16 @@ def parameter_names(modules: NamedModules) -> Iterator[tuple[nn.Parameter, str, 
             for leaf, parameter in part.named_parameters(recurse=False):
                 if parameter.requires_grad and parameter not in seen:
                     seen.add(parameter)
-                    yield parameter, f"{place}.{leaf}".lstrip("."), f"{type(part).__name__}.{leaf}"
+                    place_name = f"{place}.{leaf}".lstrip(".")
+                    uncut = [place_name.removeprefix(f"{name}.")] if is_module_layer(module) else []
+                    yield parameter, [place_name, f"{type(part).__name__}.{leaf}", *uncut]
 
 
 def parameter_groups(modules: NamedModules, settings: GroupSettings) -> list[dict[str, Any]]:
     """Return the trained parameters as groups for an optimizer: one for each pattern that matches some, and
     the rest. A parameter belongs to the first pattern that matches one of its names."""
     groups: dict[str | None, list[nn.Parameter]] = {pattern: [] for pattern in (*settings, None)}
-    for parameter, *names in parameter_names(modules):
+    for parameter, names in parameter_names(modules):
         groups[_pattern(names, settings)].append(parameter)
     return [
         dict(settings.get(pattern, {}) if pattern else {}) | {"params": parameters}
@@ -52,11 +56,11 @@ def parameter_groups(modules: NamedModules, settings: GroupSettings) -> list[dic
 
 def check_patterns(network: NamedModules, settings: GroupSettings) -> None:
     """Raise UserError for a pattern to which no parameter of the whole network belongs."""
-    names = [names for _, *names in parameter_names(network)]
+    names = [names for _, names in parameter_names(network)]
     used = {_pattern(each, settings) for each in names}
     for pattern in settings:
         if pattern not in used:
-            known = ", ".join(f"{place} ({kind})" for place, kind in names[:4])
+            known = ", ".join(f"{place} ({kind})" for place, kind, *_ in names[:4])
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
             raise UserError(f"param-groups: no parameter is left for {pattern}; there are {known}{more}")
 

@@ -50,6 +50,8 @@ def from_module(
     Raises:
         UserError: there is no such submodule, or the model cannot be split there.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"from_module takes an nn.Module, not a {type(model).__name__}")
     points = _find(model, split_points)
     kind = type(model).__name__
     if _is_chain(model, points):
@@ -67,7 +69,7 @@ def _split(
 ) -> list[nn.Module]:
     by_mode: dict[bool, list[fx.Graph]] = {}
     for training in (True, False):
-        structure = copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+        structure = _copied(model)
         graph = trace(structure.train(training), _whole_submodules(structure, points), example, select)
         first = _first_nodes(graph, points)
         layers = split_graph(graph, first)
@@ -80,6 +82,15 @@ def _split(
     split = [ModuleLayer(model, {True: train, False: evaluate}) for train, evaluate in pairs]
     check_same_result(model, split, example, select)
     return list(split)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """Return a copy that shares the weights."""
+    try:
+        return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
+    except Exception as error:  # parametrizations, locks and the like refuse
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"it cannot be copied ({cause})") from error
 
 
 def _find(model: nn.Module, split_points: Sequence[str]) -> list[str]:

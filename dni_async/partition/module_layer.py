@@ -55,9 +55,14 @@ class ChainLayer(nn.Sequential):
     """Consecutive children of an `nn.Sequential`, under the model's names."""
 
 
+def is_module_layer(layer: nn.Module) -> bool:
+    """Whether a layer was split off a model."""
+    return isinstance(layer, ModuleLayer | ChainLayer)
+
+
 def module_layers(layers: Iterable[nn.Module]) -> list[int]:
     """Return the numbers of the layers that were split off a model."""
-    return [number for number, layer in enumerate(layers) if isinstance(layer, ModuleLayer | ChainLayer)]
+    return [number for number, layer in enumerate(layers) if is_module_layer(layer)]
 
 
 def uncut_names(names: Iterable[str], numbers: Iterable[int]) -> dict[str, str]:

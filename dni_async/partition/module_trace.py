@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
+from torch.utils._sympy.numbers import int_oo
 from typing_extensions import override
 
 from dni_async.errors import UserError
@@ -143,6 +144,7 @@ class _Converter:
                     f"its own forward works for batches of {rows} rows only; it may use len(x) or a fixed "
                     "number where it should use x.shape[0]"
                 )
+            self.check_rows(rows)
             new = self.graph.placeholder(node.name)
             new.meta["path"] = next(self.paths)
         elif spec.kind is InputKind.CONSTANT_TENSOR:
@@ -151,6 +153,18 @@ class _Converter:
         else:
             new = self.graph.get_attr(spec.target.removeprefix("model."))
         return new
+
+    def check_rows(self, rows: torch.SymInt) -> None:
+        """Raise UserError if the code takes another way for more, or for fewer, rows than the example has."""
+        bounds = self.program.range_constraints.get(rows.node.expr)
+        if bounds is None:
+            return
+        for bound, way in ((bounds.lower, "fewer"), (bounds.upper, "more")):
+            if int_oo not in (bound, -bound) and bound > 2:
+                raise UserError(
+                    f"its own forward decides by the number of rows: it takes another way for {way} than "
+                    f"{bound}; move that into a submodule"
+                )
 
     def changes_nothing(self, node: fx.Node) -> bool:
         """Whether a function returns its argument: a cast to the same type, or detaching a constant."""

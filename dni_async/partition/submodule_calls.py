@@ -81,7 +81,11 @@ class Recording:
     def replace_forward(self, submodules: Mapping[str, nn.Module]) -> None:
         """Put all calls of these submodules behind the operator, for good."""
         for name, module in submodules.items():
-            inner = copy.copy(module)  # with the hooks
+            try:
+                inner = copy.copy(module)  # with the hooks
+            except Exception as error:  # parametrizations refuse
+                cause = str(error).partition("\n")[0]
+                raise UserError(f"submodule {name} cannot be copied ({cause})") from error
             for attribute, value in vars(module).items():
                 if attribute.endswith("_hooks"):
                     vars(module)[attribute] = type(value)()

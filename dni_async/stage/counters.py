@@ -71,7 +71,8 @@ class StageState:
         """Called with the stage's part of the checkpoint of a step, or None if it was lost with a process
         that died. What it returns is added to the marker's body."""
         self._parts = Parts(self.state_dict, copy_late=rule.capabilities.keeps_graphs)
-        self._in_place = starts_in_place(layers)
+        self._in_place: bool | None = starts_in_place(layers) or None
+        """Whether the layers overwrite their input; None before the first batch has shown it."""
 
     @property
     def is_last(self) -> bool:

@@ -15,7 +15,7 @@ Each `->` is a message that leaves at once, so that the neighbours can start whi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -27,10 +27,10 @@ from dni_async.messages import Activation, Message, TargetGradient
 from dni_async.nonfinite import NonFinite, check_finite
 from dni_async.ownership import clone_if_borrowed
 from dni_async.rules.base import Rule
-from dni_async.stage.counters import StageState
+from dni_async.stage.forward import Forward
 
 
-class TrainingStep(StageState):
+class TrainingStep(Forward):
     """What a stage does with one training or evaluation batch."""
 
     def has_target(self, step: int) -> bool:
@@ -49,7 +49,7 @@ class TrainingStep(StageState):
         """Run one evaluation batch forward, in eval mode; the last stage scores it."""
         self._set_mode(training=False)
         with torch.no_grad(), self.averaged():
-            output = self.layers(self._inputs(self._unshared(message.h), message))
+            output = self._run(self.layers, message.h, message)
             if not self.is_last:
                 output, extras = self.returns.pack(output)
             self.rule.evaluate(output, self._targets(message))
@@ -114,7 +114,7 @@ class TrainingStep(StageState):
             x = x.clone()  # it outlives the message
         if self.send_targets and self.has_target(message.step) and x.is_floating_point():
             x.requires_grad_()
-        output = self.rule.forward(self.layers, self._inputs(self._unshared(x), message))
+        output = self._run(partial(self.rule.forward, self.layers), x, message)
         if self.returns.is_tensor and not isinstance(output, Tensor) and self._rule_returned():
             raise wrong_value(self.rule, "forward", output, "the output of the layers, a tensor")
         return x, *self.returns.pack(output)
@@ -122,21 +122,6 @@ class TrainingStep(StageState):
     def _rule_returned(self) -> bool:
         """Whether what `forward` returned is the rule's own work, not that of the layers."""
         return type(self.rule).forward is not Rule.forward and not self.rule.capabilities.keeps_graphs
-
-    def _inputs(self, x: Tensor, message: Activation) -> Any:
-        """Return what the layers take, of h = x (B, ...) and the extras of the message."""
-        if self.takes.is_tensor:
-            return x
-        extras = message.extras[: len(message.extras) - self.targets.extras]
-        if self.rule.capabilities.keeps_graphs:
-            extras = tuple(extra.clone() for extra in extras)  # they outlive the message
-        return self.takes.unpack(x, extras)
-
-    def _targets(self, message: Activation) -> Any:
-        """Return the labels of the batch, as its task gave them."""
-        if self.targets.is_tensor:
-            return message.y
-        return self.targets.unpack(message.y, message.extras[len(message.extras) - self.targets.extras :])
 
     def _learn(
         self, message: Activation | TargetGradient, x: Tensor, h: Tensor, gradient: Tensor
@@ -214,7 +199,7 @@ class TrainingStep(StageState):
         """A stage that does not learn runs forward only."""
         buffers = self._buffers()
         self._set_mode(training=True)
-        h, extras = self.returns.pack(self.layers(self._inputs(self._unshared(message.h), message)))
+        h, extras = self.returns.pack(self._run(self.layers, message.h, message))
         self.on_phase_end("forward")
         try:
             check_finite("activation", [h])
@@ -222,18 +207,6 @@ class TrainingStep(StageState):
         except NonFinite as error:
             self.without(error, buffers)
             yield from self._skip(message, h)
-
-    def _buffers(self) -> list[Tensor]:
-        """Return copies of the layers' buffers if they may have to be put back."""
-        return [buffer.clone() for buffer in self.layers.buffers()] if self.skip_nonfinite else []
-
-    def _set_mode(self, training: bool) -> None:
-        if self.layers.training != training:  # setting it costs a tenth of a millisecond for ten modules
-            self.layers.train(training)
-
-    def _unshared(self, x: Tensor) -> Tensor:
-        """Return x, cloned if the first layer works in place: x may be a leaf or the sender's memory."""
-        return x.clone() if self._in_place else x
 
     def _activation(self, message: Activation, h: Tensor, extras: Extras) -> Activation:
         """Return the message downstream, in memory of its own: it outlives the memory of `message`."""

@@ -29,7 +29,8 @@ class OptimizerConfig(Group):
     """More settings of the optimizer, such as momentum=0.9."""
     param_groups: tuple[str, ...] = ()
     """Settings of some parameters, such as '*.bias:weight_decay=0' or 'Embedding.*:lr=1e-4,muon=false'. A
-    pattern stands for names by place (3.norm.bias) or by type (LayerNorm.bias); the first that fits holds."""
+    pattern stands for names by place (3.norm.bias), by type (LayerNorm.bias), or in a model that from_module
+    has split (encoder.norm.bias); the first that fits holds."""
     schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
     """Learning rate over the run: constant, linear or cosine (both to zero), or step."""
     warmup: float = 0.0

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy
-from torch import Tensor
+from torch import Tensor, tensor
 from torch.utils._pytree import tree_leaves, tree_structure
 from torch.utils.data import IterableDataset, default_collate
 
@@ -63,13 +63,27 @@ def stack(samples: Sequence[Any], collate: Callable[[list[Any]], Any] | None = N
         if not all(isinstance(leaf, Tensor) for leaf in tree_leaves(batch)):
             raise UserError(f"collate of the task returned {describe_tree(batch)}; return a tree of tensors")
         return batch
+    samples = [_with_tensors(sample) for sample in samples]
     try:
-        batch = default_collate(list(samples))
+        batch = default_collate(samples)
     except Exception as error:  # shapes or forms that differ, or a type that torch does not know
         raise UserError(f"{_odd(samples) or _cause(error)}; {WANTED}") from error
     if not all(isinstance(leaf, Tensor) for leaf in tree_leaves(batch)):
         raise UserError(f"{_odd(samples) or _cause()}; {WANTED}")
     return batch
+
+
+def _with_tensors(sample: Any) -> Any:
+    """Return the sample with a tensor for each list of numbers in it, such as the token ids of a text: torch
+    would make a tensor of each place in the list."""
+    if isinstance(sample, dict):
+        return {name: _as_tensor(value) for name, value in sample.items()}
+    return tuple(map(_as_tensor, sample)) if type(sample) is tuple else sample
+
+
+def _as_tensor(value: Any) -> Any:
+    numbers = isinstance(value, list) and all(isinstance(leaf, int | float) for leaf in tree_leaves(value))
+    return tensor(value) if numbers else value
 
 
 def _odd(samples: Sequence[Any]) -> str:
@@ -84,4 +98,5 @@ def _odd(samples: Sequence[Any]) -> str:
 
 def _cause(error: Exception | None = None) -> str:
     words = f" ({(str(error) or type(error).__name__).splitlines()[0]})" if error else ""
-    return f"samples do not make a batch{words}"
+    padding = "; pad those of different lengths in collate() of the task" if "equal size" in words else ""
+    return f"samples do not make a batch{words}{padding}"

@@ -53,7 +53,7 @@ def build_updater(
         schedule_of(config, total_steps),
         config.clip_norm,
         config.accumulate,
-        [parameter for parameter, *_ in parameter_names(modules)],
+        [parameter for parameter, _ in parameter_names(modules)],
         config.ema,
         LossScaler() if precision == "fp16" else None,
     )

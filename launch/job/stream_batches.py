@@ -11,42 +11,25 @@ stood; of others the batches that a resumed run has seen are read again and drop
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 import torch
 from torch.utils._pytree import tree_leaves
-from torch.utils.data import IterableDataset, get_worker_info
 
 from dni_async.errors import UserError
 from dni_async.state.state_dict import State, copied, load_random_state, random_state
 from dni_async.trees import first_tensor, map_tensors
 from launch.job.loading import Loading, Part, iterate, part_of, seed_by, use_loader, worker_loader
-from launch.job.samples import is_loader, is_stream, stack
+from launch.job.samples import is_loader, is_stream
+from launch.job.stream_reader import StreamReader, set_epoch
 
+LONG_PASS_S = 30.0
+"""Seconds after which a line says that an evaluation is still under way: the set may have no end."""
 END = object()
 """In place of a batch: the set has ended."""
-
-
-class StreamReader(IterableDataset[Any]):
-    """The batches of an iterable set; each worker reads what the set gives it (see `get_worker_info`)."""
-
-    def __init__(self, dataset: Any, batch_size: int, seeds: tuple[int, ...], loading: Loading) -> None:
-        self.dataset, self.batch_size, self.seeds, self.collate = dataset, batch_size, seeds, loading.collate
-        self.passes = 0
-
-    def __iter__(self) -> Iterator[Any]:
-        if worker := get_worker_info():
-            seed_by(*self.seeds, self.passes, worker.id)
-        set_epoch(self.dataset, self.passes)
-        self.passes += 1
-        return self._batches(iter(self.dataset))
-
-    def _batches(self, samples: Iterator[Any]) -> Iterator[Any]:
-        while several := list(islice(samples, self.batch_size)):
-            yield stack(several, self.collate)
 
 
 class StreamBatches:
@@ -107,9 +90,16 @@ class StreamBatches:
         self._passes = self._in_pass = 0
         self._batches = None
         self.last_pass = None
+        patience = time.monotonic() + LONG_PASS_S
         while (batch := self._read_or_end()) is not END:
             if self._in_pass > start:
                 yield self._part(batch)
+            if time.monotonic() > patience:
+                patience = math.inf
+                self.loading.announce(
+                    f"an evaluation has read {self._in_pass} batches of the {self.name} set and goes on; the "
+                    "set must end by itself"
+                )
         self.last_pass = self._in_pass
         if not self.last_pass:
             raise self._empty()
@@ -239,9 +229,3 @@ class StreamBatches:
 
     def _empty(self) -> UserError:
         return UserError(f"the {self.name} set is empty; check the task's data")
-
-
-def set_epoch(owner: object, number: int) -> None:
-    """Give the number of the pass, from 0, to a set or a sampler that shuffles by it."""
-    if callable(method := getattr(owner, "set_epoch", None)):
-        method(number)

@@ -94,8 +94,8 @@ def check_labels_of_batches(task: Task, data: Data) -> None:
     def split_and_check(samples: Any) -> Any:
         batch = split(samples)
         targets = batch[-1] if isinstance(batch, tuple) else None
-        if isinstance(targets, Tensor) and not targets.is_floating_point():  # else, say, shares of classes
-            _check_range(task, targets)
+        if isinstance(targets, Tensor) and targets.is_floating_point() == task.multi_label:
+            _check_range(task, targets)  # others are, say, shares of classes
         return batch
 
     data.split = split_and_check
@@ -107,7 +107,7 @@ def _is_tensor(dataset: Dataset[Any], task: Task) -> TypeGuard[TensorDataset]:
 
 def _check_range(task: Task, y: Tensor) -> int:
     """Return the number of labels that count. Raises UserError if one of them does not fit the classes."""
-    counted = y if y.is_floating_point() else y[task.valid(y)]
+    counted = y if y.is_floating_point() and not task.multi_label else y[task.valid(y)]
     most = 1 if task.multi_label else (task.classes or 0) - 1
     if not counted.numel():
         return 0

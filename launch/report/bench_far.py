@@ -58,7 +58,8 @@ FAR_SECTIONS = (
         "wan-plan",
         "Far apart: predicted and measured",
         "`launch.plan --wan` adds latency and bandwidth to the costs that it measures within this machine; "
-        "then the same jobs run on emulated hosts, with round trips of 0.2 to 200 ms at 1 Gbit/s.",
+        "then the same jobs run on emulated hosts, with round trips of 0.2 to 200 ms at 1 Gbit/s. A job has "
+        "20 batches, of which filling a long wire takes a part that the prediction does not count.",
         tuple(
             "plan --task mnist-fcn --task-args subset=5120 tested=256 --stages 2 --epochs 1 "
             "--engines backprop cdni delayed local 1f1b gpipe ddp --micro-batches 2 "

@@ -7,6 +7,7 @@ from torch import nn
 
 from dni_async.errors import UserError
 from dni_async.parameter_groups import check_patterns, numbered, parameter_groups, parameter_names
+from dni_async.partition.from_module import from_module
 
 
 def layers() -> list[nn.Module]:
@@ -18,7 +19,7 @@ def layers() -> list[nn.Module]:
 
 
 def test_a_parameter_has_a_name_by_place_and_one_by_type() -> None:
-    assert [names for _, *names in parameter_names(numbered(layers(), 4))] == [
+    assert [names for _, names in parameter_names(numbered(layers(), 4))] == [
         ["4.weight", "Embedding.weight"],
         ["5.0.weight", "Linear.weight"],
         ["5.0.bias", "Linear.bias"],
@@ -29,16 +30,28 @@ def test_a_parameter_has_a_name_by_place_and_one_by_type() -> None:
     ]
 
 
+def test_a_layer_of_a_model_that_was_split_has_the_names_of_the_model_too() -> None:
+    model = nn.Sequential()
+    model.add_module("embed", nn.Linear(2, 2, bias=False))
+    model.add_module("head", nn.Linear(2, 2, bias=False))
+    assert [names for _, names in parameter_names(numbered(from_module(model, ["head"])))] == [
+        ["0.embed.weight", "Linear.weight", "embed.weight"],
+        ["1.head.weight", "Linear.weight", "head.weight"],
+    ]
+
+
 def test_the_order_is_that_of_named_parameters() -> None:
     model = nn.Sequential(*layers())
-    assert [name for _, name, _ in parameter_names([("", model)])] == [n for n, _ in model.named_parameters()]
+    assert [names[0] for _, names in parameter_names([("", model)])] == [
+        n for n, _ in model.named_parameters()
+    ]
 
 
 def test_frozen_parameters_have_no_name_and_shared_ones_a_single_one() -> None:
     first, second = nn.Linear(2, 2), nn.Linear(2, 2)
     second.weight = first.weight
     first.bias.requires_grad_(False)
-    assert [name for _, name, _ in parameter_names(numbered([first, second]))] == ["0.weight", "1.bias"]
+    assert [names[0] for _, names in parameter_names(numbered([first, second]))] == ["0.weight", "1.bias"]
 
 
 def test_the_first_pattern_that_fits_holds() -> None:

@@ -302,10 +302,20 @@ def taking(self: Any, x: Tensor) -> Tensor:
     return self.b(self.taking(self.a(x), Thing()))
 
 
+def more_rows(self: Any, x: Tensor) -> Tensor:
+    return self.b(self.a(x)) * (2 if x.shape[0] > 5 else 1)
+
+
+def fewer_rows(self: Any, x: Tensor) -> Tensor:
+    return self.b(self.a(x)) * (2 if x.shape[0] > 2 else 1)
+
+
 REFUSED: list[tuple[Callable[..., Any], str]] = [
     (without_gradient, r"its own forward uses .*such as torch\.no_grad"),
     (by_data, r"its own forward cannot be recorded by torch\.export \(it decides by values of tensors"),
     (by_mode, r"in training and in evaluation its submodules pass each other different tensors$"),
+    (more_rows, r"its own forward decides by the number of rows: it takes another way for more than 5"),
+    (fewer_rows, r"its own forward decides by the number of rows: it takes another way for fewer than 3"),
     (lambda self, x: self.a(x), r"its forward does not run b$"),
     (
         lambda self, x: (self.a(x), self.b(x)),
@@ -320,6 +330,21 @@ def test_what_cannot_be_split_says_why_in_one_line(forward: Callable[..., Any], 
     with pytest.raises(UserError, match=rf"^Shared cannot be split at b: {words}") as error:
         from_module(Shared(forward), ["b"], torch.randn(3, 4))
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_a_function_is_no_model() -> None:
+    with pytest.raises(UserError, match=r"^from_module takes an nn\.Module, not a function$"):
+        from_module(more_rows, ["b"], torch.randn(3, 4))  # type: ignore[arg-type]
+
+
+def test_a_model_that_cannot_be_copied_is_one_line() -> None:
+    model = Shared(lambda self, x: self.b(self.a(x)))
+    nn.utils.parametrizations.spectral_norm(model.a)
+    with pytest.raises(
+        UserError, match=r"^Shared cannot be split at b: submodule a cannot be copied \(Ser"
+    ) as error:
+        from_module(model, ["b"], torch.randn(3, 4))
+    assert "\n" not in str(error.value)
 
 
 def test_values_that_no_layer_can_hand_on_are_refused() -> None:

@@ -363,6 +363,20 @@ class TestMemory:
         assert torch.equal(message.h, before)
         assert len(sent) == 1 + (send_targets and not frozen and train)
 
+    @pytest.mark.parametrize("train", [True, False])
+    def test_a_function_that_works_in_place_does_not_touch_the_message(self, train: bool) -> None:
+        class Relu(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return x.relu_()
+
+        layers = nn.Sequential(Relu(), nn.Linear(FEATURES, WIDTH))
+        stage = Stage(1, layers, DniRule(synthesizer()), adam(layers), send_targets=True)
+        for _ in range(2):  # the first batch shows it
+            message = one_batch(train=train)
+            before = message.h.clone()
+            assert len(list(stage.on(message))) == 1 + train
+            assert torch.equal(message.h, before)
+
     def test_working_in_place_changes_no_number(self) -> None:
         results = []
         for in_place in (True, False):

@@ -71,7 +71,7 @@ def test_the_collate_of_a_task_makes_the_batch() -> None:
         (
             (torch.ones(3), 1),
             "samples do not make a batch (stack expects each tensor to be equal size, but got [2] at entry 0 "
-            f"and [3] at entry 1); {WANTED}",
+            f"and [3] at entry 1); pad those of different lengths in collate() of the task; {WANTED}",
         ),
     ],
 )
@@ -91,6 +91,17 @@ def test_samples_may_be_dicts_and_nested() -> None:
     assert torch.equal(batch["ids"], torch.ones(3, 2)) and batch["more"][0].tolist() == [1.5] * 3
     assert torch.equal(batch["more"][1][0], torch.ones(3, 2))
     assert torch.equal(stack([X, X, X]), torch.ones(3, 2))
+
+
+def test_a_list_of_numbers_in_a_sample_is_a_tensor() -> None:
+    """As the token ids of Hugging Face's data sets, which torch would take apart."""
+    batch = stack([{"ids": [5, 9, 2], "box": [[0.5, 1.0]], "labels": 1}] * 2)
+    assert torch.equal(batch["ids"], torch.tensor([[5, 9, 2]] * 2)) and batch["labels"].tolist() == [1, 1]
+    assert torch.equal(batch["box"], torch.tensor([[[0.5, 1.0]]] * 2))
+    x, y = stack([([1.5, 2.5], 0), ([3.5, 4.5], 1)])
+    assert torch.equal(x, torch.tensor([[1.5, 2.5], [3.5, 4.5]])) and y.tolist() == [0, 1]
+    with pytest.raises(UserError, match=r"pad those of different lengths in collate\(\) of the task"):
+        stack([{"ids": [5, 9]}, {"ids": [5]}])
 
 
 def test_samples_may_be_tuples_lists_arrays_and_numbers() -> None:

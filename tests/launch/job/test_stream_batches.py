@@ -128,6 +128,20 @@ def test_a_stream_is_evaluated_whole_and_draws_the_same_every_time() -> None:
     assert equal(inputs(data.testing()), inputs(data.testing()))
 
 
+def test_a_long_evaluation_on_a_stream_is_announced_once_as_its_set_may_have_no_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("launch.job.stream_batches.LONG_PASS_S", 0.0)
+    lines: list[str] = []
+    data = read(Stream(), test=Stream(10**9), announce=lines.append)
+    evaluation = data.evaluation()
+    for _ in range(4):
+        next(evaluation)
+    assert lines == [
+        "an evaluation has read 1 batches of the test set and goes on; the set must end by itself"
+    ]
+
+
 @pytest.mark.parametrize("name", ["training", "test"])
 def test_a_stream_without_samples_is_refused(name: str) -> None:
     data = read(Stream(0 if name == "training" else 4), test=Stream(0))

@@ -1,11 +1,16 @@
 """What is wrong with a task for some settings; the rest is tested through the plan."""
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from dni_async.errors import UserError
 from launch.engines.registry import ENGINES
+from launch.job.data import Data
 from launch.job.task_checks import (
+    check_labels,
+    check_labels_of_batches,
     check_not_lazy,
     check_rows,
     check_shared_weights,
@@ -13,6 +18,32 @@ from launch.job.task_checks import (
     check_until,
 )
 from tests.support.tiny_task import Tiny
+
+
+class Labelled(Tiny):
+    classes = 2
+    multi_label = True
+
+
+def labelled(*labels: list[float]) -> TensorDataset:
+    return TensorDataset(torch.zeros(len(labels), 3), torch.tensor(labels))
+
+
+def test_ignored_labels_of_a_multi_label_task_may_have_any_value():
+    good = labelled([0.0, 1.0], [-100.0, 1.0])
+    assert check_labels(Labelled(), Data(good, good, 2, 0))
+    with pytest.raises(
+        UserError, match=r"^labels of torch\.float32 from -3\.0 to 4\.0 do not fit a multi-label"
+    ):
+        check_labels(Labelled(), Data(labelled([-3.0, 4.0]), good, 2, 0))
+
+
+def test_labels_of_a_multi_label_task_are_checked_batch_by_batch_where_samples_are_read_one_by_one():
+    samples: list[tuple[Tensor, Tensor]] = list(labelled([0.0, 1.0], [-100.0, 1.0], [-3.0, 4.0], [0.0, 1.0]))
+    data = Data(samples, labelled([0.0, 1.0]), 2, 0)
+    check_labels_of_batches(Labelled(), data)
+    with pytest.raises(UserError, match=r"from -3\.0 to 4\.0 do not fit a multi-label"):
+        list(data.training(1))
 
 
 class Distance(Tiny):
