@@ -71,8 +71,10 @@ class StageState:
         """Called with the stage's part of the checkpoint of a step, or None if it was lost with a process
         that died. What it returns is added to the marker's body."""
         self._parts = Parts(self.state_dict, copy_late=rule.capabilities.keeps_graphs)
-        self._in_place: bool | None = starts_in_place(layers) or None
-        """Whether the layers overwrite their input; None before the first batch has shown it."""
+        in_place = starts_in_place(layers)
+        self._in_place = in_place if in_place or rule.capabilities.keeps_graphs else None
+        """Whether the layers overwrite their input; None before the first batch has shown it, for which that
+        gets a clone. A rule that keeps graphs would keep the clone, too: there only modules are asked."""
 
     @property
     def is_last(self) -> bool:
