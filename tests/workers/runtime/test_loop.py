@@ -415,7 +415,7 @@ class TestWaiting:
             loop.run()
         assert str(error.value) == ("stage 0 (rank 0), after step 1: nothing came from stage 1 for 0.25 s")
         assert len(looks) == 3  # two batches, then no room
-        assert len(waits) <= 4  # slices of 0.1 s
+        assert 1 <= len(waits) <= 4 and max(waits) <= 0.1  # slices, of which a loaded machine makes fewer
 
     @pytest.mark.parametrize(
         ("index", "who", "begin"),
