@@ -46,7 +46,7 @@ class MovePackages(build_py):
     """Builds as ever, and then moves the packages; an editable install leaves them where they are."""
 
     def run(self) -> None:
-        """Build, move, rename."""
+        """Build the packages, move those of `MOVED` into ours, and rename them in every import."""
         super().run()
         if self.editable_mode:
             return

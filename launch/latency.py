@@ -51,7 +51,7 @@ class LatencyConfig:
 
 
 def work(runner: RankRunner) -> None:
-    """Measure, show, write."""
+    """Measure what a message costs over each transport, show the table, and write it to --out."""
     config = parse(LatencyConfig, "launch.latency")
     found = ping(
         config.transports, device=config.device, sizes=SIZES, repeats=config.repeats, timeout=config.timeout

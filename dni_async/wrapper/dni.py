@@ -109,7 +109,7 @@ class DNI(nn.Module):
             self.interfaces[(name or "network").replace(".", "/")] = interface
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the network's output."""
+        """Return what the wrapped network returns for these arguments."""
         self._shared.settle()
         return self.network(*args, **kwargs)
 

@@ -124,5 +124,5 @@ def inner_layers(layers: Iterable[nn.Module]) -> list[str]:
 
 
 def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
-    """Train the whole network."""
+    """Train the network in one process, with a synthetic gradient behind each layer; returns it."""
     return run_loop(context, recorder, DniLocal)

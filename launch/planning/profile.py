@@ -118,7 +118,7 @@ class Profile:
         return grown
 
     def save(self, path: Path) -> None:
-        """Write it as JSON."""
+        """Write the profile to a JSON file, for --profile."""
         write_json(path, asdict(self))
 
 

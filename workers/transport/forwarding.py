@@ -29,7 +29,7 @@ class _Forwarding(Channel):
 
 
 class ForwardingSender(_Forwarding, Sender):
-    """Forwards to another sender."""
+    """Forwards every call to another sender; a base for senders that change messages on the way."""
 
     def __init__(self, sender: Sender) -> None:
         super().__init__(sender)

@@ -33,7 +33,7 @@ class Arrival:
 
 
 class ShmReceiver(Receiver):
-    """Made by `ShmListener.accept`."""
+    """The receiving end of one connection over shared memory; `ShmListener.accept` makes it."""
 
     spin_s = SPIN_S
 

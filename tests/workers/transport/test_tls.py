@@ -225,12 +225,18 @@ def test_nothing_of_a_message_can_be_read_on_the_wire() -> None:
     assert not [piece for piece in pieces if piece in encrypted]
 
 
-def test_a_connection_that_is_cut_ends_both_channels() -> None:
+def recorded_tunnels() -> tuple[Recorder, list[Tunnel], list[Tunnel]]:
+    """Both ends of an encrypted channel through a recorder."""
     listener = listen(0)
     recorder = Recorder(listener.address)
     to = client_tunnels(recorder.address, 1, 1, certificate(0), certificate(1).text)
     of = server_tunnels(listener, certificate(1), certificate(0).text)
     await_handshakes([*to, *of], 1, TEST_TIMEOUT_S)
+    return recorder, to, of
+
+
+def test_a_connection_that_is_cut_ends_both_channels() -> None:
+    recorder, to, of = recorded_tunnels()
     recorder.cut()
     for tunnel in (*to, *of):
         tunnel.join(TEST_TIMEOUT_S)
@@ -260,19 +266,15 @@ def test_each_direction_ends_by_itself_and_neither_end_counts_as_cut(monkeypatch
 
 
 def test_a_sender_says_that_its_connection_was_cut_and_not_that_the_peer_closed_it() -> None:
-    listener = listen(0)
-    recorder = Recorder(listener.address)
-    to = client_tunnels(recorder.address, 1, 1, certificate(0), certificate(1).text)
-    of = server_tunnels(listener, certificate(1), certificate(0).text)
-    await_handshakes([*to, *of], 1, TEST_TIMEOUT_S)
+    recorder, to, of = recorded_tunnels()
     sender = TcpSender(1, [tunnel.inner for tunnel in to], 1, TEST_TIMEOUT_S, pin=False)
     receiver = TcpReceiver(0, [tunnel.inner for tunnel in of], 1, pin=False)
     recorder.cut()
     with pytest.raises(PeerGone, match=r"^stage 0 is gone \(Connection reset by peer\)$"):
         receiver.recv(TEST_TIMEOUT_S)
     with pytest.raises(PeerGone, match=r"^stage 1 is gone \(Connection reset by peer\)$"):
-        while not wait_any([sender], TEST_TIMEOUT_S) or sender.ready():
-            pass
+        while sender.ready():
+            assert wait_any([sender], TEST_TIMEOUT_S)
     sender.close()
     receiver.close()
     recorder.close()
