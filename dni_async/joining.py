@@ -52,7 +52,7 @@ class Join:
         return joined, None if sizes == self._sizes() else torch.tensor(sizes)
 
     def split(self, joined: Tensor, sizes: Tensor | None) -> Iterator[Tensor]:
-        """Yield the tensors that were joined: contiguous, as layers make them, and in their own types."""
+        """Yield copies of the tensors that were joined: contiguous, and of their own types."""
         start = 0
         lengths = self._sizes() if sizes is None else sizes.tolist()
         for length, shape, dtype in zip(lengths, self.shapes, self.dtypes, strict=True):
@@ -60,7 +60,7 @@ class Join:
             start += length
             if self.dim == ROWS:
                 part = part.reshape(len(joined), *shape)
-            yield part.contiguous().to(dtype)
+            yield part.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the fields, JSON-able."""

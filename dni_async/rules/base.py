@@ -22,7 +22,7 @@ class Rule(ABC):
     A stage calls the rule in this order. Only `gradient` must be defined; every other method has a default
     that suits a rule which learns at once and remembers nothing.
 
-        training batch         has_room ─ forward ─ (take_extras) ─ gradient ─┬─ (backward) ─ before_update
+        training batch         has_room ─ forward ─ take_extras ─ gradient ─┬─ (backward) ─ before_update
                                                                               │    ─ (update)
                                                                               └─ None: postpone
         target gradient        take_target, or discard where it has no rows
@@ -59,7 +59,7 @@ class Rule(ABC):
         return layers(x)
 
     def take_extras(self, extras: tuple[Tensor, ...]) -> None:
-        """Called before `gradient` of a batch whose output has tensors beside h (see `boundary`)."""
+        """Called before `gradient`, with the tensors of the output beside h (see `boundary`); often none."""
 
     @abstractmethod
     def gradient(self, step: int, version: int, h: Tensor, y: Any) -> Tensor | None:

@@ -49,7 +49,7 @@ class MarkerHandler(TrainingStep):
         marker.body[str(self.index)] = self.stats()
         if self.best is not None:
             self.best.came_back(marker)
-            if marker.kind is MarkerKind.RESTORE and self.updater:
+            if marker.kind is MarkerKind.RESTORE and self.updater and self.best.weights:
                 self.updater.restart_average()
         if marker.kind is MarkerKind.EPOCH:
             self.new_epoch()

@@ -89,8 +89,7 @@ class TrainingStep(Forward):
                 check_finite("activation", [out])
                 yield self._activation(message, out, extras)
                 sent = True
-            if extras:
-                self.rule.take_extras(extras)
+            self.rule.take_extras(extras)
             gradient: Tensor | None = out  # not used: whole numbers have no gradient
             if out.is_floating_point() or self.rule.capabilities.keeps_graphs:
                 gradient = self.rule.gradient(message.step, self.version, out, self._targets(message))
@@ -210,7 +209,7 @@ class TrainingStep(Forward):
 
     def _activation(self, message: Activation, h: Tensor, extras: Extras) -> Activation:
         """Return the message downstream, in memory of its own: it outlives the memory of `message`."""
-        further_labels = message.extras[len(message.extras) - self.targets.extras :]
+        _, further_labels = self._split_extras(message)
         return Activation(
             message.step,
             self.version,

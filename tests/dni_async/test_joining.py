@@ -64,6 +64,16 @@ def test_the_gradients_of_split_tensors_are_joined() -> None:
     assert torch.equal(leaf.grad, torch.tensor([[2.0, 2.0, 2.0, 3.0, 3.0]] * 4))
 
 
+@pytest.mark.parametrize("rows", [1, 4])
+def test_what_is_written_to_a_split_tensor_does_not_reach_the_joined_one(rows: int) -> None:
+    parts = parts_of((rows, 3), (rows, 2))
+    joined, _ = Join.of(parts).join(parts)
+    before = joined.clone()
+    for part in Join.of(parts).split(joined, None):
+        part.zero_()
+    assert torch.equal(joined, before)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64, torch.float16])
 def test_types_are_promoted_and_restored(dtype: torch.dtype) -> None:
     parts = parts_of((4, 3), (4, 2))

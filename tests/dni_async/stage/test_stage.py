@@ -377,6 +377,19 @@ class TestMemory:
             assert len(list(stage.on(message))) == 1 + train
             assert torch.equal(message.h, before)
 
+    def test_layers_that_work_in_place_in_training_only_are_recognised_after_an_evaluation(self) -> None:
+        class Noise(nn.Module):
+            def forward(self, x: Tensor) -> Tensor:
+                return x.mul_(2) if self.training else x
+
+        layers = nn.Sequential(Noise(), nn.Linear(FEATURES, WIDTH))
+        stage = Stage(1, layers, DniRule(synthesizer()), adam(layers), send_targets=False)
+        for train in (False, True, True):
+            message = one_batch(train=train)
+            before = message.h.clone()
+            list(stage.on(message))
+            assert torch.equal(message.h, before)
+
     def test_working_in_place_changes_no_number(self) -> None:
         results = []
         for in_place in (True, False):

@@ -16,6 +16,7 @@ from dni_async.boundary import Boundary
 from dni_async.errors import UserError
 from dni_async.messages import Activation, Marker, MarkerKind
 from dni_async.networks.factory import label_size_of
+from dni_async.optim import Updater
 from dni_async.rules import LossRule
 from dni_async.rules.base import Rule
 from dni_async.rules.context import RuleContext
@@ -97,6 +98,26 @@ def test_longer_and_shorter_sequences_cross_the_same_boundary() -> None:
     made = with_oracles(NETWORKS["masked"][0](), (1, 2), data[0])
     Simulation(made).run(messages(cropped))
     assert same_bits(state_of(made), backprop(NETWORKS["masked"][0](), (1, 2), cropped))
+
+
+def test_a_batch_of_the_sizes_of_the_first_one_may_follow_one_of_other_sizes() -> None:
+    """Sizes travel as an extra only where they differ from those of the example."""
+    parts = [torch.zeros(2, 3, 4), torch.zeros(2, 5, 4)]
+    boundary = Boundary.of([part.requires_grad_() for part in parts])
+    seen: list[list[tuple[int, ...]]] = []
+
+    def loss(output: list[Tensor], y: Tensor) -> Tensor:
+        seen.append([tuple(part.shape) for part in output])
+        return sum(part.sum() for part in output) * y.sum()
+
+    stage = Stage(
+        1, nn.Identity(), LossRule(loss, loss, boundary=boundary), Updater(None), send_targets=False
+    )
+    stage.takes = stage.returns = boundary
+    for lengths in ((4, 4), (3, 5)):
+        h, extras = boundary.pack([torch.ones(2, n, 4) for n in lengths])
+        list(stage.on(Activation(0, 0, h, torch.ones(2), extras=extras)))
+    assert seen == [[(2, 4, 4), (2, 4, 4)], [(2, 3, 4), (2, 5, 4)]]
 
 
 def with_two_labels(data: list[Batch]) -> list[Batch]:
