@@ -97,7 +97,7 @@ def _find(model: nn.Module, split_points: Sequence[str]) -> list[str]:
     """Return the names of the submodules that match, in the order of the model."""
     if isinstance(split_points, str):
         raise UserError(f"split points are a list of names, not the text {split_points!r}")
-    names = [name for name, _ in model.named_modules() if name]
+    names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
     found: set[str] = set()
     for point in split_points:
         matching = {name for name in names if _matches(name, point)}
@@ -130,7 +130,7 @@ def _whole_submodules(model: nn.Module, points: Sequence[str]) -> dict[str, nn.M
     """Return the outermost submodules without a split point inside, by name."""
     ancestors = _ancestors(points)
     whole: dict[str, nn.Module] = {}
-    for name, module in model.named_modules():
+    for name, module in model.named_modules(remove_duplicate=False):
         parents = accumulate(name.split("."), "{}.{}".format)
         if (
             name
@@ -164,9 +164,11 @@ def _computes(node: fx.Node) -> bool:
 
 
 def _is_chain(model: nn.Module, points: Sequence[str]) -> bool:
-    """Whether all that have a split point inside are `nn.Sequential`."""
-    parents = (model.get_submodule(name) for name in _ancestors(points))
-    return all(isinstance(m, nn.Sequential) and type(m).forward is nn.Sequential.forward for m in parents)
+    """Whether all that have a split point inside are `nn.Sequential`, without hooks on what is taken apart."""
+    parents = [model.get_submodule(name) for name in _ancestors(points)]
+    hooks = [value for m in parents for name, value in vars(m).items() if name.endswith("_hooks")]
+    plain = all(isinstance(m, nn.Sequential) and type(m).forward is nn.Sequential.forward for m in parents)
+    return plain and not any(hooks)
 
 
 def _split_chain(model: nn.Module, points: Sequence[str]) -> list[nn.Module]:

@@ -332,6 +332,20 @@ def test_what_cannot_be_split_says_why_in_one_line(forward: Callable[..., Any], 
     assert "\n" not in str(error.value) and len(str(error.value)) < 400
 
 
+@pytest.mark.parametrize("points", [["2", "4"], ["3"], ["1"]], ids=str)
+def test_a_submodule_that_comes_twice_in_a_chain_is_run_twice(points: list[str]) -> None:
+    relu = nn.ReLU()
+    model = nn.Sequential(nn.Linear(4, 4), relu, nn.Linear(4, 4), relu, nn.Linear(4, 4))
+    x = torch.randn(3, 4)
+    assert torch.equal(nn.Sequential(*from_module(model, points))(x), model(x))
+
+
+def test_hooks_of_a_chain_that_is_taken_apart_go_on_working() -> None:
+    model, x = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4)), torch.randn(3, 4)
+    model.register_forward_hook(lambda module, inputs, output: output * 2)
+    assert torch.equal(nn.Sequential(*from_module(model, ["2"], torch.randn(3, 4)))(x), model(x))
+
+
 def test_a_function_is_no_model() -> None:
     with pytest.raises(UserError, match=r"^from_module takes an nn\.Module, not a function$"):
         from_module(more_rows, ["b"], torch.randn(3, 4))  # type: ignore[arg-type]
