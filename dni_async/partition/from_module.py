@@ -164,7 +164,7 @@ def _computes(node: fx.Node) -> bool:
 
 
 def _is_chain(model: nn.Module, points: Sequence[str]) -> bool:
-    """Whether all that have a split point inside are `nn.Sequential`, without hooks on what is taken apart."""
+    """Whether all that have a split point inside are `nn.Sequential`, without hooks, which would be lost."""
     parents = [model.get_submodule(name) for name in _ancestors(points)]
     hooks = [value for m in parents for name, value in vars(m).items() if name.endswith("_hooks")]
     plain = all(isinstance(m, nn.Sequential) and type(m).forward is nn.Sequential.forward for m in parents)

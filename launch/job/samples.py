@@ -63,8 +63,8 @@ def stack(samples: Sequence[Any], collate: Callable[[list[Any]], Any] | None = N
         if not all(isinstance(leaf, Tensor) for leaf in tree_leaves(batch)):
             raise UserError(f"collate of the task returned {describe_tree(batch)}; return a tree of tensors")
         return batch
-    samples = [_with_tensors(sample) for sample in samples]
     try:
+        samples = [_with_tensors(sample) for sample in samples]
         batch = default_collate(samples)
     except Exception as error:  # shapes or forms that differ, or a type that torch does not know
         raise UserError(f"{_odd(samples) or _cause(error)}; {WANTED}") from error
@@ -82,8 +82,13 @@ def _with_tensors(sample: Any) -> Any:
 
 
 def _as_tensor(value: Any) -> Any:
-    numbers = isinstance(value, list) and all(isinstance(leaf, int | float) for leaf in tree_leaves(value))
-    return tensor(value) if numbers else value
+    return tensor(value) if isinstance(value, list) and _has_numbers_only(value) else value
+
+
+def _has_numbers_only(values: list[Any]) -> bool:
+    if all(isinstance(value, int | float) for value in values):
+        return True
+    return all(isinstance(value, list) and _has_numbers_only(value) for value in values)
 
 
 def _odd(samples: Sequence[Any]) -> str:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from dni_async.errors import UserError
@@ -216,10 +217,10 @@ class StreamBatches:
     def _check_workers(self, batch: Any) -> None:
         """Say so if the first batches of two workers are equal: each of them reads the whole set then."""
         loader = self._loader
-        workers = 0 if isinstance(loader, StreamReader) else loader.num_workers
-        if workers < 2 or self._passes > 1 or self._in_pass > 2 or not is_stream(loader.dataset):
+        workers, dataset = getattr(loader, "num_workers", 0), getattr(loader, "dataset", None)
+        if workers < 2 or self._passes > 1 or self._in_pass > 2 or not is_stream(dataset):
             return
-        tensors = tree_leaves(batch)
+        tensors = [leaf for leaf in tree_leaves(batch) if isinstance(leaf, Tensor)]
         if self._in_pass == 2 and all(map(torch.equal, self._first_tensors, tensors)):
             self.loading.announce(
                 f"two workers gave the same batch of the {self.name} set: each reads all of it; divide it "

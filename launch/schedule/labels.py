@@ -56,9 +56,9 @@ class Labels:
 
     def send(self, step: int) -> None:
         """Send the labels of a training batch to the stages that get them from here."""
-        position = f"stage {self._index} (rank {self._index}), at step {step}"
         if not self._senders:
             return
+        position = f"stage {self._index} (rank {self._index}), at step {step}"
         if self.own is None:
             raise UserError(f"{position}: no target was given, unlike in the first step")
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -64,15 +65,15 @@ class ScheduleSettings:
             if (value := getattr(self, name)) is not None:
                 at_least(1, **{name: value})
         for name in ("timeout", "clip_norm"):
-            if (value := getattr(self, name)) is not None and not value > 0:
-                raise UserError(f"{name} is {value}; it must be positive")
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                raise UserError(f"{name} is {value}; it must be positive and finite")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise UserError(f"ema is {self.ema}; it must be a decay from 0 to below 1")
         if self.on_nonfinite not in ("stop", "skip"):
             raise UserError(f"on_nonfinite is {self.on_nonfinite}; use stop or skip")
         if self.in_flight > MAX_CAPACITY:
             raise UserError(f"in_flight is {self.in_flight}; it must be at most {MAX_CAPACITY}")
-        if self.transport in ("dist", "rpc", "tls"):
+        if {"dist", "rpc", "tls"}.intersection(self.transport.split(",")):
             raise UserError(f"transport is {self.transport}; ScheduleDNI takes {', '.join(TRANSPORTS)}")
         check_transports(self.transport, trust_network=False)
         if issubclass(find_rule(self.rule), OracleRule):

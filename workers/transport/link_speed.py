@@ -96,7 +96,7 @@ def _begin_together(rendezvous: Rendezvous, round_trip_s: float, timeout: float)
     """Wait until all ranks are connected to their neighbours; returns the longest of their round trips."""
     rendezvous.publish(f"{_READY}/{rendezvous.rank}", round_trip_s)
     if rendezvous.rank == 0:  # so that the others wait for one value, and begin at almost the same time
-        trips = [rendezvous.read(f"{_READY}/{n}", timeout) for n in range(rendezvous.world)]
+        trips = rendezvous.read_all([f"{_READY}/{n}" for n in range(rendezvous.world)], timeout)
         rendezvous.publish(_BEGIN, max(trips))
     return float(rendezvous.read(_BEGIN, timeout))
 

@@ -102,6 +102,9 @@ def test_a_list_of_numbers_in_a_sample_is_a_tensor() -> None:
     assert torch.equal(x, torch.tensor([[1.5, 2.5], [3.5, 4.5]])) and y.tolist() == [0, 1]
     with pytest.raises(UserError, match=r"pad those of different lengths in collate\(\) of the task"):
         stack([{"ids": [5, 9]}, {"ids": [5]}])
+    for odd in ([[1, 2], [3]], [{}], [[1], 2]):
+        with pytest.raises(UserError, match=r"; give tensors, arrays or numbers"):
+            stack([{"ids": odd, "text": None}] * 2)
 
 
 def test_samples_may_be_tuples_lists_arrays_and_numbers() -> None:
