@@ -116,9 +116,13 @@ class DeferredLayers:
 
     def _values(self, numbers: Sequence[int]) -> Memo:
         """Return tensors with initial values for those without memory of some layers."""
-        wanted = set().union(*(self._needed[number] for number in numbers))
+        owners: set[int] = set()
+        more = set(numbers)
+        while more - owners:  # an owner's operations may read what those of another have made
+            owners |= more
+            more = {self._owners[operation] for owner in owners for operation in self._needed[owner]}
         storages: dict[Key, torch.UntypedStorage] = {}
-        for owner in sorted({self._owners[operation] for operation in wanted}):
+        for owner in sorted(owners):
             with _seeded(seed_of_layer(self._seed, owner)):
                 self._recorder.replay([op for op, layer in self._owners.items() if layer == owner], storages)
         memo: Memo = {}

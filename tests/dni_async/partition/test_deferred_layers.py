@@ -112,6 +112,19 @@ def test_layers_that_share_a_weight_share_it_when_they_are_built() -> None:
     assert first.weight is last.weight and first.weight.requires_grad
 
 
+def test_a_shared_weight_may_lie_beside_one_that_was_copied_from_a_layer_that_is_not_built() -> None:
+    def layers() -> list[nn.Module]:
+        a, b, c = (nn.Linear(3, 3) for _ in range(3))
+        c.weight = b.weight
+        with torch.no_grad():
+            b.bias.copy_(a.bias)
+        return [a, b, c]
+
+    whole = DeferredLayers(layers, 1).build(0, 3)
+    [last] = DeferredLayers(layers, 1).build(2, 3)
+    assert torch.equal(last.weight, whole[2].weight) and torch.equal(last.bias, whole[2].bias)
+
+
 def test_two_layers_of_one_kind_start_differently() -> None:
     layers = DeferredLayers(lambda: [nn.Linear(3, 3), nn.Linear(3, 3)], 0).build(0, 2)
     assert not torch.equal(layers[0].weight, layers[1].weight)  # type: ignore[arg-type]
