@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from typing_extensions import override
 
 from dni_async.boundary import Boundary
@@ -20,6 +20,7 @@ from dni_async.rules.registry import build_rule, capabilities_of
 from dni_async.trees import map_tensors
 from launch.schedule.interfaces import Interfaces
 from launch.schedule.settings import ScheduleSettings
+from tasks.base import Task
 
 Loss = Callable[[Any, Tensor], Tensor]
 """(output, y (B, ...)) -> scalar, the mean over the batch."""
@@ -53,6 +54,23 @@ def no_scores(output: Any, y: Tensor) -> Tensor:
     return torch.empty(0)
 
 
+class _LabelsOfLoop(Task):
+    """What the labels in somebody else's loop mean; the loop itself has the layers and the data."""
+
+    def __init__(self, classes: int | None, ignore_index: int | None) -> None:
+        self.classes = classes
+        if ignore_index is not None:
+            self.ignore_index = ignore_index
+
+    @override
+    def layers(self) -> list[nn.Module]:
+        raise AssertionError("the loop has the layers")
+
+    @override
+    def data(self, root: Path | None) -> tuple[Any, Any]:
+        raise AssertionError("the loop has the data")
+
+
 def rule_of(
     settings: ScheduleSettings,
     interfaces: Interfaces,
@@ -66,23 +84,11 @@ def rule_of(
     if index == stages - 1:
         return StepLoss(loss_fn, interfaces.returns)
     labels, output = interfaces.labels, interfaces.network_h
-    conditional = capabilities_of(settings.rule).conditional
     classes = settings.classes or (None if labels.is_floating_point() else _classes(labels, output))
-    ignored = settings.ignore_index
-
-    def valid(y: Tensor) -> Tensor:
-        return y.ne(-100 if ignored is None else ignored)
-
-    def condition(y: Tensor) -> Tensor:
-        if classes is None:
-            return y.reshape(len(y), -1).float()
-        if ignored is None:
-            return F.one_hot(y.long(), classes).float()
-        counts = valid(y)
-        return F.one_hot(y.long() * counts, classes) * counts.unsqueeze(-1).float()
-
-    columns = settings.condition or condition
-    example = torch.zeros(labels.shape, dtype=labels.dtype)
+    task = _LabelsOfLoop(classes, settings.ignore_index)
+    conditional = capabilities_of(settings.rule).conditional
+    condition = settings.condition or task.condition
+    example = torch.zeros((1, *labels.shape[1:]), dtype=labels.dtype)
     return build_rule(
         settings.rule,
         RuleContext(
@@ -92,9 +98,10 @@ def rule_of(
             output=interfaces.network_returns,
             loss=loss_fn,
             metric=no_scores,
-            valid=None if ignored is None else valid,
-            condition=columns,
-            label_size=label_size_of(columns, example) if conditional else 0,
+            valid=None if settings.ignore_index is None else task.valid,
+            condition=condition,
+            class_indices=None if settings.condition or classes is None else task.class_indices,
+            label_size=label_size_of(condition, example) if conditional else 0,
             classes=classes,
             stages=stages,
             sg=settings.sg,
