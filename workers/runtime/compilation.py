@@ -6,6 +6,7 @@ import copy
 import os
 import warnings
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,16 +46,10 @@ def compile_ahead(
     layers.compile(backend=backend)
     buffers = copy.deepcopy(dict(layers.named_buffers()))
 
-    def call(trains: bool, needs_grad: bool) -> None:
+    def call(learns: bool, needs_grad: bool) -> None:
         h = x.detach().clone().requires_grad_(needs_grad and x.is_floating_point())
-        with torch.set_grad_enabled(trains):
-            given = takes.unpack(h.clone() if starts_in_place(layers) else h, extras)
-            for tensor in tree_leaves(given):
-                if isinstance(tensor, Tensor) and tensor.ndim and len(tensor) == len(x):
-                    torch._dynamo.maybe_mark_dynamic(tensor, 0)  # the last batch of an epoch is shorter
-            output, _ = returns.pack(layers(given))
-            if output.requires_grad:
-                output.backward(torch.zeros_like(output))
+        with torch.set_grad_enabled(learns):
+            _call(layers, takes.unpack(h.clone() if starts_in_place(layers) else h, extras), returns, len(x))
 
     try:
         with torch.random.fork_rng([x.device] if x.is_cuda else []), warnings.catch_warnings():
@@ -71,3 +66,13 @@ def compile_ahead(
     layers.train().zero_grad()
     for name, buffer in layers.named_buffers():
         buffer.copy_(buffers[name])
+
+
+def _call(layers: nn.Module, given: Any, returns: Boundary, rows: int) -> None:
+    """Forward and, where gradients are recorded, backward of a batch of so many rows."""
+    for tensor in tree_leaves(given):
+        if isinstance(tensor, Tensor) and tensor.ndim and len(tensor) == rows:
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)  # the last batch of an epoch is shorter
+    output, _ = returns.pack(layers(given))
+    if output.requires_grad:
+        output.backward(torch.zeros_like(output))
