@@ -11,7 +11,7 @@ BIN := .venv/bin
 .PHONY: demo test test-slow test-oldest test-newest lint clean
 
 demo: .venv/installed
-	$(BIN)/python -m launch.compare --task mnist-fcn --engines backprop cdni --stages 2 --epochs 5 --out runs/demo
+	$(BIN)/python -m launch.compare --task mnist-fcn --engines backprop cdni --stages 2 --epochs 8 --out runs/demo
 
 test: lint
 	$(BIN)/python -m pytest -n 3 --dist worksteal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,10 +16,15 @@ from typing_extensions import override
 from dni_async.checks import at_least
 from tasks.base import Task
 from tasks.splits import split_off
+from tasks.vision.distortion import distorted_copies
 from tasks.vision.idx_files import normalise
 
 TEST_PER_CLASS = 30
 """Test images of each class: 300 in all, which leaves 1,497 to train on."""
+COPIES = 40
+"""How often each training image comes where MNIST is replaced: 59,880 images, about as many as MNIST has."""
+
+_Images = tuple[Tensor, Tensor]
 
 
 class DigitsFcn(Task):
@@ -69,9 +75,30 @@ def digits() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
     The split is always the same, with 30 test images of each class.
     """
+    train, test = _scaled()
+    return (normalise(train[0]), train[1]), (normalise(test[0]), test[1])
+
+
+def many_digits(held_out: int, most: int = 0) -> tuple[_Images, _Images, _Images]:
+    """Return (x, y) to train on, to validate and to test with, as `digits`, but each image to train on comes
+    `COPIES` times, all but once distorted.
+
+    Args:
+        held_out: how many training images are for validation; no copy of them is trained on.
+        most: how many images to train on are needed; 0 for all.
+    """
+    train, (x_test, y_test) = _scaled()
+    (x, y), (x_held, y_held) = split_off(held_out, *train)
+    copies = min(COPIES, math.ceil(most / len(x))) if most else COPIES
+    whole = normalise(distorted_copies(x, copies)), y.repeat(copies)
+    return whole, (normalise(x_held), y_held), (normalise(x_test), y_test)
+
+
+def _scaled() -> tuple[_Images, _Images]:
+    """Return ((x, y) to train on, (x, y) to test with); x (N, 1, 28, 28) from 0 to 1."""
     images, labels = _read()
     pixels = torch.tensor(images, dtype=torch.float32).unsqueeze(1) / 16
-    x = normalise(F.interpolate(pixels, size=(28, 28), mode="bilinear", align_corners=False))
+    x = F.interpolate(pixels, size=(28, 28), mode="bilinear", align_corners=False)
     y = torch.tensor(labels, dtype=torch.int64)
     train, test = _split(labels)
     return (x[train], y[train]), (x[test], y[test])

@@ -16,7 +16,7 @@ from dni_async.errors import UserError
 from tasks.base import Task
 from tasks.data_files import cache_folder, locate
 from tasks.splits import split_off
-from tasks.vision.digits import digits, fully_connected
+from tasks.vision.digits import COPIES, fully_connected, many_digits
 from tasks.vision.download import DownloadError, download
 from tasks.vision.idx_files import normalise, read_labelled
 
@@ -27,7 +27,7 @@ FILES = (
     "t10k-labels-idx1-ubyte",
 )
 
-_Split = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
+_Images = tuple[Tensor, Tensor]
 
 
 class Mnist(Task):
@@ -51,30 +51,32 @@ class Mnist(Task):
     @override
     def data(self, root: Path | None) -> tuple[TensorDataset, TensorDataset]:
         """Return (training set, test set) of x `input_shape` float32 and y int64."""
-        train, test = self._found(root)
-        rest, _ = split_off(self.split_off, *train)
-        train, test = self._first("subset", self.subset, *rest), self._first("tested", self.tested, *test)
+        train, _, test = self._found(root)
+        train, test = self._first("subset", self.subset, *train), self._first("tested", self.tested, *test)
         return self._shaped(*train), self._shaped(*test)
 
     @override
     def validation(self, root: Path | None) -> TensorDataset | None:
         if not self.split_off:
             return None
-        _, (x, y) = split_off(self.split_off, *self._found(root)[0])
+        _, (x, y), _ = self._found(root)
         return self._shaped(x.clone(), y.clone())  # so that the memory of the others is free again
 
-    def _found(self, root: Path | None) -> _Split:
+    def _found(self, root: Path | None) -> tuple[_Images, _Images, _Images]:
+        """Return images and labels to train on, to validate (as many as wanted), and to test with."""
         self.note = None
         try:
-            return self._mnist(root)
+            train, test = self._mnist(root)
+            return *split_off(self.split_off, *train), test
         except DownloadError as error:
             self.note = (
-                f"MNIST is not in the data folder and could not be downloaded ({error}): "
-                "using scikit-learn's 1,797 digits scaled to 28x28"
+                f"MNIST is not in the data folder and could not be downloaded ({error}): using "
+                "scikit-learn's 1,797 digits scaled to 28x28, those to train on "
+                f"{COPIES} times, shifted, turned and scaled"
             )
-            return digits()
+            return many_digits(self.split_off, self.subset)
 
-    def _mnist(self, root: Path | None) -> _Split:
+    def _mnist(self, root: Path | None) -> tuple[_Images, _Images]:
         paths = locate(root, "mnist", FILES)
         if paths is None:
             folder = cache_folder() / "mnist"
@@ -83,7 +85,7 @@ class Mnist(Task):
         return _read(paths[0], paths[1]), _read(paths[2], paths[3])
 
     def _first(self, name: str, count: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the first `count` images; of digits, which are few, at most all."""
+        """Return the first `count` images; of digits, of which there are fewer, at most all."""
         if count > len(x) and self.note is None:
             raise UserError(f"more than there is ({name}={count}): give {len(x)} or less, 0 for all")
         if 0 < count < len(x):  # copied, so that the memory of the others is free again

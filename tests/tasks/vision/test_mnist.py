@@ -10,6 +10,7 @@ from torch.utils.data import TensorDataset
 
 from dni_async.errors import UserError
 from tasks.base import Task
+from tasks.vision.digits import DigitsFcn
 from tasks.vision.download import DownloadError
 from tasks.vision.mnist import FILES, MnistCnn, MnistFcn
 from tests.support.mnist_files import write_mnist
@@ -151,28 +152,37 @@ def test_missing_files_are_downloaded_into_the_cache_once(tmp_path: Path, cache:
     assert (cache / "mnist" / f"{FILES[0]}.gz").exists()
 
 
-@pytest.mark.parametrize(("task", "shape"), [(Offline(), (784,)), (OfflineCnn(), (1, 28, 28))])
+@pytest.mark.parametrize(
+    ("task", "count", "shape"),
+    [(Offline(subset=70_000), 40 * 1497, (784,)), (OfflineCnn(subset=2000), 2000, (1, 28, 28))],
+)
 def test_without_mnist_and_network_digits_stand_in_and_the_note_says_so(
-    tmp_path: Path, task: Offline | OfflineCnn, shape: tuple[int, ...]
+    tmp_path: Path, task: Offline | OfflineCnn, count: int, shape: tuple[int, ...]
 ) -> None:
     assert task.note is None
-    for root in (None, tmp_path):
-        train, test = task.data(root)
-        assert sizes((train, test)) == (1497, 300)
-        assert train.tensors[0].shape[1:] == shape
-        assert task.note == (
-            "MNIST is not in the data folder and could not be downloaded (mirror: unplugged): "
-            "using scikit-learn's 1,797 digits scaled to 28x28"
-        )
+    train, test = task.data(tmp_path)
+    assert sizes((train, test)) == (count, 300)
+    assert train.tensors[0].shape[1:] == shape
+    assert task.note == (
+        "MNIST is not in the data folder and could not be downloaded (mirror: unplugged): using "
+        "scikit-learn's 1,797 digits scaled to 28x28, those to train on 40 times, shifted, turned and scaled"
+    )
 
 
-def test_a_subset_of_the_digits_is_as_many_as_there_are() -> None:
-    assert sizes(Offline(subset=100).data(None)) == (100, 300)
-    assert sizes(Offline(subset=10_000).data(None)) == (1497, 300)
+def test_digits_that_are_held_out_are_not_trained_on_as_distorted_copies_either() -> None:
+    task = Offline(validation=497, subset=2500)
+    train, test = task.data(None)
+    held_out = task.validation(None)
+    assert held_out is not None
+    assert (len(train), len(held_out), len(test)) == (2500, 497, 300)
+    first, again = train.tensors[1][:1000], train.tensors[1][1000:2000]
+    assert torch.equal(first, again)  # the second copies are of the same 1,000 images
+    plain = DigitsFcn(validation=497).validation(None)
+    assert plain is not None and torch.equal(held_out.tensors[0], plain.tensors[0])
 
 
 def test_the_note_is_gone_when_mnist_is_there(tmp_path: Path) -> None:
-    task = Offline()
+    task = Offline(subset=20)
     task.data(tmp_path)
     write_mnist(tmp_path / "mnist")
     task.data(tmp_path)
