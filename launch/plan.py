@@ -17,6 +17,7 @@ from typing import Any
 from dni_async.errors import UserError
 from launch.config.command_line import parse
 from launch.config.plan import PlanConfig
+from launch.config.run_file import write_run_file
 from launch.job.run_lock import RunLock
 from launch.local.comparison_output import check_all_finished
 from launch.planning.check import Check, run_checks
@@ -41,6 +42,7 @@ def work(runner: RankRunner) -> None:
         )
     out = prepare_out(config.output.out or tempfile.mkdtemp(prefix="dni_async-plan-"))
     with RunLock(out):
+        write_run_file(out, "plan", config)
         plan_task(config, task, out, runner)
 
 

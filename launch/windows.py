@@ -11,6 +11,7 @@ from pathlib import Path
 
 from launch.config.command_line import parse
 from launch.config.recurrent import WindowsConfig
+from launch.config.run_file import write_run_file
 from launch.recurrent.train import run_sequences
 from launch.report.files import prepare_out, write_results
 from launch.report.grid import show
@@ -22,6 +23,7 @@ def work(runner: RankRunner) -> None:
     """Run all jobs; tables and data are rewritten after each, so that a long series may be stopped."""
     config = parse(WindowsConfig, "launch.windows")
     out = prepare_out(config.output.out or tempfile.mkdtemp(prefix="dni_async-windows-"))
+    write_run_file(out, "windows", config)
     results: list[Result] = []
     for job in config.jobs():
         results.append(result_of(run_sequences(runner, job)))

@@ -15,6 +15,7 @@ import tyro
 
 from dni_async.errors import UserError
 from launch.config.flat import FlatConfig
+from launch.config.run_file import RunFile
 from launch.config.task_defaults import task_defaults
 from tasks.base import Task
 from tasks.registry import find
@@ -43,11 +44,9 @@ def parse(cls: type[Config], prog: str, arguments: Sequence[str] | None = None) 
     """
     complaint = io.StringIO()
     try:
-        with (
-            contextlib.redirect_stderr(complaint),
-            _wide_terminal(sys.argv if arguments is None else arguments),
-        ):
-            default = _of_task(cls, sys.argv[1:] if arguments is None else arguments)
+        arguments = _with_run_file(cls, prog, sys.argv[1:] if arguments is None else arguments)
+        with contextlib.redirect_stderr(complaint), _wide_terminal(arguments):
+            default = _of_task(cls, arguments)
             config = tyro.cli(
                 cls, prog=prog, args=arguments, default=default, description=_description(cls, prog)
             )
@@ -62,13 +61,35 @@ def parse(cls: type[Config], prog: str, arguments: Sequence[str] | None = None) 
 
 
 def task_name(arguments: Sequence[str]) -> str | None:
-    """Return the value of `--task` alone, which decides what the other options are; None without one."""
+    """Return the value of `--task` alone, which decides what the other options are, or else the task in the
+    file of `--config`; None without one.
+
+    Raises:
+        UserError: the file is none.
+    """
+    name, file = _value_of("task", arguments), _value_of("config", arguments)
+    if name is None and file:
+        in_file = RunFile.read(file).settings.get("task")
+        return None if in_file is None else str(in_file)
+    return name
+
+
+def _value_of(option: str, arguments: Sequence[str]) -> str | None:
+    """Return the value of one option, the last one if it is given twice; None without one."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--task")
+    parser.add_argument(f"--{option}", dest="value")
     try:
-        return parser.parse_known_args(arguments)[0].task
-    except argparse.ArgumentError:  # `--task` without a value: the full parser says so
+        return parser.parse_known_args(arguments)[0].value
+    except argparse.ArgumentError:  # the option without a value: the full parser says so
         return None
+
+
+def _with_run_file(cls: type, prog: str, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments, behind those in the file of `--config` if it is given: the last ones hold."""
+    file = _value_of("config", arguments)
+    if not file or not issubclass(cls, FlatConfig) or "config" not in cls.option_names():
+        return list(arguments)
+    return [*RunFile.read(file).arguments(cls, prog), *arguments]
 
 
 def _of_task(cls: type[Config], arguments: Sequence[str]) -> Config | None:

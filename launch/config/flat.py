@@ -61,6 +61,19 @@ class FlatConfig:
             names += list(default.flat(name)) if isinstance(default, Group) else [name]
         return names
 
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """Return what the settings are called on the command line, such as batch-size and sg.kind."""
+        names: list[str] = []
+        for name, default in _defaults(cls).items():
+            if isinstance(default, Group):
+                names += default.flat(name)
+            elif is_dataclass(default):
+                names += [f"{name}.{field}" for field in _names(default)]
+            else:
+                names.append(name)
+        return [name.replace("_", "-") for name in names]
+
     def flat(self) -> dict[str, Any]:
         """Return all settings by their flat names."""
         settings: dict[str, Any] = {}

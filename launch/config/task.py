@@ -74,8 +74,11 @@ class EvaluationConfig(Group):
 
 @dataclass(kw_only=True, slots=True)
 class OutputConfig(Group):
-    """Where results go, and what is shown."""
+    """Where settings come from, where results go, and what is shown."""
 
+    config: str = ""
+    """A config.yaml that an earlier run of this command wrote to its folder: repeats that run. Options beside
+    it override those in the file."""
     out: str = ""
     """Folder for results; by default nothing is written."""
     quiet: bool = False

@@ -15,6 +15,7 @@ import contextlib
 from pathlib import Path
 
 from dni_async.errors import UserError
+from launch.config.run_file import RUN_FILE
 from workers.checkpoint.store import CheckpointStore
 
 SUMMARY = "summary.json"
@@ -29,7 +30,7 @@ RESULTS = (
 )
 """Files that runs write at their end."""
 METRICS, PROGRESS = "metrics.jsonl", "reached.json"
-"""Files that runs write while they train."""
+"""Files that runs write while they train, beside config.yaml, which they write when they begin."""
 EXPORTED = "model.safetensors"
 """What launch.export makes of a run."""
 
@@ -82,7 +83,7 @@ def clear(out: Path, *, overwrite: bool) -> None:
     Args:
         overwrite: whether there may be a finished run, whose exported weights are removed, too.
     """
-    _remove(out, *RESULTS, METRICS, PROGRESS, *([EXPORTED] if overwrite else []))
+    _remove(out, *RESULTS, METRICS, PROGRESS, RUN_FILE, *([EXPORTED] if overwrite else []))
     CheckpointStore(out).clear()
     for folder in ("weights", "model"):
         with contextlib.suppress(OSError):  # it is not there, or holds something else

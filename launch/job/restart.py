@@ -13,6 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dni_async.errors import UserError
+from launch.config.run_file import write_run_file
 from launch.config.train import TrainConfig
 from launch.job.data import Data
 from launch.job.output_folder import clear, remove_results
@@ -55,13 +56,13 @@ def decide_start(config: TrainConfig, task: Task, data: Data, rendezvous: Rendez
 
 
 def begin(config: TrainConfig, rendezvous: Rendezvous, start: Start) -> None:
-    """Clear --out of what the run does not go on with, and let the run write how far it comes; what is there
-    from now on is of this job.
+    """Clear --out of what the run does not go on with, write config.yaml, and let the run write how far it
+    comes; what is there from now on is of this job.
 
     Only rank 0 calls it, before the other ranks write anything.
 
     Raises:
-        UserError: a file of an earlier run cannot be removed.
+        UserError: a file of an earlier run cannot be removed, or config.yaml not be written.
     """
     if config.output.out:
         out = Path(config.output.out)
@@ -74,6 +75,8 @@ def begin(config: TrainConfig, rendezvous: Rendezvous, start: Start) -> None:
             raise UserError(
                 f"cannot remove {error.filename} of an earlier run ({error.strerror}); choose another --out"
             ) from error
+        if not rendezvous.restart:
+            write_run_file(out, "train", config)
         if _writes_progress(config, rendezvous):
             start.progress_file = ProgressFile(out, start.position.step, start.lost_steps or 0)
     rendezvous.publish_for_restart(BEGUN, True)

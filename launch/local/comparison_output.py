@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dni_async.errors import StageError, UserError
 from launch.config.compare import CompareConfig
+from launch.config.run_file import write_run_file
 from launch.job.output_folder import SUMMARY
 from launch.job.run_lock import RunLock
 from launch.report.comparison_rows import Row, Run
@@ -20,6 +21,7 @@ from tasks.base import Task
 @contextmanager
 def comparison_folder(config: CompareConfig, name: str) -> Iterator[Path]:
     """Yield the folder of --out, or a temporary one, which no other run uses until the end of the block.
+    It gets config.yaml.
 
     Raises:
         UserError: the folder is in use, or has the results of a training run.
@@ -28,6 +30,7 @@ def comparison_folder(config: CompareConfig, name: str) -> Iterator[Path]:
     with RunLock(out):
         if (out / SUMMARY).is_file() or (out / "checkpoints").exists():
             raise UserError(f"{out} has the results of a training run; choose another --out")
+        write_run_file(out, name, config)
         yield out
 
 

@@ -20,7 +20,7 @@ from workers.failure.rank_runner import RankRunner
 
 Combination = tuple[Setting, SweepConfig]
 
-WITHOUT_EFFECT = ("out", "quiet", "port", "timeout")
+WITHOUT_EFFECT = ("out", "config", "quiet", "port", "timeout")
 """Settings that change nothing of what a run measures, so that a finished run counts with any of them."""
 
 

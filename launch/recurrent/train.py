@@ -24,6 +24,7 @@ from dni_async.recurrent.auxiliary_task import Auxiliary
 from dni_async.recurrent.bootstrap import dni_through_time, permuted
 from dni_async.recurrent.through_time import MakePredictor, ThroughTime
 from launch.config.recurrent import SequenceConfig
+from launch.config.run_file import write_run_file
 from launch.job.initial_weights import load_initial_weights
 from launch.job.output_folder import check_unused, clear
 from launch.job.run_lock import RunLock
@@ -61,6 +62,7 @@ def _run(runner: RankRunner, config: SequenceConfig, task: SequenceTask, out: Pa
     runner.describe_position = trainer.describe_position
     if out:
         clear(out, overwrite=config.overwrite)
+        write_run_file(out, "train", config)
         interruption.begin_training()
     summary = run_metadata(task.name, config.rule, config.task.seed, config.as_json()) | {
         "bptt": config.bptt,

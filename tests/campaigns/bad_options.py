@@ -66,6 +66,7 @@ VALUES: dict[str, dict[str, str]] = {
         "--timeout": "x 0 -1 nan inf 1e10 1e300 1e-9",
         "--port": "x -1 65536",
         "--out": "/dev/null /dev/null/run /proc/run <5000>",
+        "--config": "/nothing /dev/null README.md",
         "--rule": "nothing CDNI",
         "--engine": "nothing cdni",
         "--minutes": "x 0 -1 nan inf",

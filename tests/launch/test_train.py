@@ -134,7 +134,8 @@ def test_the_summary_says_what_ran_and_how_well(finished: tuple[Path, dict[str, 
 def test_a_run_writes_all_result_files(finished: tuple[Path, dict[str, Any], str]) -> None:
     out, _, stdout = finished
     assert {path.name for path in out.iterdir()} == {
-        "run.lock", "summary.json", "metrics.jsonl", "timeline.json", "timeline.png", "curves.png", "weights",
+        "run.lock", "config.yaml", "summary.json", "metrics.jsonl", "timeline.json", "timeline.png",
+        "curves.png", "weights",
     }  # fmt: skip
     events = json.loads((out / "timeline.json").read_text())["traceEvents"]
     assert {event["name"] for event in events if event["ph"] == "X" and event["tid"] == 0} >= {
