@@ -15,6 +15,9 @@ from typing_extensions import Self
 from dni_async.contract import wrong_value
 from dni_async.errors import UserError
 
+WIDE = 128
+"""Above this width the linear SG network is of low rank."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkSettings:
@@ -25,7 +28,9 @@ class NetworkSettings:
     layers: int
     """Hidden layers."""
     rank: int
-    """Rank of a linear network, 0 for full."""
+    """Rank of a linear network or of the output layer of a head, 0 for full."""
+    negatives: int
+    """Classes drawn for the softmax of a head, beside those of the batch; 0 for all."""
     memory: int | None
     """Rows over which the targets of least squares fade; None for the network's default."""
 
@@ -59,9 +64,9 @@ class DNINetwork(nn.Module):
     """Whether labels may also be class indices (B, ...), -1 for one that does not count."""
     replays: ClassVar[bool] = True
     """Whether from three stages on it learns better with replayed tuples (by default 2 per target)."""
-    learned_share: ClassVar[float] = 1.0
-    """Share of a batch's samples that it learns from when their target comes; it must be 1 for a network with
-    a hidden state."""
+    learned_share: float = 1.0
+    """Share of a batch's samples that it learns from when their target comes, or 0 if targets only measure
+    it; it must be 1 for a network with a hidden state."""
     follows_schedule: ClassVar[bool] = False
     """Whether its learning rate follows the schedule of the stage's."""
     least_features: ClassVar[int] = 1
@@ -89,6 +94,16 @@ class DNINetwork(nn.Module):
     def default_hidden(cls, shape: tuple[int, ...]) -> int | None:
         """Return the hidden units for activations of `shape` (without the batch): as many as its features."""
         return shape[0] if cls.feature_dim == 1 else shape[-1]
+
+    @classmethod
+    def default_rank(cls, features: int) -> int:
+        """Return the rank for so many features: full up to `WIDE`, above it a full one would cost a layer."""
+        return 64 if features > WIDE else 0
+
+    @classmethod
+    def default_negatives(cls, classes: int) -> int:
+        """Return how many classes are drawn for the softmax of a batch, of so many; 0 for all."""
+        return 0
 
     @classmethod
     def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:

@@ -7,17 +7,16 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from typing_extensions import override
 
 from dni_async.contract import wrong_value
 from dni_async.errors import UserError
 from dni_async.networks.auxiliary import AuxiliaryHead
-from dni_async.networks.base import DNINetwork, NetworkSettings, check_prediction
+from dni_async.networks.base import DNINetwork, NetworkSettings
+from dni_async.networks.flattened import Flattened
 from dni_async.networks.head import HeadSG
 from dni_async.networks.registry import AUTO, automatic_kind, find_network
 from dni_async.networks.settings import LocalConfig, SGConfig
@@ -25,9 +24,6 @@ from dni_async.optim import optimizer_factory
 from dni_async.synthesis.pending import PendingPredictions
 from dni_async.synthesis.scale import GradientScale
 from dni_async.synthesis.synthesizer import Condition, Synthesizer
-
-WIDE = 128
-"""Above this width the linear SG network is of low rank: a full one would cost a layer and more."""
 
 
 def resolve(
@@ -38,11 +34,13 @@ def resolve(
     classes: bool,
     batch_normalised: bool = False,
     values: int = 0,
+    class_count: int = 0,
 ) -> SGConfig:
-    """The same settings with every None decided.
+    """The same settings with every None decided, but that of `match`.
 
-    stages: of the whole network. shape and what follows it: as in `automatic_kind`.
-    Raises UserError if the kind or the rank that was asked for does not fit.
+    stages: of the whole network; class_count: how many classes there are, 0 where that is not known; the
+    others: as in `automatic_kind`.
+    Raises UserError if the kind or a size that was asked for does not fit.
     """
     kind = config.kind
     if kind == AUTO:
@@ -66,11 +64,21 @@ def resolve(
             f"sg.rank is {config.rank}, and activations have {flat} features; use at most {flat}, "
             "or 0 for full rank"
         )
+    if class_count and (config.negatives or 0) >= class_count:
+        raise UserError(
+            f"sg.negatives is {config.negatives}, and there are {class_count} classes; use fewer, "
+            "or 0 for all of them"
+        )
+    if config.match == 0 and not network.learns_when_predicting:
+        raise UserError(
+            f"sg.match is 0, and SG network {kind} learns from targets alone; use a head, or a share above 0"
+        )
     replay = 2 if stages >= 3 and network.replays and not image else 0
     return replace(
         config,
         kind=kind,
-        rank=config.rank if config.rank is not None else (64 if flat > WIDE else 0),
+        rank=network.default_rank(flat) if config.rank is None else config.rank,
+        negatives=network.default_negatives(class_count) if config.negatives is None else config.negatives,
         hidden=config.hidden or network.default_hidden(_inner_shape(network, shape)),
         layers=config.layers or network.default_layers,
         lr=config.lr or network.default_lr,
@@ -105,7 +113,11 @@ def build_network(config: SGConfig, shape: tuple[int, ...], label_size: int) -> 
     cls = find_network(config.kind).for_shape(shape)
     inner = _inner_shape(cls, shape)
     settings = NetworkSettings(
-        hidden=config.hidden or 0, layers=config.layers, rank=config.rank, memory=config.memory
+        hidden=config.hidden or 0,
+        layers=config.layers,
+        rank=config.rank,
+        negatives=config.negatives or 0,
+        memory=config.memory,
     )
     if label_size and "labels" not in inspect.signature(cls.forward).parameters:
         raise UserError(f"SG network {config.kind} has no labels in its forward; use rule dni")
@@ -120,7 +132,11 @@ def build_network(config: SGConfig, shape: tuple[int, ...], label_size: int) -> 
         raise wrong_value(cls, "build", network, f"a {cls.__name__}")
     if not any(True for _ in network.parameters()):
         raise UserError(f"SG network {config.kind} has no parameters; it cannot learn")
-    return network if inner == shape else Flattened(network)
+    if inner != shape:
+        network = Flattened(network)
+    if config.match is not None:
+        network.learned_share = config.match
+    return network
 
 
 def _inner_shape(network: type[DNINetwork], shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -182,57 +198,6 @@ def _seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
         yield
-
-
-class Flattened(DNINetwork):
-    """Applies a network for (B, D) to (B, C, H, W).
-
-    The network inside predicts, learns and has the hidden state, by methods that it may override.
-    """
-
-    def __init__(self, network: DNINetwork) -> None:
-        super().__init__(network.input_size, network.hidden_size, network.output_size)
-        self.network = network
-        self.learns_when_predicting = network.learns_when_predicting
-
-    @override
-    def forward(self, input: Tensor, hidden: Any = None, labels: Tensor | None = None) -> tuple[Tensor, Any]:
-        flat = input.flatten(1)
-        gradient, hidden = self.network._predict(flat, hidden, labels)
-        check_prediction(self.network, gradient, flat)
-        return gradient.view_as(input), hidden
-
-    @override
-    def samples_in(self, h: Tensor) -> int:
-        return self.network.samples_in(h.flatten(1))
-
-    @override
-    def reset(self) -> None:
-        self.network.reset()
-
-    @override
-    def start(self, h: Tensor) -> Any:
-        return self.network.start(h.flatten(1))
-
-    @override
-    @contextmanager
-    def at(self, hidden: Any) -> Iterator[None]:
-        with self.network.at(hidden):
-            yield
-
-    @override
-    def synthesize(self, h: Tensor, labels: Tensor | None) -> Tensor:
-        flat = h.flatten(1)
-        prediction = self.network.synthesize(flat, labels)
-        check_prediction(self.network, prediction, flat)
-        return prediction.view_as(h)
-
-    @override
-    def regress(self, h: Tensor, labels: Tensor | None, target: Tensor) -> Tensor:
-        flat = h.flatten(1)
-        prediction = self.network.regress(flat, labels, target.flatten(1))
-        check_prediction(self.network, prediction, flat)
-        return prediction.view_as(h)
 
 
 def label_size_of(condition: Condition, y: Tensor) -> int:

@@ -21,7 +21,14 @@ class SGConfig:
     but linear for one or two features and for batch-normalised ones without residual connections; for other
     labels or none conv for (B, C, H, W), else linear; through time least-squares up to width 256."""
     rank: int | None = None
-    """Rank of the linear network, 0 for full. By default full up to width 128, 64 above."""
+    """Rank of the linear network, 0 for full (by default full up to width 128, 64 above), or of the output
+    layer of a head (full)."""
+    negatives: int | None = None
+    """Classes that are drawn for the softmax of a head, beside those among a batch's labels; 0 for all. By
+    default all up to 4,096 classes, 1,024 above."""
+    match: float | None = None
+    """Share of a batch's samples on which its target teaches the network; 0, for heads: targets only measure
+    it. By default 1, a quarter for sequences, 0 for token-attention."""
     hidden: int | None = None
     """Hidden units (mlp: width of h, head: no hidden layer) or, for (B, C, H, W), channels (conv: those of h,
     head: twice those, at most 32)."""
@@ -48,6 +55,7 @@ class SGConfig:
             raise UserError(f"unknown gradient units ({self.units}); use one of {', '.join(UNITS)}")
         for name, value, low in (
             ("rank", self.rank, 0),
+            ("negatives", self.negatives, 0),
             ("hidden", self.hidden, 1),
             ("layers", self.layers, 1),
             ("replay", self.replay, 0),
@@ -56,6 +64,8 @@ class SGConfig:
         ):
             if value is not None:
                 at_least(low, **{f"sg.{name}": value})
+        if self.match is not None and not 0 <= self.match <= 1:
+            raise UserError(f"sg.match is {self.match}; it must be from 0 to 1")
         if self.lr is not None and self.lr <= 0:
             raise UserError(f"sg.lr is {self.lr}; it must be positive")
 

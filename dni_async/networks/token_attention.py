@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self, override
+from typing_extensions import override
 
 from dni_async.errors import UserError
-from dni_async.networks.base import NetworkSettings
 from dni_async.networks.head import TokenHeadSG
 
 
@@ -49,26 +48,19 @@ class TokenAttentionSG(TokenHeadSG):
     0.64 as it is, 1.78 with targets, token-head 2.45, backprop 0.74; docs/LOG.md).
     """
 
-    def __init__(self, width: int, classes: int, hidden_size: int = 16) -> None:
+    learned_share = 0.0
+
+    def __init__(
+        self, width: int, classes: int, hidden_size: int = 16, rank: int = 0, negatives: int = 0
+    ) -> None:
         if hidden_size % CausalAttention.heads:
             raise UserError(f"sg.hidden is {hidden_size}; token-attention needs an even width")
-        super().__init__(width, classes)
+        super().__init__(width, classes, 0, rank, negatives)
         self.hidden_size = hidden_size
         self.head.insert(0, CausalAttention(width, hidden_size))
-
-    @override
-    def regress(self, h: Tensor, labels: Tensor | None, target: Tensor) -> Tensor:
-        """Return the prediction; no gradient is left."""
-        with torch.enable_grad():
-            return self(h.detach().requires_grad_(), None, labels)[0].detach()
 
     @classmethod
     @override
     def default_hidden(cls, shape: tuple[int, ...]) -> int:  # type: ignore[override]
         """Return the width of the attention, 16."""
         return 16
-
-    @classmethod
-    @override
-    def build(cls, shape: tuple[int, ...], label_size: int, settings: NetworkSettings) -> Self:
-        return cls(shape[-1], label_size, settings.hidden)

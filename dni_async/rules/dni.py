@@ -62,6 +62,7 @@ class DniRule(Rule):
             classes=context.classes is not None and context.classes == context.label_size,
             batch_normalised=context.batch_normalised,
             values=context.label_size if conditional and context.classes is None else 0,
+            class_count=context.classes or 0,
         )
         network, condition = find_network(settings.kind), context.condition if conditional else None
         if network.takes_class_indices and context.class_indices:

@@ -115,6 +115,14 @@ def some_samples(samples: int, share: float, generator: torch.Generator) -> slic
     return slice(start, start + count)
 
 
+def in_own_memory(labels: Tensor, y: Any) -> Tensor:
+    """Return the labels, cloned if they share memory with y: that of a message belongs to the transport, and
+    they outlive it."""
+    address = labels.untyped_storage().data_ptr()
+    shared = any(address == given.untyped_storage().data_ptr() for given in tensors(y))
+    return labels.clone() if shared else labels
+
+
 def tensors(nested: Any) -> Iterator[Tensor]:
     """Yield all tensors in nested tuples, lists and mappings."""
     if isinstance(nested, Tensor):

@@ -18,7 +18,7 @@ from dni_async.nonfinite import check_finite
 from dni_async.optim import gradients
 from dni_async.state.state_dict import State, load_optimizer_state, optimizer_state
 from dni_async.synthesis.agreement import Agreement
-from dni_async.synthesis.pending import PendingPrediction, PendingPredictions, some_samples, tensors
+from dni_async.synthesis.pending import PendingPrediction, PendingPredictions, in_own_memory, some_samples
 from dni_async.synthesis.predictor import Predictor
 from dni_async.synthesis.scale import GradientScale
 
@@ -65,9 +65,7 @@ class Synthesizer(Predictor):
         guarded: bool = False,
         schedule: Callable[[int], float] | None = None,
     ) -> None:
-        self.network = network
-        self.optimizer = optimizer
-        self.pending = pending
+        self.network, self.optimizer, self.pending = network, optimizer, pending
         self.condition, self.valid = condition, valid
         self.scale = scale or GradientScale()
         self.replay, self.guarded = replay, guarded
@@ -120,12 +118,15 @@ class Synthesizer(Predictor):
         if not pending.share:
             return
         self._rates.set(pending.version)  # a resumed run may learn before it predicts
-        wanted = self.scale.to_network(target.to(self._dtype()), pending.share)
+        measured = self._taken % self.measure_every == 0
+        self._taken += 1
+        if not (measured or self.network.learned_share):
+            return
+        wanted = self.scale.to_network(target.to(self._weight().dtype), pending.share)
         prediction, target = self._learn(pending, wanted)
-        if self._taken % self.measure_every == 0:
+        if measured:
             check_prediction(self.network, prediction, target)
             self.agreement.add(prediction, target)
-        self._taken += 1
         if self.replay:
             self._recent.append((pending, wanted))
             self._most_bytes = max(self._most_bytes, self.held_bytes())
@@ -164,8 +165,8 @@ class Synthesizer(Predictor):
 
     @override
     def counters(self) -> State:
-        pending = {"dropped": self.pending.dropped, "unmatched": self.pending.unmatched}
-        return self._counts() | {"pending": pending}
+        pending = self.pending
+        return self._counts() | {"pending": {"dropped": pending.dropped, "unmatched": pending.unmatched}}
 
     @override
     def restore_counters(self, counters: State) -> None:
@@ -190,7 +191,7 @@ class Synthesizer(Predictor):
         self.network.load_state_dict(state["network"])
         self.network.reset()
         load_optimizer_state(self.optimizer, state["optimizer"])
-        device = self.optimizer.param_groups[0]["params"][0].device
+        device = self._weight().device
         self.pending.load_state_dict(state["pending"], device)
         self.scale.load_state_dict(state["scale"])
         self._recent.clear()
@@ -215,30 +216,29 @@ class Synthesizer(Predictor):
     def _labels(self, y: Any) -> Tensor | None:
         if self.condition is None or y is None:
             return None
-        labels = self.condition(y)
-        # the labels outlive the message, whose memory belongs to the transport
-        address = labels.untyped_storage().data_ptr()
-        shared = any(address == given.untyped_storage().data_ptr() for given in tensors(y))
-        return labels.clone() if shared else labels
+        return in_own_memory(self.condition(y), y)
 
     def _learn(self, pending: PendingPrediction, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the prediction and the target (B, ...) that the network has learned from."""
-        if (share := self.network.learned_share) < 1:
+        """Return the prediction and the target (B, ...) of the samples that the network has learned from."""
+        if 0 < (share := self.network.learned_share) < 1:
             samples = some_samples(len(wanted), share, self._generator)
             pending, wanted = pending.part(samples), wanted[samples]
         h, labels = self._cast(pending.h, pending.labels)
         with self.network.at(pending.hidden), without_autocast(h):
+            if not share:  # targets only measure it
+                with torch.no_grad():
+                    return self.network._predict(h, pending.hidden, labels)[0], wanted
             prediction = self.network.regress(h, labels, wanted)
         self._update()
         return prediction, wanted
 
-    def _dtype(self) -> torch.dtype:
-        dtype: torch.dtype = self.optimizer.param_groups[0]["params"][0].dtype
-        return dtype
-
     def _cast(self, h: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        dtype = self._dtype()
+        dtype = self._weight().dtype
         return h.to(dtype), labels.to(dtype) if labels is not None and labels.is_floating_point() else labels
+
+    def _weight(self) -> Tensor:
+        weight: Tensor = self.optimizer.param_groups[0]["params"][0]
+        return weight
 
     def _update(self) -> None:
         try:

@@ -17,6 +17,8 @@ from tests.support.jobs import run
 from tests.support.refusal import refusal_problem
 
 CASE_TIMEOUT_S = 60.0
+CUT = ("--sg.rank", "--sg.negatives", "--sg.match")
+"""Options whose values are checked at a cut."""
 TRAIN = ("--task", "digits-fcn", "--task-args", "depth=3", "width=32", "--epochs", "1", "--quiet")
 COMMANDS: dict[str, tuple[str, ...]] = {
     "train": TRAIN,
@@ -81,6 +83,8 @@ VALUES: dict[str, dict[str, str]] = {
         "--task-args": "nothing depth=x depth=0 depth=-1 width=0 colour=red =",
         "--sg.kind": "nothing",
         "--sg.rank": "x -1 33",
+        "--sg.negatives": "x -1 10",
+        "--sg.match": "x -0.1 1.1 nan 0",
         "--sg.hidden": "x 0",
         "--sg.layers": "x 0",
         "--sg.memory": "x 0",
@@ -153,8 +157,8 @@ class Case:
 
     def arguments(self) -> list[str]:
         values = {"<nothing>": [], "<empty>": [""], "<5000>": ["x" * 5000]}.get(self.value, [self.value])
-        ranks = ["--stages", "2"] if self.option == "--sg.rank" else []
-        return [*COMMANDS[self.command], *ranks, self.option, *values]
+        stages = ["--stages", "2"] if self.option in CUT else []
+        return [*COMMANDS[self.command], *stages, self.option, *values]
 
     def problem(self) -> str:
         """Run the command; return what is wrong with the refusal, "" when nothing is."""

@@ -8,7 +8,7 @@ from torch import nn
 
 from dni_async.contract import check_like, check_report, describe_value
 from dni_async.errors import UserError
-from dni_async.networks.factory import Flattened
+from dni_async.networks.flattened import Flattened
 from dni_async.optim import Updater
 from dni_async.rules import Rule
 from dni_async.stage.stage import Stage

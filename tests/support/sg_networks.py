@@ -25,7 +25,7 @@ from dni_async.networks import (
     MlpSG,
     TokenHeadSG,
 )
-from dni_async.networks.factory import Flattened
+from dni_async.networks.flattened import Flattened
 from dni_async.synthesis.pending import PendingPredictions
 from dni_async.synthesis.synthesizer import Synthesizer
 

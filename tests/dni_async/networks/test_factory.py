@@ -57,7 +57,7 @@ def decided(
         ((257,), 2, True, "linear", 64, 257, 1, 1e-3, 0),
         ((1000,), 3, True, "linear", 64, 1000, 1, 1e-3, 2),
         ((7, 64), 3, False, "linear", 0, 64, 1, 1e-3, 2),
-        ((16, 8, 8), 2, True, "head", 64, 32, 1, 3e-3, 0),
+        ((16, 8, 8), 2, True, "head", 0, 32, 1, 3e-3, 0),
         ((16, 8, 8), 3, False, "conv", 64, 16, 2, 1e-3, 0),
     ],
 )
@@ -76,25 +76,23 @@ def test_the_defaults_of_batch_normalised_activations(
     assert decided(shape, stages, conditional, batch_normalised=True) == OTHERS | wanted
 
 
-OTHERS = {"memory": None, "optimizer": "adam", "replay_window": 16, "units": "sample"}
+OTHERS = {
+    "negatives": 0,
+    "match": None,
+    "memory": None,
+    "optimizer": "adam",
+    "replay_window": 16,
+    "units": "sample",
+}
 
 
 @pytest.mark.parametrize(
-    ("shape", "rank", "hidden"),
-    [
-        ((64,), 0, None),
-        ((256,), 64, None),
-        ((7, 64), 0, None),
-        ((16, 8, 8), 64, 32),
-        ((64, 8, 8), 64, 32),
-        ((4, 8, 8), 64, 8),
-    ],
+    ("shape", "hidden"),
+    [((64,), None), ((256,), None), ((7, 64), None), ((16, 8, 8), 32), ((64, 8, 8), 32), ((4, 8, 8), 8)],
 )
 @pytest.mark.parametrize("stages", [2, 5])
-def test_class_labels_get_a_head_by_default(
-    shape: tuple[int, ...], rank: int, hidden: int | None, stages: int
-) -> None:
-    wanted = {"kind": "head", "rank": rank, "hidden": hidden, "layers": 1, "lr": 3e-3, "replay": 0}
+def test_class_labels_get_a_head_by_default(shape: tuple[int, ...], hidden: int | None, stages: int) -> None:
+    wanted = {"kind": "head", "rank": 0, "hidden": hidden, "layers": 1, "lr": 3e-3, "replay": 0}
     assert decided(shape, stages) == OTHERS | wanted
 
 
@@ -354,18 +352,57 @@ def test_settings_of_the_auxiliary_head_are_checked(asked: dict[str, Any], line:
     assert str(error.value) == line
 
 
-def test_a_rank_above_the_width_is_the_users_to_mend() -> None:
+@pytest.mark.parametrize("kind", ["linear", "head", "auto"])
+def test_a_rank_above_the_width_is_the_users_to_mend(kind: str) -> None:
     with pytest.raises(UserError) as error:
-        resolve(SGConfig(kind="linear", rank=33), (32,), stages=2, conditional=True, classes=True)
+        resolve(SGConfig(kind=kind, rank=33), (32,), stages=2, conditional=True, classes=True)
     assert str(error.value) == (
         "sg.rank is 33, and activations have 32 features; use at most 32, or 0 for full rank"
     )
-    assert (
-        resolve(SGConfig(kind="linear", rank=32), (32,), stages=2, conditional=True, classes=True).rank == 32
+    assert resolve(SGConfig(kind=kind, rank=32), (32,), stages=2, conditional=True, classes=True).rank == 32
+
+
+@pytest.mark.parametrize(("classes", "negatives"), [(10, 0), (4096, 0), (4097, 1024), (50_000, 1024)])
+def test_a_head_over_many_classes_computes_a_sample_of_them(classes: int, negatives: int) -> None:
+    config = resolve(SGConfig(), (7, 32), 2, conditional=True, classes=True, class_count=classes)
+    assert (config.kind, config.negatives) == ("head", negatives)
+    network = build_network(config, (7, 32), classes)
+    assert isinstance(network, TokenHeadSG)
+    assert (0 if network.sampled is None else network.sampled.negatives) == negatives
+
+
+def test_more_negatives_than_classes_are_the_users_to_mend() -> None:
+    with pytest.raises(UserError) as error:
+        resolve(SGConfig(negatives=10), (7, 32), 2, conditional=True, classes=True, class_count=10)
+    assert str(error.value) == (
+        "sg.negatives is 10, and there are 10 classes; use fewer, or 0 for all of them"
     )
 
 
-@pytest.mark.parametrize("kind", ["auto", "head", "mlp", "least-squares"])
+def test_a_share_of_the_samples_to_match_is_a_setting() -> None:
+    for match, share in ((None, 0.25), (0.0, 0.0), (0.5, 0.5)):
+        config = resolve(SGConfig(match=match), (7, 32), 2, conditional=True, classes=True)
+        assert build_network(config, (7, 32), CLASSES).learned_share == share
+
+
+def test_a_network_that_learns_from_targets_alone_cannot_do_without_them() -> None:
+    with pytest.raises(UserError) as error:
+        resolve(SGConfig(kind="linear", match=0), (32,), 2, conditional=True, classes=True)
+    assert str(error.value) == (
+        "sg.match is 0, and SG network linear learns from targets alone; use a head, or a share above 0"
+    )
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_a_head_of_low_rank_has_a_linear_layer_before_its_output(rank: int) -> None:
+    config = resolve(SGConfig(rank=rank), (7, 32), 2, conditional=True, classes=True)
+    network = build_network(config, (7, 32), CLASSES)
+    assert isinstance(network, TokenHeadSG)
+    shapes = [tuple(layer.weight.shape) for layer in network.head[1:]]
+    assert shapes == ([(3, 32), (CLASSES, 3)] if rank else [(CLASSES, 32)])
+
+
+@pytest.mark.parametrize("kind", ["mlp", "least-squares"])
 def test_a_network_without_a_rank_takes_any_rank(kind: str) -> None:
     config = resolve(SGConfig(kind=kind, rank=64), (32,), stages=2, conditional=True, classes=True)
     build_network(config, (32,), CLASSES)

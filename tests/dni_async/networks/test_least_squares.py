@@ -135,7 +135,7 @@ def test_a_network_loaded_from_a_state_dict_learns_the_same() -> None:
 
 
 def test_by_default_it_remembers_at_least_2000_rows_where_it_sees_labels() -> None:
-    settings = NetworkSettings(hidden=0, layers=1, rank=0, memory=None)
+    settings = NetworkSettings(hidden=0, layers=1, rank=0, negatives=0, memory=None)
     assert LeastSquaresSG.build((WIDTH,), LABELS, settings).memory == 2000
     assert LeastSquaresSG.build((800,), LABELS, settings).memory == 2 * (2 * 800 + LABELS + 1)
     assert LeastSquaresSG(WIDTH, WIDTH, LABELS).memory == 2000

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from dni_async.errors import UserError
 from dni_async.networks import DNINetwork, FeatureHeadSG, HeadSG, TokenHeadSG
-from dni_async.networks.factory import Flattened, build_network, resolve
+from dni_async.networks.factory import build_network, resolve
+from dni_async.networks.flattened import Flattened
 from dni_async.networks.registry import NETWORKS, automatic_kind, find_network
 from dni_async.networks.settings import SGConfig
 

@@ -53,15 +53,6 @@ def test_the_prediction_is_the_gradient_of_the_heads_loss_of_each_sample() -> No
     torch.testing.assert_close(sg.synthesize(h, y), 3 * leaf.grad)
 
 
-def test_a_target_measures_the_head_and_leaves_no_gradient() -> None:
-    sg, (h, y) = network(), batch()
-    wanted = sg.synthesize(h, y)
-    assert all(p.grad is not None for p in sg.head.parameters())
-    sg.zero_grad()
-    torch.testing.assert_close(sg.regress(h, y, torch.ones_like(h)), wanted)
-    assert all(p.grad is None for p in sg.parameters())
-
-
 @pytest.mark.parametrize(("asked", "width"), [(None, 16), (6, 6)])
 def test_the_width_of_the_attention_is_a_setting(asked: int | None, width: int) -> None:
     config = resolve(SGConfig(kind="token-attention", hidden=asked), (STEPS, WIDTH), 2, True, classes=True)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
-from dni_async.networks import RNNDNI, ConvSG, DNINetwork, FeatureHeadSG, HeadSG, LinearSG, MlpSG
+from dni_async.networks import RNNDNI, ConvSG, DNINetwork, FeatureHeadSG, HeadSG, LinearSG, MlpSG, TokenHeadSG
 from dni_async.state.state_dict import copied
 from dni_async.synthesis.pending import PendingPredictions
 from dni_async.synthesis.scale import GradientScale
@@ -522,6 +522,28 @@ def test_a_network_may_learn_from_a_share_of_the_samples_of_a_target() -> None:
         assert torch.equal(learned, wanted[first : first + 2] * 8)
     assert set(firsts) == set(range(7))
     assert sg.stats()["sg_relative_error"] is not None
+
+
+def test_targets_only_measure_a_network_with_a_share_of_none() -> None:
+    """One in eight, by a prediction with the present weights, and no weight moves."""
+    network = TokenHeadSG(WIDTH, CLASSES)
+    network.learned_share = 0.0
+    sg = synthesizer(network, condition=one_hot)
+    h, y = torch.randn(4, 3, WIDTH), torch.randint(CLASSES, (4,))
+    for step in range(9):
+        sg.predict(step, 0, h, y)
+        before = [p.clone() for p in network.parameters()]
+        sg.take(
+            TargetGradient(step, 0, torch.randn(4, 3, WIDTH) if step % 8 else network_gradient(network, h, y))
+        )
+        assert all(torch.equal(p, q) for p, q in zip(network.parameters(), before, strict=True))
+    assert sg.stats()["sg_updates"] == 9
+    assert sg.stats()["sg_relative_error"] == pytest.approx(0, abs=1e-9)
+
+
+def network_gradient(network: DNINetwork, h: Tensor, y: Tensor) -> Tensor:
+    """What the network would predict now, as the gradient of the mean loss."""
+    return network(h.clone().requires_grad_(), None, one_hot(y))[0].detach() / len(h)
 
 
 def test_a_resumed_network_learns_from_the_samples_that_it_would_have_learned_from() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from dni_async import networks
 from dni_async.networks import ConvSG, DNINetwork, HeadSG, LinearSG, MlpSG
 from dni_async.networks.base import along
-from dni_async.networks.factory import Flattened
+from dni_async.networks.flattened import Flattened
 from dni_async.wrapper.maker import Joined, Maker
 from tests.support.nets import OldStyle
 
