@@ -12,7 +12,7 @@ So a rule, an SG network and a target gradient work on one tensor. Autograd goes
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal
 
 import torch
@@ -148,7 +148,7 @@ class Boundary:
         """Return the fields, JSON-able.
 
         Raises:
-            UserError: there is something else in the tree than tuples, lists and dicts, such as a namedtuple.
+            UserError: a class in the tree cannot be made again in another process.
         """
         try:
             structure = structure_state(self._example())
@@ -160,10 +160,18 @@ class Boundary:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> Boundary:
-        """Return the boundary of which `state_dict` returned the fields."""
+        """Return the boundary of which `state_dict` returned the fields.
+
+        Raises:
+            UserError: this process has not imported a class of the tree.
+        """
         leaves = tuple(Leaf(*fields) for fields in state["leaves"])
         parts = Join.from_state(state["parts"]) if state["parts"] else None
-        return cls(tree_structure(structure_example(state["structure"])), leaves, parts, state["name"])
+        try:
+            example = structure_example(state["structure"])
+        except TypeError as error:
+            raise UserError(f"{state['name']} returned what cannot be received: {error}") from None
+        return cls(tree_structure(example), leaves, parts, state["name"])
 
     def _example(self) -> Any:
         """Return a tree of this structure."""
@@ -239,4 +247,7 @@ def _check_rows(parts: Sequence[Tensor], value: Any, name: str) -> None:
 def _constant(leaf: Any, value: Any, name: str) -> Leaf:
     if isinstance(leaf, _CONSTANTS):
         return Leaf("constant", leaf)
-    raise UserError(f"{name} returned {describe_tree(value)}; return tensors, in tuples, lists or dicts")
+    raise UserError(
+        f"{name} returned {describe_tree(value)}; return tensors, in tuples, lists or dicts"
+        + (f" (or call torch.export.register_dataclass({type(leaf).__name__}))" if is_dataclass(leaf) else "")
+    )

@@ -1,12 +1,17 @@
-"""Trees of tensors: tuples, lists and dicts, nested as `torch.utils._pytree` knows them."""
+"""Trees of tensors: tuples, lists, dicts and other classes, nested as `torch.utils._pytree` knows them."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only, tree_structure
+from torch.utils._pytree import SUPPORTED_NODES, tree_leaves, tree_map_only, tree_structure
+
+_LEAF = torch.empty(0)
 
 
 def first_tensor(tree: Any) -> Tensor:
@@ -25,7 +30,7 @@ def in_order_of(example: Any, tree: Any) -> Any:
     """Return the tree with the keys of its dicts in the order of an example's, where they have the same."""
     if type(tree) is not type(example):
         return tree
-    if isinstance(tree, dict) and tree.keys() == example.keys():
+    if type(tree) is dict and tree.keys() == example.keys():
         return {key: in_order_of(part, tree[key]) for key, part in example.items()}
     if type(tree) in (tuple, list) and len(tree) == len(example):
         return type(tree)(map(in_order_of, example, tree))
@@ -33,32 +38,71 @@ def in_order_of(example: Any, tree: Any) -> Any:
 
 
 def structure_state(tree: Any) -> Any:
-    """Return the structure of a tree of tuples, lists and dicts, JSON-able; None for a leaf.
+    """Return the structure of a tree, JSON-able; None for a leaf.
 
     Not `treespec_dumps` of torch: reading its text may import any module.
 
     Raises:
-        TypeError: another class is in it, or a key that is no text or number.
+        TypeError: a key of a dict is no text or number, or a class cannot be found by its name or made again.
     """
-    if type(tree) in (tuple, list):
-        return [type(tree).__name__, [structure_state(part) for part in tree]]
-    if type(tree) is dict and all(type(key) in (str, int) for key in tree):
-        return ["dict", [[key, structure_state(part)] for key, part in tree.items()]]
-    if not tree_structure(tree).is_leaf():
-        name = type(tree).__name__
-        raise TypeError(f"use tuples, lists and dicts with texts as keys ({name} is none of them)")
-    return None
+    state = _state_of(tree)
+    try:
+        example = structure_example(json.loads(json.dumps(state)))
+        survives = tree_structure(example) == tree_structure(tree)
+    except Exception:  # of classes that others have written
+        survives = False
+    if not survives:
+        raise TypeError("use tuples, lists and dicts with texts as keys, or other classes with plain fields")
+    return state
 
 
 def structure_example(state: Any) -> Any:
-    """Return a tree, with None for leaves, of which `structure_state` returned the state."""
+    """Return a tree, with empty tensors for leaves, of which `structure_state` returned the state.
+
+    Raises:
+        TypeError: a class in it has not been imported by this process.
+    """
     if state is None:
-        return None
+        return _LEAF
     kind, parts = state
     if kind == "dict":
         return {key: structure_example(part) for key, part in parts}
+    if kind == "node":
+        path, context, parts = parts
+        made = [structure_example(part) for part in parts]
+        cls = _imported_class(path)
+        return cls(*made) if _is_namedtuple(cls) else SUPPORTED_NODES[cls].unflatten_fn(made, context)
     made = [structure_example(part) for part in parts]
     return tuple(made) if kind == "tuple" else made
+
+
+def _state_of(tree: Any) -> Any:
+    cls = type(tree)
+    if cls in (tuple, list):
+        return [cls.__name__, [_state_of(part) for part in tree]]
+    if cls is dict and all(type(key) in (str, int) for key in tree):
+        return ["dict", [[key, _state_of(part)] for key, part in tree.items()]]
+    if tree_structure(tree).is_leaf():
+        return None
+    path = f"{cls.__module__}:{cls.__qualname__}"
+    parts, context = (tree, None) if _is_namedtuple(cls) else SUPPORTED_NODES[cls].flatten_fn(tree)
+    if _imported_class(path) is not cls:
+        raise TypeError(f"define {cls.__name__} at the top of a module")
+    return ["node", [path, context, [_state_of(part) for part in parts]]]
+
+
+def _imported_class(path: str) -> type:
+    """Return the class of trees at a path, "module:Class". It is not imported for that: others may have
+    written the path."""
+    module, _, name = path.partition(":")
+    cls = getattr(sys.modules.get(module), name, None)
+    if not isinstance(cls, type) or not (_is_namedtuple(cls) or cls in SUPPORTED_NODES):
+        raise TypeError(f"define {name} at the top of a module that the task's module imports ({path})")
+    return cls
+
+
+def _is_namedtuple(cls: type) -> bool:
+    return issubclass(cls, tuple) and hasattr(cls, "_fields")
 
 
 def describe_tree(value: object) -> str:
@@ -70,9 +114,10 @@ def describe_tree(value: object) -> str:
 def _describe(value: object) -> str:
     if isinstance(value, Tensor):
         return "tensor"
+    name = "" if type(value) in (tuple, list, dict) else type(value).__name__
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key}: {_describe(part)}' for key, part in value.items())}}}"
+        return f"{name}{{{', '.join(f'{key}: {_describe(part)}' for key, part in value.items())}}}"
     if isinstance(value, tuple | list):
         inner = ", ".join(map(_describe, value))
-        return f"[{inner}]" if isinstance(value, list) else f"({inner})"
-    return repr(value) if value is None or isinstance(value, int | float | str) else type(value).__name__
+        return f"[{inner}]" if isinstance(value, list) else f"{name}({inner})"
+    return repr(value) if value is None or isinstance(value, int | float | str) else name

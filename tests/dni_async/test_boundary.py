@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
-from collections import namedtuple
-from typing import Any
+import sys
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import register_dataclass
 from torch.utils._pytree import tree_flatten
 
 from dni_async.boundary import TENSOR, Boundary, check_extras, walk
@@ -24,6 +27,26 @@ def x(*shape: int, grad: bool = True) -> Tensor:
 
 IDS, MASK = torch.arange(12).reshape(4, 3), torch.ones(4, 3, dtype=torch.bool)
 
+
+class Pair(NamedTuple):
+    h: Any
+    mask: Any = None
+
+
+@dataclass
+class Output:
+    h: Tensor
+    states: tuple[Tensor, ...] | None = None
+
+
+register_dataclass(Output)
+
+
+@dataclass
+class Unknown:
+    h: Tensor
+
+
 TREES = {
     "tensor": (lambda: x(4, 3), (4, 3), 0),
     "list of one": (lambda: [x(4, 3)], (4, 3), 0),
@@ -33,6 +56,12 @@ TREES = {
     "float beside": (lambda: (x(4, 3), x(4, 5, grad=False), torch.tensor(3.0)), (4, 3), 2),
     "without gradient": (lambda: (torch.tensor(3.0), IDS, x(4, 3, grad=False)), (4, 3), 2),
     "integers": (lambda: {"ids": IDS, "mask": MASK}, (4, 3), 1),
+    "namedtuple": (lambda: Pair(x(4, 3), MASK), (4, 3), 1),
+    "namedtuple in a list": (lambda: [Pair({"a": x(4, 3)})], (4, 3), 0),
+    "dataclass": (lambda: Output(x(4, 3), (x(4, 2), IDS)), (4, 5), 1),
+    "dataclass without a field": (lambda: Output(x(4, 3)), (4, 3), 0),
+    "ordered dict": (lambda: OrderedDict(b=x(4, 3), a=IDS), (4, 3), 1),
+    "what torch returns": (lambda: torch.max(x(4, 3, 2), 1), (4, 2), 1),
     "constant tensor": (lambda: (x(4, 3, 2), torch.ones(3, 3, dtype=torch.bool)), (4, 3, 2), 1),
 }
 
@@ -112,6 +141,10 @@ def test_another_structure_is_refused_in_one_line(first: Any, then: Any, words: 
         ((None, 3), "without a tensor"),
         ((torch.tensor(3.0), 3), "without a tensor"),
         ((x(4, 3), object()), r"\(tensor, object\); return tensors"),
+        (
+            (x(4, 3), Unknown(x(4, 3))),
+            r"Unknown\); return tensors, .* torch.export.register_dataclass\(Unknown\)",
+        ),
         ((x(4, 3), x(3, 3)), r"different rows \(\(4, 3\), \(3, 3\)\)"),
         ((x(4, 3), x()), "a scalar that needs a gradient"),
         ((x(4, 3), *[MASK] * (MAX_EXTRAS + 1)), "at most 14 can be sent"),
@@ -136,10 +169,24 @@ def test_a_gradient_that_would_get_lost_is_refused() -> None:
         boundary.pack((x(4, 3), x(4, 3)))
 
 
-def test_a_class_that_cannot_be_written_down_is_refused_in_one_line() -> None:
+def test_a_class_that_no_other_process_can_find_is_refused_in_one_line() -> None:
     pair = namedtuple("pair", "a b")
-    with pytest.raises(UserError, match=r"what cannot be sent: use tuples, .* \(pair is none of them\)"):
+    with pytest.raises(UserError, match="returned what cannot be sent: define pair at the top of a module"):
         Boundary.of(pair(x(4, 3), MASK)).state_dict()
+
+
+def test_a_class_that_is_not_imported_is_not_imported_for_a_boundary() -> None:
+    state = Boundary.of(Pair(x(4, 3))).state_dict()
+    for path in ("antigravity:Pair", "json:JSONDecoder", "os:system"):
+        state["structure"][1][0] = path
+        with pytest.raises(UserError, match=r"the stage returned what cannot be received: define .*" + path):
+            Boundary.from_state(state)
+    assert "antigravity" not in sys.modules
+
+
+def test_another_class_of_the_same_fields_is_refused_by_its_name() -> None:
+    with pytest.raises(UserError, match=r"returned \(tensor, tensor\) where Pair\(tensor, tensor\) was"):
+        Boundary.of(Pair(x(4, 3), MASK)).pack((x(4, 3), MASK))
 
 
 def test_extras_and_further_labels_share_the_room_of_a_message() -> None:

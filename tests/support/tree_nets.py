@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,14 @@ class Branch(nn.Module):
         return h, x
 
 
+class Skip(NamedTuple):
+    """What crosses behind `Narrow`."""
+
+    narrow: Tensor
+    h: Tensor
+    x: Tensor
+
+
 class Narrow(nn.Module):
     """(h, x) -> (smaller h, h, x): a skip over two cuts, and the batch itself without a gradient."""
 
@@ -30,9 +38,9 @@ class Narrow(nn.Module):
         super().__init__()
         self.linear = nn.Linear(WIDTH, WIDTH - 2)
 
-    def forward(self, inputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, inputs: tuple[Tensor, Tensor]) -> Skip:
         h, x = inputs
-        return torch.tanh(self.linear(h)), h, x
+        return Skip(torch.tanh(self.linear(h)), h, x)
 
 
 class Through(nn.Module):
@@ -42,9 +50,8 @@ class Through(nn.Module):
         super().__init__()
         self.linear = nn.Linear(WIDTH - 2, WIDTH - 2)
 
-    def forward(self, inputs: tuple[Tensor, Tensor, Tensor]) -> dict[str, Any]:
-        narrow, h, x = inputs
-        return {"narrow": F.relu(self.linear(narrow)), "skip": h, "x": x, "scale": 0.5}
+    def forward(self, inputs: Skip) -> dict[str, Any]:
+        return {"narrow": F.relu(self.linear(inputs.narrow)), "skip": inputs.h, "x": inputs.x, "scale": 0.5}
 
 
 class Join(nn.Module):
