@@ -11,12 +11,12 @@ So a rule, an SG network and a target gradient work on one tensor. Autograd goes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_structure, tree_unflatten
 
 from dni_async.errors import UserError
@@ -154,8 +154,10 @@ class Boundary:
             structure = structure_state(self._example())
         except TypeError as error:
             raise UserError(f"{self.name} returned what cannot be sent: {error}") from None
-        leaves = [[leaf.role, leaf.value] for leaf in self.leaves]
-        parts = self.parts.state_dict() if self.parts else None
+        leaves, parts = (
+            [[leaf.role, leaf.value] for leaf in self.leaves],
+            self.parts and self.parts.state_dict(),
+        )
         return {"structure": structure, "leaves": leaves, "parts": parts, "name": self.name}
 
     @classmethod
@@ -165,13 +167,12 @@ class Boundary:
         Raises:
             UserError: this process has not imported a class of the tree.
         """
-        leaves = tuple(Leaf(*fields) for fields in state["leaves"])
-        parts = Join.from_state(state["parts"]) if state["parts"] else None
         try:
-            example = structure_example(state["structure"])
+            spec = tree_structure(structure_example(state["structure"]))
         except TypeError as error:
             raise UserError(f"{state['name']} returned what cannot be received: {error}") from None
-        return cls(tree_structure(example), leaves, parts, state["name"])
+        parts = Join.from_state(state["parts"]) if state["parts"] else None
+        return cls(spec, tuple(Leaf(*fields) for fields in state["leaves"]), parts, state["name"])
 
     def _example(self) -> Any:
         """Return a tree of this structure."""
@@ -190,37 +191,6 @@ class Boundary:
 
 TENSOR = Boundary(tree_flatten(torch.empty(0))[1], (Leaf("h"),))
 """Where a single tensor crosses, which is h."""
-
-
-def walk(
-    layers: Iterable[nn.Module],
-    inputs: Any,
-    name: str = "the batch",
-    prepare: Callable[[nn.Module], nn.Module] = lambda layer: layer,
-) -> Iterator[tuple[Boundary, Tensor, Extras]]:
-    """Run layers one by one, as if the network were cut between all of them.
-
-    Yields the boundary in front of the first and behind each of them, with the h and the extras that cross
-    it. The layers change as in a forward pass.
-
-    Args:
-        inputs: of the first layer, for one batch.
-        name: of who made them, for errors.
-        prepare: returns the module to run in place of a layer, such as a copy.
-    """
-    boundary = Boundary.of(inputs, name)
-    h, extras = boundary.pack(inputs)
-    yield boundary, h, extras
-    for i, layer in enumerate(layers):
-        with torch.enable_grad():
-            leaf = h.detach().requires_grad_(i > 0 and h.is_floating_point())
-            given = boundary.unpack(leaf.clone(), extras)  # a clone: the layer may work in place
-            value = prepare(layer)(given)
-            boundary = Boundary.of(value, f"layer {i} ({type(layer).__name__})")
-            h, extras = boundary.pack(value)
-        h = h.detach()
-        del value, given, leaf  # with the graph, and what it refers to of the layer
-        yield boundary, h, extras
 
 
 def check_extras(boundary: Boundary, labels: int = 0) -> None:
@@ -247,7 +217,7 @@ def _check_rows(parts: Sequence[Tensor], value: Any, name: str) -> None:
 def _constant(leaf: Any, value: Any, name: str) -> Leaf:
     if isinstance(leaf, _CONSTANTS):
         return Leaf("constant", leaf)
-    raise UserError(
-        f"{name} returned {describe_tree(value)}; return tensors, in tuples, lists or dicts"
-        + (f" (or call torch.export.register_dataclass({type(leaf).__name__}))" if is_dataclass(leaf) else "")
-    )
+    ways = "return tensors, in tuples, lists or dicts"
+    if is_dataclass(leaf):
+        ways += f", or call torch.export.register_dataclass({type(leaf).__name__})"
+    raise UserError(f"{name} returned {describe_tree(value)}; {ways}")

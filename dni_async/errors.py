@@ -25,3 +25,12 @@ class Late(StageError):
 
 class StageCrash(StageError):
     """The stage itself has failed, not a neighbour; a restart may help."""
+
+
+def cause_of(error: Exception) -> str:
+    """Return the first line of the error, with its type unless that is one of a message for people."""
+    name, text = type(error).__name__, str(error).strip()
+    if not text:
+        return name
+    says_it_all = isinstance(error, RuntimeError | ValueError | TypeError)
+    return text.splitlines()[0] if says_it_all else f"{name}: {text.splitlines()[0]}"

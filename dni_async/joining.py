@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dni_async.trees import type_name
+
 ROWS = 0
 """In place of a dimension: the tensors are joined as rows (B, n)."""
 
@@ -64,7 +66,7 @@ class Join:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the fields, JSON-able."""
-        names = [str(dtype).removeprefix("torch.") for dtype in self.dtypes]
+        names = [type_name(dtype) for dtype in self.dtypes]
         return {"dim": self.dim, "shapes": self.shapes, "dtypes": names}
 
     @classmethod

@@ -105,6 +105,11 @@ def _is_namedtuple(cls: type) -> bool:
     return issubclass(cls, tuple) and hasattr(cls, "_fields")
 
 
+def type_name(dtype: torch.dtype) -> str:
+    """Return the name of a type, such as float32."""
+    return str(dtype).removeprefix("torch.")
+
+
 def describe_tree(value: object) -> str:
     """Return words for a tree, such as "(tensor, None)" or "{ids: tensor, mask: tensor}"."""
     text = "a tensor" if isinstance(value, Tensor) else _describe(value)

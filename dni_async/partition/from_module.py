@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from dni_async.errors import UserError
+from dni_async.errors import UserError, cause_of
 from dni_async.partition.graph_split import returned_types, split_graph
 from dni_async.partition.module_layer import ChainLayer, ModuleLayer
 from dni_async.partition.module_trace import trace
@@ -89,8 +89,7 @@ def _copied(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model, {id(t): t for t in (*model.parameters(), *model.buffers())})
     except Exception as error:  # parametrizations, locks and the like refuse
-        cause = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"it cannot be copied ({cause})") from error
+        raise UserError(f"it cannot be copied ({cause_of(error)})") from error
 
 
 def _find(model: nn.Module, split_points: Sequence[str]) -> list[str]:

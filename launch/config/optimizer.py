@@ -10,7 +10,7 @@ import torch
 import tyro
 from torch import nn
 
-from dni_async.errors import UserError
+from dni_async.errors import UserError, cause_of
 from dni_async.learning_rates import SCHEDULES
 from dni_async.optim import OptimizerFactory, optimizer_factory
 from launch.config.checks import at_least, one_of, positive
@@ -93,9 +93,8 @@ class OptimizerConfig(Group):
                 make([nn.Parameter(torch.zeros(1, 1))])
             except (ValueError, TypeError, RuntimeError) as error:
                 option = "--param-groups" if group else "--optimizer-args"
-                cause = str(error).splitlines()[0]
                 raise UserError(
-                    f"optimizer {self.name} refuses its settings ({cause}); change {option}"
+                    f"optimizer {self.name} refuses its settings ({cause_of(error)}); change {option}"
                 ) from None
 
 

@@ -17,11 +17,12 @@ from dni_async.parameter_groups import check_patterns, numbered
 from dni_async.partition.costs import Costs
 from dni_async.partition.cut import check_cut, cut_with_weights, stage_bounds
 from dni_async.partition.module_layer import module_layers
+from dni_async.trees import type_name
 from launch.config.train import TrainConfig
 from launch.engines.registry import find_engine
 from launch.job.data import Data
 from launch.job.layers import NetworkLayers
-from launch.job.run_through import run_through, type_name
+from launch.job.run_through import run_through
 from launch.job.samples import known_size
 from launch.job.stage_costs import measure_stage_costs
 from launch.job.task_checks import (
@@ -169,14 +170,14 @@ def make_plan(
     return PartitionPlan(
         bounds,
         shapes,
-        [type_name(h) for h in crossings.h[1:]],
+        [type_name(h.dtype) for h in crossings.h[1:]],
         [costs.of_stage(*pair) for pair in bounds] if costs else [],
         label_size,
         data.steps_per_epoch,
         known_size(data.train),
         known_size(data.test),
         [boundary.state_dict() for boundary in crossings.boundaries],
-        [[(type_name(extra), list(extra.shape)) for extra in extras] for extras in crossings.extras],
+        [[(type_name(extra.dtype), list(extra.shape)) for extra in extras] for extras in crossings.extras],
         targets.state_dict(),
         dict(task.metadata),
         ignored_labels,

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dni_async.boundary import Boundary, Extras, check_extras, walk
-from dni_async.errors import UserError
+from dni_async.boundary import Boundary, Extras, check_extras
+from dni_async.errors import UserError, cause_of
 from dni_async.trees import describe_tree
+from dni_async.walk import walk
 from tasks.base import Task
 from workers.runtime.precision import sequential
 
@@ -101,20 +102,6 @@ class Bound(nn.Module):
         return self.returns.pack(self.layer(self.takes.unpack(h, extras)))[0]
 
 
-def type_name(tensor: Tensor) -> str:
-    """Return the name of the tensor's type, such as float32."""
-    return str(tensor.dtype).removeprefix("torch.")
-
-
 def describe_shape(tree: Any) -> str:
     """Return the shape of a tensor, or words for a tree."""
     return str(tuple(tree.shape)) if isinstance(tree, Tensor) else describe_tree(tree)
-
-
-def cause_of(error: Exception) -> str:
-    """Return the first line of the error, with its type unless that is one of a message for people."""
-    name, text = type(error).__name__, str(error)
-    if not text:
-        return name
-    says_it_all = isinstance(error, RuntimeError | ValueError | TypeError)
-    return text.splitlines()[0] if says_it_all else f"{name}: {text.splitlines()[0]}"

@@ -10,7 +10,7 @@ from torch import Tensor, tensor
 from torch.utils._pytree import tree_leaves, tree_structure
 from torch.utils.data import IterableDataset, default_collate
 
-from dni_async.errors import UserError
+from dni_async.errors import UserError, cause_of
 from dni_async.trees import describe_tree
 
 WANTED = "give tensors, arrays or numbers, in tuples, lists or dicts of the same form and shapes"
@@ -102,6 +102,6 @@ def _odd(samples: Sequence[Any]) -> str:
 
 
 def _cause(error: Exception | None = None) -> str:
-    words = f" ({(str(error) or type(error).__name__).splitlines()[0]})" if error else ""
+    words = f" ({cause_of(error)})" if error else ""
     padding = "; pad those of different lengths in collate() of the task" if "equal size" in words else ""
     return f"samples do not make a batch{words}{padding}"

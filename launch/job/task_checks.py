@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils.data import Dataset, TensorDataset
 
-from dni_async.errors import UserError
+from dni_async.errors import UserError, cause_of
 from dni_async.trees import first_tensor, map_tensors
 from launch.engines.registry import ENGINES, find_engine
 from launch.job.data import Data
-from launch.job.run_through import cause_of, describe_shape
+from launch.job.run_through import describe_shape
 from launch.job.samples import size
 from tasks.base import Task
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from dni_async.boundary import Boundary, Extras
-from dni_async.errors import UserError
-from dni_async.trees import describe_tree
+from dni_async.errors import UserError, cause_of
+from dni_async.trees import describe_tree, type_name
+from dni_async.walk import run_between
 from workers.coordination.rendezvous import Rendezvous
 
 Spec = list[Any]
@@ -107,24 +108,20 @@ def _try_out(
     """Return how the output for h (B, ...) and extras is packed, and the packed output; weights, buffers and
     random numbers stay as they are."""
     training = module.module.training
-    with torch.enable_grad(), torch.random.fork_rng([h.device] if h.is_cuda else []):
-        leaf = h.detach().requires_grad_(rank > 0 and h.is_floating_point())
-        given = takes.unpack(leaf.clone(), extras)
+    with torch.random.fork_rng([h.device] if h.is_cuda else []):
         try:
-            output = module.eval()(given)
+            name = f"the module of stage {rank}"
+            return run_between(module.eval(), takes, h, extras, name, first=rank == 0)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            cause = (str(error) or type(error).__name__).strip().splitlines()[0]
+            given = takes.unpack(h, extras)
             what = f"a batch {tuple(h.shape)} of {h.dtype}" if takes.is_tensor else describe_tree(given)
-            raise UserError(f"stage {rank}: its module cannot take {what} ({cause})") from error
+            raise UserError(f"stage {rank}: its module cannot take {what} ({cause_of(error)})") from error
         finally:
             module.module.train(training)
-        returns = Boundary.of(output, f"the module of stage {rank}")
-        h, extras = returns.pack(output)
-    return returns, h.detach(), extras
 
 
 def _spec(tensor: Tensor) -> Spec:
-    return [list(tensor.shape), str(tensor.dtype).removeprefix("torch.")]
+    return [list(tensor.shape), type_name(tensor.dtype)]
 
 
 def _zeros(spec: Spec, device: torch.device) -> Tensor:

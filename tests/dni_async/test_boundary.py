@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import register_dataclass
-from torch.utils._pytree import tree_flatten
 
-from dni_async.boundary import TENSOR, Boundary, check_extras, walk
+from dni_async.boundary import TENSOR, Boundary, check_extras
 from dni_async.errors import UserError
 from dni_async.messages import MAX_EXTRAS
-from tests.support.trees import NETWORKS, batches_of
+from tests.support.trees import assert_equal
 
 
 def x(*shape: int, grad: bool = True) -> Tensor:
@@ -64,13 +63,6 @@ TREES = {
     "what torch returns": (lambda: torch.max(x(4, 3, 2), 1), (4, 2), 1),
     "constant tensor": (lambda: (x(4, 3, 2), torch.ones(3, 3, dtype=torch.bool)), (4, 3, 2), 1),
 }
-
-
-def assert_equal(got: Any, wanted: Any) -> None:
-    (a, a_spec), (b, b_spec) = tree_flatten(got), tree_flatten(wanted)
-    assert a_spec == b_spec
-    for left, right in zip(a, b, strict=True):
-        assert torch.equal(left, right) if isinstance(right, Tensor) else left == right
 
 
 @pytest.mark.parametrize("name", TREES)
@@ -194,22 +186,3 @@ def test_extras_and_further_labels_share_the_room_of_a_message() -> None:
     check_extras(boundary, 4)
     with pytest.raises(UserError, match=r"10 tensors beside those .* 5 labels"):
         check_extras(boundary, 5)
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_layers_are_walked_as_if_cut_between_all_of_them(name: str) -> None:
-    layers, ((inputs, _),) = NETWORKS[name][0](), batches_of(name, [4])
-    wanted, expected = inputs, nn.Sequential(*layers)(inputs)
-    for i, (boundary, h, extras) in enumerate(walk(layers, inputs)):
-        assert len(h) == 4 and not h.requires_grad
-        if i:
-            wanted = layers[i - 1](wanted)
-            assert boundary.name == f"layer {i - 1} ({type(layers[i - 1]).__name__})"
-        assert_equal(boundary.unpack(h, extras), wanted)
-    assert torch.equal(wanted, expected)
-
-
-def test_the_skip_of_the_batch_itself_gets_no_gradient_and_the_skip_of_a_layer_does() -> None:
-    layers, ((inputs, _),) = NETWORKS["skips"][0](), batches_of("skips", [4])
-    roles = [[leaf.role for leaf in boundary.leaves] for boundary, _, _ in walk(layers, inputs)]
-    assert roles == [["h"], ["h", "extra"], ["h", "h", "extra"], ["h", "h", "extra", "constant"], ["h"]]

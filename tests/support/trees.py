@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._pytree import tree_flatten
 
-from dni_async.boundary import Boundary, walk
+from dni_async.boundary import Boundary
 from dni_async.messages import Activation, Message
 from dni_async.rules import LossRule
 from dni_async.rules.base import Rule
 from dni_async.stage.stage import Stage
+from dni_async.walk import walk
 from tests.support.stages import MakeUpdater, adam
 from tests.support.tree_nets import CLASSES, FEATURES, STEPS, SYMBOLS, masked, skips, two_inputs
 
@@ -55,6 +57,14 @@ NETWORKS: dict[str, tuple[Callable[[], list[nn.Module]], Callable[[int, torch.Ge
 def batches_of(name: str, sizes: Sequence[int], seed: int = 1) -> list[Batch]:
     generator = torch.Generator().manual_seed(seed)
     return [NETWORKS[name][1](size, generator) for size in sizes]
+
+
+def assert_equal(got: Any, wanted: Any) -> None:
+    """Trees of the same structure, with equal tensors."""
+    (a, a_spec), (b, b_spec) = tree_flatten(got), tree_flatten(wanted)
+    assert a_spec == b_spec
+    for left, right in zip(a, b, strict=True):
+        assert torch.equal(left, right) if isinstance(right, Tensor) else left == right
 
 
 def loss(output: Tensor, y: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from datetime import timedelta
 
 import torch.distributed as dist
 
-from dni_async.errors import StageError, UserError
+from dni_async.errors import StageError, UserError, cause_of
 from workers.coordination.interruptible import OVERTIME_S, interruptible
 from workers.coordination.loopback import check_loopback
 from workers.coordination.store_connection import await_listener, is_listening
@@ -56,7 +56,7 @@ def join_store(timeout: float) -> tuple[dist.Store, int, int]:
         with _silent():
             return interruptible(lambda: next(meeting), limit + OVERTIME_S, failed)
     except (dist.DistNetworkError, dist.DistStoreError, ValueError) as error:
-        cause = str(error).splitlines()[0]
+        cause = cause_of(error)
         if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
             raise UserError(f"the rendezvous port is in use ({host}:{port}); choose another") from error
         if not serves and is_listening(0.0):

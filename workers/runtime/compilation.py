@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from dni_async.boundary import TENSOR, Boundary, Extras
-from dni_async.errors import UserError
+from dni_async.errors import UserError, cause_of
 from dni_async.ownership import starts_in_place
 
 
@@ -61,8 +61,9 @@ def compile_ahead(
             layers.eval()
             call(False, False)
     except Exception as error:
-        cause = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise UserError(f"torch.compile does not work here ({cause}); leave --compile out") from error
+        raise UserError(
+            f"torch.compile does not work here ({cause_of(error)}); leave --compile out"
+        ) from error
     layers.train().zero_grad()
     for name, buffer in layers.named_buffers():
         buffer.copy_(buffers[name])
