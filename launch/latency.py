@@ -26,7 +26,7 @@ class LatencyConfig:
     """Send messages between two processes of this machine and time them."""
 
     transports: tuple[str, ...] = ("shm", "tcp", "dist")
-    """shm, tcp, dist, rpc, or the dotted path of your own."""
+    """shm, tcp, dist, nccl, rpc, or the dotted path of your own."""
     trust_network: bool = False
     """Allow transport rpc, by which anybody who reaches a port of these processes can run code in them."""
     device: str = "cpu"

@@ -32,8 +32,8 @@ class LinkedConfig(DeviceConfig):
     """On what the processes compute, and how they talk to each other."""
 
     transport: str = "auto"
-    """auto, shm, tcp, tls, dist, rpc or the dotted path of your own; several, one per link, with commas.
-    Auto: shm within a host, else tcp (tls where links are encrypted)."""
+    """auto, shm, tcp, tls, dist, nccl, rpc or the dotted path of your own; several, one per link, with
+    commas. Auto: shm within a host, else tcp (tls where links are encrypted)."""
     trust_network: bool = False
     """Allow --transport rpc, by which anybody who reaches a rank's port can run code in it."""
     timeout: float = 60.0

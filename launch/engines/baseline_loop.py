@@ -35,6 +35,8 @@ from workers.runtime.precision import sequential
 from workers.runtime.probe import Throughput, process_metadata, warmup_steps
 from workers.transport.base import timed_out
 
+THROUGH_HOST = "ranks share a GPU, so tensors between them went through host memory (gloo, not NCCL)"
+
 
 class Loop(ABC):
     """One rank of a baseline. It is built before it trains, so that the clock starts after the set-up.
@@ -43,6 +45,9 @@ class Loop(ABC):
         layers: the part of the network that this rank holds.
         first: the number of its first layer.
     """
+
+    exchanges_tensors = False
+    """Whether ranks send each other tensors, beside losses and scores."""
 
     def __init__(
         self, context: RankContext, peers: Peers, layers: Sequence[nn.Module], first: int = 0
@@ -234,6 +239,8 @@ def run_loop(
             loop.prepare()
             peers.broadcast(None)  # wait until all ranks are set up
         context.begin_training()
+        if peers.through_host and loop.exchanges_tensors:
+            context.start.notes.append(THROUGH_HOST)
         if recorder:
             recorder.start(about=loop.about)
             loop.train(recorder.on_marker, lambda: recorder.should_stop)

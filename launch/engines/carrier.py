@@ -114,17 +114,31 @@ class Carrier:
 
 
 class PipeModule(nn.Module):
-    """The layers of a stage, from one tensor to one tensor; of the first stage, from h and extras."""
+    """The layers of a stage, from one tensor to one tensor; of the first stage, from h and extras.
+
+    Args:
+        device: where the layers are.
+        wire: where torch's stages want what they receive and send: the CPU for gloo. The gradient goes back
+            the same way.
+    """
 
     def __init__(
-        self, layers: nn.Module, takes: Carrier, returns: Carrier, is_first: bool, is_last: bool
+        self,
+        layers: nn.Module,
+        takes: Carrier,
+        returns: Carrier,
+        is_first: bool,
+        is_last: bool,
+        device: torch.device,
+        wire: torch.device,
     ) -> None:
         super().__init__()
+        self.device, self.wire = device, wire
         self.layers, self.takes, self.returns = layers, takes, returns
         self.is_first, self.is_last = is_first, is_last
 
     def forward(self, x: Tensor, *extras: Tensor) -> Any:
         """Return the one tensor that crosses to the next stage; of the last stage, h of the output."""
-        h, others = (x, extras) if self.is_first else self.takes.split(x)
+        h, others = (x, extras) if self.is_first else self.takes.split(x.to(self.device))
         h, others = self.returns.boundary.pack(self.layers(self.takes.boundary.unpack(h, others)))
-        return h if self.is_last else self.returns.join(h, others)
+        return h if self.is_last else self.returns.join(h, others).to(self.wire)

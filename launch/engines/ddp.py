@@ -37,6 +37,8 @@ class Ddp(Loop):
     A rank without a row (a last batch of fewer rows than ranks) takes part with a gradient of zero.
     """
 
+    exchanges_tensors = True
+
     def __init__(self, context: RankContext, peers: Peers) -> None:
         super().__init__(context, peers, build_layers(context.task, context.config.task))
         unreached = self._unreached()

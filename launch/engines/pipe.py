@@ -56,7 +56,8 @@ class Pipe:
         self.count, self.engine = count, engine
         self.index, self.stages = peers.rank, peers.world
         self.is_first, self.is_last = self.index == 0, self.index == self.stages - 1
-        self.module = PipeModule(module, takes, returns, self.is_first, self.is_last)
+        self.wire = torch.device("cpu") if peers.through_host else device
+        self.module = PipeModule(module, takes, returns, self.is_first, self.is_last, device, self.wire)
         self.device, self.takes, self.returns = device, takes, returns
         self.loss, self.probe = loss, probe
         self.labels_in, self._whole = labels_in, torch.empty(0)
@@ -114,7 +115,7 @@ class Pipe:
         size = rows // count
         inputs = self.takes.metas(size) if self.is_first else self.takes.meta(size)
         output = self.returns.h.meta(size) if self.is_last else self.returns.meta(size)
-        stage = TimedStage(self.module, self.index, self.stages, self.device, inputs, output)
+        stage = TimedStage(self.module, self.index, self.stages, self.wire, inputs, output)
         stage.probe = self.probe
         self._made.append(stage)
         one_each = self.engine == "1f1b" and training and count >= self.stages

@@ -38,6 +38,8 @@ from workers.runtime.probe import Probe
 class Pipelining(Loop):
     """One stage of a pipeline."""
 
+    exchanges_tensors = True
+
     pipe: Pipe
     """Made by `prepare`, which decides on the number of micro-batches."""
 

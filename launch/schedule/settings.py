@@ -73,7 +73,7 @@ class ScheduleSettings:
             raise UserError(f"on_nonfinite is {self.on_nonfinite}; use stop or skip")
         if self.in_flight > MAX_CAPACITY:
             raise UserError(f"in_flight is {self.in_flight}; it must be at most {MAX_CAPACITY}")
-        if {"dist", "rpc", "tls"}.intersection(self.transport.split(",")):
+        if {"dist", "nccl", "rpc", "tls"}.intersection(self.transport.split(",")):
             raise UserError(f"transport is {self.transport}; ScheduleDNI takes {', '.join(TRANSPORTS)}")
         check_transports(self.transport, trust_network=False)
         if issubclass(find_rule(self.rule), OracleRule):

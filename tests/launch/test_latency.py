@@ -26,7 +26,7 @@ def test_a_row_says_milliseconds_by_size() -> None:
     [
         (
             {"transports": ("pigeon",)},
-            r"unknown transport \(pigeon\); use one of auto, shm, tcp, tls, dist, rpc",
+            r"unknown transport \(pigeon\); use one of auto, shm, tcp, tls, dist, nccl, rpc",
         ),
         ({"repeats": 0}, "repeats is 0; it must be at least 1"),
         ({"device": "tpu"}, r"unknown device \(tpu\)"),

@@ -75,7 +75,8 @@ def dist_links(
 ) -> tuple[Link, Link, Callable]:
     import torch.distributed as dist
 
-    from workers.transport.dist import DistReceiver, DistSender, make_groups
+    from workers.transport.dist import DistReceiver, DistSender
+    from workers.transport.dist_groups import make_groups
 
     dist.init_process_group("gloo", store=dist.FileStore(str(folder / "store"), 2), rank=rank, world_size=2)
     links = []

@@ -19,6 +19,7 @@ from dni_async.errors import UserError
 from workers.coordination.interruptible import OVERTIME_S, interruptible
 from workers.coordination.rendezvous import Rendezvous
 from workers.coordination.store_connection import POLL_INTERVAL_S
+from workers.runtime.cuda import accelerator_of
 
 GONE_TIMEOUT_S = 1.0
 """Time from a broken connection until the system must know that the process at its end is gone."""
@@ -27,8 +28,10 @@ GONE_TIMEOUT_S = 1.0
 class Peers:
     """All ranks of a job. Objects must be JSON-able. A rank alone sends nothing."""
 
-    def __init__(self, rendezvous: Rendezvous) -> None:
+    def __init__(self, rendezvous: Rendezvous, through_host: bool = False) -> None:
         self._rendezvous = rendezvous
+        self.through_host = through_host
+        """Whether tensors on a GPU go through host memory, as ranks that share a GPU have no NCCL."""
         self.rank, self.world = rendezvous.rank, rendezvous.world
 
     def gather(self, mine: Any) -> list[Any] | None:
@@ -59,7 +62,11 @@ class Peers:
         """The norm of the parts of all ranks together, from that of this rank's part, a scalar on the job's
         device; every rank must call it."""
         square = own.square()
-        if self.world > 1:
+        if self.world > 1 and self.through_host:
+            on_host = square.cpu()
+            dist.all_reduce(on_host)
+            square = on_host.to(own.device)
+        elif self.world > 1:
             dist.all_reduce(square)
         return square.sqrt()
 
@@ -87,12 +94,18 @@ class Peers:
 def process_group(rendezvous: Rendezvous, timeout: float, device: torch.device) -> Iterator[Peers]:
     """The peers, joined in torch's default process group (none for a rank alone).
 
+    The group has NCCL only where every rank has a GPU of its own.
+
     After a failure the group is not destroyed: that waits for peers, and the process is about to end.
     """
+    through_host = False
     if rendezvous.world > 1:
         rendezvous.gather_hosts(timeout)
-        start_group(rendezvous, timeout, device)
-    yield Peers(rendezvous)
+        through_host = device.type == "cuda" and (
+            not dist.is_nccl_available() or shared_gpus(rendezvous, device, timeout)
+        )
+        start_group(rendezvous, timeout, torch.device("cpu") if through_host else device)
+    yield Peers(rendezvous, through_host)
     if rendezvous.world > 1:
         dist.destroy_process_group()
 
@@ -106,7 +119,7 @@ def start_group(rendezvous: Rendezvous, timeout: float, device: torch.device) ->
     Raises:
         UserError: this torch has no such backend.
     """
-    _check_backends(device, rendezvous.local_world)
+    _check_backends(device)
     interruptible(
         lambda: dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
@@ -120,18 +133,19 @@ def start_group(rendezvous: Rendezvous, timeout: float, device: torch.device) ->
     )
 
 
-def _check_backends(device: torch.device, local_world: int) -> None:
+def shared_gpus(rendezvous: Rendezvous, device: torch.device, timeout: float) -> bool:
+    """Whether two ranks compute on the same GPU, whatever number it has for each; every rank must call it."""
+    accelerator = accelerator_of(device)
+    assert accelerator is not None, device
+    found = rendezvous.all_gather("gpus", accelerator.identity(), timeout)
+    return len(set(found)) < len(found)
+
+
+def _check_backends(device: torch.device) -> None:
     if not (dist.is_available() and dist.is_gloo_available()):
         raise UserError(
             "this torch has no gloo, by which processes meet; install a build that has it, "
             "or run in one process"
         )
-    if device.type != "cuda":
-        return
-    if not dist.is_nccl_available():
+    if device.type == "cuda" and not dist.is_nccl_available():
         raise UserError("this torch has no NCCL, by which GPUs meet; install a build that has it")
-    if local_world > torch.cuda.device_count():
-        raise UserError(
-            f"NCCL wants a GPU for each of the {local_world} processes on this host, "
-            f"which has {torch.cuda.device_count()}; use fewer stages"
-        )

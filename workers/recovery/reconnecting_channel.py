@@ -23,8 +23,9 @@ from dni_async.messages import Message
 from workers.recovery.dialing import ConnectedSender, Dial
 from workers.recovery.journal import Journal
 from workers.recovery.send_log import SendLog
+from workers.runtime.accelerator import wait_for
 from workers.transport.base import Deadline, PeerGone, Sender, TransportTimeout, wait_any
-from workers.transport.cuda_copies import copy_out, wait_for
+from workers.transport.cuda_copies import copy_out
 
 _END_CHECK_INTERVAL_S = 0.5
 

@@ -18,7 +18,7 @@ import struct
 
 from typing_extensions import override
 
-from workers.transport.cuda_copies import DONE
+from workers.runtime.accelerator import DONE
 from workers.transport.packets import PACKET_BYTES, PLACE
 from workers.transport.pool import InFlight, SlotPool
 from workers.transport.slots import Slot

@@ -21,12 +21,13 @@ from dni_async.errors import Late, StageError, UserError
 from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient, goes_upstream
 from dni_async.stage.stage import Stage
 from workers.failure.errors import at_position
+from workers.runtime.accelerator import DONE, Event, wait_for
 from workers.runtime.channels import StageChannels
 from workers.runtime.endpoints import DrainingReceiver
 from workers.runtime.probe import Probe, Throughput, is_training, work_of
 from workers.runtime.sequence_check import SequenceCheck
 from workers.transport.base import Channel, Deadline, PeerGone, Receiver, Sender, wait_any
-from workers.transport.cuda_copies import DONE, Event, move, wait_for
+from workers.transport.cuda_copies import move
 from workers.transport.forwarding import not_a_message
 
 PEER_CHECK_INTERVAL_S = 0.5

@@ -1,4 +1,4 @@
-"""Channels across hosts: torch.distributed point-to-point, gloo for headers and CPU tensors, NCCL for CUDA.
+"""Channels across hosts: torch.distributed point-to-point, gloo for headers, gloo or NCCL for tensors.
 
 One daemon thread per end does the waiting. A gloo send ends only when the receive is posted, which bounds the
 channel without credit messages: the receiver posts no receive while its share is full.
@@ -31,13 +31,10 @@ The receiver's `close` reads on in the background until the goodbye, so the send
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from datetime import timedelta
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -46,7 +43,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from dni_async.messages import Message
+from workers.runtime.accelerator import Event
 from workers.transport.base import PeerGone, TransportError, TransportTimeout, check_capacity, timed_out
+from workers.transport.dist_groups import Groups
+from workers.transport.lanes import Lane
 from workers.transport.queues import Credits, Inbox, QueueReceiver, QueueSender
 from workers.transport.wire import HEADER_BYTES, WireError, add_checksum, assemble, decode, encode
 
@@ -59,53 +59,12 @@ _HEARTBEAT_FRAME = b"beat".ljust(HEADER_BYTES, b"\0")
 _GOODBYE_FRAME = b"bye!".ljust(HEADER_BYTES, b"\0")
 
 
-@dataclass(frozen=True, slots=True)
-class Groups:
-    """The process groups of one channel. Header and payload share one unless the device is CUDA."""
-
-    header: dist.ProcessGroup
-    payload: dist.ProcessGroup
-    timeout: float
-    """Seconds that an operation may wait for its counterpart."""
-    device: torch.device
-    """Of payloads on both sides."""
-    ends: set[DistSender | DistReceiver] = field(repr=False)
-    """Open ends of these groups and of those made together with them."""
-
-
-def make_groups(
-    links: Iterable[tuple[int, int]], timeout: float, device: torch.device | str = "cpu"
-) -> dict[tuple[int, int], Groups]:
-    """Groups of both channels of every link (a pair of ranks), by (sender's rank, receiver's rank).
-
-    Every rank of the default group calls this with the same links in the same order, also the ranks
-    that have no part in a link. Raises RuntimeError when the default group is not initialised.
-    """
-    span = timedelta(seconds=timeout)
-    device, groups = torch.device(device), {}
-    ends: set[DistSender | DistReceiver] = set()
-    atexit.register(_close_all, ends)
-    for link in links:
-        for source, destination in (link, link[::-1]):
-            header = payload = dist.new_group(sorted(link), timeout=span, backend="gloo")
-            if device.type == "cuda":
-                payload = dist.new_group(sorted(link), timeout=span, backend="nccl")
-            groups[source, destination] = Groups(header, payload, timeout, device, ends)
-    return groups
-
-
-def _close_all(ends: set[DistSender | DistReceiver]) -> None:
-    """Close all senders, then all receivers, which wait for the goodbyes of their senders."""
-    for end in sorted(ends, key=lambda end: isinstance(end, DistReceiver)):
-        end.close()
-
-
 class DistSender(QueueSender):
     """The sending end. `peer` is the receiver's stage and, in the default group, its rank."""
 
     def __init__(self, peer: int, groups: Groups) -> None:
         super().__init__(peer, Credits(1))  # the queue holds one message
-        self._groups = groups
+        self._groups, self._lane = groups, groups.lane()
         self._queue: queue.SimpleQueue[_Parcel | None] = queue.SimpleQueue()
         self._sending = 0
         self._thread = threading.Thread(target=self._run, name=f"send to {peer}", daemon=True)
@@ -117,10 +76,8 @@ class DistSender(QueueSender):
         header, tensors, _ = encode(message)
         self._credits.take(timeout)
         self._sending = sum(tensor.nbytes for tensor in tensors)
-        on = next((tensor.device for tensor in tensors if tensor.is_cuda), None)
         tensors = [tensor.contiguous() for tensor in tensors]  # before the event, which includes such copies
-        computed = torch.cuda.current_stream(on).record_event() if on else None
-        self._queue.put(_Parcel(add_checksum(header), tensors, computed))
+        self._queue.put(_Parcel(add_checksum(header), tensors, self._lane.computed(tensors)))
         self.sent += 1
 
     @override
@@ -137,7 +94,7 @@ class DistSender(QueueSender):
     def _run(self) -> None:
         """Send parcels until the goodbye; the thread's body."""
         silence = min(HEARTBEAT_INTERVAL_S, self._groups.timeout / 4)
-        with _thread_of(self._credits, self.peer, self._groups.device):
+        with _thread_of(self._credits, self.peer, self._lane):
             while True:
                 try:
                     parcel = self._queue.get(timeout=silence)
@@ -151,13 +108,11 @@ class DistSender(QueueSender):
                 self._credits.give()
 
     def _deliver(self, parcel: _Parcel) -> None:
-        if parcel.computed:
-            torch.cuda.current_stream().wait_event(parcel.computed)
         self._frame(parcel.header)
-        for tensor in parcel.tensors:
-            if tensor.numel():
-                data = _bytes(tensor.to(self._groups.device))
-                dist.send(data, self.peer, group=self._groups.payload)
+        with self._lane.work(parcel.tensors, parcel.computed):
+            sent = [tensor.to(self._groups.device) for tensor in parcel.tensors if tensor.numel()]
+            for tensor in sent:
+                dist.send(_bytes(tensor), self.peer, group=self._groups.payload)
 
     def _frame(self, frame: bytes) -> None:
         packet = torch.frombuffer(bytearray(frame), dtype=torch.uint8)
@@ -169,7 +124,7 @@ class DistReceiver(QueueReceiver):
 
     def __init__(self, peer: int, groups: Groups, capacity: int) -> None:
         super().__init__(peer, Inbox())
-        self._groups = groups
+        self._groups, self._lane = groups, groups.lane()
         self._room = threading.Semaphore(max(1, check_capacity(capacity) - 1))
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"receive from {peer}", daemon=True)
@@ -189,7 +144,7 @@ class DistReceiver(QueueReceiver):
 
     def _run(self) -> None:
         """Receive messages until the goodbye; the thread's body."""
-        with _thread_of(self._inbox, self.peer, self._groups.device):
+        with _thread_of(self._inbox, self.peer, self._lane):
             while self._room.acquire():
                 message = self._next()
                 if message is None:
@@ -210,12 +165,12 @@ class DistReceiver(QueueReceiver):
             return None
         header = decode(frame)
         tensors = []
-        for spec in header.specs:
-            tensors.append(torch.empty(spec.shape, dtype=spec.dtype, device=self._groups.device))
-            if spec.nbytes:
-                dist.recv(_bytes(tensors[-1]), self.peer, group=self._groups.payload)
-        if self._groups.device.type == "cuda":
-            torch.cuda.current_stream().synchronize()
+        with self._lane.work():
+            for spec in header.specs:
+                tensors.append(torch.empty(spec.shape, dtype=spec.dtype, device=self._groups.device))
+                if spec.nbytes:
+                    dist.recv(_bytes(tensors[-1]), self.peer, group=self._groups.payload)
+        self._lane.hand_over(tensors)
         return assemble(header, tensors)
 
 
@@ -224,7 +179,7 @@ class _Parcel(NamedTuple):
 
     header: bytes
     tensors: list[Tensor]
-    computed: torch.cuda.Event | None
+    computed: Event | None
     """When the tensors are computed, for tensors on a GPU."""
 
 
@@ -234,11 +189,10 @@ def _bytes(tensor: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _thread_of(end: Inbox | Credits, peer: int, device: torch.device) -> Iterator[None]:
+def _thread_of(end: Inbox | Credits, peer: int, lane: Lane) -> Iterator[None]:
     """Set the thread's device, and turn an error that ends the thread into one that the channel raises."""
     try:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
+        lane.enter_thread()
         yield
     except (TransportError, WireError) as error:
         end.fail(error if isinstance(error, TransportError) else TransportError(str(error)))

@@ -15,7 +15,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from dni_async.messages import Message
-from workers.transport.cuda_copies import CopyOut, Event
+from workers.runtime.accelerator import Event
+from workers.transport.cuda_copies import CopyOut
 from workers.transport.packets import PLACE
 from workers.transport.slots import Slot
 from workers.transport.wire import add_checksum, encode

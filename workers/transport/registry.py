@@ -13,6 +13,7 @@ TRANSPORTS = {
     "tcp": "workers.transport.tcp:TcpTransport",
     "tls": "workers.transport.tls:TlsTransport",
     "dist": "workers.transport.dist_link:DistTransport",
+    "nccl": "workers.transport.dist_link:NcclTransport",
     "rpc": "workers.transport.rpc:RpcTransport",
 }
 AUTO, ENCRYPTED_AUTO = ("shm", "tcp"), ("shm", "tls")

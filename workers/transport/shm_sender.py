@@ -9,8 +9,9 @@ from collections import deque
 from typing_extensions import override
 
 from dni_async.messages import Message
+from workers.runtime.accelerator import wait_for
 from workers.transport.base import Deadline, PeerGone, Sender, TransportError, TransportTimeout
-from workers.transport.cuda_copies import copy_out, wait_for
+from workers.transport.cuda_copies import copy_out
 from workers.transport.packets import (
     CREDIT,
     DESCRIPTOR,

@@ -26,6 +26,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from workers.runtime.cuda import current_accelerator
 from workers.transport.base import TransportError
 from workers.transport.wire import Specs, TensorSpec
 
@@ -37,7 +38,7 @@ _MREMAP_MAYMOVE, _MREMAP_FIXED = 1, 2
 
 
 class Slot:
-    """One piece of shared memory. `pin` registers it with CUDA, where there is CUDA."""
+    """One piece of shared memory. `pin` registers it with the device of this process, where there is one."""
 
     def __init__(self, descriptor: int, size: int, pin: bool = False) -> None:
         self.size = size
@@ -48,7 +49,9 @@ class Slot:
         self._places: list[Tensor] = []
         self._storages: list[tuple[int, int]] = []
         """Of each place: its storage, and the number of references to it as long as nobody else holds it."""
-        self._pinned = pin and torch.cuda.is_available() and self._register()
+        self._accelerator = current_accelerator() if pin else None
+        self.pinned = self._register()
+        """Whether the device of this process copies from and to this memory without a detour."""
 
     @classmethod
     def create(cls, size: int, pin: bool = False) -> Slot:
@@ -123,15 +126,14 @@ class Slot:
 
     def leave_to_holders(self) -> None:
         """Give the tensors that view this slot a private copy of its memory, at the same address."""
-        if self._pinned:
-            self._unregister()
+        self._unregister()
         try:
             _make_private(_address(self._map), self.size)
             self._specs, self._places, self._storages = (), [], []
             self._map = self._mapped()
         except OSError as error:
             raise TransportError(f"a slot could not be copied ({error})") from None
-        self._pinned = self._pinned and self._register()
+        self.pinned = self._register()
 
     def forget_descriptor(self) -> None:
         """Close the memfd: the peer has it, and the mapping does not need it."""
@@ -143,9 +145,7 @@ class Slot:
         """Free the slot as soon as no tensor views it. May be called twice."""
         self.forget_descriptor()
         self._specs, self._places, self._storages = (), [], []
-        if self._pinned:
-            self._unregister()
-            self._pinned = False
+        self._unregister()
 
     def _mapped(self) -> mmap.mmap:
         """Map the slot in the place of nameless memory: an `mmap` of the file itself would keep a descriptor
@@ -155,10 +155,12 @@ class Slot:
         return mapping
 
     def _register(self) -> bool:
-        return int(torch.cuda.cudart().cudaHostRegister(_address(self._map), self.size, 0)) == 0
+        return self._accelerator is not None and self._accelerator.pin(_address(self._map), self.size)
 
     def _unregister(self) -> None:
-        torch.cuda.cudart().cudaHostUnregister(_address(self._map))
+        if self._accelerator is not None and self.pinned:
+            self._accelerator.unpin(_address(self._map))
+        self.pinned = False
 
 
 def _address(mapping: mmap.mmap) -> int:

@@ -9,9 +9,8 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 
-import torch
-
 from dni_async.messages import Message
+from workers.runtime.cuda import current_accelerator
 from workers.transport.base import PeerGone, TransportError
 from workers.transport.queues import Inbox, QueueReceiver
 from workers.transport.slots import Slot
@@ -35,7 +34,7 @@ class TcpReceiver(QueueReceiver):
         super().__init__(peer, Inbox())
         self._connections = connections
         self._pin = pin
-        self._device = torch.cuda.current_device() if pin and torch.cuda.is_available() else None
+        self._accelerator = current_accelerator() if pin else None
         self._lock = threading.Lock()
         self._unmade = capacity
         self._free: list[Slot] = []
@@ -83,8 +82,8 @@ class TcpReceiver(QueueReceiver):
         packed = bytearray(self.prefix_bytes + HEADER_BYTES)
         connection = self._connections[index]
         try:
-            if self._device is not None:
-                torch.cuda.set_device(self._device)  # a thread begins with the first one
+            if self._accelerator is not None:
+                self._accelerator.enter_thread()
             for number in itertools.count(index, len(self._connections)):
                 if not receive_into(connection, packed):
                     self._arrive(number, None)

@@ -12,8 +12,8 @@ from typing import TypeAlias
 from typing_extensions import override
 
 from dni_async.messages import Message
+from workers.runtime.accelerator import wait_for
 from workers.transport.base import Deadline
-from workers.transport.cuda_copies import wait_for
 from workers.transport.pool import InFlight, SlotPool
 from workers.transport.tcp_credits import MOST_CREDITS, CreditedSender
 from workers.transport.tcp_socket import half_close, send_all, shut_down

@@ -20,8 +20,8 @@ from typing import Any
 from typing_extensions import override
 
 from dni_async.messages import Message
+from workers.runtime.accelerator import wait_for
 from workers.transport.base import Deadline, PeerGone
-from workers.transport.cuda_copies import wait_for
 from workers.transport.packets import PLACE
 from workers.transport.pool import InFlight, SlotPool
 from workers.transport.shm_receiver import Arrival

@@ -49,7 +49,7 @@ REFUSED = [
     ({"device": "tpu"}, "unknown device (tpu); use one of cpu, cuda"),
     (
         {"transport": "shm,udp"},
-        "unknown transport (udp); use one of auto, shm, tcp, tls, dist, rpc, or the dotted path",
+        "unknown transport (udp); use one of auto, shm, tcp, tls, dist, nccl, rpc, or the dotted path",
     ),
     ({"transport": "rpc"}, "transport is rpc, by which anybody who reaches its port, such as another user"),
     ({"wire": "int4"}, "unknown wire (int4); use one of fp32, bf16, int8"),

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dni_async.boundary import TENSOR
-from launch.engines.carrier import Carrier
+from launch.engines.carrier import Carrier, PipeModule
 
 H = {
     "floats": lambda rows: torch.randn(rows, 3, 2),
@@ -63,3 +63,24 @@ def test_h_alone_crosses_as_it_is() -> None:
     h = torch.randn(3, 2)
     assert carrier.join(h, ()) is h and carrier.split(h) == (h, ())
     assert carrier.meta(3).shape == (3, 2) and carrier.meta(3).requires_grad
+
+
+class TestThroughHostMemory:
+    """Layers on one device, torch's stages on another: the meta device plays the one that is not the CPU."""
+
+    cpu, meta = torch.device("cpu"), torch.device("meta")
+    carrier = Carrier(TENSOR, (H["floats"](1), ()), (H["floats"](2), ()))
+
+    def test_what_comes_in_is_brought_to_the_layers(self) -> None:
+        layers = nn.Linear(2, 4, device="meta")
+        module = PipeModule(layers, self.carrier, self.carrier, False, True, self.meta, self.cpu)
+        assert module(H["floats"](2)).device == self.meta
+
+    def test_what_goes_out_is_brought_to_the_wire(self) -> None:
+        module = PipeModule(nn.Linear(2, 4), self.carrier, self.carrier, True, False, self.cpu, self.meta)
+        assert module(H["floats"](2)).device == self.meta
+
+    def test_on_one_device_nothing_is_copied(self) -> None:
+        module = PipeModule(nn.Identity(), self.carrier, self.carrier, False, False, self.cpu, self.cpu)
+        h = H["floats"](2)
+        assert module(h) is h

@@ -14,7 +14,8 @@ import torch.distributed as dist
 from dni_async.errors import UserError
 from tests.support.channels import TEST_TIMEOUT_S
 from tests.support.children import Child
-from workers.coordination.collectives import Peers, process_group, start_group
+from workers.coordination import collectives
+from workers.coordination.collectives import Peers, process_group, shared_gpus, start_group
 from workers.coordination.rendezvous import Rendezvous
 from workers.failure.rank_runner import RankRunner
 
@@ -53,17 +54,43 @@ def test_without_gloo_the_error_says_what_to_do(
         start_group(ranks(2)[0], 1.0, torch.device("cpu"))
 
 
-@pytest.mark.parametrize(
-    ("nccl", "gpus", "words"),
-    [(False, 2, "no NCCL"), (True, 1, "a GPU for each of the 2 processes on this host, which has 1")],
-)
-def test_nccl_and_a_gpu_for_each_are_wanted(
-    nccl: bool, gpus: int, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dist, "is_nccl_available", lambda: nccl)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    with pytest.raises(UserError, match=words):
+def test_without_nccl_a_group_for_tensors_on_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: False)
+    with pytest.raises(UserError, match="no NCCL"):
         start_group(ranks(2)[0], 1.0, torch.device("cuda"))
+
+
+class Gpu:
+    def __init__(self, uuid: str) -> None:
+        self.identity = lambda: uuid
+
+
+@pytest.mark.parametrize(("uuids", "shared"), [("ab", False), ("aa", True), ("abca", True)])
+def test_ranks_share_a_gpu_where_its_uuid_is_the_same_whatever_its_number(
+    uuids: str, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everybody = ranks(len(uuids))
+    for rank, uuid in zip(everybody[1:], uuids[1:], strict=True):
+        rank.publish(f"gpus/{rank.rank}", uuid)
+    monkeypatch.setattr(collectives, "accelerator_of", lambda device: Gpu(uuids[0]))
+    assert shared_gpus(everybody[0], torch.device("cuda", 0), 5.0) is shared
+
+
+@pytest.mark.parametrize(("uuids", "backends"), [("ab", "cpu:gloo,cuda:nccl"), ("aa", "gloo")])
+def test_nccl_is_only_for_ranks_with_a_gpu_each(
+    uuids: str, backends: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = ranks(2)
+    second.publish("gpus/1", uuids[1])
+    asked: list[str] = []
+    monkeypatch.setattr(collectives, "accelerator_of", lambda device: Gpu(uuids[0]))
+    monkeypatch.setattr(Rendezvous, "gather_hosts", lambda self, timeout: [])
+    monkeypatch.setattr(dist, "is_nccl_available", lambda: True)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **settings: asked.append(backend))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with process_group(first, 5.0, torch.device("cuda", 0)) as peers:
+        assert asked == [backends]
+        assert peers.through_host is (backends == "gloo")
 
 
 def start_alone_and_be_stopped(runner: RankRunner, mouth: Connection) -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 
 from workers.recovery.send_log import SendLog
-from workers.transport.cuda_copies import DONE
+from workers.runtime.accelerator import DONE
 from workers.transport.packets import PACKET_BYTES, PLACE
 from workers.transport.pool import InFlight
 from workers.transport.slots import PAGE

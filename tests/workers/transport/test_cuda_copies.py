@@ -7,8 +7,10 @@ import torch
 
 from dni_async.messages import Activation, Marker, MarkerKind, TargetGradient
 from tests.support.channels import Copying
+from tests.support.fake_gpu import GARBAGE, FakeGpu, FakeStream
+from workers.runtime.accelerator import DONE, wait_for
 from workers.transport.base import TransportTimeout
-from workers.transport.cuda_copies import DONE, copy_out, move, wait_for
+from workers.transport.cuda_copies import copy_out, move
 
 
 def test_on_the_cpu_a_copy_is_done_at_once() -> None:
@@ -60,6 +62,64 @@ class TestMove:
         message = Activation(3, 1, h, torch.arange(2))
         move(message, torch.device("cpu"))
         assert message.h is h
+
+
+class TestCopiesOfADeviceThatIsLate:
+    def test_a_message_is_copied_out_when_it_is_computed_and_not_before(self) -> None:
+        gpu = FakeGpu(computes_at_once=False)
+        computed, place, h = [False], torch.zeros(3), gpu.put(torch.ones(3))
+        gpu.default.add(lambda: computed[0])
+        event = copy_out([place], [h], gpu)
+        assert [event.query() for _ in range(20)] == [False] * 20 and place.tolist() == [0] * 3
+        computed[0] = True
+        wait_for(event, 5.0)
+        assert place.tolist() == [1] * 3
+
+    def test_memory_of_the_device_is_kept_until_it_is_copied_out(self) -> None:
+        gpu = FakeGpu()
+        place = torch.zeros(3)
+        event = copy_out([place], [gpu.put(torch.ones(3))], gpu)  # nobody else has the tensor
+        wait_for(event, 5.0)
+        assert place.tolist() == [1] * 3
+
+    def test_labels_on_the_host_are_in_their_place_at_once(self) -> None:
+        gpu = FakeGpu()
+        place = torch.zeros(2, dtype=torch.int64)
+        copy_out([place], [torch.arange(2)], gpu)
+        assert place.tolist() == [0, 1]
+
+    def test_memory_of_the_host_is_kept_until_it_is_copied_in(self) -> None:
+        gpu = FakeGpu(computes_at_once=False)
+        message = Activation(0, 0, torch.ones(2, 2), torch.arange(2))
+        event = move(message, gpu)  # what the message had before is nobody's any more
+        wait_for(event, 5.0)
+        assert message.h.tolist() == [[1, 1], [1, 1]] and message.y.tolist() == [0, 1]
+
+    def test_without_a_keeper_the_copy_is_garbage(self) -> None:
+        gpu = FakeGpu(computes_at_once=False)
+        there = gpu.bring(torch.zeros(2, dtype=torch.uint8))
+        gpu.machine.run_until(lambda: not gpu.default.queue)
+        assert there.tolist() == [GARBAGE] * 2
+
+    def test_layers_wait_for_what_comes_in(self) -> None:
+        gpu = FakeGpu()
+        message = TargetGradient(0, 0, torch.ones(3))
+        move(message, gpu)
+        assert message.grad.tolist() == [1] * 3  # computed with at once
+
+    def test_an_input_does_not_wait_for_an_output_that_is_computed(self) -> None:
+        gpu = FakeGpu(computes_at_once=False)
+        gpu.default.add(lambda: False)  # a computation that never ends
+        out = copy_out([torch.zeros(3)], [gpu.put(torch.ones(3))], gpu)
+        wait_for(move(TargetGradient(0, 0, torch.ones(3)), gpu), 5.0)
+        assert not out.query()
+
+    def test_tensors_that_are_there_are_not_copied(self) -> None:
+        gpu = FakeGpu()
+        grad = gpu.put(torch.ones(3))
+        message = TargetGradient(0, 0, grad)
+        assert move(message, gpu) is DONE and message.grad is grad
+        assert [s for s in gpu.machine.streams if s.queue and isinstance(s, FakeStream)] == []
 
 
 @pytest.mark.gpu

@@ -14,7 +14,8 @@ from tests.support.conformance_runs import Outcome, Report, run_facts
 from tests.support.transport_processes import dist_links, run_in_processes
 from workers.transport import dist
 from workers.transport.base import TransportError, TransportTimeout
-from workers.transport.dist import DistReceiver, DistSender, Groups
+from workers.transport.dist import DistReceiver, DistSender
+from workers.transport.dist_groups import Groups
 from workers.transport.wire import HEADER_BYTES, add_checksum, encode
 
 

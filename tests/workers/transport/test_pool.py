@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workers.transport.cuda_copies import DONE
+from workers.runtime.accelerator import DONE
 from workers.transport.pool import InFlight, SlotPool
 from workers.transport.slots import PAGE
 

@@ -90,7 +90,7 @@ def test_supervised_stages_have_links_that_outlast_their_connections(name: str) 
 @pytest.mark.parametrize("name", ["pigeon", "", "shm;dist"])
 def test_an_unknown_name_lists_the_known_ones(name: str) -> None:
     with pytest.raises(
-        UserError, match=rf"unknown transport \({name}\); use one of auto, shm, tcp, tls, dist, rpc"
+        UserError, match=rf"unknown transport \({name}\); use one of auto, shm, tcp, tls, dist, nccl, rpc"
     ):
         check_transports(name, trust_network=False, supervise=False)
 
