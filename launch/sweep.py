@@ -11,13 +11,13 @@ import sys
 
 from launch.config.sweep import parse_sweep
 from launch.job.task_checks import check_until
+from launch.local.comparison import run_contestants
 from launch.local.comparison_output import (
     check_all_finished,
     check_somebody_finished,
     comparison_folder,
     write_comparison,
 )
-from launch.local.sweeping import run_sweep
 from launch.report.comparison_table import comparison_title
 from launch.report.sweep_table import metric_grid, sweep_grid, sweep_rows, throughput_grid
 from tasks.registry import create
@@ -26,17 +26,18 @@ from workers.failure.rank_runner import RankRunner, run_command
 
 def work(runner: RankRunner) -> None:
     """Run every combination in turn, then write the tables, the data and the picture."""
-    config, combinations = parse_sweep("launch.sweep", sys.argv[1:])
-    tasks = [create(each.task.name, each.task.task_args) for _, each in combinations]
+    config, contestants = parse_sweep("launch.sweep", sys.argv[1:])
+    tasks = [create(each.config.task.name, each.config.task.task_args) for each in contestants]
     for task in tasks:
         check_until(task, config.evaluation.until)
-    with comparison_folder(config, "sweep") as out:
-        runs = run_sweep(combinations, out, runner)
-        by_name = {f"{engine} with {setting}": many for setting, engine, many in runs}
+    with comparison_folder(config, "sweep", contestants) as out:
+        many = run_contestants(contestants, out, runner, goes_on=True)
+        runs = [(each.setting, each.label, own) for each, own in zip(contestants, many, strict=True)]
+        by_name = {f"{engine} with {setting}": own for setting, engine, own in runs}
         check_somebody_finished(by_name)
         rows, title = sweep_rows(runs), comparison_title(tasks[0], by_name, config.wan)
         grids = [throughput_grid(rows, title), sweep_grid(rows, title)]
-        if "task" in combinations[0][0]:
+        if "task" in contestants[0].setting:
             title = f"{len({task.name for task in tasks})} tasks, {config.partition.stages} stages"
             grids = [metric_grid(rows, title), throughput_grid(rows, title), sweep_grid(rows, title)]
         from launch.report.sweep_plot import plot_sweep  # matplotlib: a second that errors do not need

@@ -9,12 +9,8 @@ from dataclasses import dataclass
 from dni_async.errors import UserError
 from launch.config.command_line import parse
 from launch.config.compare import CompareConfig
-
-FIXED = ("engines", "help", "out", "quiet", "repeats", "vary", "vary-seed")
-"""Options that a sweep has once."""
-
-Setting = dict[str, str]
-"""One value of each varied option."""
+from launch.config.contestants import Contestant, contestants
+from launch.config.variant import FIXED, as_arguments
 
 
 @dataclass(kw_only=True, slots=True)
@@ -47,23 +43,18 @@ def parse_varied(text: str) -> tuple[str, list[str]]:
     return name.replace("_", "-"), found
 
 
-def parse_sweep(prog: str, arguments: Sequence[str]) -> tuple[SweepConfig, list[tuple[Setting, SweepConfig]]]:
-    """Return the configuration of the command line, and that of each combination of the varied settings, the
-    first option changing slowest.
+def parse_sweep(prog: str, arguments: Sequence[str]) -> tuple[SweepConfig, list[Contestant]]:
+    """Return the configuration of the command line, and the contestants with each combination of the varied
+    settings, the first option changing slowest.
 
     Raises:
         UserError: an option or a value is not allowed.
     """
     config = parse(SweepConfig, prog, arguments)
     varied = dict(map(parse_varied, config.vary))
-    combinations = []
+    found = []
     for values in itertools.product(*varied.values()):
         setting = dict(zip(varied, values, strict=True))
-        options = [
-            word
-            for names, value in setting.items()
-            for name in names.split(",")
-            for word in (f"--{name}", *value.split())
-        ]
-        combinations.append((setting, parse(SweepConfig, prog, [*arguments, *options])))
-    return config, combinations
+        combined = [*arguments, *as_arguments(setting)]
+        found += contestants(parse(SweepConfig, prog, combined), prog, combined, setting)
+    return config, found

@@ -1,60 +1,107 @@
-"""Runs the contestants of a comparison in turn, each in a job of its own on this machine."""
+"""Runs the contestants of a comparison or a sweep in turn, each in a job of its own on this machine.
+
+repeat 1:  every contestant, in order   ─►   repeat 2:  every contestant that has not failed   ─►   ...
+
+OUT/cdni/                       the run of one contestant; with --repeats OUT/cdni-1, OUT/cdni-2, ...
+OUT/in-flight=4 wire=int8/cdni  of a sweep
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from dni_async.errors import StageError, UserError
-from launch.config.compare import CompareConfig, contestant_label
+from launch.config.compare import CompareConfig
+from launch.config.contestants import Contestant
+from launch.config.train import TrainConfig
+from launch.config.variant import contestant_label
 from launch.engines.registry import find_engine
 from launch.job.run_lock import RunLock
+from launch.local.finished_run import MARKER, MARKER_TEXT, finished_run, marker_text
 from launch.local.launcher import run_local
-from launch.local.wan import FarHosts
+from launch.local.wan import FarHosts, Wire, far_hosts
 from launch.report.comparison_rows import Run
 from launch.report.files import prepare_out
 from tasks.base import Task
+from tasks.registry import create
 from workers.failure.errors import AlreadyReported
 from workers.failure.rank_runner import RankRunner
 
-MARKER = "comparison.txt"
-"""Name of a file in the folder of each job of a comparison. Only such a folder is emptied for a new job."""
-MARKER_TEXT = "A comparison made this folder, and empties it when it runs again with the same --out.\n"
-"""Content of that file; `marker_text` adds what the settings of the job do not have."""
 
+def run_contestants(
+    contestants: Sequence[Contestant],
+    out: Path,
+    runner: RankRunner,
+    *,
+    task: Task | None = None,
+    goes_on: bool = False,
+) -> list[list[Run]]:
+    """Return the runs of each contestant, which take turns; their folders were checked before.
 
-def run_engines(
-    config: CompareConfig, task: Task, out: Path, runner: RankRunner, hosts: FarHosts | None
-) -> dict[str, list[Run]]:
-    """All runs in turn, by the contestants' labels.
-
-    Raises:
-        UserError: a folder of a job holds something else; nothing has been run then.
+    Args:
+        task: that all train; by default each the task of its settings.
+        goes_on: whether runs that an earlier series has finished in the folder count.
     """
-    for repeat in range(config.repeats):
-        for engine in config.engines:
-            check_folder(job_folder(config, engine, out, repeat))
-    runs: dict[str, list[Run]] = {engine: [] for engine in config.engines}
-    for repeat in range(config.repeats):
-        for engine, so_far in runs.items():
+    repeats = contestants[0].config.repeats
+    runs: list[list[Run]] = [[] for _ in contestants]
+    for repeat in range(repeats):
+        for contestant, so_far in zip(contestants, runs, strict=True):
             if any("error" in run for run in so_far):
                 continue  # its row is decided
-            runner.describe_position = lambda engine=engine: f"while {engine} ran"  # type: ignore[misc]
-            so_far.append(run_engine(config, task, engine, out, repeat, hosts))
-    return {contestant_label(engine): many for engine, many in runs.items()}
+            runner.describe_position = lambda label=contestant.label: f"while {label} ran"  # type: ignore[misc]
+            folder = job_folder(contestant, out, repeat)
+            finished = finished_run(contestant, folder, repeat) if goes_on else None
+            so_far.append(finished or _run(contestant, task, folder, repeat))
+    return runs
+
+
+def check_folders(contestants: Sequence[Contestant], out: Path) -> None:
+    """Raise UserError if a folder of a job holds something else than a job of an earlier comparison."""
+    for contestant in contestants:
+        for repeat in range(contestant.config.repeats):
+            check_folder(job_folder(contestant, out, repeat))
+
+
+def job_folder(contestant: Contestant, out: Path, repeat: int) -> Path:
+    """Return the folder of one run of one contestant, such as OUT/cdni or, with --repeats, OUT/cdni-1."""
+    parts = [" ".join(f"{name}={value}" for name, value in contestant.setting.items())] * bool(
+        contestant.setting
+    )
+    run = contestant.label if contestant.config.repeats == 1 else f"{contestant.label}-{repeat + 1}"
+    return out.joinpath(*(part.replace("/", "_") for part in (*parts, run)))
+
+
+def _run(contestant: Contestant, task: Task | None, folder: Path, repeat: int) -> Run:
+    config = contestant.config
+    if contestant.setting and not config.output.quiet:
+        print(", ".join(f"{name} {value}" for name, value in contestant.setting.items()), end=" ", flush=True)
+    wire = Wire.parse(config.wan) if config.wan else None
+    task = task or create(config.task.name, config.task.task_args)
+    with far_hosts(config.partition.stages, wire) if wire else nullcontext() as hosts:
+        return run_job(contestant.job(folder, repeat), contestant.label, config, task, repeat, hosts)
 
 
 def run_engine(
     config: CompareConfig, task: Task, engine: str, out: Path, repeat: int, hosts: FarHosts | None = None
 ) -> Run:
-    """One run of one contestant. A failure becomes its row: it may be bad input for this engine only."""
-    folder = job_folder(config, engine, out, repeat)
-    job = config.job(engine, folder, repeat)
+    """Return one run of one engine, in a folder of its own in `out`; see `run_job`."""
+    label = contestant_label(engine)
+    return run_job(config.job(engine, out / label, repeat), label, config, task, repeat, hosts)
+
+
+def run_job(
+    job: TrainConfig, label: str, config: CompareConfig, task: Task, repeat: int, hosts: FarHosts | None
+) -> Run:
+    """Return one run of one contestant. A failure becomes its row: it may be bad input for it only."""
+    folder = Path(job.output.out)
     if not config.output.quiet:
         processes = find_engine(job.engine).processes_text(job.partition.stages)
         run = f", run {repeat + 1}" if config.repeats > 1 else ""
-        print(f"--- {contestant_label(engine)}, {processes}{run}", flush=True)
+        print(f"--- {label}, {processes}{run}", flush=True)
     make_folder(folder, marker_text(config))
     try:
         run_local(job, task, hosts)
@@ -68,12 +115,6 @@ def run_engine(
     return json.loads((folder / "summary.json").read_text())
 
 
-def job_folder(config: CompareConfig, engine: str, out: Path, repeat: int) -> Path:
-    """Return the folder of one run of one contestant, such as OUT/cdni or, with --repeats, OUT/cdni-1."""
-    name = contestant_label(engine)
-    return out / (name if config.repeats == 1 else f"{name}-{repeat + 1}")
-
-
 def check_folder(folder: Path) -> None:
     """Raise UserError if the folder holds anything but a job of an earlier comparison, which has no
     checkpoints."""
@@ -81,11 +122,6 @@ def check_folder(folder: Path) -> None:
         return
     if not (folder / MARKER).is_file() or (folder / "checkpoints").exists():
         raise UserError(f"{folder} is not of an earlier comparison; choose another --out")
-
-
-def marker_text(config: CompareConfig) -> str:
-    """Return what the file in the folder of a job says, with the wire between its hosts if it has one."""
-    return MARKER_TEXT + (f"wan {config.wan}\n" if config.wan else "")
 
 
 def make_folder(folder: Path, marker: str = MARKER_TEXT) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from dni_async.errors import StageError, UserError
 from launch.config.compare import CompareConfig
+from launch.config.contestants import Contestant
 from launch.config.run_file import write_run_file
 from launch.job.output_folder import SUMMARY
 from launch.job.run_lock import RunLock
+from launch.local.comparison import check_folders
 from launch.report.comparison_rows import Row, Run
 from launch.report.files import prepare_out, write_results
 from launch.report.grid import Grid, show
@@ -19,17 +21,19 @@ from tasks.base import Task
 
 
 @contextmanager
-def comparison_folder(config: CompareConfig, name: str) -> Iterator[Path]:
-    """Yield the folder of --out, or a temporary one, which no other run uses until the end of the block.
-    It gets config.yaml.
+def comparison_folder(config: CompareConfig, name: str, contestants: Sequence[Contestant]) -> Iterator[Path]:
+    """Yield the folder of --out, or a temporary one, which no other run uses until the end of the block. It
+    gets config.yaml.
 
     Raises:
-        UserError: the folder is in use, or has the results of a training run.
+        UserError: the folder is in use, or has the results of a training run, or a folder of a job in it
+            holds something else.
     """
     out = prepare_out(config.output.out or tempfile.mkdtemp(prefix=f"dni_async-{name}-"))
     with RunLock(out):
         if (out / SUMMARY).is_file() or (out / "checkpoints").exists():
             raise UserError(f"{out} has the results of a training run; choose another --out")
+        check_folders(contestants, out)
         write_run_file(out, name, config)
         yield out
 

@@ -74,9 +74,14 @@ def _bars(axes: Axes, rows: Sequence[Row], colours: Sequence[str]) -> None:
 
 
 def _label(row: Row) -> str:
-    engine, count = ENGINES.get(row["engine"]), row.get("stages") or 1
+    engine, count = ENGINES.get(_engine(row)), row.get("stages") or 1
     parts = "replicas" if engine and not engine.cut else "stages"
     return str(row["engine"]) + (f"\n{count} {parts}" if count > 1 else "")
+
+
+def _engine(row: Row) -> str:
+    """Return the engine of a row, which may be called by its settings, too."""
+    return str(row["engine"]).partition(" ")[0]
 
 
 def row_styles(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
@@ -84,7 +89,7 @@ def row_styles(rows: Sequence[Row]) -> Iterator[tuple[str, str]]:
     used: set[tuple[str, str]] = set()
     known = plot_styles()
     for row in rows:
-        own = known.get(row["engine"])
+        own = known.get(_engine(row))
         style = own if own and own not in used else next((o for o in _OTHERS if o not in used), _OTHERS[-1])
         used.add(style)
         yield style

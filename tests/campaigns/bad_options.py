@@ -101,6 +101,7 @@ VALUES: dict[str, dict[str, str]] = {
     },
     "compare": {
         "--engines": "<nothing> nothing decoupled",
+        "--variants": "nothing lr=1 cdni cdni cdni=1",
         "--repeats": "x 0 -1",
         "--patience": "-1",
         "--batch-size": "0",

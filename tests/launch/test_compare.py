@@ -113,6 +113,25 @@ def test_engines_alternate_and_a_failed_engine_does_not_run_again(
         assert "peak MB per stage" in text
 
 
+def test_variants_alternate_and_each_has_a_row_and_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+
+    def run_local(job: TrainConfig, task: Task) -> None:
+        started.append((job.engine_name, job.optimizer.lr, job.sg.rank))
+        finished(job)
+
+    variants = ("backprop", "cdni", "cdni lr=0.5 sg.rank=8")
+    contest(monkeypatch, run_local, "--variants", *variants, "--repeats", "2", "--out", str(tmp_path))
+    assert started == [("backprop", 1e-3, None), ("cdni", 1e-3, None), ("cdni", 0.5, 8)] * 2
+    rows = json.loads((tmp_path / "compare.json").read_text())["rows"]
+    assert [row["engine"] for row in rows] == list(variants)
+    assert [row["speedup"] for row in rows] == [1.0, 1.0, 1.0]
+    assert (tmp_path / "cdni lr=0.5 sg.rank=8-2" / "summary.json").is_file()
+    assert "| cdni lr=0.5 sg.rank=8" in (tmp_path / "compare.md").read_text()
+
+
 @pytest.mark.parametrize(("option", "seeds"), [((), [5, 5, 5]), (("--vary-seed",), [5, 6, 7])])
 def test_repeats_share_the_seed_unless_it_shall_vary(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: tuple[str, ...], seeds: list[int]

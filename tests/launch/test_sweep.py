@@ -114,7 +114,7 @@ def test_a_run_counts_as_finished_with_other_settings_that_do_not_change_its_num
 def test_a_run_over_another_wire_does_not_count_as_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("launch.local.sweeping.far_hosts", lambda count, wire: nullcontext())
+    monkeypatch.setattr("launch.local.comparison.far_hosts", lambda count, wire: nullcontext())
     for wan, count in ("5,1000", 8), ("5,1000", 0), ("25,100", 8):
         options = ("--wan", wan, "--out", str(tmp_path))
         assert len(swept(monkeypatch, finish, *ENGINES, *options)) == count

@@ -96,9 +96,9 @@ def test_a_sweep_is_repeated_from_its_file(tmp_path: Path) -> None:
     assert isinstance(config, SweepConfig)
     write_run_file(tmp_path, "sweep", config)
     file = str(tmp_path / "config.yaml")
-    again, combinations = parse_sweep("launch.sweep", ["--config", file, "--epochs", "2"])
+    again, contestants = parse_sweep("launch.sweep", ["--config", file, "--epochs", "2"])
     assert (again.engines, again.vary) == (config.engines, config.vary)
-    assert [(c.partition.in_flight, c.task.epochs) for _, c in combinations] == [(1, 2), (4, 2)]
+    assert [(c.config.partition.in_flight, c.config.task.epochs) for c in contestants] == [(1, 2), (4, 2)]
 
 
 @pytest.mark.parametrize(
