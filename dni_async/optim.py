@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from dni_async.delay_correction import DelayCorrection
 from dni_async.errors import UserError
 from dni_async.learning_rates import LearningRates
 from dni_async.loss_scaling import LossScaler
@@ -67,6 +68,7 @@ class Updater:
             groups.
         ema: decay of the average of the weights that `averaged` uses; None for no average.
         scaler: of gradients in fp16. An update by infinite ones is left out, and does not count.
+        correction: of the optimizer's updates, whose gradients come late; None for none.
     """
 
     def __init__(
@@ -78,8 +80,10 @@ class Updater:
         parameters: Sequence[nn.Parameter] | None = None,
         ema: float | None = None,
         scaler: LossScaler | None = None,
+        correction: DelayCorrection | None = None,
     ) -> None:
         self.optimizer = optimizer
+        self.correction = correction
         self.clip_norm = clip_norm
         self.scaler = scaler
         self.whole_norm: Callable[[Tensor], Tensor] | None = None
@@ -111,7 +115,10 @@ class Updater:
             self._clip(self.clip_norm)
         if self.optimizer is None:
             return
-        self.optimizer.step()
+        if self.correction:
+            self.correction.step(self.optimizer, self.version - 1)
+        else:
+            self.optimizer.step()
         if self.average:
             self.average.update(self.version)
         self._set_rates()

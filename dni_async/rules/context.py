@@ -55,6 +55,8 @@ class RuleContext:
     """Batches that may wait for their target at once."""
     stash_capacity: int = 1
     """Graphs that a rule may keep at once."""
+    predicted_updates: int = 0
+    """Updates by which rule delayed extrapolates the weights for a forward."""
     seed: int = 0
     """Of the rule's own weights."""
     device: torch.device | None = None

@@ -13,6 +13,7 @@ from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.rules.context import RuleContext
 from dni_async.rules.staleness import Staleness
 from dni_async.rules.stash import Stash
+from dni_async.rules.weight_prediction import WeightPrediction
 from dni_async.state.state_dict import State
 
 
@@ -30,6 +31,11 @@ class DelayedRule(Rule):
     With room for one batch this is sequential backprop, to the bit. No stage waits for long if it has room
     for as many batches as there are stages from this one to the loss, itself included: DDG keeps so many
     activations, and PipeDream so many weights.
+
+    Args:
+        capacity: batches that may wait.
+        predicted_updates: updates by which weights are extrapolated for a forward (see `WeightPrediction`);
+            0 for none.
     """
 
     capabilities = RuleCapabilities(
@@ -41,14 +47,15 @@ class DelayedRule(Rule):
         plot_style=("#d55e00", "P"),
     )
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, predicted_updates: int = 0) -> None:
         self.stash = Stash(capacity)
+        self.prediction = WeightPrediction(predicted_updates) if predicted_updates else None
         self._staleness = Staleness()
 
     @classmethod
     @override
     def build(cls, context: RuleContext) -> Self:
-        return cls(context.stash_capacity)
+        return cls(context.stash_capacity, context.predicted_updates)
 
     @property
     @override
@@ -57,7 +64,12 @@ class DelayedRule(Rule):
 
     @override
     def forward(self, layers: nn.Module, x: Tensor) -> Tensor:
-        return self.stash.forward(layers, x)
+        if self.prediction is None:
+            return self.stash.forward(layers, x)
+        with self.prediction.applied(layers):
+            h = self.stash.forward(layers, x)
+            self.stash.copy_weights()
+        return h
 
     def gradient(self, step: int, version: int, h: Tensor, y: Any) -> None:
         """Return None: the gradient arrives later, as the target."""
@@ -81,6 +93,8 @@ class DelayedRule(Rule):
     @override
     def before_update(self) -> None:
         self.stash.before_update()
+        if self.prediction:
+            self.prediction.before_update()
 
     @override
     def check_answered(self, steps: int) -> None:
@@ -93,9 +107,15 @@ class DelayedRule(Rule):
     @override
     def state_dict(self) -> State:
         assert not len(self.stash), f"{len(self.stash)} batches wait for their gradient"
-        return {"staleness": self._staleness.state_dict(), "most_bytes": self.stash.most_bytes}
+        prediction = self.prediction.state_dict() if self.prediction else {}
+        return {
+            "staleness": self._staleness.state_dict(),
+            "most_bytes": self.stash.most_bytes,
+        } | prediction
 
     @override
     def load_state_dict(self, state: State) -> None:
         self._staleness.load_state_dict(state["staleness"])
         self.stash.most_bytes = state["most_bytes"]
+        if self.prediction and "before" in state:
+            self.prediction.load_state_dict(state)

@@ -61,7 +61,7 @@ class Stash:
 
     def forward(self, layers: nn.Module, x: Tensor) -> Tensor:
         """Return `layers(x)`, (B, ...), with a graph that can wait; pass the result to `put`."""
-        if self._weights is None:
+        if self._weights is None or self._weights.are_copied:
             self._weights = Weights(layers)
         self._storages = {}
         with torch.autograd.graph.saved_tensors_hooks(*self._weights.hooks(self._storages)):
@@ -99,10 +99,15 @@ class Stash:
 
     def before_update(self) -> None:
         """Copy the weights that waiting graphs refer to, because the weights are about to change."""
-        if self._weights is not None and any(w.weights is self._weights for w in self._graphs()):
-            self._weights.copy()
+        if any(w.weights is self._weights for w in self._graphs()):
+            self.copy_weights()
             self.most_bytes = max(self.most_bytes, self.held_bytes())
         self._weights = None
+
+    def copy_weights(self) -> None:
+        """Copy the weights that the last forward has used, if they are not copied yet."""
+        if self._weights is not None and not self._weights.are_copied:
+            self._weights.copy()
 
     def held_bytes(self) -> int:
         """Return the bytes held now: inputs, outputs, what autograd saved, and copies of weights."""
@@ -123,6 +128,7 @@ class Weights:
         self._own = {_address(t) for t in (*parameters, *layers.buffers())}
         self._used: set[int] = set()
         self._copies: dict[int, torch.UntypedStorage] = {}
+        self.are_copied = False
 
     def hooks(
         self, storages: dict[int, int]
@@ -148,6 +154,7 @@ class Weights:
     def copy(self) -> None:
         """Copy the parameters that graphs refer to, by storage, since parameters may share one."""
         self._copies = {address: self._trainable[address].clone() for address in self._used}
+        self.are_copied = True
 
     def copied_bytes(self) -> int:
         """Return the bytes of the copies."""

@@ -5,6 +5,11 @@ input. A *move* is "stage i handles the first message of its activation queue or
 
     moves   (0,a)  (0,a)  (1,a)  (0,t)      stage 0 runs one batch ahead of its first target
     queue   A0     A0 A1  A1,T0  A1
+
+`run_in_step` runs them as stages of equal speed do:
+
+    tick    1      2             3             4       5
+    moves   (0,a)  (0,a) (1,a)   (0,t) (1,a)   (0,t)   (0,a)
 """
 
 from __future__ import annotations
@@ -67,6 +72,21 @@ class Simulation:
             if not moves:
                 return self
             self.move(order(moves))
+
+    def run_in_step(self, source: Iterable[Message]) -> Simulation:
+        """Feed stage 0 from `source` until every queue is empty, with stages that are equally fast: in each
+        tick every stage handles one message of an earlier tick, a target if there is one."""
+        messages = iter(source)
+        while True:
+            if not self.activations[0]:
+                self.activations[0].extend(m for m in [next(messages, None)] if m is not None)
+            chosen: dict[int, Move] = {}
+            for move in self.possible():
+                chosen.setdefault(move[0], move)
+            if not chosen:
+                return self
+            for move in chosen.values():
+                self.move(move)
 
     def possible(self) -> list[Move]:
         """Return the moves whose queue has a message and, for activations, whose stage and next queue have

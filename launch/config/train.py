@@ -13,6 +13,7 @@ from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.rules.registry import find_rule, rule_label, rules_with
 from launch.config.checks import positive
 from launch.config.data import DataConfig
+from launch.config.delay import DelayConfig
 from launch.config.flat import FlatConfig
 from launch.config.optimizer import OptimizerConfig
 from launch.config.partition import PartitionConfig
@@ -31,6 +32,7 @@ class JobConfig(FlatConfig):
     data: OmitArgPrefixes[DataConfig] = field(default_factory=DataConfig)
     evaluation: OmitArgPrefixes[EvaluationConfig] = field(default_factory=EvaluationConfig)
     optimizer: OmitArgPrefixes[OptimizerConfig] = field(default_factory=OptimizerConfig)
+    delay: OmitArgPrefixes[DelayConfig] = field(default_factory=DelayConfig)
     partition: OmitArgPrefixes[PartitionConfig] = field(default_factory=PartitionConfig)
     runtime: OmitArgPrefixes[RuntimeConfig] = field(default_factory=RuntimeConfig)
     output: OmitArgPrefixes[OutputConfig] = field(default_factory=OutputConfig)

@@ -11,6 +11,7 @@ from dni_async.boundary import TENSOR, Boundary
 from dni_async.optim import Updater
 from dni_async.rules import RuleContext
 from launch.config.train import TrainConfig
+from launch.job.delay import Delay
 from tasks.base import Task
 from workers.runtime.precision import head_precision, in_precision, sequential
 
@@ -38,6 +39,7 @@ def rule_context(
     Args:
         output_shape: of the whole network. Shapes are without the batch.
     """
+    delay = Delay.of(config, task, index, stages)
     return RuleContext(
         shape=shape,
         output_shape=output_shape,
@@ -55,6 +57,7 @@ def rule_context(
         local=config.local,
         pending_capacity=2 * config.partition.capacity + 2,
         stash_capacity=config.partition.stash_of(index, stages),
+        predicted_updates=delay.predicted_updates if delay else 0,
         seed=seed,
         device=device,
         batch_normalised=batch_normalised,

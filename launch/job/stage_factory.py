@@ -23,6 +23,7 @@ from dni_async.state.state_dict import random_state
 from dni_async.synthesis.oracle import SeparateRandomness
 from launch.config.optimizer import OptimizerConfig
 from launch.config.train import TrainConfig
+from launch.job.delay import Delay
 from launch.job.layers import NetworkLayers
 from launch.job.partition_plan import PartitionPlan
 from launch.job.rule_context import rule_context
@@ -41,21 +42,32 @@ def schedule_of(config: OptimizerConfig, total_steps: int) -> Callable[[int], fl
 
 
 def build_updater(
-    config: OptimizerConfig, modules: NamedModules, total_steps: int, precision: str = "fp32"
+    config: OptimizerConfig,
+    modules: NamedModules,
+    total_steps: int,
+    precision: str = "fp32",
+    delay: Delay | None = None,
 ) -> Updater:
     """Return optimizer, schedule and clipping for the parameters of modules, the same for every engine, in a
-    run of `total_steps` batches, with a loss scaler for gradients in fp16."""
+    run of `total_steps` batches, with a loss scaler for gradients in fp16.
+
+    delay: of the gradients, under a rule that keeps graphs.
+    """
     modules = list(modules)
     groups = parameter_groups(modules, config.group_settings())
     optimizer = config.factory()(groups) if groups else None
+    factor = schedule_of(config, total_steps)
+    if delay and optimizer:
+        delay.set_beta1(optimizer)
     return Updater(
         optimizer,
-        schedule_of(config, total_steps),
+        delay.scheduled(factor) if delay else factor,
         config.clip_norm,
         config.accumulate,
         [parameter for parameter, _ in parameter_names(modules)],
         config.ema,
         LossScaler() if precision == "fp16" else None,
+        delay.make_correction() if delay else None,
     )
 
 
@@ -77,12 +89,15 @@ def build_stage(
     module = sequential(layers.build(first, end), config.runtime.precision).to(device)
     total_steps = config.task.epochs * plan.steps_per_epoch
     rule = _rule(config, task, plan, index, layers, device)
+    delay = Delay.of(config, task, index, len(plan.bounds))
     seed_stage(config, index)
     stage = Stage(
         index,
         module,
         rule,
-        build_updater(config.optimizer, numbered(module, first), total_steps, config.runtime.precision),
+        build_updater(
+            config.optimizer, numbered(module, first), total_steps, config.runtime.precision, delay
+        ),
         send_targets=index > 0 and config.capabilities.needs_targets,
         target_every=config.partition.target_every if config.capabilities.sparse_targets else 1,
         skip_nonfinite=config.recovery.on_nonfinite == "skip",

@@ -19,7 +19,7 @@ from launch.report.bench_sections import Section
 from launch.report.files import prepare_out, write_json
 from workers.failure.errors import StdoutClosed
 
-KEPT = ("compare.json", "plan.json", "latency.json", "windows.json", "sweep.json")
+KEPT = ("compare.json", "plan.json", "latency.json", "windows.json", "sweep.json", "study.json")
 """Results that are kept beside the tables, for whoever wants every run's number."""
 LONGEST = 4 * 3600.0
 """Seconds after which a command is taken to hang; the whole suite takes less. One that takes days may take

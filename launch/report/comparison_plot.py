@@ -14,7 +14,14 @@ from launch.report.evaluation import metric_key, split_of
 from launch.report.figure import DPI, FAINT, INK, SECONDS, PathLike, curve, seconds_and_metric, two_panels
 from launch.report.text import number, percent, times
 
-_OTHERS = (("#7b5ea7", "h"), ("#5b7f2b", "d"), ("#39556e", ">"), (INK, "H"))
+_OTHERS = (
+    ("#7b5ea7", "h"),
+    ("#5b7f2b", "d"),
+    ("#39556e", ">"),
+    ("#a6427a", "8"),
+    ("#2f9c95", "1"),
+    (INK, "H"),
+)
 """Styles of engines without one of their own, and of a second row of the same engine."""
 
 

@@ -589,3 +589,21 @@ class TestLearning:
 
     def local(self) -> LocalRule:
         return LocalRule(*build_auxiliary(LocalConfig(), (self.width,), (10,)), F.cross_entropy, accuracy)
+
+
+class TestInStep:
+    def test_the_diagram(self) -> None:
+        """Tick 1 (0,a); 2 (0,a) (1,a); 3 (0,t) (1,a): what is sent in a tick is handled in a later one."""
+        simulation = Simulation(pipeline(cut=(2,))).run_in_step(batches([4] * 3))
+        forward: Move = (0, "activation")
+        loss: Move = (1, "activation")
+        target: Move = (0, "target")
+        assert simulation.moves == [forward, forward, loss, target, loss, target, forward, loss, target]
+
+    def test_delayed_gradients_come_as_late_as_the_stash_allows(self) -> None:
+        stages = pipeline((1, 2, 3), lambda: DelayedRule(4))
+        for i, stage in enumerate(stages[:-1]):
+            stage.rule = DelayedRule(4 - i)
+        Simulation(stages).run_in_step(with_stop(batches([4] * 20)))
+        assert [stage.rule.stats()["staleness_max"] for stage in stages[:-1]] == [3, 2, 1]
+        assert all(stage.done and stage.version == 20 for stage in stages)

@@ -1,0 +1,84 @@
+"""What the number of stages, or batches in flight, does to learning under several rules.
+
+python -m launch.study --task mnist-residual --rules backprop cdni delayed --vary stages=2/4/8 --out runs/s
+
+All stages run in this process, so results do not depend on how fast or how busy the machine is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from dni_async.errors import UserError
+from launch.config.study import StudyConfig, StudyJob, parse_study
+from launch.job.in_process import train_in_process
+from launch.job.output_folder import SUMMARY
+from launch.job.run_lock import RunLock
+from launch.job.task_checks import check_until
+from launch.report.files import jsonable, prepare_out, write_results
+from launch.report.grid import show
+from launch.report.study_tables import Result, study_grids
+from tasks.registry import create
+from workers.failure.rank_runner import RankRunner, run_command
+from workers.runtime.device import place
+
+
+def work(runner: RankRunner) -> None:
+    """Run all jobs; tables, picture and data are rewritten after each, so that a study may be stopped."""
+    config, jobs = parse_study("launch.study", sys.argv[1:])
+    task = create(config.task.name, config.task.task_args)
+    check_until(task, config.evaluation.until)
+    place("cpu", config.runtime.threads, 0, 1)
+    out = prepare_out(config.output.out or tempfile.mkdtemp(prefix="dni_async-study-"))
+    with RunLock(out):
+        if (out / SUMMARY).is_file() or (out / "checkpoints").exists():
+            raise UserError(f"{out} has the results of a training run; choose another --out")
+        results, earlier = [], finished_runs(out)
+        for job in jobs:
+            runner.describe_position = lambda job=job: f"while {job.contestant.label} trained"  # type: ignore[misc]
+            results.append(earlier.get(key_of(job)) or _run(job, config))
+            write(config, task.metric_name, results, out)
+    if not config.output.quiet:
+        for grid in study_grids(results, config.vary, task.metric_name, task.name):
+            show(grid)
+            print()
+        print(f"written to {out}")
+
+
+def key_of(job: StudyJob) -> str:
+    """Return all settings of a run, as text that files can hold."""
+    return json.dumps(jsonable(job.config.as_json()), sort_keys=True)
+
+
+def finished_runs(out: Path) -> dict[str, Result]:
+    """Return the runs that an earlier study has left in its folder, by their settings."""
+    path = out / "study.json"
+    runs = json.loads(path.read_text())["runs"] if path.is_file() else []
+    return {run["key"]: run for run in runs}
+
+
+def _run(job: StudyJob, config: StudyConfig) -> Result:
+    task = create(job.config.task.name, job.config.task.task_args)
+    learned: dict[str, Any] = train_in_process(job.config, task)
+    result = {"label": job.contestant.label, "value": job.value, "key": key_of(job)} | learned
+    if not config.output.quiet:
+        where = f"{config.vary.partition('=')[0]} {job.value}, seed {job.config.task.seed}"
+        print(f"{job.contestant.label}, {where}: {result['test_metric']:.4g}", flush=True)
+    return result
+
+
+def write(config: StudyConfig, metric_name: str, results: list[Result], out: Path) -> None:
+    """Write study.json, study.md and study.png."""
+    grids = study_grids(results, config.vary, metric_name, config.task.name)
+    write_results(out, "study", {"settings": config.as_json(), "runs": results}, grids)
+    from launch.report.study_plot import plot_study  # matplotlib: a second that errors do not need
+
+    plot_study(results, out / "study.png", config.vary, metric_name, config.task.name)
+
+
+if __name__ == "__main__":
+    run_command(work)
