@@ -8,7 +8,20 @@ from importlib import import_module
 from dni_async.errors import UserError
 from workers.failure.rank_runner import run_command
 
-COMMANDS = ("train", "compare", "sweep", "study", "plan", "latency", "windows", "bench", "generate", "export")
+COMMANDS = (
+    "train",
+    "compare",
+    "sweep",
+    "study",
+    "plan",
+    "latency",
+    "windows",
+    "bench",
+    "generate",
+    "predict",
+    "evaluate",
+    "export",
+)
 
 
 def main() -> None:

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from dni_async.errors import StageError, UserError
 from launch.config.task_defaults import task_defaults
 from launch.config.train import TrainConfig
-from launch.engines.registry import find_engine
 from launch.local.launcher import run_local
-from launch.report.weights import load_all
+from launch.trained import TrainedNetwork, network_of, summary_of
 from tasks.base import Task
 from tasks.registry import create
 from workers.failure.errors import AlreadyReported
-
-
-@dataclass(slots=True)
-class Fit:
-    """A finished run."""
-
-    summary: dict[str, Any]
-    """What summary.json holds."""
-    model: nn.Sequential
-    """The trained layers in one piece, on the CPU, in eval mode."""
 
 
 class RankTraceback(Exception):
@@ -44,7 +29,7 @@ def fit(
     epochs: int = 5,
     task_args: Sequence[str] = (),
     **settings: Any,
-) -> Fit:
+) -> TrainedNetwork:
     """Train `task` in `stages` local processes and return the run; `TrainConfig` has more settings.
 
         trained = fit("mnist-fcn", stages=2, rule="cdni", epochs=5)
@@ -72,12 +57,7 @@ def fit(
             if failure.status == UserError.status:
                 raise UserError(str(failure)) from None
             raise StageError(str(failure)) from _traceback_in(Path(out))
-        summary = json.loads((Path(out) / "summary.json").read_text())
-        task.metadata = summary["facts"]
-        model = nn.Sequential(*task.layers())
-        parts = len(summary["stages"]) if find_engine(config.engine).cut else 1
-        model.load_state_dict(load_all(Path(out), parts))
-    return Fit(summary, model.eval())
+        return network_of(Path(out), summary_of(Path(out)), task)
 
 
 def _traceback_in(out: Path) -> RankTraceback | None:

@@ -17,8 +17,10 @@ from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
 from launch.config.recurrent import SequenceConfig
 from launch.config.train import TrainConfig
+from launch.evaluate import EvaluateConfig
 from launch.export import ExportConfig
 from launch.generate import GenerateConfig
+from launch.predict import PredictConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -57,7 +59,17 @@ def test_the_model_of_hugging_face_trains_in_two_stages(tmp_path: Path) -> None:
     assert accuracy is not None and float(accuracy[1]) > 90, printed
 
 
-COMMANDS = (TrainConfig, CompareConfig, PlanConfig, SequenceConfig, ExportConfig, GenerateConfig, BenchConfig)
+COMMANDS = (
+    TrainConfig,
+    CompareConfig,
+    PlanConfig,
+    SequenceConfig,
+    ExportConfig,
+    GenerateConfig,
+    PredictConfig,
+    EvaluateConfig,
+    BenchConfig,
+)
 
 
 def options_of(config: type) -> str:

@@ -15,7 +15,7 @@ from dni_async.errors import UserError
 from dni_async.recurrent.core import RecurrentCore
 from launch.config.task import TaskConfig
 from launch.recurrent.weights import Trained, load
-from launch.report.weights import weights_of
+from launch.trained import network_of
 from tasks.base import Task
 from tasks.data_files import read_data
 from tasks.registry import create
@@ -87,14 +87,7 @@ def layered_generator(run: Path, summary: dict[str, Any]) -> TextGenerator:
             f"the text has {len(symbols)} different symbols, and the model in {run} was trained on one of "
             f"{summary['facts']['symbols']}; put that text where it was"
         )
-    task.metadata = summary["facts"]
-    model = nn.Sequential(*task.layers())
-    try:
-        model.load_state_dict(weights_of(run)[0])
-    except RuntimeError as error:
-        cause = " ".join(str(error).split())[:160]
-        raise UserError(f"the weights in {run} do not fit {task.name} ({cause}); train it again") from error
-    model.eval()
+    model = network_of(run, summary, task).model
     next_logits = next_by_context(model, task.context) if isinstance(task, GptTask) else next_by_state(model)
     return TextGenerator(language, symbols, next_logits)
 

@@ -7,7 +7,20 @@ import pytest
 from launch import cli, compare, plan, train
 from tests.support.jobs import ROOT, run, started
 
-COMMANDS = ("train", "compare", "sweep", "study", "plan", "latency", "windows", "bench", "generate", "export")
+COMMANDS = (
+    "train",
+    "compare",
+    "sweep",
+    "study",
+    "plan",
+    "latency",
+    "windows",
+    "bench",
+    "generate",
+    "predict",
+    "evaluate",
+    "export",
+)
 
 
 @pytest.fixture
