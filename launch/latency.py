@@ -14,7 +14,8 @@ from launch.report.files import prepare_out, write_results
 from launch.report.grid import Column, Grid, column, show
 from launch.report.text import number
 from workers.failure.rank_runner import RankRunner, run_command
-from workers.transport.link_benchmark import Ping, ping
+from workers.transport.link_benchmark import ping
+from workers.transport.link_cost import Ping
 from workers.transport.registry import check_transports
 
 SIZES = (64 << 10, 256 << 10, 1 << 20, 4 << 20)

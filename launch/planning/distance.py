@@ -12,7 +12,7 @@ import math
 from launch.local.wan import Wire
 from launch.planning.simulator import MessageCost
 from launch.planning.simulator.whole import ring_all_reduce
-from workers.transport.link_benchmark import Line, LinkCost
+from workers.transport.link_cost import Line, LinkCost
 
 _SEGMENT_BYTES = 1 << 20
 """Largest part of an all-reduce that gloo sends at once."""

@@ -43,7 +43,8 @@ from launch.report.metadata import hardware
 from tasks.base import Task
 from workers.runtime.device import pick_device
 from workers.runtime.emulation import flop_clock
-from workers.transport.link_benchmark import Ping, ping
+from workers.transport.link_benchmark import ping
+from workers.transport.link_cost import Ping
 
 PARTS = 8
 """A batch is measured whole, and the first of so many parts of it."""

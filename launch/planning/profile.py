@@ -22,7 +22,7 @@ from dni_async.partition.costs import InterfaceCost, LayerCost
 from launch.config.flat import FlatConfig
 from launch.report.files import jsonable, write_json
 from tasks.data_files import read_data
-from workers.transport.link_benchmark import Line, LinkCost
+from workers.transport.link_cost import Line, LinkCost
 
 FORMAT = "dni_async profile 1"
 DEPTHS = (2, 3)

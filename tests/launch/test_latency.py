@@ -8,7 +8,7 @@ import pytest
 from dni_async.errors import UserError
 from launch.latency import SIZES, LatencyConfig, latency_grid
 from tests.support.jobs import our_lines, run
-from workers.transport.link_benchmark import Line, LinkCost, Ping
+from workers.transport.link_cost import Line, LinkCost, Ping
 
 NOWHERE = Line(0.0, 0.0)
 

@@ -7,7 +7,7 @@ from typing import Any
 from dni_async.partition.costs import InterfaceCost, LayerCost
 from launch.config.plan import PlanConfig
 from launch.planning.profile import InterfaceProfile, LayerProfile, Profile, settings_of
-from workers.transport.link_benchmark import Line, LinkCost
+from workers.transport.link_cost import Line, LinkCost
 
 FREE = Line(0.0, 0.0)
 NO_LINK = LinkCost(FREE, FREE, FREE, FREE)

@@ -30,6 +30,9 @@ class ConnectedSender(Protocol):
     def send(self, message: Message, timeout: float) -> None:
         """As `Sender.send`."""
 
+    def poke(self) -> bool:
+        """As `Sender.poke`."""
+
     def flush(self, timeout: float) -> None:
         """As `Sender.flush`."""
 

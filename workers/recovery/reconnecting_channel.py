@@ -114,6 +114,14 @@ class ReconnectingSender(Sender):
             except PeerGone:
                 self._disconnect()
 
+    @override
+    def poke(self) -> bool:
+        try:
+            return self._sender.poke() if self._sender else False
+        except PeerGone:
+            self._disconnect()
+            return False
+
     def _log(self, deadline: Deadline) -> None:
         """Log the messages in flight, without a connection."""
         for message in self._send_log.in_flight:
@@ -132,6 +140,7 @@ class ReconnectingSender(Sender):
         in_flight = self._send_log.in_flight
         unreleased, deadline = len(in_flight), Deadline(timeout)
         with contextlib.suppress(PeerGone):
+            self.flush(timeout)  # nothing below would send what a GPU has copied before something comes in
             while not has_ended():
                 try:
                     if sender := self._connected():
@@ -150,6 +159,10 @@ class ReconnectingSender(Sender):
                     raise TransportTimeout(f"stage {self.peer} released no message in {timeout:g} s")
                 if not broken:  # else it would dial again: a stage that has ended takes no connection
                     wait_any([self], min(deadline.left(), _END_CHECK_INTERVAL_S))
+
+    @override
+    def pinned(self) -> bool | None:
+        return self._send_log.pinned()
 
     @override
     def held_bytes(self) -> int:

@@ -36,6 +36,10 @@ class StageChannels:
         """Return the neighbouring stages that have left, leaving out the channels in `others`."""
         return [end.peer for end in self.ends if end not in others and end.peer_gone()]
 
+    def poke(self) -> bool:
+        """Send what waited for its copy from a GPU, as far as that is done; return whether more waits."""
+        return any([sender.poke() for sender in self.senders])
+
     def held_bytes(self) -> int:
         """Return the bytes that the senders hold for messages that were not released."""
         return sum(sender.held_bytes() for sender in self.senders)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dni_async.errors import Late, StageError, UserError
+from dni_async.errors import StageError, UserError
 from dni_async.messages import Activation, Marker, MarkerKind, Message, TargetGradient, goes_upstream
 from dni_async.stage.stage import Stage
 from workers.failure.errors import at_position
@@ -26,12 +26,10 @@ from workers.runtime.channels import StageChannels
 from workers.runtime.endpoints import DrainingReceiver
 from workers.runtime.probe import Probe, Throughput, is_training, work_of
 from workers.runtime.sequence_check import SequenceCheck
-from workers.transport.base import Channel, Deadline, PeerGone, Receiver, Sender, wait_any
+from workers.runtime.sleeping import sleep_until_news
+from workers.transport.base import Channel, Deadline, PeerGone, Receiver, Sender
 from workers.transport.cuda_copies import move
 from workers.transport.forwarding import not_a_message
-
-PEER_CHECK_INTERVAL_S = 0.5
-"""How often a waiting stage checks whether its neighbours are gone."""
 
 
 class StageLoop:
@@ -83,7 +81,7 @@ class StageLoop:
         self._position = "before the first step"
         self._slots_bytes = 0
         """The most bytes that the senders ever held."""
-        stage.on_phase_end = probe.mark
+        stage.on_phase_end = probe.mark if self.device is None else self._on_phase_end
 
     def run(self) -> None:
         """Handle messages until the end. Raises StageError or UserError, both naming stage and step."""
@@ -196,6 +194,11 @@ class StageLoop:
         sender.send(message, self.timeout)
         self.probe.mark("send")
 
+    def _on_phase_end(self, phase: str) -> None:
+        """Mark the time, and send what a GPU has copied meanwhile, so that no neighbour waits for it."""
+        self.probe.mark(phase)
+        self.channels.poke()
+
     def _annotate(self, marker: Marker) -> None:
         """Add to a returning marker what only this process knows; note whether it is the last one."""
         if marker.kind is MarkerKind.STOP:
@@ -217,18 +220,7 @@ class StageLoop:
             self.throughput.pause()
 
     def _wait(self, deadline: Deadline) -> None:
-        """Sleep until there may be a message to handle. Raises PeerGone, or Late at the deadline."""
-        for sender in self.channels.senders:
-            sender.flush(deadline.left())
-        while True:
-            if not deadline.left():
-                awaited = sorted({end.peer for end in self._awaited()})
-                names = " and ".join(f"stage {peer}" for peer in awaited) or "anybody"
-                raise Late(f"nothing came from {names} for {self.timeout:g} s", awaited)
-            if wait_any(self._awaited(), min(PEER_CHECK_INTERVAL_S, deadline.left()), self.eager):
-                return
-            if self._gone():
-                raise PeerGone("a neighbour has left")
+        sleep_until_news(self.channels, self._awaited, self._gone, deadline, self.eager)
 
     def _awaited(self) -> list[Channel]:
         """The ends whose news would let this stage go on (others may be readable all the time)."""

@@ -6,5 +6,5 @@ shm         packets, slots, pool, shm_sender, shm_receiver
 tcp         addresses, tcp_listener, handshake, tcp_socket, tcp_sender, tcp_receiver
 queues      between threads, as in dist, rpc and memory         cuda_copies   between slots and a GPU
 wire        a message as bytes          compression   fewer of them          forwarding   ends around ends
-in_flight   how many messages a link needs                      link_benchmark   what a message costs
+in_flight   how many messages a link needs                      link_benchmark, link_cost   of a message
 """

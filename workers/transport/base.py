@@ -111,13 +111,22 @@ class Sender(Channel):
     def await_ready(self, deadline: Deadline) -> None:
         """Wait until `ready`. Raises TransportTimeout at the deadline."""
         while not self.ready():
+            self.flush(deadline.left())
             if not wait_any([self], deadline.left()):
                 raise TransportTimeout(f"stage {self.peer} released no message in {deadline.timeout:g} s")
+
+    def poke(self) -> bool:
+        """Send what waited for its copy from a GPU, as far as that is done; return whether more waits."""
+        return False
 
     def flush(self, timeout: float) -> None:
         """Send what waits for its copy from a GPU; called before sleeping, since else the next `ready` or
         `send` would send it."""
         return
+
+    def pinned(self) -> bool | None:
+        """Whether a GPU copies into the memory of all messages without a detour; None where none does."""
+        return None
 
     @abstractmethod
     def held_bytes(self) -> int:

@@ -45,8 +45,16 @@ class ForwardingSender(_Forwarding, Sender):
         self.sent += 1
 
     @override
+    def poke(self) -> bool:
+        return self._sender.poke()
+
+    @override
     def flush(self, timeout: float) -> None:
         self._sender.flush(timeout)
+
+    @override
+    def pinned(self) -> bool | None:
+        return self._sender.pinned()
 
     @override
     def held_bytes(self) -> int:

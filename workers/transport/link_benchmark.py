@@ -32,60 +32,18 @@ from dni_async.messages import TargetGradient
 from workers.coordination.loopback import LOOPBACK, check_loopback, local_store
 from workers.coordination.rendezvous import Rendezvous
 from workers.failure.signals import exit_with_parent
+from workers.runtime.accelerator import wait_for
+from workers.runtime.cuda import accelerator_of
 from workers.runtime.device import place
 from workers.transport.base import Deadline, Waitable, wait_any
 from workers.transport.connect import open_links
+from workers.transport.cuda_copies import move
+from workers.transport.link_cost import LinkCost, Ping, fit
 from workers.transport.links import Link
 
 SIZES = (4096, 65536, 1 << 20, 1 << 22)
 """Bytes of the messages that are sent."""
 _END_TIMEOUT_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """The seconds that something takes, as a straight line over the bytes of a message."""
-
-    start: float
-    per_byte: float
-
-    def __call__(self, size: float) -> float:
-        """Return the seconds for `size` bytes."""
-        return self.start + self.per_byte * size
-
-
-def fit(sizes: Sequence[int], seconds: Sequence[float]) -> Line:
-    """Return the line through points (least squares of the relative errors); neither number is negative."""
-    weights = [1 / max(s, 1e-9) ** 2 for s in seconds]
-    total = sum(weights)
-    x = sum(w * n for w, n in zip(weights, sizes, strict=True)) / total
-    y = sum(w * s for w, s in zip(weights, seconds, strict=True)) / total
-    spread = sum(w * (n - x) ** 2 for w, n in zip(weights, sizes, strict=True))
-    both = sum(w * (n - x) * (s - y) for w, n, s in zip(weights, sizes, seconds, strict=True))
-    slope = max(0.0, both / spread) if spread else 0.0
-    return Line(max(0.0, y - slope * x), slope)
-
-
-@dataclass(frozen=True, slots=True)
-class LinkCost:
-    """What a message costs on a link, by its bytes; see the diagram above."""
-
-    send: Line
-    latency: Line
-    receive: Line
-    credit: Line
-
-
-@dataclass(frozen=True, slots=True)
-class Ping:
-    """The costs of messages on each transport, and of a ring's steps."""
-
-    links: dict[str, LinkCost]
-    """By transport."""
-    all_reduce: Line
-    """Seconds of one step of a ring, by the bytes that it sends."""
-    arrival: dict[str, list[float]]
-    """By transport and size: median seconds from the call of `send` until the receiver can read it."""
 
 
 def ping(
@@ -225,18 +183,30 @@ def _turn(
     clock = time.perf_counter
     if rank == 0:
         message = TargetGradient(0, 0, torch.ones(size // 4, device=device))
+        computed(device, timeout)
         begun = clock()
         link.sender.send(message, timeout)
         sent = clock()
+        link.sender.flush(timeout)
         while not link.sender.ready():  # with room for one message: not before its credit is back
             wait(link.sender)
         return begun, sent, clock()
     while not link.receiver.poll():
         wait(link.receiver)
-    there = clock()
-    link.receiver.recv(timeout)
+    if accelerator_of(device) is None:
+        there = clock()
+        link.receiver.recv(timeout)
+    else:  # it is there when it is on the GPU
+        wait_for(move(link.receiver.recv(timeout), device), timeout)
+        there = clock()
     link.receiver.release()
     return there, clock()
+
+
+def computed(device: torch.device, timeout: float) -> None:
+    """Wait until a GPU has done its work."""
+    if accelerator := accelerator_of(device):
+        accelerator.synchronize(timeout)
 
 
 def _all_reduce(size: int, repeats: int) -> float:

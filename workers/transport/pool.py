@@ -111,6 +111,10 @@ class SlotPool:
         """The memory of a message's tensors."""
         return self.slot(message.index).memory(message.nbytes)
 
+    def pinned(self) -> bool | None:
+        """Whether all slots are pinned; None where none is to be."""
+        return all(slot.pinned for slot in self._slots if slot) if self._pin else None
+
     def held_bytes(self) -> int:
         """Size of all slots, in bytes."""
         return sum(slot.size for slot in self._slots if slot)

@@ -77,9 +77,19 @@ class ShmSender(Sender):
     @override
     def flush(self, timeout: float) -> None:
         deadline = Deadline(timeout)
-        for in_flight in self._unsent:
-            wait_for(in_flight.copied, deadline.left())
-        self._send_copied(deadline.left())
+        while self._unsent:
+            wait_for(self._unsent[0].copied, deadline.left())
+            self._send_copied(deadline.left())
+
+    @override
+    def poke(self) -> bool:
+        if self._unsent:
+            self._send_copied(0.0)
+        return bool(self._unsent)
+
+    @override
+    def pinned(self) -> bool | None:
+        return self._pool.pinned()
 
     @override
     def held_bytes(self) -> int:

@@ -54,6 +54,10 @@ class CreditedSender(Sender, ABC):
         return self._pool.has_room()
 
     @override
+    def pinned(self) -> bool | None:
+        return self._pool.pinned()
+
+    @override
     def held_bytes(self) -> int:
         return self._pool.held_bytes()
 

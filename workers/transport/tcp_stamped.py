@@ -80,9 +80,14 @@ class TcpStampedSender(CreditedSender):
     @override
     def flush(self, timeout: float) -> None:
         deadline = Deadline(timeout)
-        for in_flight in self._unsent:
-            wait_for(in_flight.copied, deadline.left())
+        while self._unsent:
+            wait_for(self._unsent[0].copied, deadline.left())
+            self._send_copied()
+
+    @override
+    def poke(self) -> bool:
         self._send_copied()
+        return bool(self._unsent)
 
     def disconnect(self) -> None:
         """Close the connection; slots and messages in flight stay in the pool."""

@@ -7,7 +7,7 @@ import pytest
 from launch.local.wan import NO_WIRE, Wire
 from launch.planning.distance import all_reduce_seconds, gloo_message, streamed_message
 from launch.planning.simulator import MessageCost
-from workers.transport.link_benchmark import Line, LinkCost
+from workers.transport.link_cost import Line, LinkCost
 
 LINK = LinkCost(send=Line(1.0, 0.0), latency=Line(2.0, 0.0), receive=Line(3.0, 0.0), credit=Line(4.0, 0.0))
 FAR = Wire(latency_s=10.0, bytes_per_s=100.0)

@@ -12,7 +12,7 @@ from launch.planning.profile import Profile
 from tasks.base import Task
 from tests.support.tiny_task import Tiny, plain_layers
 from tests.support.tree_tasks import TREE_TASKS
-from workers.transport.link_benchmark import Line, LinkCost, Ping
+from workers.transport.link_cost import Line, LinkCost, Ping
 
 LINK = LinkCost(Line(1, 2), Line(3, 4), Line(5, 6), Line(7, 8))
 GLOO = LinkCost(Line(8, 7), Line(6, 5), Line(4, 3), Line(2, 1))

@@ -10,7 +10,7 @@ from launch.local.wan import Wire
 from launch.planning.predict import ENGINES, Planner, Prediction
 from launch.planning.profile import InterfaceProfile
 from tests.support.plans import BATCH, layer, network, profile
-from workers.transport.link_benchmark import Line, LinkCost
+from workers.transport.link_cost import Line, LinkCost
 
 
 def predict(engine: str, stages: int = 4, config: PipelineConfig | None = None, **changes: Any) -> Prediction:

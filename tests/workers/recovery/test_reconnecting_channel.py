@@ -321,6 +321,14 @@ class TestAGpusCopy:
         upper.send(batch(0))
         assert lower.take() == "A0"
 
+    def test_is_waited_for_by_draining(self, pair: Pair) -> None:
+        upper, lower = pair
+        copying = Copying(patience=30)
+        upper.sender._connected().copy_out = lambda places, tensors: copying  # type: ignore[method-assign]
+        upper.send(batch(0))
+        upper.sender.drain(3.0, lambda: lower.take() == "nothing")
+        assert lower.taken == ["A0"]
+
     def test_that_is_not_done_when_the_process_dies_is_not_sent_again(self, pair: Pair) -> None:
         upper, lower = pair
         begun: list[Copying] = []

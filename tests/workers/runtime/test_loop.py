@@ -15,7 +15,7 @@ from dni_async.rules import DelayedRule, DniRule, FrozenRule
 from dni_async.stage.stage import Stage
 from dni_async.state.checkpoint import targets_under_way
 from dni_async.state.state_dict import State
-from tests.support.channels import CHANNELS, GPU_LIKE
+from tests.support.channels import CHANNELS, GPU_LIKE, Copying, copy_late
 from tests.support.clocks import Clock
 from tests.support.loops import one_loop, record, run_stages, steps
 from tests.support.stages import (
@@ -32,7 +32,7 @@ from tests.support.stages import (
     synthesizer,
     with_stop,
 )
-from workers.runtime import loop as loop_module
+from workers.runtime import sleeping
 from workers.runtime.loop import StageLoop
 from workers.transport.base import Deadline, Doorbell, Receiver, Sender, wait_any
 
@@ -384,6 +384,43 @@ class TestWhatComesNext:
         assert [stage.samples for stage in stages] == [144] * 4
 
 
+class TestCopiesOfAGpu:
+    """Messages whose copies into the slots are under way."""
+
+    def test_an_activation_leaves_while_its_batch_still_trains(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stage, copies, seen = pipeline(cut=(2,))[0], [], {}
+        with one_loop(stage, batches(SIZES), CHANNELS["shm"], timeout=5.0) as (loop, far):
+            stage.on_phase_end = loop._on_phase_end  # as on a GPU
+
+            def copy_out(places: list[torch.Tensor], tensors: list[torch.Tensor]) -> Copying:
+                copies.append(copy_late(places, tensors))
+                copies[-1].query = lambda: copies[-1].finished  # type: ignore[method-assign]
+                return copies[-1]
+
+            def mark(kind: str) -> None:
+                seen[kind] = far.activations_out.poll()
+                for copying in copies:
+                    copying.finished = copying.finished or kind == "sg"
+
+            monkeypatch.setattr(loop.channels.activations_out, "copy_out", copy_out)
+            monkeypatch.setattr(loop.probe, "mark", mark)
+            loop.step()
+        assert (seen["sg"], seen["backward"]) == (False, True)
+
+    def test_a_stage_without_work_handles_news_before_its_copies_are_done(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stage = pipeline(cut=(2,))[0]
+        with one_loop(stage, batches([30] * 2), CHANNELS["shm"], 1, timeout=5.0) as (loop, far):
+            copying = Copying(patience=10**9)
+            monkeypatch.setattr(loop.channels.activations_out, "copy_out", lambda *_: copying)
+            assert steps(loop) == 1
+            far.targets_in.send(a_target(0), 1.0)
+            loop._wait(Deadline(5.0))  # the copy never ends
+            assert loop.step()
+            copying.finished = True
+
+
 class TestWaiting:
     """A stage that can do nothing sleeps, and says after its deadline for whom."""
 
@@ -396,8 +433,8 @@ class TestWaiting:
             seen.append(timeout)
             return wait_any(channels, timeout, eager)
 
-        monkeypatch.setattr(loop_module, "wait_any", counting)
-        monkeypatch.setattr(loop_module, "PEER_CHECK_INTERVAL_S", 0.1)
+        monkeypatch.setattr(sleeping, "wait_any", counting)
+        monkeypatch.setattr(sleeping, "PEER_CHECK_INTERVAL_S", 0.1)
         return seen
 
     @over_every_channel
@@ -476,7 +513,7 @@ class TestNeighboursThatLeave:
     def test_are_noticed_by_a_stage_that_waits_for_the_other_one(
         self, channel: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(loop_module, "PEER_CHECK_INTERVAL_S", 0.05)
+        monkeypatch.setattr(sleeping, "PEER_CHECK_INTERVAL_S", 0.05)
         with one_loop(a_middle_stage(), (), CHANNELS[channel], capacity=1, timeout=5.0) as (loop, far):
             far.activations_in.send(a_middle_batch(0), 1.0)
             assert steps(loop) == 1  # and now the way up is full
@@ -512,7 +549,7 @@ class TestNeighboursThatLeave:
     def test_downstream_may_be_gone_for_long_while_the_stop_marker_waits_for_room_upstream(
         self, channel: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(loop_module, "PEER_CHECK_INTERVAL_S", 0.05)
+        monkeypatch.setattr(sleeping, "PEER_CHECK_INTERVAL_S", 0.05)
         with one_loop(a_middle_stage(), (), CHANNELS[channel], capacity=1, timeout=0.12) as (loop, far):
             markers: list[Message] = []
             for kind in (MarkerKind.REPORT, MarkerKind.STOP):

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import multiprocessing
+import threading
 import time
 
 import pytest
+import torch
 
 from dni_async.errors import StageError
+from tests.support.channels import Copying, shm_channel
 from tests.support.forks import TEST_TIMEOUT_S, context
-from workers.transport.link_benchmark import Line, fit, ping
+from workers.transport.base import Waitable, wait_any
+from workers.transport.link_benchmark import _turn, ping
+from workers.transport.link_cost import Line, fit
+from workers.transport.links import Link
 
 SIZES = (1024, 1 << 20, 1 << 22)
 
@@ -45,6 +51,27 @@ def test_two_processes_measure_a_message_over_every_transport() -> None:
     assert set(found.arrival) == {"shm", "dist"}
     assert all(len(seconds) == len(SIZES) and min(seconds) > 0 for seconds in found.arrival.values())
     assert multiprocessing.active_children() == []
+
+
+def test_a_message_is_measured_whose_copy_from_a_gpu_takes_its_time() -> None:
+    """The sender sleeps until its credit is back: what waits for its copy has to leave before."""
+    sender, receiver = shm_channel(1)
+    sender.copy_out = lambda places, tensors: Copying(patience=5)  # type: ignore[attr-defined]
+    cpu, times = torch.device("cpu"), []
+
+    def wait(end: Waitable) -> None:
+        assert wait_any([end], TEST_TIMEOUT_S)
+
+    def turn(rank: int) -> None:
+        times.append(_turn(Link(sender, receiver), rank, 64, cpu, TEST_TIMEOUT_S, wait))
+
+    other = threading.Thread(target=turn, args=(1,))
+    other.start()
+    turn(0)
+    other.join(TEST_TIMEOUT_S)
+    assert sorted(map(len, times)) == [2, 3]
+    sender.close()
+    receiver.close()
 
 
 def test_processes_that_do_not_answer_are_given_up_at_the_deadline() -> None:

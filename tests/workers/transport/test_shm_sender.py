@@ -63,6 +63,24 @@ class TestAMessageWhoseCopyIsUnderWay:
         sender.flush(5.0)
         assert receiver.poll()
 
+    def test_is_sent_by_a_poke_if_it_is_done(self, ends: ShmPair, copies: list[Copying]) -> None:
+        sender, receiver = ends
+        for elements in (10, 11):
+            sender.send(gradient(elements), 0.0)
+        copies[0].finished = True
+        assert sender.poke() and receiver.recv(0.0).grad.numel() == 10
+        copies[1].finished = True
+        assert not sender.poke() and receiver.recv(0.0).grad.numel() == 11
+
+    def test_is_sent_before_the_next_is_waited_for(self, ends: ShmPair, copies: list[Copying]) -> None:
+        sender, receiver = ends
+        for elements in (10, 11):
+            sender.send(gradient(elements), 0.0)
+        copies[1].query = lambda: False  # type: ignore[method-assign]
+        with pytest.raises(TransportTimeout):
+            sender.flush(0.05)
+        assert receiver.poll()
+
     def test_is_sent_before_the_sender_waits_for_its_slot(self, ends: ShmPair, copies: list[Copying]) -> None:
         sender, receiver = ends
         for elements in (10, 11):
