@@ -44,6 +44,10 @@ class Task(ABC):
     """What `layers` must know of the data, such as the size of a vocabulary: JSON-able, set by `data`. The
     processes that do not read the data receive it before they build layers."""
 
+    files: Mapping[str, bytes] = MappingProxyType({})
+    """Files by name that belong to the trained network, such as its tokenizer; set by `data`, and written to
+    the folder "files" of --out when a run begins."""
+
     defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Settings of a training that suit the task, such as {"lr": 3e-3}, by their names in Python; the command
     line overrides them."""

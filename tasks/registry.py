@@ -28,6 +28,7 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "char-lm-stack": "tasks.text.layered:CharLMStack",
         "word-lm-stack": "tasks.text.layered:WordLMStack",
         "gpt-char": "tasks.text.gpt:CharGpt",
+        "gpt-bpe": "tasks.text.gpt:BpeGpt",
         "induction": "tasks.text.induction:Induction",
         "two-timescale": "tasks.sequence.two_timescale:TwoTimescale",
     }

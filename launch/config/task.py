@@ -20,7 +20,7 @@ class TaskConfig(Group):
 
     name: Annotated[str, tyro.conf.arg(name="task")] = "mnist-fcn"
     """mnist-fcn, mnist-cnn, mnist-residual, digits-fcn, cifar-cnn, char-lm-stack, word-lm-stack, gpt-char,
-    induction, two-timescale, or your own as my_pkg.my_task:MyTask."""
+    gpt-bpe, induction, two-timescale, or your own as my_pkg.my_task:MyTask."""
     task_args: tuple[str, ...] = ()
     """The task's own settings, such as width=1024 depth=6."""
     data_root: str = ""

@@ -12,10 +12,12 @@ A run that goes on removes the results of the end, too: it writes its own. Nothi
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from dni_async.errors import UserError
 from launch.config.run_file import RUN_FILE
+from workers.checkpoint.atomic_file import write_whole
 from workers.checkpoint.store import CheckpointStore
 
 SUMMARY = "summary.json"
@@ -31,6 +33,8 @@ RESULTS = (
 """Files that runs write at their end."""
 METRICS, PROGRESS = "metrics.jsonl", "reached.json"
 """Files that runs write while they train, beside config.yaml, which they write when they begin."""
+FILES = "files"
+"""Folder of the files that belong to the network (see `Task.files`), which runs write when they begin."""
 EXPORTED = "model.safetensors"
 """What launch.export makes of a run."""
 
@@ -83,11 +87,31 @@ def clear(out: Path, *, overwrite: bool) -> None:
     Args:
         overwrite: whether there may be a finished run, whose exported weights are removed, too.
     """
-    _remove(out, *RESULTS, METRICS, PROGRESS, RUN_FILE, *([EXPORTED] if overwrite else []))
+    _remove(out, *RESULTS, METRICS, PROGRESS, RUN_FILE, f"{FILES}/*", *([EXPORTED] if overwrite else []))
     CheckpointStore(out).clear()
-    for folder in ("weights", "model"):
+    for folder in ("weights", "model", FILES):
         with contextlib.suppress(OSError):  # it is not there, or holds something else
             (out / folder).rmdir()
+
+
+def save_files(out: Path, files: Mapping[str, bytes]) -> None:
+    """Write the files of the task, by name, into the folder `FILES`.
+
+    Raises:
+        UserError: a resumed run has others, or they cannot be written.
+    """
+    for name, content in files.items():
+        path = out / FILES / name
+        try:
+            if path.exists() and path.read_bytes() != content:
+                raise UserError(
+                    f"{path} is not what the data and settings of this run give; put those back that it was "
+                    "made from, or choose another --out"
+                )
+            path.parent.mkdir(exist_ok=True)
+            write_whole(path, content)
+        except OSError as error:
+            raise UserError(f"cannot write {path} ({error.strerror}); choose another --out") from error
 
 
 def _remove(out: Path, *patterns: str) -> None:

@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from dni_async.errors import UserError
 from dni_async.recurrent.core import RecurrentCore
 from launch.config.task import TaskConfig
+from launch.job.output_folder import FILES
+from launch.recurrent.cached_decoder import CachedDecoder
 from launch.recurrent.weights import Trained, load
 from launch.trained import network_of
 from tasks.base import Task
 from tasks.data_files import read_data
 from tasks.registry import create
 from tasks.sequence.base import SequenceTask
-from tasks.text.corpus import encode
 from tasks.text.gpt import GptTask
 from tasks.text.language import LanguageModel
 
@@ -40,9 +41,8 @@ class TextGenerator:
         Raises:
             UserError: the prompt is outside of the vocabulary.
         """
-        begin = self.language.split(prompt)
-        x = encode(begin or [self.symbols[0]], self.symbols).unsqueeze(0)
-        generator, added = torch.Generator().manual_seed(seed), []
+        x = torch.tensor([self.language.numbers(prompt, self.symbols) or [0]])
+        generator, added = torch.Generator().manual_seed(seed), list[int]()
         for _ in range(length):
             logits = self.next_logits(x)
             if temperature == 0:
@@ -50,9 +50,9 @@ class TextGenerator:
             else:
                 odds = (logits / temperature).softmax(0)
                 symbol = int(torch.multinomial(odds, 1, generator=generator))
-            added.append(self.symbols[symbol])
+            added.append(symbol)
             x = torch.tensor([[symbol]])
-        return self.language.separator.join([*begin, *added])
+        return self.language.continued(prompt, added, self.symbols)
 
 
 def generator_of(run: Path) -> TextGenerator:
@@ -77,18 +77,14 @@ def sequence_generator(trained: Trained) -> TextGenerator:
 
 
 def layered_generator(run: Path, summary: dict[str, Any]) -> TextGenerator:
-    """Return the generator of a model trained in stages; the vocabulary is read from its text again."""
+    """Return the generator of a model trained in stages."""
     settings = summary["settings"]
     task = create(settings["task"], settings["task_args"])
     language = _language(task)
-    symbols = language.texts(TaskConfig(data_root=settings["data_root"]).data_folder()).symbols
-    if len(symbols) != summary["facts"]["symbols"]:
-        raise UserError(
-            f"the text has {len(symbols)} different symbols, and the model in {run} was trained on one of "
-            f"{summary['facts']['symbols']}; put that text where it was"
-        )
+    root = TaskConfig(data_root=settings["data_root"]).data_folder()
+    symbols = language.restored(run / FILES, summary["facts"], root)
     model = network_of(run, summary, task).model
-    next_logits = next_by_context(model, task.context) if isinstance(task, GptTask) else next_by_state(model)
+    next_logits = CachedDecoder(model, task.context) if isinstance(task, GptTask) else next_by_state(model)
     return TextGenerator(language, symbols, next_logits)
 
 
@@ -103,24 +99,11 @@ def next_by_state(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return next_logits
 
 
-def next_by_context(model: nn.Module, context: int) -> Callable[[Tensor], Tensor]:
-    """Return `TextGenerator.next_logits` of a model that sees the last `context` symbols."""
-    seen = torch.empty(1, 0, dtype=torch.long)
-
-    @torch.no_grad()
-    def next_logits(x: Tensor) -> Tensor:
-        nonlocal seen
-        seen = torch.cat([seen, x], 1)[:, -context:]
-        logits: Tensor = model(seen)[0, -1]
-        return logits
-
-    return next_logits
-
-
 def _language(task: Task | SequenceTask) -> LanguageModel:
     language = getattr(task, "language", None)
     if not isinstance(language, LanguageModel):
         raise UserError(
-            f"{task.name} is not a language model; give a run of char-lm, word-lm, their stacks or gpt-char"
+            f"{task.name} is not a language model; give a run of char-lm, word-lm, their stacks, gpt-char or "
+            "gpt-bpe"
         )
     return language

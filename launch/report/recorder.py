@@ -17,6 +17,7 @@ from typing import Any
 
 from dni_async.messages import EVALUATIONS, Marker, MarkerKind
 from launch.job.context import RankContext
+from launch.job.output_folder import save_files
 from launch.report.files import JsonLines, collect_failure, keep_lines, write_json
 from launch.report.progress import Progress
 from launch.report.run_record import RunRecord
@@ -83,6 +84,7 @@ class Recorder:
             if resumed:
                 self._resume(resumed, context.plan.start)
         if self.out:
+            save_files(self.out, context.task.files)
             self._lines = JsonLines(self.out / "metrics.jsonl", append=bool(resumed or before))
         self.progress.start(context.config.task.epochs, context.rendezvous.world, passed + 1)
 

@@ -15,8 +15,9 @@ from typing_extensions import override
 from dni_async.checks import at_least
 from dni_async.errors import UserError
 from tasks.base import Task
+from tasks.text.byte_pairs import TOKENIZER, BytePairs
 from tasks.text.language import Characters, LanguageModel
-from tasks.text.transformer import decoder
+from tasks.transformer import check_heads, decoder
 
 
 class GptTask(Task):
@@ -98,13 +99,6 @@ class GptTask(Task):
         return self.language.score(mean)
 
 
-def check_heads(width: int, heads: int, rope: bool = False) -> None:
-    """Raise UserError unless the heads divide the width, with RoPE into parts of an even width."""
-    if width % heads or (rope and width // heads % 2):
-        even = " of an even width" if rope else ""
-        raise UserError(f"width={width} cannot be divided into heads={heads}{even}; change one of them")
-
-
 def windows(text: Tensor, length: int, count: int = 0) -> TensorDataset:
     """Return windows x (count, length) of a text (N,), and the symbol that follows each, y (count, length).
 
@@ -153,3 +147,46 @@ class CharGpt(GptTask):
             rope=rope,
             windows=windows,
         )
+
+
+class BpeGpt(GptTask):
+    """GPT on tokens of a byte-level BPE; see `BytePairs`."""
+
+    name = "gpt-bpe"
+    language: BytePairs
+
+    def __init__(
+        self,
+        *,
+        text: str = "",
+        folder: str = "",
+        symbols: int = 2048,
+        tokenizer: str = "",
+        depth: int = 4,
+        width: int = 64,
+        heads: int = 4,
+        context: int = 64,
+        rope: bool = False,
+        windows: int = 0,
+    ) -> None:
+        """Text: a file, by default tinyshakespeare/input.txt in the data folder; folder: instead of it, one
+        with train.txt, valid.txt and test.txt, or wiki.train.tokens and so on; symbols: size of the
+        vocabulary; tokenizer: a tokenizer.json to use instead of training one; depth: blocks; windows: those
+        of an epoch, 0 for as many as lie side by side in the text."""
+        super().__init__(
+            BytePairs(text=text, folder=folder, symbols=symbols, tokenizer=tokenizer),
+            depth=depth,
+            width=width,
+            heads=heads,
+            context=context,
+            rope=rope,
+            windows=windows,
+        )
+
+    @override
+    def data(self, root: Path | None) -> tuple[TensorDataset, TensorDataset]:
+        """Return windows of the training text and of the test text, as tokens."""
+        sets = super().data(root)
+        self.metadata = {**self.metadata, "tokenizer": self.language.digest()}
+        self.files = {TOKENIZER: self.language.content()}
+        return sets

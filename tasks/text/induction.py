@@ -15,8 +15,7 @@ from typing_extensions import override
 
 from dni_async.checks import at_least
 from tasks.base import Task
-from tasks.text.gpt import check_heads
-from tasks.text.transformer import decoder
+from tasks.transformer import check_heads, decoder
 
 PERIODS = (5, 16)
 """Lengths of the parts that repeat: from 5 to 15."""

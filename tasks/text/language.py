@@ -6,15 +6,17 @@ Each is trained in several ways:
                    (through_time.py)              (layered.py)       (gpt.py)
     Characters     CharLM                         CharLMStack        CharGpt
     Words          WordLM                         WordLMStack        -
+    BytePairs      -                              -                  BpeGpt
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 from typing_extensions import override
@@ -58,6 +60,33 @@ class LanguageModel(ABC):
     @abstractmethod
     def texts(self, root: Path | None) -> Texts:
         """Read the data. Raises `dni_async.errors.UserError` when a file is missing or empty."""
+
+    def numbers(self, text: str, symbols: tuple[str, ...]) -> list[int]:
+        """Return a text as indices into the vocabulary. Raises UserError for what is not in it."""
+        numbers: list[int] = encode(self.split(text), symbols).tolist()
+        return numbers
+
+    def continued(self, prompt: str, added: list[int], symbols: tuple[str, ...]) -> str:
+        """Return the text of a prompt and of the symbols that follow it."""
+        return self.separator.join([*self.split(prompt), *(symbols[number] for number in added)])
+
+    def restored(self, files: Path, facts: Mapping[str, Any], root: Path | None) -> tuple[str, ...]:
+        """Return the vocabulary of a trained model: that of its text, which is read again.
+
+        Args:
+            files: folder of the files that the run has saved (see `Task.files`).
+            facts: the run's `Task.metadata`.
+
+        Raises:
+            UserError: it is not that of the model.
+        """
+        symbols = self.texts(root).symbols
+        if len(symbols) != facts["symbols"]:
+            raise UserError(
+                f"the text has {len(symbols)} different symbols, and the model in {files.parent} was trained "
+                f"on one of {facts['symbols']}; put that text where it was"
+            )
+        return symbols
 
     @abstractmethod
     def score(self, nats: float) -> float:
@@ -129,7 +158,7 @@ class Words(LanguageModel):
         """Read the three texts; words that the training text does not have are unknown."""
         names = ("wiki.train.tokens", "train.txt")
         folder = Path(self.folder) if self.folder else default_folder(root, "folder", names)
-        texts = [words_of(read_text(_split_file(folder, split))) for split in ("train", "valid", "test")]
+        texts = [words_of(read_text(split_file(folder, split))) for split in ("train", "valid", "test")]
         symbols = vocabulary(texts[0], self.words)
         if UNKNOWN not in symbols:
             symbols = (*symbols, UNKNOWN)
@@ -154,7 +183,7 @@ def default_folder(root: Path | None, setting: str, names: tuple[str, ...]) -> P
     return found
 
 
-def _split_file(folder: Path, split: str) -> Path:
+def split_file(folder: Path, split: str) -> Path:
     """Return train.txt, or wikitext's own wiki.train.tokens where that exists."""
     official = folder / f"wiki.{split}.tokens"
     return official if official.exists() else folder / f"{split}.txt"

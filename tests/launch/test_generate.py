@@ -13,6 +13,7 @@ from dni_async.errors import UserError
 from launch.config.recurrent import SequenceConfig
 from launch.config.train import TrainConfig
 from launch.generate import GenerateConfig
+from launch.job.output_folder import save_files
 from launch.recurrent.text_generator import TextGenerator, generator_of, sequence_generator
 from launch.recurrent.train import run_sequences
 from launch.recurrent.weights import Trained
@@ -23,6 +24,8 @@ from tasks.text.through_time import CharLM, WordLM
 from tests.support.forks import Job
 from tests.support.jobs import our_lines, run
 from workers.failure.rank_runner import RankRunner
+
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def untrained(symbols: tuple[str, ...] = tuple("abc")) -> TextGenerator:
@@ -72,35 +75,79 @@ def test_a_trained_stack_continues_the_prompt_and_remembers_it(stack: Path) -> N
     torch.testing.assert_close(apart, generator_of(stack / "run").next_logits(torch.tensor([[0, 1, 2]])))
 
 
-@pytest.fixture
-def gpt(tmp_path: Path) -> tuple[Path, nn.Sequential]:
-    """The folder of a run of an untrained GPT with a context of 6 in two stages, and the whole network."""
-    (tmp_path / "text").write_text("abcdefgh" * 50)
-    args = [f"text={tmp_path / 'text'}", "width=8", "heads=2", "depth=2", "context=6"]
-    task = create("gpt-char", args)
+def untrained_gpt(folder: Path, name: str, *args: str) -> nn.Sequential:
+    """Write the folder of a run of a GPT with a context of 6 in two stages; returns the whole network."""
+    (folder / "text").write_text("abcdefgh" * 50)
+    settings = (f"text={folder / 'text'}", "width=8", "heads=2", "depth=2", "context=6", *args)
+    task = create(name, settings)
     task.data(None)
     network = nn.Sequential(*task.layers())
-    save_part(tmp_path, 0, 0, network[:2])
-    save_part(tmp_path, 1, 2, nn.Sequential(*network[2:]))
-    settings = TrainConfig.of(task="gpt-char", task_args=tuple(args)).as_json()
-    summary = {"settings": settings, "facts": {"symbols": 8}, "stages": [{}, {}], "engine": "decoupled"}
-    (tmp_path / "summary.json").write_text(json.dumps(summary))
-    return tmp_path, network
+    save_part(folder, 0, 0, network[:2])
+    save_part(folder, 1, 2, nn.Sequential(*network[2:]))
+    save_files(folder, task.files)
+    summary = {
+        "settings": TrainConfig.of(task=name, task_args=settings).as_json(),
+        "facts": dict(task.metadata),
+        "stages": [{}, {}],
+        "engine": "decoupled",
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return network.eval()
 
 
-def test_a_gpt_sees_as_many_symbols_as_its_context(gpt: tuple[Path, nn.Sequential]) -> None:
-    run, network = gpt
-    model, network = generator_of(run), network.eval()
-    text = torch.randint(0, 8, (1, 9))
+def test_a_gpt_sees_its_context_and_then_the_last_half_of_it_and_what_follows(tmp_path: Path) -> None:
+    network = untrained_gpt(tmp_path, "gpt-char")
+    model, text = generator_of(tmp_path), torch.randint(0, 8, (1, 9))
     torch.testing.assert_close(model.next_logits(text[:, :2]), network(text[:, :2])[0, -1])
-    for end in range(3, 10):
+    for end, start in ((3, 0), (4, 0), (5, 0), (6, 0), (7, 4), (8, 4), (9, 4)):
         logits = model.next_logits(text[:, end - 1 : end])
-        torch.testing.assert_close(logits, network(text[:, max(0, end - 6) : end])[0, -1])
+        torch.testing.assert_close(logits, network(text[:, start:end])[0, -1])
 
 
-def test_a_gpt_continues_a_prompt_that_is_longer_than_its_context(gpt: tuple[Path, nn.Sequential]) -> None:
-    text = generate(generator_of(gpt[0]), config(prompt="abcdefghabc", length=9))
-    assert text.startswith("abcdefghabc") and len(text) == 20
+@pytest.mark.parametrize(("name", "args"), [("gpt-char", ()), ("gpt-bpe", ("symbols=260",))])
+def test_a_gpt_continues_a_prompt_that_is_longer_than_its_context(
+    tmp_path: Path, name: str, args: tuple[str, ...]
+) -> None:
+    untrained_gpt(tmp_path, name, *args)
+    text = generate(generator_of(tmp_path), config(prompt="abcdefghabc", length=9))
+    assert text.startswith("abcdefghabc") and len(text) >= 12
+
+
+def test_a_gpt_on_byte_pairs_needs_its_text_no_more(tmp_path: Path) -> None:
+    untrained_gpt(tmp_path, "gpt-bpe", "symbols=260")
+    before = generate(generator_of(tmp_path), config(prompt="Grüße ab"))
+    (tmp_path / "text").unlink()
+    assert generate(generator_of(tmp_path), config(prompt="Grüße ab")) == before
+    assert before.startswith("Grüße ab")
+
+
+def test_a_gpt_on_byte_pairs_trained_in_two_stages_continues_its_text(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("abcdefgh" * 300)
+    args = (f"text={tmp_path / 'text'}", "symbols=260", "width=32", "depth=1", "context=16", "windows=160")
+    settings = TrainConfig.of(task="gpt-bpe", task_args=args, epochs=3, lr=1e-2, batch_size=8, cut="1")
+    with Job(settings, create("gpt-bpe", args), 2, tmp_path) as job:
+        assert job.statuses() == [0, 0], job.lines()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["final"]["test_bits_per_byte"] < 0.3
+    (tmp_path / "text").unlink()
+    text = generate(generator_of(tmp_path / "run"), config(prompt="abcdefgh", length=9, temperature=0))
+    assert len(text) > 17 and ("abcdefgh" * 10).startswith(text)
+
+
+@pytest.mark.parametrize("symbols", [260, 261], ids=["as large", "larger"])
+def test_a_tokenizer_that_does_not_fit_the_weights_is_refused(tmp_path: Path, symbols: int) -> None:
+    untrained_gpt(tmp_path, "gpt-bpe", "symbols=260")
+    (tmp_path / "other").write_text("hgfedcba" * 50)
+    other = create("gpt-bpe", [f"text={tmp_path / 'other'}", f"symbols={symbols}", "context=6"])
+    other.data(None)
+    (tmp_path / "files" / "tokenizer.json").write_bytes(other.files["tokenizer.json"])
+    with pytest.raises(
+        UserError, match=rf"has {symbols} symbols and is not the one .* trained with \(of 260\)"
+    ):
+        generator_of(tmp_path)
+    (tmp_path / "files" / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=r"there is no .*tokenizer.json, which the run wrote when it began"):
+        generator_of(tmp_path)
 
 
 def test_a_text_of_another_vocabulary_is_refused(stack: Path) -> None:

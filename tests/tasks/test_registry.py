@@ -11,7 +11,7 @@ from tasks.sequence.adding import Adding
 from tasks.sequence.argmax import Argmax
 from tasks.sequence.copying import Copy, RepeatCopy
 from tasks.sequence.two_timescale import TwoTimescale
-from tasks.text.gpt import CharGpt
+from tasks.text.gpt import BpeGpt, CharGpt
 from tasks.text.induction import Induction
 from tasks.text.layered import CharLMStack, WordLMStack
 from tasks.text.through_time import CharLM, WordLM
@@ -78,6 +78,7 @@ def test_built_in_tasks_are_found_by_name() -> None:
         "word-lm": WordLM,
         "char-lm-stack": CharLMStack,
         "gpt-char": CharGpt,
+        "gpt-bpe": BpeGpt,
         "induction": Induction,
         "word-lm-stack": WordLMStack,
         "two-timescale": TwoTimescale,

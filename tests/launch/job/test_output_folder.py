@@ -12,7 +12,7 @@ from dni_async.errors import UserError
 from launch.config.recurrent import SequenceConfig
 from launch.config.train import TrainConfig
 from launch.fit import fit
-from launch.job.output_folder import check_unused, clear, remove_results
+from launch.job.output_folder import check_unused, clear, remove_results, save_files
 from launch.recurrent.train import run_sequences
 from tests.support.forks import Job
 from tests.support.tiny_task import Tiny, plain_layers
@@ -34,6 +34,7 @@ EARLIER = (
     "checkpoints/step-00000040/stage-0.safetensors",
     "checkpoints/step-00000040/manifest.json",
     "checkpoints/step-00000060/stage-1.safetensors",
+    "files/tokenizer.json",
 )
 OF_THE_USER = (
     "notes.txt",
@@ -78,7 +79,7 @@ def test_weights_that_were_exported_are_removed_with_overwrite(used: Path) -> No
 
 def test_a_run_that_goes_on_keeps_checkpoints_and_metrics(used: Path) -> None:
     remove_results(used)
-    kept = {name for name in EARLIER if name.startswith(("checkpoints", "metrics", "reached"))}
+    kept = {name for name in EARLIER if name.startswith(("checkpoints", "metrics", "reached", "files"))}
     assert files(used) == kept | set(OF_THE_USER)
 
 
@@ -174,3 +175,19 @@ def test_resuming_and_overwriting_contradict_each_other() -> None:
         UserError, match="resume goes on with the earlier run in --out, and overwrite removes"
     ):
         TrainConfig.of(out="a", resume=True, overwrite=True)
+
+
+def test_the_files_of_a_task_are_written_and_those_of_another_network_are_refused(tmp_path: Path) -> None:
+    for _ in range(2):  # a resumed run has the same
+        save_files(tmp_path, {"tokenizer.json": b"abc"})
+    assert (tmp_path / "files" / "tokenizer.json").read_bytes() == b"abc"
+    with pytest.raises(UserError) as error:
+        save_files(tmp_path, {"tokenizer.json": b"abd"})
+    assert str(error.value) == (
+        f"{tmp_path}/files/tokenizer.json is not what the data and settings of this run give; put those back "
+        "that it was made from, or choose another --out"
+    )
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "files").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot write .*tokenizer.json \(.*\); choose another --out"):
+        save_files(tmp_path / "other", {"tokenizer.json": b"abc"})

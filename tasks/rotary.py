@@ -27,12 +27,13 @@ class RotaryEmbedding(nn.Module):
         self.register_buffer("sin", angles.sin(), persistent=False)
 
     @override
-    def forward(self, x: Tensor) -> Tensor:
-        steps = x.shape[-2]
-        check_context(steps, len(self.cos))
-        cos, sin = self.cos[:steps].to(x.dtype), self.sin[:steps].to(x.dtype)
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        """Return x turned; its positions begin at `first`."""
+        end = first + x.shape[-2]
+        check_context(end, len(self.cos))
+        cos, sin = self.cos[first:end].to(x.dtype), self.sin[first:end].to(x.dtype)
+        a, b = x.chunk(2, dim=-1)
+        return torch.cat([a * cos - b * sin, a * sin + b * cos], -1)
 
 
 def check_context(steps: int, context: int) -> None:

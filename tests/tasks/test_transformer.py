@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dni_async.errors import UserError
-from tasks.text.rotary import RotaryEmbedding
-from tasks.text.transformer import CausalSelfAttention, TokenEmbedding, TransformerBlock, decoder
+from tasks.rotary import RotaryEmbedding
+from tasks.transformer import SelfAttention, TokenEmbedding, TransformerBlock, decoder
 
 SIZES: dict[str, Any] = {"depth": 3, "width": 8, "heads": 2, "context": 6}
 
@@ -59,7 +59,7 @@ def test_the_order_of_earlier_symbols_matters(rope: bool) -> None:
 @pytest.mark.parametrize("rotary", [None, RotaryEmbedding(4, 6)], ids=["plain", "RoPE"])
 def test_attention_is_the_softmax_of_scaled_products(rotary: RotaryEmbedding | None) -> None:
     torch.manual_seed(0)
-    attention, h = CausalSelfAttention(8, 2, rotary), torch.randn(3, 5, 8)
+    attention, h = SelfAttention(8, 2, rotary), torch.randn(3, 5, 8)
     q, k, v = (
         part.view(3, 5, 2, 4).transpose(1, 2) for part in attention.queries_keys_values(h).chunk(3, -1)
     )

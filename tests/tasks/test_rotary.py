@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dni_async.errors import UserError
-from tasks.text.rotary import RotaryEmbedding
+from tasks.rotary import RotaryEmbedding
 
 
 def test_pairs_of_features_are_turned_by_position_and_speed() -> None:

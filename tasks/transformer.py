@@ -1,4 +1,4 @@
-"""The layers of a decoder-only transformer: pre-norm blocks with causal attention.
+"""The layers of transformers: pre-norm blocks, and what comes before and behind them in a decoder.
 
 tokens (B, T) ─► TokenEmbedding ─► TransformerBlock ─► ... ─► LayerNorm, Linear ─► logits (B, T, V)
 """
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from tasks.text.rotary import RotaryEmbedding, check_context
+from dni_async.errors import UserError
+from tasks.rotary import RotaryEmbedding, check_context
 
 
 class TokenEmbedding(nn.Module):
@@ -26,33 +27,46 @@ class TokenEmbedding(nn.Module):
                 nn.init.normal_(embedding.weight, std=0.1)
 
     @override
-    def forward(self, x: Tensor) -> Tensor:
-        check_context(x.shape[1], self.context)
+    def forward(self, x: Tensor, first: int = 0) -> Tensor:
+        """Return the embedding of symbols whose positions begin at `first`."""
+        end = first + x.shape[1]
+        check_context(end, self.context)
         h: Tensor = self.symbols(x)
-        return h if self.positions is None else h + self.positions.weight[: x.shape[1]]
+        return h if self.positions is None else h + self.positions.weight[first:end]
 
 
-class CausalSelfAttention(nn.Module):
-    """Multi-head attention of each position to itself and to those before it, for h (B, T, D).
+class SelfAttention(nn.Module):
+    """Multi-head attention for h (B, T, D).
 
-    rotary: turns queries and keys by their positions; None where the embedding has positions.
+    Args:
+        rotary: turns queries and keys by their positions; None where the embedding has positions.
+        causal: whether a position sees itself and those before it alone.
     """
 
-    def __init__(self, width: int, heads: int, rotary: RotaryEmbedding | None = None) -> None:
+    def __init__(
+        self, width: int, heads: int, rotary: RotaryEmbedding | None = None, *, causal: bool = True
+    ) -> None:
         super().__init__()
-        self.heads, self.rotary = heads, rotary
+        self.heads, self.rotary, self.causal = heads, rotary, causal
         self.queries_keys_values = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
     @override
     def forward(self, h: Tensor) -> Tensor:
+        q, k, v = self.split(h)
+        return self.merge(F.scaled_dot_product_attention(q, k, v, is_causal=self.causal))
+
+    def split(self, h: Tensor, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, each (B, heads, T, D / heads), of positions from `first` on."""
         batch, steps, width = h.shape
         split = self.queries_keys_values(h).view(batch, steps, 3, self.heads, width // self.heads)
-        q, k, v = split.permute(2, 0, 3, 1, 4)  # each (B, heads, T, D / heads)
-        if self.rotary is not None:
-            q, k = self.rotary(q), self.rotary(k)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.output(mixed.transpose(1, 2).reshape(batch, steps, width))
+        q, k, v = split.permute(2, 0, 3, 1, 4)
+        return (q, k, v) if self.rotary is None else (self.rotary(q, first), self.rotary(k, first), v)
+
+    def merge(self, mixed: Tensor) -> Tensor:
+        """Return the output (B, T, D) for the values as they were mixed, (B, heads, T, D / heads)."""
+        merged: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
+        return merged
 
 
 class TransformerBlock(nn.Module):
@@ -61,14 +75,21 @@ class TransformerBlock(nn.Module):
     Args:
         scale: factor of the initial weights of both output layers, so that the variance of the residual
             stream does not grow with the depth.
+        rotary, causal: see `SelfAttention`.
     """
 
     def __init__(
-        self, width: int, heads: int, *, scale: float = 1.0, rotary: RotaryEmbedding | None = None
+        self,
+        width: int,
+        heads: int,
+        *,
+        scale: float = 1.0,
+        rotary: RotaryEmbedding | None = None,
+        causal: bool = True,
     ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = CausalSelfAttention(width, heads, rotary)
+        self.attention = SelfAttention(width, heads, rotary, causal=causal)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), output := nn.Linear(4 * width, width)
@@ -99,3 +120,10 @@ def decoder(
     ]
     head = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, symbols))
     return [TokenEmbedding(symbols, width, context, positions=not rope), *blocks, head]
+
+
+def check_heads(width: int, heads: int, rope: bool = False) -> None:
+    """Raise UserError unless the heads divide the width, with RoPE into parts of an even width."""
+    if width % heads or (rope and width // heads % 2):
+        even = " of an even width" if rope else ""
+        raise UserError(f"width={width} cannot be divided into heads={heads}{even}; change one of them")
