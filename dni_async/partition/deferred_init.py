@@ -11,7 +11,9 @@ such as `item()`, cannot be deferred.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from typing_extensions import override
+
+from dni_async.partition.operators import device_of, makes_tensor_on_cpu, on_meta_device, written_by
 
 Key = int
 """Of a storage without memory."""
@@ -88,6 +92,25 @@ _SAID = {"is_meta": False, "is_cpu": True, "device": torch.device("cpu")}
 _DISGUISED = {getattr(Tensor, name).__get__: value for name, value in _SAID.items()}
 """Getters of attributes -> what they return for a tensor without memory."""
 
+_recorder: ContextVar[Recorder | None] = ContextVar("that is recording now", default=None)
+
+
+@contextmanager
+def not_recording() -> Iterator[bool]:
+    """While open, tensors without memory are plain tensors on meta, and nothing is recorded.
+
+    Yields whether a recorder was at work.
+    """
+    recorder = _recorder.get()
+    if recorder is None:
+        yield False
+        return
+    recorder.__exit__(None, None, None)
+    try:
+        yield True
+    finally:
+        recorder.__enter__()
+
 
 class Recorder(TorchDispatchMode):
     """Records the operations of a `with` block on tensors that are made in it."""
@@ -102,9 +125,11 @@ class Recorder(TorchDispatchMode):
     def __enter__(self) -> Recorder:
         super().__enter__()
         self._disguise.__enter__()
+        _recorder.set(self)
         return self
 
     def __exit__(self, *error: Any) -> None:
+        _recorder.set(None)
         self._disguise.__exit__(*error)
         super().__exit__(*error)
 
@@ -122,20 +147,20 @@ class Recorder(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        if given and _device(kwargs) == "meta":
+        if given and device_of(kwargs) == "meta":
             kwargs = kwargs | {"device": "cpu"}  # torch itself takes a value along to where its tensor is
-        elif not (any(map(self.knows, given)) or (not given and _makes_tensor_on_cpu(func, kwargs))):
+        elif not (any(map(self.knows, given)) or (not given and makes_tensor_on_cpu(func, kwargs))):
             return func(*args, **kwargs)
         if kwargs.get("generator") is not None:
             raise CannotDefer(f"{func} draws from a generator of its own")
         constants = {id(leaf): leaf.clone() for leaf in given if not self.knows(leaf)}
         if any(map(_is_meta, constants.values())):
             raise CannotDefer(f"{func} takes a value that was not recorded")
-        written = _written(func, args, kwargs)
+        written = written_by(func, args, kwargs)
         if any(id(tensor) in constants for tensor in written):
             raise CannotDefer(f"{func} writes to a tensor that has memory")
         meta_args, meta_kwargs = tree_map(_on_meta, (args, kwargs))
-        result = func(*meta_args, **_with_device(func, meta_kwargs))
+        result = func(*meta_args, **on_meta_device(func, meta_kwargs))
         self._record(func, args, kwargs, constants, written, result)
         return result
 
@@ -196,40 +221,9 @@ class Recorder(TorchDispatchMode):
                     storages[reference.key] = tensor.untyped_storage()
 
 
-def _makes_tensor_on_cpu(func: Any, kwargs: dict[str, Any]) -> bool:
-    """Whether an operation without tensors makes one on the CPU."""
-    return _has_device(func) and _device(kwargs) == "cpu"
-
-
-def _device(kwargs: dict[str, Any]) -> str:
-    return torch.device(kwargs.get("device") or "cpu").type
-
-
-def _has_device(func: Any) -> bool:
-    return any(argument.name == "device" for argument in func._schema.arguments)
-
-
-def _with_device(func: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments for a call on the meta device."""
-    if not _has_device(func):
-        return kwargs
-    return {name: value for name, value in kwargs.items() if name != "pin_memory"} | {"device": "meta"}
-
-
 def _is_meta(tensor: Tensor) -> bool:
     return tensor.untyped_storage().device.type == "meta"
 
 
 def _on_meta(leaf: Any) -> Any:
     return leaf.to("meta") if isinstance(leaf, Tensor) and not _is_meta(leaf) else leaf
-
-
-def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
-    """Return the arguments that an operation writes to."""
-    written = []
-    for position, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        value = args[position] if position < len(args) else kwargs.get(argument.name)
-        written += [leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
-    return written

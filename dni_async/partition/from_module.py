@@ -15,11 +15,15 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from dni_async.errors import UserError, cause_of
+from dni_async.partition.deferred_init import CannotDefer, not_recording
 from dni_async.partition.graph_split import returned_types, split_graph
 from dni_async.partition.module_layer import ChainLayer, ModuleLayer
 from dni_async.partition.module_trace import trace
+from dni_async.partition.other_lengths import other_lengths
 from dni_async.partition.same_result import check_same_result
 
+COMPARED = 2**26
+"""Parameters up to which a model is compared with its layers in a job, too, where all of it needs memory."""
 CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 
@@ -59,7 +63,11 @@ def from_module(
     example = _checked(example)
     select = _selector(kind, output)
     try:
-        return _split(model, points, example, select)
+        with not_recording() as recording:
+            if recording and _parameters(model) <= COMPARED:
+                raise CannotDefer("a model is compared with its layers, which takes values")
+            example = pytree.tree_map(lambda x: x.to("meta"), example) if recording else example
+            return _split(model, points, example, select)
     except UserError as error:
         raise UserError(f"{kind} cannot be split at {', '.join(points)}: {error}") from error
 
@@ -68,9 +76,11 @@ def _split(
     model: nn.Module, points: Sequence[str], example: Any, select: Callable[[Any], Tensor]
 ) -> list[nn.Module]:
     by_mode: dict[bool, list[fx.Graph]] = {}
+    traced: list[fx.Graph] = []
     for training in (True, False):
         structure = _copied(model)
         graph = trace(structure.train(training), _whole_submodules(structure, points), example, select)
+        traced.append(graph)
         first = _first_nodes(graph, points)
         layers = split_graph(graph, first)
         if not any(map(_computes, layers[0].nodes)):  # a point at the beginning
@@ -80,8 +90,12 @@ def _split(
         raise UserError("in training and in evaluation its submodules pass each other different tensors")
     pairs = zip(by_mode[True], by_mode[False], strict=True)
     split = [ModuleLayer(model, {True: train, False: evaluate}) for train, evaluate in pairs]
-    check_same_result(model, split, example, select)
+    check_same_result(model, split, example, select, other_lengths(traced, example))
     return list(split)
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _copied(model: nn.Module) -> nn.Module:

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.utils import _pytree as pytree
-from torch.utils._sympy.numbers import int_oo
 from typing_extensions import override
 
 from dni_async.errors import UserError
+from dni_async.partition.deferred_init import CannotDefer
+from dni_async.partition.other_lengths import size_limits
 from dni_async.partition.submodule_calls import Call, Recording, Slot, recorded_by
 from dni_async.partition.symbolic_sizes import SymbolicSizes
 
@@ -59,10 +60,10 @@ def trace(
 ) -> fx.Graph:
     """Return the graph of the model's code in its present mode (train or eval).
 
-    Nodes: `placeholder` for the tensors of the example, `call_module` for the submodules, `get_attr` for
-    weights, and `call_function`; `node.meta["val"]` has the value with symbolic sizes, and
-    `node.meta["nn_module_stack"]` says whose code it is (names begin with "model."). Constants are in
-    `node.meta["constant"]` of their `get_attr`.
+    Nodes: `placeholder` for the tensors of the example (`node.meta["limits"]`: of their sizes),
+    `call_module` for the submodules, `get_attr` for weights, and `call_function`; `node.meta["val"]` has the
+    value with symbolic sizes, and `node.meta["nn_module_stack"]` says whose code it is (names begin with
+    "model."). Constants are in `node.meta["constant"]` of their `get_attr`.
 
     Args:
         model: is changed; give a copy.
@@ -144,27 +145,19 @@ class _Converter:
                     f"its own forward works for batches of {rows} rows only; it may use len(x) or a fixed "
                     "number where it should use x.shape[0]"
                 )
-            self.check_rows(rows)
+            ranges = self.program.range_constraints
+            limits = [size_limits(size, ranges) for size in node.meta["val"].shape]
+            _check_rows(*limits[0])
             new = self.graph.placeholder(node.name)
-            new.meta["path"] = next(self.paths)
+            new.meta |= {"path": next(self.paths), "limits": limits}
         elif spec.kind is InputKind.CONSTANT_TENSOR:
             new = self.graph.get_attr(f"{spec.target}_{self.mode}")
-            new.meta["constant"] = self.program.constants[spec.target]
+            constant = new.meta["constant"] = self.program.constants[spec.target]
+            if constant.is_meta:
+                raise CannotDefer("the model's own code makes a constant beside a weight without memory")
         else:
             new = self.graph.get_attr(spec.target.removeprefix("model."))
         return new
-
-    def check_rows(self, rows: torch.SymInt) -> None:
-        """Raise UserError if the code takes another way for more, or for fewer, rows than the example has."""
-        bounds = self.program.range_constraints.get(rows.node.expr)
-        if bounds is None:
-            return
-        for bound, way in ((bounds.lower, "fewer"), (bounds.upper, "more")):
-            if int_oo not in (bound, -bound) and bound > 2:
-                raise UserError(
-                    f"its own forward decides by the number of rows: it takes another way for {way} than "
-                    f"{bound}; move that into a submodule"
-                )
 
     def changes_nothing(self, node: fx.Node) -> bool:
         """Whether a function returns its argument: a cast to the same type, or detaching a constant."""
@@ -196,6 +189,16 @@ class _Converter:
             for key, part in items:
                 if pytree.tree_any(lambda leaf: type(leaf) is Slot, part):
                     self.find(self.graph.call_function(operator.getitem, (node, key)), part, found)
+
+
+def _check_rows(lower: int, upper: int | None) -> None:
+    """Raise UserError if the code takes another way for more, or for fewer, rows than the example has."""
+    for bound, way in ((lower, "fewer"), (upper, "more")):
+        if bound is not None and bound > 2:
+            raise UserError(
+                f"its own forward decides by the number of rows: it takes another way for {way} than "
+                f"{bound}; move that into a submodule"
+            )
 
 
 def _key(entry: Any) -> Any:

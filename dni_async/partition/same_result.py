@@ -10,16 +10,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dni_async.errors import UserError
+from dni_async.errors import UserError, cause_of
 from dni_async.partition.module_trace import call_model
 
 
 def check_same_result(
-    model: nn.Module, layers: Sequence[nn.Module], example: Any, select: Callable[[Any], Tensor]
+    model: nn.Module,
+    layers: Sequence[nn.Module],
+    example: Any,
+    select: Callable[[Any], Tensor],
+    others: Sequence[Any] = (),
 ) -> None:
     """Compare result and gradients in training, and results in evaluation for two sizes of a batch.
 
     Both draw the same random numbers. Weights on the meta device cannot be compared.
+
+    Args:
+        select: returns the result among what the model returns.
+        others: inputs of other lengths than the example, compared in evaluation where the model takes them.
 
     Raises:
         UserError: they differ by more than rounding.
@@ -27,23 +35,43 @@ def check_same_result(
     if any(tensor.is_meta for tensor in model.parameters()):
         return
     chain = nn.Sequential(*layers)
+    rows = len(pytree.tree_leaves(example)[0])
     for training in (True, False):
-        rows = len(pytree.tree_leaves(example)[0])
         for count in (rows,) if training else (rows, rows - 1):
             inputs = pytree.tree_map(lambda x, count=count: x[:count], example)
-            with _unchanged(model, chain):
-                model.train(training)
-                expected = _computed(lambda x: select(call_model(model, x)), inputs, model, training)
-            with _unchanged(model, chain):
-                chain.train(training)
-                try:
-                    found = _computed(chain, inputs, model, training)
-                except Exception as error:
-                    cause = str(error).partition("\n")[0]
-                    raise UserError(
-                        f"layers fail for {count} rows where the model does not ({cause})"
-                    ) from error
+            expected = _result(model, chain, lambda x: select(call_model(model, x)), inputs, training)
+            try:
+                found = _result(model, chain, chain, inputs, training)
+            except Exception as error:
+                raise UserError(
+                    f"layers fail for {count} rows where the model does not ({cause_of(error)})"
+                ) from error
             _compare(expected, found, "training" if training else "evaluation")
+    for inputs in others:
+        try:
+            expected = _result(model, chain, lambda x: select(call_model(model, x)), inputs, False)
+        except Exception:  # for example, a table has no such position
+            continue
+        try:
+            _compare(expected, _result(model, chain, chain, inputs, False), "evaluation")
+        except Exception as error:
+            given, other = (
+                ", ".join(str(tuple(x.shape)) for x in pytree.tree_leaves(each)) for each in (example, inputs)
+            )
+            raise UserError(
+                f"its own forward decides by a length: for inputs {other} it takes another way than for the "
+                f"example's {given}; move that into a submodule"
+            ) from error
+
+
+def _result(
+    model: nn.Module, chain: nn.Module, compute: Callable[[Any], Tensor], inputs: Any, training: bool
+) -> list[Tensor | None]:
+    """Return what `_computed` returns in a mode; the model and the chain stay as they are."""
+    with _unchanged(model, chain):
+        model.train(training)
+        chain.train(training)
+        return _computed(compute, inputs, model, training)
 
 
 def _computed(

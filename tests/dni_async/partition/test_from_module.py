@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from dni_async.errors import UserError
+from dni_async.partition.deferred_layers import DeferredLayers
 from dni_async.partition.from_module import from_module
 from dni_async.partition.module_layer import module_layers, uncut_names
 from tests.support import models
@@ -131,6 +132,73 @@ def test_layers_equal_the_model_to_the_bit_in_both_modes_and_for_several_batch_s
                 buffer.copy_(buffers[name])
             assert equal(computed(chain.train(training), x, weights), expected), (training, rows)
             assert all(torch.equal(buffer, updated[name]) for name, buffer in model.named_buffers())
+
+
+def deferred(name: str) -> DeferredLayers:
+    make, points, inputs = (CASES | SLOW_CASES)[name]
+    example = inputs(3)
+    return DeferredLayers(lambda: from_module(make(), points, example), 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Sequential",
+        "two towers",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("U-Net", "BERT", "GPT-2", "Llama", "ResNet-18")
+        ),
+    ],
+)
+def test_of_a_large_model_only_the_layers_of_a_stage_get_memory(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dni_async.partition.from_module.COMPARED", 0)
+    make, points, inputs = (CASES | SLOW_CASES)[name]
+    found = deferred(name)
+    found.build(1, 2)
+    for number, layer in enumerate(found.structure):
+        assert all(parameter.is_meta == (number != 1) for parameter in layer.parameters())
+    model, layers = make(), nn.Sequential(*found.build(0, len(found)))
+    state = layers.state_dict()
+    names = uncut_names(state, range(len(layers)))
+    missing, unknown = model.load_state_dict({names[key]: state[key] for key in state}, strict=False)
+    assert not unknown and not set(missing) & {name for name, _ in model.named_parameters()}
+    whole = nn.Sequential(*from_module(model, points, inputs(3)))
+    buffers = zip(layers.named_buffers(), whole.named_buffers(), strict=True)
+    assert all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in buffers)
+    for training in (True, False):
+        results = [
+            computed(net.train(training), inputs(5), list(net.parameters())) for net in (layers, whole)
+        ]
+        assert equal(*results)
+
+
+def test_all_of_a_small_model_gets_memory_because_its_layers_are_compared_with_it() -> None:
+    assert deferred("Sequential").deferred and not deferred("two towers").deferred
+
+
+def test_a_constant_beside_weights_without_memory_has_no_value_so_the_model_is_built(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("dni_async.partition.from_module.COMPARED", 0)
+
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(5, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(self.a(x) * torch.tensor([1.0, 2, 3, 4, 5, 6], device=x.device))
+
+    example = numbers(3)
+    found = DeferredLayers(lambda: from_module(Constant(), ["b"], example), 0)
+    layers = nn.Sequential(*found.build(0, 2))
+    assert not any(tensor.is_meta for tensor in (*layers.parameters(), *layers.buffers()))
+    constant = torch.arange(1.0, 7)
+    a, b = layers[0].get_submodule("a"), layers[1].get_submodule("b")
+    assert torch.equal(layers(numbers(4)), b(a(numbers(4)) * constant))
 
 
 def test_layers_share_the_weights_of_the_model_and_its_names(split: Split) -> None:
