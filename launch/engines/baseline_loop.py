@@ -10,32 +10,28 @@ of a pipeline. An engine only defines what it does with a batch.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from dni_async.early_stopping import Best
-from dni_async.errors import Late, StageError, UserError
 from dni_async.messages import EVALUATIONS, Activation, Marker, MarkerKind, Message
 from dni_async.networks.factory import parameters_of
 from dni_async.parameter_groups import numbered
 from dni_async.state.module_state import collect_stats, reset_epoch_stats
 from launch.engines.joint_result import together
 from launch.engines.joint_stop import JointStop
+from launch.engines.loop_errors import explained
 from launch.job.context import RankContext
 from launch.job.stage_factory import build_updater, loss_rule, patience_of
 from launch.report.recorder import Recorder
 from tasks.base import seed_everything
-from workers.coordination.collectives import Peers, process_group
+from workers.coordination.collectives import THROUGH_HOST, Peers, process_group
 from workers.runtime.emulation import make_probe
 from workers.runtime.precision import sequential
 from workers.runtime.probe import Throughput, process_metadata, warmup_steps
-from workers.transport.base import timed_out
-
-THROUGH_HOST = "ranks share a GPU, so tensors between them went through host memory (gloo, not NCCL)"
 
 
 class Loop(ABC):
@@ -74,7 +70,8 @@ class Loop(ABC):
         self.loss = self.rule.loss
         self.inputs, self.targets = context.plan.boundary(0), context.plan.target_boundary()
         warmup = warmup_steps(self.data.steps_per_epoch // self.config.evaluation.evaluations)
-        self.probe = make_probe(self.config.runtime.emulate_gflops, warmup)
+        runtime = self.config.runtime
+        self.probe = make_probe(runtime.emulate_gflops, warmup, self.device, runtime.timeout)
         self.throughput = Throughput(warmup)
         self.steps = self.samples = 0
         patience = patience_of(self.config.evaluation.patience, self.data.steps_per_epoch)
@@ -114,7 +111,7 @@ class Loop(ABC):
             enough: on rank 0, asked after each evaluation whether to stop.
         """
         seed_everything(self.config.task.seed + 1 + self.peers.rank)  # dropout and the like differ
-        with self.explained():
+        with explained(self.describe_position, self.peers):
             for message in self._context.messages(self.probe.clock, self._should_stop):
                 self.on(message, report, enough)
 
@@ -181,7 +178,10 @@ class Loop(ABC):
     def _answer(self, marker: Marker, report: Callable[[Marker], None]) -> float | None:
         """Gather the state of all ranks on rank 0, report it, and return the loss of an evaluation there. A
         REPORT marker takes the latest state without waiting."""
-        own = {"result": self.rule.result(), "stage": self.stats() | self.metadata | process_metadata()}
+        own = {
+            "result": self.rule.result(),
+            "stage": self.stats() | self.metadata | process_metadata(self.device),
+        }
         if marker.kind is MarkerKind.STOP:
             own["stage"]["timeline"] = self.probe.timeline()
         everything = (self.peers.latest if marker.kind is MarkerKind.REPORT else self.peers.gather)(own)
@@ -211,22 +211,6 @@ class Loop(ABC):
             | self.probe.stats()
         )
 
-    @contextmanager
-    def explained(self) -> Iterator[None]:
-        """Turn errors of the block into StageError or UserError that name rank and step."""
-        try:
-            yield
-        except UserError as error:
-            raise UserError(f"{self.describe_position()}: {error}") from error
-        except Exception as error:
-            if isinstance(error, RuntimeError) and (gone := self.peers.gone()):
-                names = " and ".join(f"rank {rank}" for rank in gone)
-                raise StageError(f"{names} is gone; {self.describe_position()} noticed") from error
-            says_it_all = isinstance(error, RuntimeError | ValueError | TypeError)
-            cause = error if says_it_all else f"{type(error).__name__}: {error}"
-            kind = Late if timed_out(error) else StageError
-            raise kind(f"{self.describe_position()}: {cause}") from error
-
 
 def run_loop(
     context: RankContext, recorder: Recorder | None, make: Callable[[RankContext, Peers], Loop]
@@ -235,8 +219,9 @@ def run_loop(
     with process_group(context.rendezvous, context.config.runtime.timeout, context.placement.device) as peers:
         loop = make(context, peers)
         context.runner.describe_position = loop.describe_position
-        with loop.explained():
+        with explained(loop.describe_position, peers):
             loop.prepare()
+            context.warm_up()
             peers.broadcast(None)  # wait until all ranks are set up
         context.begin_training()
         if peers.through_host and loop.exchanges_tensors:

@@ -48,6 +48,7 @@ def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
         gradients={stage.send_targets, stage.send_targets and stage.target_every == 1},
     )
     save_parts(context, stage)
+    context.warm_up()
     journal = (session.storage, session.journal) if session else None
     with open_links(
         context.rendezvous, transports, config.partition.capacity, config.runtime.timeout, device, journal
@@ -101,12 +102,18 @@ def _loop(
     constant = {"layers": names, "parameters": parameters_of(stage.layers)} | placement.describe()
 
     def metadata() -> dict[str, Any]:
-        return constant | process_metadata() | _message_bytes(links) | (session.metadata() if session else {})
+        return (
+            constant
+            | process_metadata(placement.device)
+            | _message_bytes(links)
+            | _pinned(links)
+            | (session.metadata() if session else {})
+        )
 
     return StageLoop(
         stage,
         _channels(context, recorder, links),
-        make_probe(config.runtime.emulate_gflops, warmup),
+        make_probe(config.runtime.emulate_gflops, warmup, placement.device, config.runtime.timeout),
         Throughput(warmup),
         timeout=config.runtime.timeout,
         eager=placement.alone,
@@ -142,6 +149,12 @@ def _message_bytes(links: Links) -> dict[str, Any]:
         if isinstance(sender, CompressingSender)
     }
     return {"message_bytes": sizes} if sizes else {}
+
+
+def _pinned(links: Links) -> dict[str, Any]:
+    """Return whether a GPU copies messages into pinned memory; nothing for a stage on the CPU."""
+    known = [link.sender.pinned() for link in (links.upstream, links.downstream) if link]
+    return {"pinned": all(known)} if None not in known and known else {}
 
 
 def _channels(context: RankContext, recorder: Recorder | None, links: Links) -> StageChannels:

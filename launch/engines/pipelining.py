@@ -115,9 +115,10 @@ class Pipelining(Loop):
         plan = self._context.plan
         h, extras = self.inputs.pack(map_tensors(lambda tensor: tensor[rows], self.data.sample()[0]))
         examples = [(h, extras)]
+        h, extras = h.to(self.device), tuple(extra.to(self.device) for extra in extras)
         crossing, ends = self.inputs.unpack(h.clone(), extras), {end for _, end in plan.bounds}
         for number, layer in enumerate(layers, 1):
-            part = sequential([copy.deepcopy(layer)], self.config.runtime.precision).cpu().eval()
+            part = sequential([copy.deepcopy(layer)], self.config.runtime.precision).to(self.device).eval()
             crossing = part(crossing)
             if number in ends:
                 output, extras = plan.boundary(number).pack(crossing)
@@ -148,7 +149,8 @@ class Pipelining(Loop):
             numbered(module.children(), self.first),
             self.config.task.epochs * self.data.steps_per_epoch,
         )
-        probe = make_probe(self.config.runtime.emulate_gflops, 0)
+        runtime = self.config.runtime
+        probe = make_probe(runtime.emulate_gflops, 0, self.device, runtime.timeout)
         x, y = map_tensors(lambda tensor: tensor.to(self.device), self.data.sample())
         inputs = self._inputs(x)
 

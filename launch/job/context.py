@@ -20,7 +20,10 @@ from workers.coordination.rendezvous import Rendezvous
 from workers.failure.rank_runner import RankRunner
 from workers.runtime.compilation import compile_ahead
 from workers.runtime.device import Placement
+from workers.runtime.warm_up import warm_up
 
+WARM_UP_TIMEOUT_S = 120.0
+"""Seconds that a rank may wait at least until the GPUs of the others are warm."""
 COMPILE_TIMEOUT_S = 1800.0
 """Seconds that a rank may wait for the compilers of the others."""
 
@@ -79,6 +82,15 @@ class RankContext:
             returns=returns,
         )
         self.rendezvous.all_gather("compiled", True, COMPILE_TIMEOUT_S)
+
+    def warm_up(self) -> None:
+        """Have a GPU do everything once, and wait until all ranks have: the clock starts after that. Every
+        rank has to call it."""
+        device, timeout = self.placement.device, self.config.runtime.timeout
+        if device.type == "cpu":
+            return
+        warm_up(device, timeout)
+        self.rendezvous.all_gather("warm", True, max(timeout, WARM_UP_TIMEOUT_S))
 
     def messages(self, clock: Callable[[], float], enough: Callable[[], bool]) -> Iterator[Message]:
         """Return the stream of batches and markers from where the run starts; see `stream`."""

@@ -139,7 +139,7 @@ def make_plan(
     """Return the plan for so many stages, cut as `--cut` says or by the measured costs of layers and rule.
 
     Args:
-        device: where costs are measured, by default the CPU.
+        device: where layers are run to see what crosses, and their costs measured; by default the CPU.
 
     Raises:
         UserError: task, data and settings do not fit each other.
@@ -153,7 +153,7 @@ def make_plan(
     x, y = data.sample()
     label_size = label_size_of(task.condition, y) if config.capabilities.conditional and stages > 1 else 0
     targets = Boundary.of(y, f"batch of task {task.name}, for the targets,")
-    crossings = run_through(task, layers, x, config.runtime.precision, targets.extras)
+    crossings = run_through(task, layers, x, config.runtime.precision, targets.extras, device)
     shapes, rows = crossings.shapes, [len(h) for h in crossings.h[1:]]
     check_scores(task, crossings.output, y)
     check_last_batch(layers, x, data)

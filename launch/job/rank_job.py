@@ -33,7 +33,7 @@ from tasks.base import Task
 from workers.coordination.rendezvous import Rendezvous
 from workers.failure.rank_runner import RankRunner
 from workers.recovery.stable_storage import StableStorage
-from workers.runtime.device import physical_cores, place
+from workers.runtime.device import allow_tf32, make_deterministic, physical_cores, place
 
 
 def start_rank(runner: RankRunner, config: TrainConfig, task: Task) -> None:
@@ -65,6 +65,10 @@ def run_rank(
         task, config.engine, config.recovery.on_nonfinite, config.recovery.supervise, config.runtime.compile
     )
     threads = physical_cores() if engine.all_cores else config.runtime.threads
+    if config.runtime.deterministic:
+        make_deterministic(config.runtime.device)
+    if config.runtime.tf32:
+        allow_tf32(config.runtime.device)
     placement = place(config.runtime.device, threads, rendezvous.local_rank, rendezvous.local_world)
     session = RecoverySession(storage, config.runtime.timeout) if storage else None
     data, start, plan = _prepare(config, engine, task, rendezvous, placement.device, session)

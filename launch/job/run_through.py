@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from dni_async.boundary import Boundary, Extras, check_extras
 from dni_async.errors import UserError, cause_of
-from dni_async.trees import describe_tree
+from dni_async.trees import describe_tree, map_tensors
 from dni_async.walk import walk
 from tasks.base import Task
 from workers.runtime.precision import sequential
@@ -43,12 +44,18 @@ class Crossings:
 
 
 def run_through(
-    task: Task, layers: Iterable[nn.Module], inputs: Any, precision: str = "fp32", labels: int = 0
+    task: Task,
+    layers: Iterable[nn.Module],
+    inputs: Any,
+    precision: str = "fp32",
+    labels: int = 0,
+    device: torch.device | None = None,
 ) -> Crossings:
     """Return what crosses between the layers, of which copies are run, in eval mode.
 
     Args:
         labels: further labels of a batch, which travel with it.
+        device: where they run, by default the CPU; types in 16 bits are not the same on all devices.
 
     Raises:
         UserError: names the layer that does not take the output of the layer before it, or that returns
@@ -56,16 +63,18 @@ def run_through(
     """
 
     def prepare(layer: nn.Module) -> nn.Module:
-        return sequential([copy.deepcopy(layer)], precision).eval()
+        return sequential([copy.deepcopy(layer)], precision).to(device).eval()
 
+    if device is not None:
+        inputs = map_tensors(lambda tensor: tensor.to(device), inputs)
     found = Crossings()
     steps = walk(layers, inputs, f"batch of task {task.name}", prepare)
     try:
         for boundary, h, extras in steps:
             check_extras(boundary, labels)
             found.boundaries.append(boundary)
-            found.h.append(h)
-            found.extras.append(extras)
+            found.h.append(h.cpu())
+            found.extras.append(tuple(extra.cpu() for extra in extras))
     except UserError:
         raise
     except Exception as error:

@@ -52,6 +52,7 @@ def make_row(engine: str, runs: Sequence[Run]) -> Row:
         **_medians(kept, "samples_per_s", test_metric, "best_epoch", "train_s"),
         "until": _until([run["until"] for run in kept]),
         "peak_rss_bytes": [_most(values) for values in per_stage("peak_rss_bytes")],
+        "peak_gpu_bytes": [_most(values) for values in per_stage("peak_gpu_bytes")],
         "held_bytes": [_most(values) for values in per_stage("held_bytes")],
         "notes": list(dict.fromkeys(note for run in runs for note in run["notes"])),
         "runs": kept,
@@ -78,6 +79,7 @@ def _kept(run: Run) -> dict[str, Any]:
             {
                 "utilisation": stage["utilisation"],
                 "peak_rss_bytes": stage["peak_rss_bytes"],
+                "peak_gpu_bytes": stage.get("peak_gpu_bytes"),
                 "held_bytes": held_bytes(stage),
             }
             for stage in run["stages"]

@@ -66,11 +66,12 @@ def memory_grid(rows: Sequence[Row], title: str = "") -> Grid:
         measured(
             "peak MB per stage", rows, lambda row: per_stage(row.get("peak_rss_bytes"), megabytes), left=True
         ),
+        measured("GPU peak MB", rows, lambda row: per_stage(row.get("peak_gpu_bytes"), megabytes), left=True),
         measured(
             held, rows, lambda row: per_stage(row.get("held_bytes"), lambda b: megabytes(b, 1)), left=True
         ),
     ]
-    return Grid(title=title, columns=columns)
+    return Grid(title=title, columns=columns).without_empty_columns()
 
 
 def _engines(rows: Sequence[Row]) -> Column:

@@ -35,6 +35,7 @@ def run_grid(summary: Mapping[str, Any]) -> Grid:
         column(f"local\n{name}", rows, lambda s: metric(s.get(local), name)),
         column("batches\nskipped", rows, lambda s: number(s.get("skipped") or None)),
         column("emulation\noverrun", rows, lambda s: percent(s.get("emulation_overrun"), 1)),
+        column("GPU peak\nMB", rows, lambda s: megabytes(s.get("peak_gpu_bytes"))),
         column("peak\nMB", rows, lambda s: megabytes(s.get("peak_rss_bytes")), spare=True),
     ]
     notes = [result_line(summary), *summary.get("notes", ())]

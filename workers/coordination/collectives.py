@@ -25,6 +25,9 @@ GONE_TIMEOUT_S = 1.0
 """Time from a broken connection until the system must know that the process at its end is gone."""
 
 
+THROUGH_HOST = "ranks share a GPU, so tensors between them went through host memory (gloo, not NCCL)"
+
+
 class Peers:
     """All ranks of a job. Objects must be JSON-able. A rank alone sends nothing."""
 

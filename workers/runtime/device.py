@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,22 @@ def place(device: str, threads: int, local_rank: int, local_world: int) -> Place
     threads = threads or max(1, len(cores))
     torch.set_num_threads(threads)
     return Placement(pick_device(device, local_rank), threads, cores, alone)
+
+
+def make_deterministic(device: str) -> None:
+    """Have a GPU compute the same from the same, bit for bit: torch raises an error where it cannot. To be
+    called before anything is computed."""
+    if device == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
+
+
+def allow_tf32(device: str) -> None:
+    """Let a GPU multiply fp32 matrices with 10 bits of mantissa, which is several times as fast."""
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")
 
 
 def pick_device(device: str, local_rank: int) -> torch.device:

@@ -22,18 +22,24 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 from typing_extensions import override
 
 from dni_async.partition.flops import flop_counter
+from workers.runtime.cuda import accelerator_of
+from workers.runtime.gpu_probe import GpuProbe
 from workers.runtime.probe import COMPUTE, Probe
 
 OVERRUN_WARNING = 0.05
 """Share of a stage's section time that may overrun before a run says so."""
 
 
-def make_probe(gflops: float | None, warmup: int) -> Probe:
-    """The probe of one rank: an `Emulator` if a device is emulated."""
+def make_probe(gflops: float | None, warmup: int, device: torch.device, timeout: float) -> Probe:
+    """The probe of one rank: an `Emulator` if a device is emulated, a `GpuProbe` on a GPU, which may take
+    `timeout` seconds for what it has to do."""
+    if accelerator := accelerator_of(device):
+        return GpuProbe(accelerator, timeout, warmup)
     return Probe(warmup) if gflops is None else Emulator(gflops, warmup)
 
 

@@ -18,8 +18,10 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 import psutil
+import torch
 
 from dni_async.messages import Activation, Marker, Message, TargetGradient
+from workers.runtime.cuda import accelerator_of
 
 COMPUTE = ("forward", "backward", "update", "sg", "head", "evaluate")
 """Kinds of work that count as busy."""
@@ -77,11 +79,13 @@ class Probe:
 
     def mark(self, kind: str) -> None:
         """Count the time since the last mark as work of this kind."""
-        now = self.clock()
-        if self.training:
+        self._add(kind, self.clock(), self.training, self.step)
+
+    def _add(self, kind: str, now: float, training: bool, step: int) -> None:
+        if training:
             self.totals[kind] = self.totals.get(kind, 0.0) + now - self._last
         if now - self._last > self.shortest:
-            self.events.append((kind, self._last, now, self.step))
+            self.events.append((kind, self._last, now, step))
         self._last = now
 
     def step_done(self) -> None:
@@ -153,10 +157,12 @@ class Throughput:
         return self.samples / self.seconds if self.seconds else None
 
 
-def process_metadata() -> dict[str, Any]:
-    """Who this process is and the most memory it ever held, in bytes."""
+def process_metadata(device: torch.device) -> dict[str, Any]:
+    """Who this process is and the most memory it ever held, in bytes, on the host and in tensors of a GPU."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return {
+    accelerator = accelerator_of(device)
+    gpu = {"peak_gpu_bytes": accelerator.peak_bytes()} if accelerator else {}
+    return gpu | {
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "peak_rss_bytes": max(peak, psutil.Process().memory_info().rss),

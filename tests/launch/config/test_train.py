@@ -30,6 +30,7 @@ REFUSED = [
     ({"emulate_gflops": 0.0}, "emulate-gflops is 0.0; it must be positive and finite"),
     ({"emulate_gflops": -3.0}, "emulate-gflops is -3.0; it must be positive and finite"),
     ({"emulate_gflops": float("nan")}, "emulate-gflops is nan; it must be positive and finite"),
+    ({"tf32": True}, "tf32 is for a GPU; add --device cuda, or leave it out"),
     ({"emulate_gflops": 1.0, "device": "cuda"}, "device cuda cannot emulate others; use --device cpu"),
     ({"clip_norm": 0.0}, "clip-norm is 0.0; it must be positive"),
     ({"seed": -1}, "seed is -1; it must be 0 to 4294967295"),

@@ -150,7 +150,7 @@ def test_markers_carry_the_results_of_a_single_stage():
 def test_backprop_reports_about_every_second(monkeypatch):
     ticks = itertools.count()
     monkeypatch.setattr(
-        loop, "make_probe", lambda gflops, warmup: Probe(warmup, clock=lambda: next(ticks) * 0.25)
+        loop, "make_probe", lambda gflops, warmup, *_: Probe(warmup, clock=lambda: next(ticks) * 0.25)
     )
     _, markers = train(config_of(epochs=1))
     reports = [m for m in markers if m.kind is MarkerKind.REPORT]

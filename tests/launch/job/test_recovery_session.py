@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 from torch import Tensor, nn
 
 from dni_async.errors import UserError
@@ -88,6 +91,34 @@ def test_stages_that_are_killed_in_training_and_in_evaluation_lose_no_sample(
     assert any(note.startswith(again) for note in summary["notes"])
     assert CheckpointStore(job.out).steps()[-1] == EPOCHS * STEPS
     assert shared_memory() == before
+
+
+class Watched(Tiny):
+    """Writes down which processes ask for GPUs, from when a rank has it: before its supervisor begins."""
+
+    def __init__(self, asked: Path) -> None:
+        super().__init__()
+        self.asked = asked
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        for name in ("is_available", "device_count", "_lazy_init", "init"):
+            setattr(torch.cuda, name, partial(self._ask, getattr(torch.cuda, name)))
+
+    def _ask(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        with open(self.asked, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        return call(*arguments)
+
+
+def test_a_supervisor_asks_for_no_gpu(tmp_path: Path) -> None:
+    """CUDA that was initialised before a fork cannot be used behind it."""
+    task = Watched(tmp_path / "asked")
+    with Job(config(cut="2", epochs=1), task, 2, tmp_path) as job:
+        assert job.statuses() == [0, 0], job.lines()
+        supervisors = {str(rank.pid) for rank in job.ranks}
+    askers = set(task.asked.read_text().split())
+    assert askers and not askers & supervisors  # the stage that writes the summary asks for GPUs
 
 
 def test_a_stage_that_dies_in_a_resumed_run_loads_no_checkpoint_that_was_refused(tmp_path: Path) -> None:

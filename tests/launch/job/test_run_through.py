@@ -38,6 +38,26 @@ def results(markers: list[Marker]) -> list[dict[str, Any]]:
     return [{k: v for k, v in result.items() if k != "samples_per_s"} for result in found]
 
 
+class SeesItsDevice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        there = x.device.type == self.weight.device.type == "meta"
+        return (x * self.weight).to(torch.bfloat16 if there else torch.float32)
+
+
+def test_types_are_those_of_the_device_on_which_layers_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Tensor, "cpu", lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype))
+    layers = [SeesItsDevice(), SeesItsDevice()]
+    task, x = next(iter(TREE_TASKS.values())), torch.ones(2, 3)
+    there = run_through(task, layers, x, device=torch.device("meta"))
+    assert [h.dtype for h in there.h] == [torch.float32, torch.bfloat16, torch.bfloat16]
+    assert {h.device.type for h in there.h} == {"cpu"}
+    assert [h.dtype for h in run_through(task, layers, x).h] == [torch.float32] * 3
+
+
 @pytest.mark.parametrize("cut", ["2", "1,3"])
 @pytest.mark.parametrize("settings", [{"rule": "delayed", "stash": 1}, {"rule": "oracle"}], ids=str)
 @pytest.mark.parametrize("name", TREE_TASKS)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 
 import psutil
@@ -124,3 +125,37 @@ class TestPickDevice:
         wanted = [torch.device("cuda", index) for index in (0, 1, 0)]
         assert [pick_device("cuda", rank) for rank in range(3)] == wanted
         assert gpus == wanted
+
+
+class TestArithmeticOfAGpu:
+    @pytest.fixture(autouse=True)
+    def restored(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+        cudnn = torch.backends.cudnn
+        before = cudnn.deterministic, cudnn.benchmark, torch.get_float32_matmul_precision()
+        cudnn.benchmark = True
+        yield
+        torch.use_deterministic_algorithms(False)
+        cudnn.deterministic, cudnn.benchmark = before[:2]
+        torch.set_float32_matmul_precision(before[2])
+
+    def test_is_deterministic_if_it_shall_be(self) -> None:
+        device.make_deterministic("cuda")
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+        assert torch.are_deterministic_algorithms_enabled()
+        assert (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark) == (True, False)
+
+    def test_keeps_the_workspace_that_the_user_has_chosen(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+        device.make_deterministic("cuda")
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
+
+    def test_is_tf32_if_it_may_be(self) -> None:
+        device.allow_tf32("cuda")
+        assert torch.get_float32_matmul_precision() == "high"
+
+    def test_of_the_cpu_stays_as_it_is(self) -> None:
+        device.make_deterministic("cpu")
+        device.allow_tf32("cpu")
+        assert not torch.are_deterministic_algorithms_enabled()
+        assert torch.get_float32_matmul_precision() == "highest"

@@ -234,6 +234,7 @@ def test_the_flop_clock_shows_seconds() -> None:
 
 
 def test_a_probe_emulates_only_when_asked() -> None:
-    assert type(make_probe(None, 3)) is Probe
-    made = make_probe(2.0, 3)
+    cpu = torch.device("cpu")
+    assert type(make_probe(None, 3, cpu, 1.0)) is Probe
+    made = make_probe(2.0, 3, cpu, 1.0)
     assert isinstance(made, Emulator) and made.flops_per_s == 2e9

@@ -5,6 +5,7 @@ import socket
 
 import psutil
 import pytest
+import torch
 
 from tests.support.clocks import Clock
 from workers.runtime.probe import COMPUTE, Probe, Throughput, process_metadata, warmup_steps
@@ -180,7 +181,8 @@ class TestThroughput:
 
 
 def test_process_metadata_describes_this_process() -> None:
-    metadata = process_metadata()
+    metadata = process_metadata(torch.device("cpu"))
+    assert "peak_gpu_bytes" not in metadata
     assert (metadata["pid"], metadata["host"]) == (os.getpid(), socket.gethostname())
     assert (
         psutil.Process().memory_info().rss * 0.8 < metadata["peak_rss_bytes"] < psutil.virtual_memory().total
