@@ -19,6 +19,7 @@ BUILT_IN: Mapping[str, str] = MappingProxyType(
         "mnist-residual": "tasks.vision.residual:MnistResidual",
         "digits-fcn": "tasks.vision.digits:DigitsFcn",
         "cifar-cnn": "tasks.vision.cifar:CifarCnn",
+        "vit": "tasks.vision.vit:Vit",
         "copy": "tasks.sequence.copying:Copy",
         "repeat-copy": "tasks.sequence.copying:RepeatCopy",
         "adding": "tasks.sequence.adding:Adding",

@@ -35,14 +35,16 @@ class SampledSoftmax(nn.Module):
             labels: (N,) class indices, -1 for one that does not count.
         """
         classes = output.out_features
-        present, place = labels.clamp(min=0).unique(return_inverse=True)
+        counted = labels >= 0
+        present = labels[counted].unique()  # in order
+        place = torch.searchsorted(present, labels).masked_fill(~counted, -1)
         drawn = torch.randint(classes, (self.negatives,), generator=self.generator).to(labels.device)
         counts = features.new_full((self.negatives,), math.log(classes / self.negatives))
         counts = counts.masked_fill(torch.isin(drawn, present), float("-inf"))
         chosen = torch.cat([present, drawn])
         shifts = output.bias[chosen] + F.pad(counts, (len(present), 0))
         logits = torch.addmm(shifts, features, output.weight[chosen].t())
-        return F.cross_entropy(logits, place.masked_fill(labels < 0, -1), ignore_index=-1, reduction="sum")
+        return F.cross_entropy(logits, place, ignore_index=-1, reduction="sum")
 
     @override
     def get_extra_state(self) -> Tensor:

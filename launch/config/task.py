@@ -19,8 +19,8 @@ class TaskConfig(Group):
     """What is trained, on which data."""
 
     name: Annotated[str, tyro.conf.arg(name="task")] = "mnist-fcn"
-    """mnist-fcn, mnist-cnn, mnist-residual, digits-fcn, cifar-cnn, char-lm-stack, word-lm-stack, gpt-char,
-    gpt-bpe, induction, two-timescale, or your own as my_pkg.my_task:MyTask."""
+    """mnist-fcn, mnist-cnn, mnist-residual, digits-fcn, cifar-cnn, vit, char-lm-stack, word-lm-stack,
+    gpt-char, gpt-bpe, induction, two-timescale, or your own as my_pkg.my_task:MyTask."""
     task_args: tuple[str, ...] = ()
     """The task's own settings, such as width=1024 depth=6."""
     data_root: str = ""

@@ -19,6 +19,7 @@ from tasks.vision.cifar import CifarCnn
 from tasks.vision.digits import DigitsFcn
 from tasks.vision.mnist import MnistCnn, MnistFcn
 from tasks.vision.residual import MnistResidual
+from tasks.vision.vit import Vit
 
 OWN = """
 from __future__ import annotations
@@ -70,6 +71,7 @@ def test_built_in_tasks_are_found_by_name() -> None:
         "mnist-residual": MnistResidual,
         "digits-fcn": DigitsFcn,
         "cifar-cnn": CifarCnn,
+        "vit": Vit,
         "copy": Copy,
         "repeat-copy": RepeatCopy,
         "adding": Adding,

@@ -21,7 +21,7 @@ def example() -> tuple[Tensor, nn.Linear, Tensor]:
 
 def partition(logits: Tensor, chosen: Tensor, labels: Tensor, negatives: int) -> Tensor:
     """The sum under the logarithm, class by class, for each row of logits (N, V)."""
-    present = set(labels.clamp(min=0).tolist())
+    present = {c for c in labels.tolist() if c >= 0}
     total = sum(logits[:, c].exp() for c in present)
     for c in chosen.tolist():
         if c not in present:
