@@ -103,7 +103,8 @@ class TrainedNetwork:
         steps = DataConfig(steps_per_epoch=settings.get("steps_per_epoch", 0))
         data = read(config, self.task, patience=int(split == "validation"), data=steps)
         ignored = check_labels(self.task, data)
-        rule = LossRule(self.task.loss, self.task.metric, self.task.valid if ignored else None)
+        valid, metrics = self.task.valid if ignored else None, self.task.extra_metrics
+        rule = LossRule(self.task.loss, self.task.metric, valid, metrics=metrics)
         batches = {"test": data.testing, "validation": data.evaluation}.get(split, lambda: data.training(1))
         self.model.eval()
         for inputs, targets in batches():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +18,9 @@ from torch.utils.data import Dataset, default_collate
 
 from dni_async.errors import UserError
 from dni_async.trees import describe_tree, first_tensor
+
+Metric = Callable[[Any, Any], Tensor]
+"""(outputs (B, ...), targets) -> scores (N,)."""
 
 
 class Task(ABC):
@@ -39,6 +42,9 @@ class Task(ABC):
 
     carries_state: bool = False
     """Whether layers carry state from batch to batch (`StatefulRNN`): batches are then never split."""
+
+    extra_metrics: Mapping[str, Metric] = MappingProxyType({})
+    """More metrics of evaluations, by name: functions (outputs, targets) -> scores (N,), or their mean."""
 
     metadata: Mapping[str, Any] = MappingProxyType({})
     """What `layers` must know of the data, such as the size of a vocabulary: JSON-able, set by `data`. The
@@ -202,6 +208,16 @@ class Task(ABC):
     def class_indices(self, y: Any) -> Tensor:
         """Return the class labels as integers, -1 for one that does not count (see `valid`)."""
         return first_tensor(y).long().masked_fill(~self.valid(y), -1)
+
+
+def check_metrics(task: Task, metrics: Mapping[str, Metric]) -> Mapping[str, Metric]:
+    """Return the metrics. Raises UserError if one has a name that records cannot have, or is no function."""
+    for name, metric in metrics.items():
+        if not name.isidentifier() or name in ("loss", task.metric_name.replace(" ", "_")):
+            raise UserError(f"metric has the name {name!r}; choose another, of letters, digits and _")
+        if not callable(metric):
+            raise UserError(f"metric {name} is {metric!r}; give a function of outputs and targets")
+    return metrics
 
 
 def _check_alike(output: Tensor, y: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import cast
@@ -63,6 +64,15 @@ def create_any(name: str, args: Sequence[str] = ()) -> Task | SequenceTask:
         raise
     except ValueError as error:
         raise UserError(f"task refuses its settings ({name} {' '.join(args)}): {describe(error)}") from error
+
+
+def text_of(task: Task | SequenceTask) -> tuple[str, tuple[str, ...]]:
+    """Return the name and the settings by which `create` makes such a task: those arguments of its
+    constructor that it has as attributes of the same name."""
+    path = f"{type(task).__module__}:{type(task).__qualname__}"
+    name = next((name for name, known in BUILT_IN.items() if known == path), path)
+    values = ((key, getattr(task, key, None)) for key in inspect.signature(type(task)).parameters)
+    return name, tuple(f"{key}={value}" for key, value in values if isinstance(value, int | float | str))
 
 
 def find(name: str) -> type[Task] | type[SequenceTask]:

@@ -17,7 +17,7 @@ from dni_async.wrapper import DNI
 PAGE = (Path(__file__).parents[1] / "docs" / "LIBRARY.md").read_text()
 ALL = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 EXAMPLES = [example for example in ALL if "fit(" not in example]
-(MOVE,) = (example for example in ALL if "fit(" in example)
+(MOVE, JOBS) = (example for example in ALL if "fit(" in example)
 PREAMBLE = EXAMPLES[0].split("net = ")[0] + "from dni_async import CDNI\n"
 
 
@@ -55,6 +55,17 @@ def test_the_network_of_a_notebook_moves_to_processes_and_back(tmp_path: Path) -
     )
     assert done.returncode == 0, done.stderr
     assert all(float(accuracy) > 0.6 for accuracy in done.stdout.split()), done.stdout
+
+
+@pytest.mark.slow
+def test_jobs_run_from_python_as_the_page_shows(tmp_path: Path) -> None:
+    (tmp_path / "jobs.py").write_text("import torch\n" + JOBS)
+    done = subprocess.run(
+        [sys.executable, "jobs.py"], cwd=tmp_path, capture_output=True, text=True, timeout=110
+    )
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-3:]
+    assert [line.split("'")[1] for line in last] == ["backprop", "cdni", "cdni lr=2e-3"]
 
 
 def test_every_name_of_the_library_is_shown() -> None:

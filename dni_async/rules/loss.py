@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from dni_async.rules.base import Rule
 from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.rules.means import BatchMeans
 from dni_async.state.state_dict import State
+from dni_async.trees import first_tensor
+
+EXTRA = "extra_metrics"
+"""Key of the sums of further metrics in the result of an evaluation."""
 
 
 class LossRule(Rule):
@@ -25,6 +30,7 @@ class LossRule(Rule):
         metric: (output (B, ...), y) -> (N,) scores, whose mean is taken in evaluation.
         valid: y -> which labels count in the loss, in the shape of y; None where all of them do.
         boundary: how the output is packed; loss and metric take it unpacked.
+        metrics: more metrics of evaluations by name, as `metric`; a scalar is the mean of a batch.
 
     The mean loss of several batches is over the labels that count; without `valid`, over samples.
     """
@@ -39,12 +45,15 @@ class LossRule(Rule):
         metric: Callable[[Any, Any], Tensor],
         valid: Callable[[Any], Tensor] | None = None,
         boundary: Boundary = TENSOR,
+        metrics: Mapping[str, Callable[[Any, Any], Tensor]] = MappingProxyType({}),
     ) -> None:
         self.loss = loss
         self.metric = metric
         self.boundary = boundary
         self._extras: Extras = ()
         self._trained, self._tested = BatchMeans(valid), BatchMeans(valid)
+        self._metrics = metrics
+        self._extra = {name: BatchMeans() for name in metrics}
 
     @property
     def valid(self) -> Callable[[Any], Tensor] | None:
@@ -54,11 +63,12 @@ class LossRule(Rule):
     @override
     def new_epoch(self) -> None:
         self._trained.clear()
-        self._tested.clear()
+        self.reset_evaluation()
 
     @override
     def reset_evaluation(self) -> None:
-        self._tested.clear()
+        for means in (self._tested, *self._extra.values()):
+            means.clear()
 
     @override
     def take_extras(self, extras: Extras) -> None:
@@ -88,6 +98,9 @@ class LossRule(Rule):
     def evaluate(self, output: Any, y: Any) -> None:
         self._tested.add_loss(float(self.loss(output, y)), y)
         self._tested.add_scores(self.metric(output, y))
+        for name, metric in self._metrics.items():
+            scores = metric(output, y)
+            self._extra[name].add_scores(scores if scores.ndim else scores.expand(len(first_tensor(y))))
 
     @override
     def result(self) -> dict[str, Any]:
@@ -104,17 +117,28 @@ class LossRule(Rule):
             "test_accuracy": tested.score,
             "trained": trained.samples,
             "tested": tested.samples,
+            **({EXTRA: self._extra_sums()} if self._extra else {}),
         } | {name: count for name, (count, samples) in weights.items() if count != samples}
+
+    def _extra_sums(self) -> dict[str, list[float]]:
+        """Return the sum and the number of the scores of each further metric."""
+        return {
+            name: [means.score * means.scores if means.score is not None else 0.0, means.scores]
+            for name, means in self._extra.items()
+        }
 
     @override
     def counters(self) -> State:
         # unlike at a checkpoint, an evaluation may be under way
-        return self.state_dict() | {"test": self._tested.state_dict()}
+        extra = {name: means.state_dict() for name, means in self._extra.items()}
+        return self.state_dict() | {"test": self._tested.state_dict(), EXTRA: extra}
 
     @override
     def restore_counters(self, counters: State) -> None:
         self.load_state_dict(counters)
         self._tested.load_state_dict(counters["test"])
+        for name, state in counters.get(EXTRA, {}).items():
+            self._extra[name].load_state_dict(state)
 
     @override
     def state_dict(self) -> State:

@@ -87,12 +87,16 @@ class RunFile:
         if self.command is not None and f"launch.{self.command}" != prog:
             raise UserError(f"{self.path} is of launch.{self.command}; give it to that command")
         known = set(cls.option_names()) - set(NOT_REPEATED)
-        arguments: list[str] = []
-        for name, value in _flat(self.settings):
+        for name, _ in _flat(self.settings):
             if option(name) not in known:
                 raise UserError(f"{self.path} has an unknown option ({name}); take it out, or mend its name")
-            arguments += _arguments(option(name), value)
-        return arguments
+        return arguments_of(self.settings)
+
+
+def arguments_of(settings: Mapping[str, Any]) -> list[str]:
+    """Return the words of a command line that give options these values; groups with a prefix, such as sg,
+    are mappings."""
+    return [word for name, value in _flat(settings) for word in _arguments(option(name), value)]
 
 
 def _written(value: Any) -> Any:
@@ -114,6 +118,6 @@ def _arguments(name: str, value: Any) -> Sequence[str]:
     if isinstance(value, bool):
         group, _, last = name.rpartition(".")
         return [f"--{name}" if value else f"--{group}{'.' if group else ''}no-{last}"]
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [f"--{name}", *map(str, value)]
     return [f"--{name}={value}"]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dni_async.rules.loss import EXTRA
+
 
 def together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the result over the samples of all ranks, from the means of each (see `LossRule.result`)."""
@@ -22,4 +24,7 @@ def together(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
             result[key] = sum(mean * w for mean, w in known) / sum(weights)
         if sum(weights) != result[samples]:
             result[weight] = sum(weights)
+    if EXTRA in results[0]:
+        names = results[0][EXTRA]
+        result[EXTRA] = {name: [sum(r[EXTRA][name][i] for r in results) for i in (0, 1)] for name in names}
     return result

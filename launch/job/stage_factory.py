@@ -113,7 +113,8 @@ def loss_rule(config: TrainConfig, task: Task, plan: PartitionPlan, device: torc
     """Return the rule of the stage, or of the engine, that computes the loss."""
     loss = in_precision(task.loss, config.runtime.precision, device)
     valid = task.valid if plan.ignored_labels else None
-    return LossRule(loss, task.metric, valid, plan.boundary(len(plan.boundaries) - 1))
+    boundary = plan.boundary(len(plan.boundaries) - 1)
+    return LossRule(loss, task.metric, valid, boundary, task.extra_metrics)
 
 
 def seed_stage(config: TrainConfig, index: int) -> None:

@@ -8,7 +8,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from typing_extensions import override
 
 from dni_async.errors import StageError, UserError
 from launch.config.train import TrainConfig
-from launch.local.rendezvous import HOST, register
+from launch.local.rendezvous import HOST, WATCH, register
 from launch.local.wan import FarHosts, address
 from launch.torch_versions import known_arguments
 from tasks.base import Task
@@ -41,11 +41,19 @@ class StoppedAtEnd(AlreadyReported):
     """A signal came to the launcher when the job had written all its results."""
 
 
-def run_local(config: TrainConfig, task: Task, hosts: FarHosts | None = None) -> None:
+def run_local(
+    config: TrainConfig,
+    task: Task,
+    hosts: FarHosts | None = None,
+    watch: Callable[[], None] = lambda: None,
+) -> None:
     """Run the job in one process per stage, each on its own host if there are hosts; wait for its end.
 
     The job, the failure file and the activity file are in memory that ranks open by way of this process, so
     that a killed launcher leaves nothing behind.
+
+    Args:
+        watch: called here about ten times a second while the ranks run. If it raises, the job ends.
 
     Raises:
         AlreadyReported: a rank has failed and has printed why.
@@ -73,7 +81,7 @@ def run_local(config: TrainConfig, task: Task, hosts: FarHosts | None = None) ->
         with _environment(**environment), _silent_launcher(), hosts.visit(0) if hosts else nullcontext():
             host = address(0) if hosts else HOST
             check_port(config.runtime.port, host)
-            _launch(config, job, failure, activity, host)
+            _launch(config, job, failure, activity, host, watch)
 
 
 @contextmanager
@@ -111,7 +119,9 @@ def check_port(port: int, host: str = HOST) -> None:
             raise UserError(f"port {port} cannot be used ({error.strerror}); choose another --port") from None
 
 
-def _launch(config: TrainConfig, job: Path, failure: Path, activity: Path, host: str) -> None:
+def _launch(
+    config: TrainConfig, job: Path, failure: Path, activity: Path, host: str, watch: Callable[[], None]
+) -> None:
     launch = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -119,6 +129,7 @@ def _launch(config: TrainConfig, job: Path, failure: Path, activity: Path, host:
         run_id=secrets.token_hex(8),
         rdzv_backend=register(),
         rdzv_endpoint=f"{host}:{config.runtime.port}",
+        rdzv_configs={WATCH: watch},
         max_restarts=config.recovery.max_restarts,
         monitor_interval=0.1,
         logs_specs=_NoLogs(),

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch.distributed as dist
 from torch.distributed.elastic.rendezvous import (
     RendezvousHandler,
@@ -20,6 +22,8 @@ from workers.coordination.loopback import LOOPBACK, local_store
 NAME = "dni_async-loopback"
 """Under which torch's launcher knows this backend."""
 HOST = LOOPBACK
+WATCH = "watch"
+"""Name of the function that is called in each turn of the launcher's loop, in `rdzv_configs`."""
 
 
 class LoopbackRendezvous(RendezvousHandler):
@@ -28,9 +32,13 @@ class LoopbackRendezvous(RendezvousHandler):
     Args:
         port: 0 finds a free one.
         host: another address of this machine, where it emulates several hosts.
+        watch: called in each turn of the launcher's loop, which asks this object for new nodes then.
     """
 
-    def __init__(self, run_id: str, port: int = 0, host: str = HOST) -> None:
+    def __init__(
+        self, run_id: str, port: int = 0, host: str = HOST, watch: Callable[[], None] = lambda: None
+    ) -> None:
+        self._watch = watch
         self._run_id = run_id
         self._store = local_store(host, port)
         self.host, self.port = host, int(self._store.port)
@@ -59,6 +67,7 @@ class LoopbackRendezvous(RendezvousHandler):
 
     @override
     def num_nodes_waiting(self) -> int:
+        self._watch()
         return 0
 
     @override
@@ -78,4 +87,4 @@ def register() -> str:
 
 def _make(parameters: RendezvousParameters) -> RendezvousHandler:
     host, _, port = parameters.endpoint.rpartition(":")
-    return LoopbackRendezvous(parameters.run_id, int(port), host)
+    return LoopbackRendezvous(parameters.run_id, int(port), host, parameters.config.get(WATCH, lambda: None))

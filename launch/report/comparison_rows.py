@@ -59,6 +59,24 @@ def make_row(engine: str, runs: Sequence[Run]) -> Row:
     }
 
 
+def flat_row(row: Row) -> dict[str, Any]:
+    """Return a row for a table of other programs: without the single runs, [min, max] as two columns, and
+    what there is of --until as `until_seconds`, `until_epochs` and so on."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if key in ("runs", "notes"):
+            continue
+        if key.endswith("_spread"):
+            name = key.removesuffix("_spread")
+            if value and len(row["runs"]) > 1:
+                flat |= {f"{name}_min": value[0], f"{name}_max": value[1]}
+        elif isinstance(value, Mapping):
+            flat |= {f"{key}_{name}": each for name, each in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
 def _kept(run: Run) -> dict[str, Any]:
     """Return what the comparison keeps of one run."""
     split, stopping = split_of(run["evaluations"]), run.get("early_stopping") or {}

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dni_async.rules.loss import EXTRA
+
 
 def metric_key(split: str, metric_name: str) -> str:
     """Return the key of a metric in records: `test_accuracy`, `validation_perplexity` ..."""
@@ -32,7 +34,12 @@ def named_result(
         "test_accuracy": metric_key(split, metric_name),
         "local_accuracy": metric_key("local", metric_name),
     }
-    return {
+    result = dict(result)
+    extra = {
+        metric_key(split, name): total / count if count else None
+        for name, (total, count) in result.pop(EXTRA, {}).items()
+    }
+    return extra | {
         names.get(key, key): reported(value) if key.endswith("_accuracy") and value is not None else value
         for key, value in result.items()
     }

@@ -102,7 +102,8 @@ class RunRecord:
         _shift_to_zero(self.timeline)
         if self.summary["until"] is not None:
             self.summary["until"] |= self._until(result["samples_per_s"])
-        tested = ("test_loss", metric_key("test", self._task.metric_name))
+        names = (self._task.metric_name, *self._task.extra_metrics)
+        tested = ("test_loss", *(metric_key("test", name) for name in names))
         nothing = dict.fromkeys(("loss", *tested)) | {"seconds": seconds}
         last = (self.summary["evaluations"] or [nothing])[-1]
         if self._patience:
@@ -114,7 +115,8 @@ class RunRecord:
             "train_s": last["seconds"],
             "total_s": seconds,
             "losses": self.loss.points,
-            "final": {"loss": last["loss"]} | {k: (result if self._patience else last)[k] for k in tested},
+            "final": {"loss": last["loss"]}
+            | {k: (result if self._patience else last).get(k) for k in tested},
             "overlap": overlap(self.timeline),
             "stages": [s | means for s, means in zip(stages, self._epoch_means, strict=True)],
         }

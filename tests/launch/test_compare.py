@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from dni_async.errors import StageError, UserError
+from dni_async.networks.settings import SGConfig
 from launch import compare
 from launch.config.train import TrainConfig
 from launch.job.run_lock import RunLock
 from launch.local.wan import Wire, far_hosts
 from launch.report.files import prepare_out, write_json
 from tasks.base import Task
+from tasks.vision.digits import DigitsFcn
 from tests.support import summaries as samples
 from tests.support.forks import Job
 from tests.support.jobs import TINY, run
@@ -143,6 +145,30 @@ def test_repeats_share_the_seed_unless_it_shall_vary(
     assert [run["seed"] for run in row["runs"]] == seeds
     assert row["samples_per_s"] == 100.0 * (1 + seeds[1])
     assert told["settings"]["repeats"] == 3
+
+
+def test_a_comparison_from_python_returns_rows_for_other_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = []
+
+    def run_local(job: TrainConfig, task: Task, hosts: object) -> None:
+        trained.append((job.engine_name, job.sg.kind, job.task.seed, task))
+        if job.engine_name == "dni":
+            raise AlreadyReported("the loss is nan", 1)
+        finished(job)
+
+    monkeypatch.setattr("launch.local.comparison.run_local", run_local)
+    task, sg = DigitsFcn(depth=3, width=32), SGConfig(kind="mlp")
+    settings = {"repeats": 2, "vary_seed": True, "sg": sg, "out": str(tmp_path)}
+    rows = compare.compare(task, variants=["backprop", "cdni lr=0.5", "dni"], **settings)
+    assert trained[:2] == [("backprop", "mlp", 0, task), ("cdni", "mlp", 0, task)]
+    assert [row["engine"] for row in rows] == ["backprop", "cdni lr=0.5", "dni"]
+    assert (rows[0]["samples_per_s_min"], rows[0]["samples_per_s_max"]) == (100.0, 200.0)
+    assert rows[1]["speedup"] == 1.0 and rows[2]["error"] == "the loss is nan"
+    assert all(not isinstance(value, dict) for row in rows for value in row.values())
+    written = json.loads((tmp_path / "compare.json").read_text())["settings"]
+    assert written["task"] == "digits-fcn" and {"depth=3", "width=32"} <= set(written["task_args"])
 
 
 REASONS = [

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from dni_async.errors import StageError
-from launch.fit import fit
+from dni_async.errors import StageError, UserError
+from launch.fit import fit, one_job_at_a_time
+from tasks.vision.digits import DigitsFcn
 from tests.support.jobs import ROOT
 
 TASK = """
@@ -29,10 +33,102 @@ print(len(fit(Mine(), stages=2, cut="2", epochs=1, batch_size=16).summary["stage
 """
 
 
-def test_the_default_number_of_stages_is_one_and_the_model_comes_back() -> None:
-    done = fit("digits-fcn", stages=0, epochs=1, task_args=("depth=2", "width=16"), batch_size=64)
-    assert len(done.summary["stages"]) == 1
-    assert done.model(torch.zeros(3, 784)).shape == (3, 10)
+def test_callbacks_run_in_the_thread_that_trains_without_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook: this process may have threads, and may have initialised CUDA, which a fork breaks."""
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("this process was forked"))
+    heard: list[tuple[str, Any, str]] = []
+
+    def hear(name: str, key: str) -> Callable[[dict[str, Any]], None]:
+        return lambda record: heard.append((name, record[key], threading.current_thread().name))
+
+    def confident(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return outputs.softmax(1).max(1).values.mean()
+
+    def train() -> None:
+        done = fit(
+            DigitsFcn(depth=2, width=16),
+            stages=0,
+            epochs=2,
+            evaluations=2,
+            batch_size=64,
+            metrics={"confidence": confident},
+            on_evaluation=hear("evaluation", "test_confidence"),
+            on_epoch=hear("epoch", "epoch"),
+        )
+        heard.append(("end", done.summary["final"]["test_confidence"], ""))
+        assert done.summary["settings"]["task"] == "digits-fcn"
+        assert {"depth=2", "width=16"} <= set(done.summary["settings"]["task_args"])
+        assert len(done.summary["stages"]) == 1
+        assert done.model(torch.zeros(3, 784)).shape == (3, 10)
+
+    thread = threading.Thread(target=train, name="a thread")
+    thread.start()
+    thread.join(90)
+    assert [name for name, *_ in heard] == ["evaluation", "evaluation", "epoch"] * 2 + ["end"]
+    assert {name for *_, name in heard[:-1]} == {"a thread"}
+    assert 0.1 < heard[-2 - 1][1] <= 1 and heard[-1][1] == heard[-3][1]
+
+
+def test_input_that_is_wrong_is_one_line() -> None:
+    for arguments, line in (
+        ({}, "no task given; give one, or a config that names one"),
+        ({"task": "digits-fcn", "metrics": {"a b": len}}, "metric has the name 'a b'; choose another"),
+        ({"task": "digits-fcn", "metrics": {"accuracy": len}}, "metric has the name 'accuracy'"),
+        ({"task": "digits-fcn", "metrics": {"one": 1}}, "metric one is 1; give a function of outputs and"),
+        ({"config": "/nothing.yaml"}, "cannot read /nothing.yaml (No such file or directory)"),
+    ):
+        with pytest.raises(UserError) as error:
+            fit(**arguments)
+        assert str(error.value).startswith(line) and "\n" not in str(error.value)
+
+
+def test_two_threads_do_not_train_at_once(tmp_path: Path) -> None:
+    with one_job_at_a_time(tmp_path), pytest.raises(UserError, match="another thread of this process trains"):
+        fit("digits-fcn", epochs=1)
+
+
+NOTEBOOK = """
+import threading
+import torch
+from tests.support.tiny_task import Tiny, plain_layers
+from launch.fit import fit
+from launch.train import TrainConfig
+
+class Mine(Tiny):
+    def __init__(self):
+        super().__init__(plain_layers)
+
+config = TrainConfig.of(stages=2, cut="2", epochs=2, batch_size=16)
+first = fit(Mine(), config=config)
+shown = []
+
+def again():
+    shown.append(fit(Mine(), config=config, epochs=1, on_epoch=shown.append))
+
+thread = threading.Thread(target=again)
+thread.start()
+thread.join()
+print(len(first.summary["epochs"]), shown[0]["epoch"], len(shown[1].summary["stages"]))
+try:
+    fit(Mine(), config=config, epochs=1000000, on_step=lambda record: {}["an error of the callback"])
+except KeyError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_notebook_trains_twice_and_from_a_thread_and_its_errors_come_back() -> None:
+    """A program from stdin has no file that ranks could import, as that of a notebook."""
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=NOTEBOOK,
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    assert (done.returncode, done.stdout) == (0, "2 1 2\n'an error of the callback'\n"), done.stderr
 
 
 def test_ranks_import_a_task_that_lies_beside_the_script(tmp_path: Path) -> None:

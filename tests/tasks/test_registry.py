@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dni_async.errors import UserError
-from tasks.registry import BUILT_IN, create, create_any
+from tasks.registry import BUILT_IN, create, create_any, text_of
 from tasks.sequence.adding import Adding
 from tasks.sequence.argmax import Argmax
 from tasks.sequence.copying import Copy, RepeatCopy
@@ -86,6 +86,18 @@ def test_built_in_tasks_are_found_by_name() -> None:
         "two-timescale": TwoTimescale,
     }
     assert all(create_any(name).name == name for name in BUILT_IN)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_name_and_the_settings_of_a_task_make_the_same_task(name: str) -> None:
+    task = create_any(name)
+    found, args = text_of(task)
+    assert found == name and vars(create_any(found, args)) == vars(task)
+
+
+def test_the_settings_of_a_task_are_those_that_it_has_as_attributes() -> None:
+    name, args = text_of(create("mnist-fcn", ["depth=3", "width=64"]))
+    assert name == "mnist-fcn" and {"depth=3", "width=64"} <= set(args)
 
 
 def test_a_task_over_time_is_no_layered_task() -> None:

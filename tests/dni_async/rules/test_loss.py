@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
 from dni_async.rules import LossRule
+from dni_async.rules.loss import EXTRA
 from tests.support.stages import accuracy, loss_rule
 
 
@@ -105,6 +106,23 @@ def test_a_regression_loss_works_as_well() -> None:
     rule = LossRule(F.mse_loss, lambda output, y: -(output - y).square().mean(1))
     h, y = torch.randn(6, 3), torch.randn(6, 3)
     torch.testing.assert_close(rule.gradient(0, 0, h, y), 2 * (h - y) / 18)
+
+
+def test_further_metrics_are_summed_over_the_samples_of_an_evaluation() -> None:
+    def mean_of_batch(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return accuracy(output, y).mean()
+
+    metrics = {"scores": accuracy, "mean": mean_of_batch}
+    rule, (h, y) = LossRule(F.cross_entropy, accuracy, metrics=metrics), batch(47)
+    rule.evaluate(h[:40], y[:40])
+    restored = LossRule(F.cross_entropy, accuracy, metrics=metrics)
+    restored.restore_counters(rule.counters())
+    for each in (rule, restored):
+        each.evaluate(h[40:], y[40:])
+        for total, count in each.result()[EXTRA].values():
+            assert (total, count) == (pytest.approx(float(accuracy(h, y).sum())), 47)
+        each.reset_evaluation()
+        assert each.result()[EXTRA] == {"scores": [0.0, 0], "mean": [0.0, 0]}
 
 
 def test_the_rule_needs_no_targets_and_ignores_them() -> None:

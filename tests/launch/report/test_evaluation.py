@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dni_async.rules.loss import EXTRA
 from launch.report.evaluation import metric_key, named_result, split_of
 from tests.support import summaries as samples
 
@@ -24,6 +25,14 @@ def test_a_metric_has_its_own_name_and_is_reported_in_its_own_unit() -> None:
     }
     assert named_result({"local_accuracy": None}, "test", "score", lambda mean: mean / 2) == {
         "local_score": None
+    }
+
+
+def test_further_metrics_are_the_means_of_their_scores() -> None:
+    sums = {EXTRA: {"top2": [3.0, 4], "rank_1": [0.0, 0]}}
+    assert named_result(sums, "validation", "accuracy", lambda mean: mean) == {
+        "validation_top2": 0.75,
+        "validation_rank_1": None,
     }
 
 
