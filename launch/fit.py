@@ -18,7 +18,7 @@ from launch.local.launcher import run_local
 from launch.report.live_records import Callback, LiveRecords
 from launch.report.notebook import NotebookProgress, in_notebook
 from launch.trained import TrainedNetwork, network_of, summary_of
-from tasks.base import Metric, Task, check_metrics
+from tasks.base import Metric, Task, add_metrics
 from tasks.registry import create, text_of
 from workers.failure.errors import AlreadyReported
 
@@ -58,9 +58,7 @@ def fit(
     Args:
         task: a `Task`, also one defined in a notebook, or a name as for --task. By default that of `config`.
         config: settings to start from, or the config.yaml of a run; other arguments override them.
-        stages: by default 1.
-        rule: by default cdni.
-        epochs: by default 5.
+        stages, rule, epochs: by default 1, cdni and 5.
         task_args: settings of a task that is given by its name.
         metrics: more metrics of evaluations, by name: functions of outputs and targets of a batch that
             return scores (N,), or their mean. Records have them as `test_NAME`.
@@ -68,7 +66,7 @@ def fit(
             `loss`, `samples_per_s`, and what each stage reports as `stages`.
         on_evaluation: called with the record of each evaluation: `test_loss`, `test_accuracy` and others.
         on_epoch: called with the record of the evaluation at the end of each epoch.
-        progress: whether to show a table of the evaluations while training goes on; by default in notebooks.
+        progress: whether to show a table of the evaluations as they come; by default in notebooks.
         settings: all options of launch.train, by their flat names (see `TrainConfig`); by default those of
             the task.
 
@@ -80,8 +78,7 @@ def fit(
     settings |= {name: value for name, value in chosen.items() if value is not None}
     base = _settings_of(config)
     task, named = task_of(task, task_args, base)
-    if metrics:
-        task.extra_metrics = check_metrics(task, dict(task.extra_metrics) | dict(metrics))
+    add_metrics(task, metrics or {})
     base = base or ({"stages": 1} | task_defaults(task, TrainConfig, settings))
     with tempfile.TemporaryDirectory(prefix="dni_async-fit-") as scratch:
         out = Path(settings.pop("out", "") or scratch)

@@ -210,14 +210,15 @@ class Task(ABC):
         return first_tensor(y).long().masked_fill(~self.valid(y), -1)
 
 
-def check_metrics(task: Task, metrics: Mapping[str, Metric]) -> Mapping[str, Metric]:
-    """Return the metrics. Raises UserError if one has a name that records cannot have, or is no function."""
+def add_metrics(task: Task, metrics: Mapping[str, Metric]) -> None:
+    """Give a task more metrics. Raises UserError for a name that records cannot have, and for no function."""
     for name, metric in metrics.items():
         if not name.isidentifier() or name in ("loss", task.metric_name.replace(" ", "_")):
             raise UserError(f"metric has the name {name!r}; choose another, of letters, digits and _")
         if not callable(metric):
             raise UserError(f"metric {name} is {metric!r}; give a function of outputs and targets")
-    return metrics
+    if metrics:
+        task.extra_metrics = {**task.extra_metrics, **metrics}
 
 
 def _check_alike(output: Tensor, y: Tensor) -> None:

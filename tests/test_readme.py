@@ -16,6 +16,7 @@ from launch.config.command_line import parse
 from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
 from launch.config.recurrent import SequenceConfig
+from launch.config.study import StudyConfig
 from launch.config.train import TrainConfig
 from launch.evaluate import EvaluateConfig
 from launch.export import ExportConfig
@@ -69,6 +70,7 @@ COMMANDS = (
     PredictConfig,
     EvaluateConfig,
     BenchConfig,
+    StudyConfig,
 )
 
 
