@@ -40,7 +40,7 @@ def work(runner: RankRunner) -> None:
         results, earlier = [], finished_runs(out)
         for job in jobs:
             runner.describe_position = lambda job=job: f"while {job.contestant.label} trained"  # type: ignore[misc]
-            results.append(earlier.get(key_of(job)) or _run(job, config))
+            results.append(finished_run(job, earlier) or _run(job, config))
             write(config, task.metric_name, results, out)
     if not config.output.quiet:
         for grid in study_grids(results, config.vary, task.metric_name, task.name):
@@ -49,22 +49,39 @@ def work(runner: RankRunner) -> None:
         print(f"written to {out}")
 
 
-def key_of(job: StudyJob) -> str:
-    """Return all settings of a run, as text that files can hold."""
-    return json.dumps(jsonable(job.config.as_json()), sort_keys=True)
-
-
-def finished_runs(out: Path) -> dict[str, Result]:
-    """Return the runs that an earlier study has left in its folder, by their settings."""
+def finished_runs(out: Path) -> list[Result]:
+    """Return the runs that an earlier study has left in its folder."""
     path = out / "study.json"
-    runs = json.loads(path.read_text())["runs"] if path.is_file() else []
-    return {run["key"]: run for run in runs}
+    return json.loads(path.read_text())["runs"] if path.is_file() else []
+
+
+def finished_run(job: StudyJob, runs: list[Result]) -> Result | None:
+    """Return the run of this name, value and settings; settings that only one of the versions has that wrote
+    and that reads it do not count."""
+    wanted = settings_of(job)
+    for run in runs:
+        if (run["label"], run["value"]) == (job.contestant.label, job.value):
+            settings = run["settings"]
+            if all(settings[name] == wanted[name] for name in settings.keys() & wanted.keys()):
+                return run
+    return None
+
+
+def settings_of(job: StudyJob) -> dict[str, Any]:
+    """Return the settings of a run as files hold them, each under a name of its own."""
+    settings: dict[str, Any] = {}
+    for name, value in jsonable(job.config.as_json()).items():
+        settings |= (
+            {f"{name}.{key}": v for key, v in value.items()} if isinstance(value, dict) else {name: value}
+        )
+    return settings
 
 
 def _run(job: StudyJob, config: StudyConfig) -> Result:
     task = create(job.config.task.name, job.config.task.task_args)
     learned: dict[str, Any] = train_in_process(job.config, task)
-    result = {"label": job.contestant.label, "value": job.value, "key": key_of(job)} | learned
+    result = {"label": job.contestant.label, "value": job.value} | learned
+    result["settings"] = settings_of(job)
     if not config.output.quiet:
         where = f"{config.vary.partition('=')[0]} {job.value}, seed {job.config.task.seed}"
         print(f"{job.contestant.label}, {where}: {result['test_metric']:.4g}", flush=True)

@@ -23,7 +23,7 @@ class CompareConfig(JobConfig):
     """Run several engines on one task, each in a job of its own, and set them side by side."""
 
     engines: tuple[str, ...] = DEFAULT_ENGINES
-    """Baselines: backprop, backprop-all, ddp, gpipe, 1f1b, copies, dni-local, cdni-local; and rules: dni,
+    """Baselines: backprop, backprop-all, ddp, gpipe, 1f1b, zb, copies, dni-local, cdni-local; and rules: dni,
     cdni, delayed, local, frozen, oracle, or your own as my_pkg.my_rule:MyRule. Speed-up is over
     backprop."""
     variants: tuple[str, ...] = ()

@@ -20,7 +20,8 @@ class PipelineConfig(Group):
     """How many batches are under way between the stages."""
 
     micro_batches: int = 0
-    """Of gpipe and 1f1b, per batch; 0 takes the fastest of several counts (with `deterministic` the most)."""
+    """Of gpipe, 1f1b and zb, per batch; 0 takes the fastest of several counts (with `deterministic` the
+    most)."""
     in_flight: int | Literal["auto"] = "auto"
     """Batches that may be between two neighbouring stages; auto: 4 within a host, and between hosts 4 and one
     for every step that fits into the longest round trip (always 4 with --deterministic)."""

@@ -27,7 +27,7 @@ class PlanConfig(FlatConfig):
     """Predict throughput, idle time and memory of every engine for many numbers of stages; `--epochs` are
     those of each run that --check makes."""
 
-    engines: tuple[str, ...] = ("backprop", "ddp", "gpipe", "1f1b", "delayed", "local", "dni", "cdni")
+    engines: tuple[str, ...] = ("backprop", "ddp", "gpipe", "1f1b", "zb", "delayed", "local", "dni", "cdni")
     """Engines to predict."""
     stages: int = 0
     """One number of stages to predict for."""

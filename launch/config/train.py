@@ -56,8 +56,8 @@ class TrainConfig(JobConfig):
     pipeline), or your own as my_pkg.my_rule:MyRule."""
     engine: str = "decoupled"
     """decoupled (stages by --rule); in one process backprop, backprop-all (all cores), dni-local or
-    cdni-local (every layer decoupled by the library's wrapper); ddp (data parallel); gpipe, 1f1b (torch's
-    pipelines); copies (a control: as many sequential trainings at once as there are stages);
+    cdni-local (every layer decoupled by the library's wrapper); ddp (data parallel); gpipe, 1f1b, zb
+    (torch's pipelines); copies (a control: as many sequential trainings at once as there are stages);
     or your own module as my_pkg.my_engine."""
     recovery: OmitArgPrefixes[RecoveryConfig] = field(default_factory=RecoveryConfig)
 

@@ -28,17 +28,29 @@ def _without_single_rows(counts: list[int], rows: int) -> list[int]:
     return [count for count in counts if rows // count > 1] or counts
 
 
-def candidates(rows: int, stages: int, least: int) -> list[int]:
-    """Return counts worth trying for a batch of `rows`, each at least `least`, without parts of one row if
-    possible.
+def fits_schedule(engine: str, count: int, stages: int) -> bool:
+    """Return whether the engine's schedule takes so many micro-batches.
+
+    1f1b and zb take at least one for each stage. zb trains them in count // stages rounds of equal size:
+
+        3 stages    3, 4, 5 (1 round)    6, 8 (2 rounds)    9, 12 (3 and 4)    not 7, 10, 11
+    """
+    if engine == "gpipe":
+        return True
+    return count >= stages and not (engine == "zb" and count % (count // stages))
+
+
+def candidates(rows: int, stages: int, engine: str) -> list[int]:
+    """Return counts worth trying for a batch of `rows`, without parts of one row if possible.
 
     Raises:
-        UserError: the rows cannot be cut into so many equal parts.
+        UserError: the rows cannot be cut into so many equal parts as the engine needs.
     """
-    possible = [count for count in range(least, rows + 1) if rows % count == 0]
+    possible = [n for n in range(1, rows + 1) if rows % n == 0 and fits_schedule(engine, n, stages)]
     if not possible:
+        taken = " that zb takes" if engine == "zb" else ""
         raise UserError(
-            f"a batch of {rows} rows cannot be cut into {least} or more equal micro-batches; "
+            f"a batch of {rows} rows cannot be cut into {stages} or more equal micro-batches{taken}; "
             "use a larger --batch-size or fewer stages"
         )
     possible = _without_single_rows(possible, rows)
@@ -46,13 +58,19 @@ def candidates(rows: int, stages: int, least: int) -> list[int]:
     return [count for count in possible if count in wanted] or possible[:1]
 
 
-def check_given(count: int, rows: int, least: int) -> None:
-    """Raise UserError when a batch of `rows` cannot be cut into the count that the user gave."""
+def check_given(count: int, rows: int, stages: int, engine: str) -> None:
+    """Raise UserError when a batch of `rows` cannot be cut into the count that the user gave, or the engine
+    does not take so many."""
     if rows % count:
         near = fitting(rows, count)
         raise UserError(f"micro-batches is {count}; it must divide the batch of {rows} rows, such as {near}")
-    if count < least:
-        raise UserError(f"micro-batches is {count}; 1f1b takes at least one per stage, that is {least}")
+    if engine != "gpipe" and count < stages:
+        raise UserError(f"micro-batches is {count}; {engine} takes at least one per stage, that is {stages}")
+    if not fits_schedule(engine, count, stages):
+        raise UserError(
+            f"micro-batches is {count}; zb trains them in {count // stages} rounds of equal size, so use a "
+            f"multiple of the {stages} stages"
+        )
 
 
 def fastest(

@@ -4,30 +4,44 @@ Shapes are fixed when a stage is set up, so each number of rows (a short
 last batch) gets a stage and a schedule of its own around the same layers. Without example tensors a stage
 learns the shapes by running its layers on uninitialised memory, which batch norm counts in its running
 statistics: it gets examples. Schedule1F1B refuses fewer micro-batches than stages: a short last batch that
-cannot be cut into so many equal parts goes through ScheduleGPipe, with the same gradient.
+cannot be cut into so many equal parts goes through ScheduleGPipe, with the same gradient. So does one that
+the zero-bubble schedule refuses (see `fits_schedule`); with a stage on each rank that schedule is ZB-H1 of Qi
+et al. 2024 (arXiv 2401.10241).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
-from torch.distributed.pipelining.schedules import PipelineScheduleSingle
+from torch.distributed.pipelining import (
+    PipelineStage,
+    Schedule1F1B,
+    ScheduleGPipe,
+    ScheduleInterleavedZeroBubble,
+    schedules,
+)
+from torch.distributed.pipelining.schedules import PipelineScheduleMulti, PipelineScheduleSingle
 from typing_extensions import override
 
 from dni_async.ownership import starts_in_place
 from dni_async.trees import first_tensor, map_tensors
 from launch.engines.carrier import Carrier, PipeModule
-from launch.engines.micro_batches import fitting
+from launch.engines.micro_batches import fits_schedule, fitting
 from launch.torch_versions import known_arguments
 from workers.coordination.collectives import Peers
 from workers.runtime.probe import Probe
 
-_NO_OUTPUTS = known_arguments(PipelineScheduleSingle.step, return_outputs=False)
+Schedule = PipelineScheduleSingle | PipelineScheduleMulti
+
+_NO_OUTPUTS = {
+    kind: known_arguments(kind.step, return_outputs=False)
+    for kind in (PipelineScheduleSingle, PipelineScheduleMulti)
+}
 """Saves the last stage from putting its micro-batches together."""
 
 
@@ -63,7 +77,7 @@ class Pipe:
         self.labels_in, self._whole = labels_in, torch.empty(0)
         self.scale: Callable[[], float] = lambda: 1.0
         """By which the loss is multiplied for its gradient."""
-        self._schedules: dict[tuple[int, bool], PipelineScheduleSingle] = {}
+        self._schedules: dict[tuple[int, bool], Schedule] = {}
         self._made: list[TimedStage] = []
 
     def step(self, inputs: Sequence[Tensor], y: Any) -> float | None:
@@ -81,7 +95,11 @@ class Pipe:
                 *(inputs if self.is_first else []),
                 target=target if self.is_last else None,
                 losses=losses,
-                **_NO_OUTPUTS,
+                **_NO_OUTPUTS[
+                    PipelineScheduleMulti
+                    if isinstance(schedule, PipelineScheduleMulti)
+                    else PipelineScheduleSingle
+                ],
             )
         loss = torch.stack(losses).mean().item() / self.scale() if self.is_last else None
         self.probe.mark("wait")
@@ -105,23 +123,25 @@ class Pipe:
         )
         return sum(buffer.nbytes for buffer in buffers if buffer is not None)
 
-    def _schedule(self, rows: int, training: bool) -> PipelineScheduleSingle:
+    def _schedule(self, rows: int, training: bool) -> Schedule:
         if (rows, training) not in self._schedules:
             self._schedules[rows, training] = self._make_schedule(rows, training)
         return self._schedules[rows, training]
 
-    def _make_schedule(self, rows: int, training: bool) -> PipelineScheduleSingle:
+    def _make_schedule(self, rows: int, training: bool) -> Schedule:
         count = fitting(rows, self.count)
         size = rows // count
         inputs = self.takes.metas(size) if self.is_first else self.takes.meta(size)
         output = self.returns.h.meta(size) if self.is_last else self.returns.meta(size)
         stage = TimedStage(self.module, self.index, self.stages, self.wire, inputs, output)
-        stage.probe = self.probe
+        stage.probe, stage._whole = self.probe, set()
         self._made.append(stage)
-        one_each = self.engine == "1f1b" and training and count >= self.stages
         loss = self._loss if training else None
-        if one_each:
-            return Schedule1F1B(stage, count, loss_fn=loss)
+        if training and self.engine != "gpipe" and fits_schedule(self.engine, count, self.stages):
+            if self.engine == "1f1b":
+                return Schedule1F1B(stage, count, loss_fn=loss)
+            stage.splits = True
+            return ScheduleInterleavedZeroBubble([stage], count, loss_fn=loss)
         stage.num_stages = min(count, self.stages)  # torch 2.8 to 2.10 refuse fewer micro-batches than stages
         schedule = ScheduleGPipe(stage, count, loss_fn=loss)
         stage.num_stages = self.stages
@@ -145,7 +165,9 @@ class Pipe:
 
 @contextmanager
 def layer_errors() -> Iterator[None]:
-    """Raise the error of a layer itself, without the description of all tensors that torch adds."""
+    """Raise the error of a layer itself, without the description of all tensors, and without the schedule of
+    all stages in the log, that torch adds."""
+    logging.getLogger(schedules.__name__).setLevel(logging.CRITICAL)
     try:
         yield
     except RuntimeError as error:
@@ -156,6 +178,11 @@ class TimedStage(PipelineStage):
     """A PipelineStage that marks when it computes; all else is waiting for its neighbours."""
 
     probe: Probe
+    splits = False
+    """Whether backwards are split (zero-bubble)."""
+    _whole: set[int]
+    """Micro-batches whose backward was not split: torch's split loses the weights of layers whose input needs
+    no gradient."""
 
     @override
     def forward_one_chunk(self, *args: Any, **kwargs: Any) -> Any:
@@ -165,11 +192,34 @@ class TimedStage(PipelineStage):
         return output
 
     @override
-    def backward_one_chunk(self, *args: Any, **kwargs: Any) -> None:
+    def backward_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
         self.probe.mark("wait")
-        super().backward_one_chunk(*args, **kwargs)
+        if not kwargs.get("full_backward", True) and not self._input_needs_gradient(bwd_chunk_id):
+            self._whole.add(bwd_chunk_id)
+            kwargs["full_backward"] = True
+        super().backward_one_chunk(bwd_chunk_id, *args, **kwargs)
         if self.has_backward:
             self.probe.mark("backward")
+
+    @override
+    def backward_weight_one_chunk(self, bwd_chunk_id: int, *args: Any, **kwargs: Any) -> None:
+        self.probe.mark("wait")
+        if bwd_chunk_id in self._whole:
+            self._whole.remove(bwd_chunk_id)
+            return
+        super().backward_weight_one_chunk(bwd_chunk_id, *args, **kwargs)
+        if self.has_backward:
+            self.probe.mark("backward")
+
+    @override
+    def backward_maybe_with_nosync(self, *args: Any, **kwargs: Any) -> Any:
+        gradients, groups = super().backward_maybe_with_nosync(*args, **kwargs)
+        # what is sent must be contiguous, and those of a split backward are as autograd leaves them
+        return tuple(g.contiguous() if isinstance(g, Tensor) else g for g in gradients), groups
+
+    def _input_needs_gradient(self, chunk: int) -> bool:
+        _, inputs = self.fwd_cache[chunk]
+        return any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
 
     @override
     def scale_grads(self, grad_scale_factor: int) -> None:
@@ -183,4 +233,5 @@ class TimedStage(PipelineStage):
         # what is received must not be overwritten, and what is sent must be contiguous
         if starts_in_place(self.submod):
             args = tuple(x.clone() for x in args)
-        return super().forward_maybe_with_nosync(*args, **kwargs).contiguous()
+        output = super().forward_maybe_with_nosync(*args, **kwargs).contiguous()
+        return output.clone() if self.splits and output._is_view() else output  # a split backward detaches it

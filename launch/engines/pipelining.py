@@ -1,9 +1,11 @@
-"""torch.distributed.pipelining as it comes: its own PipelineStage under ScheduleGPipe or Schedule1F1B.
+"""torch.distributed.pipelining as it comes: its own PipelineStage under one of its schedules.
 
     gpipe    F0 F1 F2 F3 .  .  B0 B1 B2 B3 update     1f1b    F0 F1 B0 F2 B1 F3 B2 B3 update
              .  F0 F1 F2 F3 B0 B1 B2 B3 .  update             .  F0 B0 F1 B1 F2 B2 ...
+    zb       F0 F1 I0 W0 F2 I1 W1 F3 I2 W2 I3 W3 update       I: gradient of the inputs, which is sent at once
+             .  F0 I0 F1 I1 W0 F2 I2 W1 F3 I3 W2 W3 update    W: of the weights, which fills the bubble
 
-Both compute the gradient of the whole batch's mean loss (micro-batches are equal, their losses averaged), so
+All compute the gradient of the whole batch's mean loss (micro-batches are equal, their losses averaged), so
 they train as sequential backprop does, but for batch norm: its statistics are those of each micro-batch.
 """
 
@@ -13,6 +15,7 @@ import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -53,14 +56,15 @@ class Pipelining(Loop):
     @override
     def prepare(self) -> None:
         rows, stages, count = self.data.rows(0), self.peers.world, self.config.partition.micro_batches
-        least = stages if self.config.engine == "1f1b" else 1
         if count:
-            check_given(count, rows, least)
+            check_given(count, rows, stages, self.config.engine)
         else:
-            counts = candidates(rows, stages, least)
+            counts = candidates(rows, stages, self.config.engine)
             if self.config.runtime.deterministic:
                 counts = counts[-1:]  # the same again, whatever a clock would say
             count = fastest(self._trials(counts), self.peers, device_clock(self.device))
+        if self.config.engine == "zb":
+            self._check_split(count)
         self.about = {"micro_batches": count}
         self.pipe = self._pipe(self.module, count, self.probe)
         if scaler := self.updater.scaler:
@@ -127,11 +131,29 @@ class Pipelining(Loop):
                 crossing = plan.boundary(number).unpack(h.clone(), extras)
         return examples
 
-    def _pipe(self, module: nn.Module, count: int, probe: Probe) -> Pipe:
+    def _check_split(self, count: int) -> None:
+        """Raise UserError on all ranks if zero-bubble's split backward has other gradients than a whole one:
+        some releases of torch count those of branches twice."""
+        x, y = map_tensors(lambda tensor: tensor.to(self.device), self.data.sample())
+        gradients = []
+        for engine in ("1f1b", "zb"):
+            module, probe = copy.deepcopy(self.module).train(), make_probe(None, 0)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                self._pipe(module, count, probe, engine).step(self._inputs(x), y)
+            gradients.append([p.grad for p in module.parameters() if p.grad is not None])
+        same = len(gradients[0]) == len(gradients[1]) and all(map(_are_close, *gradients))
+        if self.peers.sum(int(not same)):
+            raise UserError(
+                f"engine zb: torch {torch.__version__} splits the backward of these layers and gets other "
+                "gradients; use 1f1b or gpipe"
+            )
+
+    def _pipe(self, module: nn.Module, count: int, probe: Probe, engine: str | None = None) -> Pipe:
         return Pipe(
             module,
             count,
-            self.config.engine,
+            engine or self.config.engine,
             self.peers,
             self.device,
             self.takes,
@@ -167,6 +189,10 @@ class Pipelining(Loop):
             return step
 
         return {count: trial(count) for count in counts}
+
+
+def _are_close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
 
 
 def run(context: RankContext, recorder: Recorder | None) -> nn.Module:

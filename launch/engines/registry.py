@@ -6,7 +6,8 @@ backprop      1           whole                  process 0           launch.engi
 backprop-all  1           whole                  process 0           launch.engines.backprop
 ddp           stages      whole                  each its part       launch.engines.ddp
 copies        stages      whole                  each all of them    launch.engines.independent
-gpipe, 1f1b   stages      its layers             each all            launch.engines.pipelining
+gpipe, 1f1b,  stages      its layers             each all            launch.engines.pipelining
+zb
 dni-local     1           whole                  process 0           launch.engines.wrapper
 cdni-local    1           whole                  process 0           launch.engines.wrapper
 """
@@ -79,6 +80,7 @@ ENGINES = {
     "ddp": replace(_REPLICAS, module="launch.engines.ddp", shares_batches=True, plot_style=("#e69f00", "^")),
     "gpipe": replace(_TORCH_PIPELINE, plot_style=("#009e73", "v")),
     "1f1b": replace(_TORCH_PIPELINE, plot_style=("#56b4e9", "D")),
+    "zb": replace(_TORCH_PIPELINE, plot_style=("#2b6f77", "8")),
     "copies": replace(_REPLICAS, module="launch.engines.independent", carries=True),
     "dni-local": Engine(module="launch.engines.wrapper", processes=1),
     "cdni-local": Engine(module="launch.engines.wrapper", processes=1),

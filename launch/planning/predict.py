@@ -107,11 +107,10 @@ class Planner:
         """Predict with the user's number of micro-batches, or the fastest of those that the engine tries."""
         cut = self.costs.best_cut("", stages)
         batch = self.profile.batch_size
-        least = stages if engine == "1f1b" else 1  # torch's Schedule1F1B refuses fewer
         given = self.config.micro_batches
         if given:
-            check_given(given, batch, least)
-        counts = [given] if given else candidates(batch, stages, least)
+            check_given(given, batch, stages, engine)
+        counts = [given] if given else candidates(batch, stages, engine)
         tried = {m: self._with_micro_batches(engine, cut, m) for m in counts}
         best = min(counts, key=lambda m: tried[m].period)
         steady = tried[best]

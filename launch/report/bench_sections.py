@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from launch.report.bench_depth import DEPTH_SECTIONS
 from launch.report.bench_far import FAR_SECTIONS
 from launch.report.bench_models import MODEL_SECTIONS
 from launch.report.bench_recurrent import RECURRENT_SECTIONS
@@ -166,6 +167,7 @@ SECTIONS = (
         ("plan.png",),
         minutes=10,
     ),
+    *DEPTH_SECTIONS,
     *MODEL_SECTIONS,
     *FAR_SECTIONS,
     *RECURRENT_SECTIONS,

@@ -1,4 +1,4 @@
-"""GPipe and 1F1B: micro-batches, and a flush after every batch.
+"""GPipe, 1F1B and zero-bubble: micro-batches, and a flush after every batch.
 
     3 stages, 4 micro-batches, backward as long as forward; capitals are backwards
 
@@ -8,6 +8,14 @@
 
 The bubble is (K - 1) / (M + K - 1) in both (Huang et al. 2019, section 2.3;
 Narayanan et al. 2021, section 2.2); 1F1B holds fewer micro-batches: K - k of them on stage k.
+
+Zero-bubble (ZB-H1, Qi et al. 2024) parts a backward into the gradient of the inputs (capitals), which is sent
+at once, and that of the weights (a to d), here taken as half of it each; stage 0 has no gradient of its
+inputs. The orders of operations, without the bubbles:
+
+    zb     0  0 1 2 A a 3 B b C c D d
+           1  0 1 A 2 B a 3 C b D c d
+           2  0 A 1 B 2 C a 3 D b c d
 """
 
 from __future__ import annotations
@@ -20,7 +28,7 @@ from types import MappingProxyType
 from launch.planning.simulator.base import FREE, MessageCost, StageCost, SteadyState
 
 Op = tuple[str, int]
-"""("forward" or "backward", micro-batch)."""
+"""("forward", "backward" or "weight", micro-batch)."""
 
 
 def gpipe_order(stage: int, stages: int, micro_batches: int) -> list[Op]:
@@ -39,8 +47,18 @@ def one_f_one_b_order(stage: int, stages: int, micro_batches: int) -> list[Op]:
     return order
 
 
+def zero_bubble_order(stage: int, stages: int, micro_batches: int) -> list[Op]:
+    """Return the order of 1F1B, with the weights' part of each backward `stage` micro-batches later."""
+    order: list[Op] = []
+    for kind, m in one_f_one_b_order(stage, stages, micro_batches):
+        order.append((kind, m))
+        if kind == "backward" and m >= stage:
+            order.append(("weight", m - stage))
+    return order + [("weight", m) for m in range(max(0, micro_batches - stage), micro_batches)]
+
+
 SCHEDULES: Mapping[str, Callable[[int, int, int], list[Op]]] = MappingProxyType(
-    {"gpipe": gpipe_order, "1f1b": one_f_one_b_order}
+    {"gpipe": gpipe_order, "1f1b": one_f_one_b_order, "zb": zero_bubble_order}
 )
 
 
@@ -82,8 +100,16 @@ def _backward(stages: Sequence[StageCost], k: int) -> float:
     return receive + stages[k].backward + send
 
 
+def _weights_share(k: int, order: Sequence[Op]) -> float:
+    """Return the part of stage k's backward that its order has as operations of their own."""
+    apart = any(kind == "weight" for kind, _ in order)
+    return (0.5 if k else 1.0) if apart else 0.0
+
+
 def _most_held(order: Sequence[Op]) -> int:
-    return max(accumulate(1 if kind == "forward" else -1 for kind, _ in order))
+    last = "weight" if any(kind == "weight" for kind, _ in order) else "backward"
+    change = {"forward": 1, last: -1}
+    return max(accumulate(change.get(kind, 0) for kind, _ in order))
 
 
 class _Grid:
@@ -94,8 +120,14 @@ class _Grid:
     ) -> None:
         self.stages, self.orders, self.batches = stages, orders, batches
         self.count = micro_batches
-        self.forwards = [_forward(stages, k) for k in range(len(stages))]
-        self.backwards = [_backward(stages, k) for k in range(len(stages))]
+        shares = [_weights_share(k, orders[k]) for k in range(len(stages))]
+        weights = [share * stage.backward for share, stage in zip(shares, stages, strict=True)]
+        self.seconds = {
+            "forward": [_forward(stages, k) for k in range(len(stages))],
+            "backward": [_backward(stages, k) - weights[k] for k in range(len(stages))],
+            "weight": weights,
+        }
+        """Of each kind of operation, by stage."""
         self.position = [0] * len(stages)
         self.free = [0.0] * len(stages)
         self.sent: list[dict[Op, tuple[float, MessageCost]]] = [{} for _ in stages]
@@ -139,14 +171,14 @@ class _Grid:
         return begun + message.wire + message.latency
 
     def _from_neighbour(self, k: int, kind: str) -> bool:
-        return k > 0 if kind == "forward" else k + 1 < len(self.stages)
+        return {"forward": k > 0, "backward": k + 1 < len(self.stages), "weight": False}[kind]
 
     def _end(self, k: int, op: Op, start: float) -> list[int]:
         """Note when an operation ends and its output is sent; return the neighbour that needs it, if any."""
         forward = op[0] == "forward"
-        self.free[k] = start + (self.forwards[k] if forward else self.backwards[k])
+        self.free[k] = start + self.seconds[op[0]][k]
         to = k + 1 if forward else k - 1
-        if not 0 <= to < len(self.stages):
+        if op[0] == "weight" or not 0 <= to < len(self.stages):
             return []
         message = self.stages[k].activation if forward else self.stages[k].target
         self.sent[to][op] = self.free[k], message

@@ -20,35 +20,44 @@ def test_the_fitting_number_of_micro_batches_divides_the_rows(rows, wanted, coun
 
 
 @pytest.mark.parametrize(
-    ("rows", "stages", "least", "counts"),
+    ("rows", "stages", "engine", "counts"),
     [
-        (256, 2, 1, [1, 2, 4, 8]),
-        (256, 2, 2, [2, 4, 8]),
-        (256, 8, 8, [8, 16, 32]),
-        (240, 3, 1, [1, 2, 3, 4, 6, 8, 12]),
-        (64, 64, 64, [64]),  # single rows, when there is no other way
-        (64, 32, 32, [32]),
-        (35, 2, 2, [5]),  # none of the usual counts divides
-        (31, 2, 1, [1]),
+        (256, 2, "gpipe", [1, 2, 4, 8]),
+        (256, 2, "1f1b", [2, 4, 8]),
+        (256, 8, "1f1b", [8, 16, 32]),
+        (240, 3, "gpipe", [1, 2, 3, 4, 6, 8, 12]),
+        (240, 3, "zb", [3, 4, 6, 8, 12]),
+        (256, 8, "zb", [8, 16, 32]),
+        (256, 3, "zb", [4, 8]),
+        (64, 64, "1f1b", [64]),  # single rows, when there is no other way
+        (64, 32, "1f1b", [32]),
+        (35, 2, "1f1b", [5]),  # none of the usual counts divides
+        (31, 2, "gpipe", [1]),
     ],
 )
-def test_the_numbers_of_micro_batches_to_try_are_listed(rows, stages, least, counts):
-    assert candidates(rows, stages, least) == counts
+def test_the_numbers_of_micro_batches_to_try_are_listed(rows, stages, engine, counts):
+    assert candidates(rows, stages, engine) == counts
 
 
-def test_a_batch_with_fewer_rows_than_stages_cannot_be_cut():
+@pytest.mark.parametrize("engine", ["1f1b", "zb"])
+def test_a_batch_with_fewer_rows_than_stages_cannot_be_cut(engine):
     with pytest.raises(UserError, match="3 rows cannot be cut into 4 or more equal micro-batches"):
-        candidates(3, 4, 4)
+        candidates(3, 4, engine)
 
 
 @pytest.mark.parametrize(
-    ("count", "rows", "least", "words"),
-    [(5, 16, 1, "must divide the batch of 16 rows, such as 4"), (2, 16, 3, "one per stage, that is 3")],
+    ("count", "rows", "engine", "words"),
+    [
+        (5, 16, "gpipe", "must divide the batch of 16 rows, such as 4"),
+        (2, 16, "1f1b", "1f1b takes at least one per stage, that is 3"),
+        (2, 16, "zb", "zb takes at least one per stage, that is 3"),
+        (10, 40, "zb", "in 3 rounds of equal size, so use a multiple of the 3 stages"),
+    ],
 )
-def test_an_impossible_number_of_micro_batches_is_refused(count, rows, least, words):
+def test_an_impossible_number_of_micro_batches_is_refused(count, rows, engine, words):
     with pytest.raises(UserError, match=words):
-        check_given(count, rows, least)
-    check_given(4, 16, 3)
+        check_given(count, rows, 3, engine)
+    check_given(4, 16, 3, engine)
 
 
 def test_the_number_of_micro_batches_with_the_fastest_round_is_chosen():

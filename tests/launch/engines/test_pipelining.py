@@ -42,6 +42,9 @@ class Transposed(nn.Module):
         ("1f1b", 3, 4, 49, plain_layers),
         ("1f1b", 3, 0, 64, in_place_layers),
         ("gpipe", 2, 8, 50, None),
+        ("zb", 3, 4, 55, in_place_layers),
+        pytest.param("zb", 2, 8, 50, None, marks=pytest.mark.slow),
+        pytest.param("zb", 3, 0, 64, plain_layers, marks=pytest.mark.slow),
     ],
 )
 def test_the_weights_are_those_of_sequential_backprop(engine, stages, count, rows, make, tmp_path):
@@ -112,7 +115,14 @@ def test_running_statistics_are_those_of_the_micro_batches_alone(tmp_path):
         assert weights[f"{layer}.1.num_batches_tracked"] == 2 * count
 
 
-@pytest.mark.parametrize(("engine", "count"), [pytest.param("gpipe", 1, marks=pytest.mark.slow), ("1f1b", 4)])
+@pytest.mark.parametrize(
+    ("engine", "count"),
+    [
+        pytest.param("gpipe", 1, marks=pytest.mark.slow),
+        ("1f1b", 4),
+        pytest.param("zb", 4, marks=pytest.mark.slow),
+    ],
+)
 def test_emulated_stages_compute_as_long_as_their_operations_take_and_wait_in_the_bubble(
     engine, count, tmp_path
 ):
@@ -175,8 +185,41 @@ def test_an_error_of_a_layer_is_told_in_its_own_words(tmp_path):
     with Job(config, Tiny(failing_layers), 2, tmp_path) as job:
         assert job.statuses() == [1, 1]
         (line,) = job.lines()
-        place = "(tests/launch/engines/test_pipelining.py:165 in forward())"
+        place = "(tests/launch/engines/test_pipelining.py:175 in forward())"
         assert line == f"dni-async: rank 1 (gpipe), at step 2: IndexError: no such row {place}"
+
+
+class Product(torch.autograd.Function):
+    """A product whose backward is wrong when it is called for a second time, as a split backward does."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        ctx.calls = 0
+        return x @ weight.T
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, weight = ctx.saved_tensors
+        ctx.calls += 1
+        return gradient @ weight, ctx.calls * gradient.T @ x
+
+
+class Counting(nn.Linear):
+    def forward(self, x):
+        return Product.apply(x, self.weight)
+
+
+def counting_layers():
+    return [nn.Linear(FEATURES, 8), Counting(8, 8), nn.Linear(8, CLASSES)]
+
+
+def test_zero_bubble_refuses_layers_whose_split_backward_has_other_gradients(tmp_path):
+    config = TrainConfig.of(engine="zb", batch_size=16, micro_batches=2, cut="1")
+    with Job(config, Tiny(counting_layers), 2, tmp_path) as job:
+        assert job.statuses() == [2, 2]
+        lines = job.lines()
+    assert all("splits the backward of these layers and gets other gradients; use 1f1b" in x for x in lines)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +239,7 @@ def test_a_rank_that_is_killed_or_hangs_ends_the_others_in_time(engine, victim, 
             pytest.param(name, engine, cut, marks=pytest.mark.slow)
             for name in TREE_TASKS
             if name != "two targets"
-            for engine, cut in (("1f1b", "2"), ("gpipe", "1,3"))
+            for engine, cut in (("1f1b", "2"), ("gpipe", "1,3"), ("zb", "1,2"))
         ),
     ],
 )

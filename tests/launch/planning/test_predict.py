@@ -225,7 +225,7 @@ def test_what_cannot_run_says_why(engine: str, stages: int, changes: dict[str, A
 def test_more_stages_than_a_batch_has_samples_stop_only_those_that_share_it(engine: str) -> None:
     found = predict(engine, 128, layers=130)
     assert found.error or (found.samples_per_s or 0) > 0
-    assert (found.error is not None) == (engine in ("ddp", "1f1b"))
+    assert (found.error is not None) == (engine in ("ddp", "1f1b", "zb"))
 
 
 def test_a_thousand_stages_are_predicted() -> None:

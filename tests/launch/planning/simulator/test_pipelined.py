@@ -3,19 +3,43 @@ from __future__ import annotations
 import pytest
 
 from launch.planning.simulator import MessageCost, StageCost, simulate_pipelined
-from launch.planning.simulator.pipelined import Op, gpipe_order, one_f_one_b_order
+from launch.planning.simulator.pipelined import Op, gpipe_order, one_f_one_b_order, zero_bubble_order
 
 BOTH = pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
 
 
 def spelled(order: list[Op]) -> str:
-    """Digits are forwards, letters backwards, as in the source's table."""
-    return "".join("0123456789"[m] if kind == "forward" else "ABCDEFGHIJ"[m] for kind, m in order)
+    """Digits are forwards, letters backwards, small ones of weights, as in the source's table."""
+    letters = {"forward": "0123456789", "backward": "ABCDEFGHIJ", "weight": "abcdefghij"}
+    return "".join(letters[kind][m] for kind, m in order)
 
 
 def test_gpipe_and_1f1b_order_four_micro_batches_on_three_stages_as_drawn() -> None:
     assert [spelled(gpipe_order(k, 3, 4)) for k in range(3)] == ["0123ABCD"] * 3
     assert [spelled(one_f_one_b_order(k, 3, 4)) for k in range(3)] == ["012A3BCD", "01A2B3CD", "0A1B2C3D"]
+
+
+def test_zero_bubble_orders_four_micro_batches_on_three_stages_as_drawn() -> None:
+    drawn = ["012Aa3BbCcDd", "01A2Ba3CbDcd", "0A1B2Ca3Dbcd"]
+    assert [spelled(zero_bubble_order(k, 3, 4)) for k in range(3)] == drawn
+
+
+def test_the_zero_bubble_order_is_that_of_torch() -> None:
+    """Taken from ScheduleInterleavedZeroBubble, torch 2.13, a stage on each of 3 ranks, 8 micro-batches."""
+    assert spelled(zero_bubble_order(0, 3, 8)) == "012Aa3Bb4Cc5Dd6Ee7FfGgHh"
+    assert spelled(zero_bubble_order(1, 3, 8)) == "01A2Ba3Cb4Dc5Ed6Fe7GfHgh"
+    assert spelled(zero_bubble_order(2, 3, 8)) == "0A1B2Ca3Db4Ec5Fd6Ge7Hfgh"
+
+
+def test_zero_bubble_fills_the_bubble_of_1f1b_with_the_gradients_of_weights() -> None:
+    """With F = I = W = 1 a batch of M takes 3 M + K - 1 on the last stage; 1f1b needs 3 (M + K - 1)."""
+    costs = [StageCost(forward=1, backward=2)] * 4
+    for micro in (4, 8, 16):
+        zero, one = (simulate_pipelined(costs, name, micro) for name in ("zb", "1f1b"))
+        assert one.period == 3 * (micro + 3)
+        assert 3 * micro + 3 <= zero.period <= one.period - 3
+        assert zero.busy == one.busy
+    assert simulate_pipelined(costs, "zb", 16).held == [4] * 4
 
 
 def test_with_fewer_micro_batches_than_stages_all_forwards_precede_the_backwards() -> None:
