@@ -137,7 +137,7 @@ class Pipelining(Loop):
         x, y = map_tensors(lambda tensor: tensor.to(self.device), self.data.sample())
         gradients = []
         for engine in ("1f1b", "zb"):
-            module, probe = copy.deepcopy(self.module).train(), make_probe(None, 0)
+            module, probe = copy.deepcopy(self.module).train(), Probe(0)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)
                 self._pipe(module, count, probe, engine).step(self._inputs(x), y)
