@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from launch.report.messages import transfers
 from launch.report.text import layer_range, run_name
 from launch.report.timeline import Span, Timeline, spans
-
-Row = Mapping[str, Any]
 
 _CATEGORY = {"send": "transport", "wait": "idle", "evaluate": "evaluation", "checkpoint": "storage"}
 
@@ -55,48 +53,20 @@ def _row_name(index: int, summary: Mapping[str, Any]) -> str:
 
 
 def _flows(timeline: Timeline) -> Iterator[dict[str, Any]]:
-    """Yield arrows from the sending of each message to the work that it starts at the neighbour.
-
-    ```
-    stage 0    forward 7 | send ─┐            ┌─► sg 7         activations go down: to the forward,
-    stage 1                      └─► forward 7 | backward 7 | send   targets up: to what learns from them
-    ```
-    """
-    rows = sorted(timeline, key=lambda row: int(row["stage"]))
-    number = 0
-    for source, target, after, kinds in _links(rows):
-        work = _works(target)
-        for step, sent in _sends(source, after).items():
-            done = (span for kind in kinds for span in work.get((kind, step), ()))
-            started = next((span for span in done if span.start >= sent.start), None)
-            if started is None:
-                continue
-            number += 1
-            message = "activation" if after == "forward" else "target gradient"
-            common = {"name": message, "cat": "message", "id": number, "pid": 0}
-            yield common | {"ph": "s", "ts": sent.start, "tid": int(source["stage"])}
-            yield common | {"ph": "f", "bp": "e", "ts": started.start, "tid": int(target["stage"])}
+    """Yield arrows from the sending of each message to the work that it starts at the neighbour."""
+    for number, message in enumerate(transfers(timeline), 1):
+        common = {"name": message.kind, "cat": "message", "id": number, "pid": 0}
+        yield common | {"ph": "s", "ts": message.sent, "tid": message.source}
+        yield common | {"ph": "f", "bp": "e", "ts": message.used, "tid": message.target}
 
 
-def _links(rows: Timeline) -> Iterator[tuple[Row, Row, str, tuple[str, ...]]]:
-    """Yield (sender, receiver, work before the sending, work after the receipt) of all links."""
-    for upper, lower in itertools.pairwise(rows):
-        yield upper, lower, "forward", ("forward",)
-        yield lower, upper, "backward", ("sg", "backward")
-
-
-def _sends(row: Row, after: str) -> dict[int, Span]:
-    """Return by step the sending that follows this kind of work."""
-    found: dict[int, Span] = {}
-    for before, span in itertools.pairwise(spans(row)):
-        if span.name == "send" and (before.name, before.step) == (after, span.step):
-            found.setdefault(span.step, span)
-    return found
-
-
-def _works(row: Row) -> dict[tuple[str, int], list[Span]]:
-    """Return the events by kind and step."""
-    found: dict[tuple[str, int], list[Span]] = {}
-    for span in spans(row):
-        found.setdefault((span.name, span.step), []).append(span)
-    return found
+def read_chrome_trace(trace: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the timeline that `chrome_trace` made these events of."""
+    rows: dict[int, list[list[Any]]] = {}
+    for event in trace["traceEvents"]:
+        if event["ph"] == "M" and event["name"] == "thread_name" and event["pid"] == 0:
+            rows.setdefault(int(event["tid"]), [])
+        elif event["ph"] == "X" and "step" in event.get("args", {}) and event["pid"] == 0:
+            span = [event["name"], event["ts"], event["dur"], event["args"]["step"]]
+            rows.setdefault(int(event["tid"]), []).append(span)
+    return [{"stage": stage, "events": events} for stage, events in sorted(rows.items())]
