@@ -21,6 +21,7 @@ COMMANDS = (
     "predict",
     "evaluate",
     "export",
+    "report",
 )
 
 
@@ -31,7 +32,8 @@ def main() -> None:
         run_command(lambda runner: _usage(name))
         return
     sys.argv = [f"dni-async {name}", *sys.argv[2:]]
-    run_command(import_module(f"launch.{name}").work)
+    module = "report.__main__" if name == "report" else name  # a package
+    run_command(import_module(f"launch.{module}").work)
 
 
 def _usage(name: str) -> None:

@@ -16,6 +16,7 @@ from launch.config.command_line import parse
 from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
 from launch.config.recurrent import SequenceConfig
+from launch.config.report import ReportConfig
 from launch.config.study import StudyConfig
 from launch.config.train import TrainConfig
 from launch.evaluate import EvaluateConfig
@@ -70,6 +71,7 @@ COMMANDS = (
     PredictConfig,
     EvaluateConfig,
     BenchConfig,
+    ReportConfig,
     StudyConfig,
 )
 
@@ -84,7 +86,8 @@ def options_of(config: type) -> str:
 
 def test_every_command_that_readme_shows_exists() -> None:
     for module in set(re.findall(r"-m (launch\.\w+)", README)):
-        assert (ROOT / f"{module.replace('.', '/')}.py").exists(), module
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
     targets = re.findall(r"^make (\w+)", README, re.MULTILINE)
     makefile = (ROOT / "Makefile").read_text()
     assert targets and all(f"\n{target}:" in makefile for target in targets)

@@ -67,7 +67,11 @@ class CompareConfig(JobConfig):
 
     def job(self, engine: str, out: Path, repeat: int = 0) -> TrainConfig:
         """Return the configuration of one contestant in its run number `repeat`, counted from 0."""
-        own: dict[str, Any] = {"out": str(out), "seed": self.task.seed + (repeat if self.vary_seed else 0)}
+        own: dict[str, Any] = {
+            "out": str(out),
+            "report": False,
+            "seed": self.task.seed + (repeat if self.vary_seed else 0),
+        }
         if engine not in ENGINES and not is_engine_path(engine):
             return self.to(TrainConfig, rule=engine, **own)
         if find_engine(engine).processes == 1:

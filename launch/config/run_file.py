@@ -121,3 +121,12 @@ def _arguments(name: str, value: Any) -> Sequence[str]:
     if isinstance(value, list | tuple):
         return [f"--{name}", *map(str, value)]
     return [f"--{name}={value}"]
+
+
+def option_arguments(settings: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the arguments of a command for each setting that has a value, by the option's name."""
+    return {
+        name: list(_arguments(name, value))
+        for name, value in _flat(_written(settings))
+        if value is not None and value != ""
+    }

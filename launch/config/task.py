@@ -83,3 +83,5 @@ class OutputConfig(Group):
     """Folder for results; by default nothing is written."""
     quiet: bool = False
     """Show no progress and no table."""
+    report: bool = True
+    """Write the page report.html to the folder."""

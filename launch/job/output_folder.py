@@ -26,6 +26,7 @@ RESULTS = (
     "timeline.json",
     "timeline.png",
     "curves.png",
+    "report.html",
     "weights/stage-*.safetensors",
     "model/model.json",
     "model/model.safetensors",

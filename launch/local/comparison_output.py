@@ -17,6 +17,7 @@ from launch.local.comparison import check_folders
 from launch.report.comparison_rows import Row, Run
 from launch.report.files import prepare_out, write_results
 from launch.report.grid import Grid, show
+from launch.report.page.write import REPORT, write_comparison_report
 from tasks.base import Task
 
 
@@ -47,7 +48,7 @@ def write_comparison(
     path: Path,
     plot: Callable[[list[Row], Path, str, str], None],
 ) -> None:
-    """Write the files `path`.json, .md and .png, and show the tables.
+    """Write the files `path`.json, .md and .png and report.html, and show the tables.
 
     Args:
         plot: draws the picture from (rows, path, title, name of the metric).
@@ -61,6 +62,8 @@ def write_comparison(
             show(grid)
             print()
         print(f"written to {out}")
+    if config.output.report and write_comparison_report(out, title, grids) and not config.output.quiet:
+        print(f"open {out / REPORT} in a browser")
 
 
 def check_somebody_finished(runs: Mapping[str, Sequence[Run]]) -> None:

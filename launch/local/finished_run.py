@@ -16,7 +16,7 @@ MARKER = "comparison.txt"
 """Name of a file in the folder of each job of a comparison. Only such a folder is emptied for a new job."""
 MARKER_TEXT = "A comparison made this folder, and empties it when it runs again with the same --out.\n"
 """Content of that file; `marker_text` adds what the settings of the job do not have."""
-WITHOUT_EFFECT = ("out", "config", "quiet", "port", "timeout")
+WITHOUT_EFFECT = ("out", "config", "quiet", "port", "timeout", "report")
 """Settings that change nothing of what a run measures, so that a finished run counts with any of them."""
 
 

@@ -1,7 +1,7 @@
 """Train a task over time in this process.
 
 epoch:  windows ─ forward, backward with the SG at the end, update ─ ... ─ validation ─ copy the best weights
-end:    the best weights ─ test ─ summary.json, metrics.jsonl, model/
+end:    the best weights ─ test ─ summary.json, metrics.jsonl, report.html, model/
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from launch.job.stage_factory import build_updater
 from launch.recurrent.weights import save
 from launch.report.files import JsonLines, prepare_out, write_json
 from launch.report.metadata import run_metadata
+from launch.report.page.write import write_run_report
 from tasks.base import seed_everything
 from tasks.registry import create_any
 from tasks.sequence.base import Sequences, SequenceTask, Window
@@ -85,6 +86,8 @@ def _run(runner: RankRunner, config: SequenceConfig, task: SequenceTask, out: Pa
         print(f"{task.name}, {config.rule}, T = {config.bptt}: {_shown(summary['final'])}", flush=True)
     if out:
         save(out, trainer.model, config.task.name, config.task.task_args, sequences.symbols)
+        if config.output.report:
+            write_run_report(out, summary)
         write_json(out / "summary.json", summary)
         interruption.outcome = f"after update {trainer.updates}; summary.json and the model are in {out}"
         interruption.finished = not trainer.cut_short

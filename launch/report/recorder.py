@@ -2,7 +2,7 @@
 
 marker REPORT              ─► progress           metrics.jsonl
 marker EVALUATION, EPOCH   ─► progress, record   metrics.jsonl
-marker STOP                ─► record             timeline.json, timeline.png, curves.png, summary.json
+marker STOP                ─► record             timeline.json, pictures, report.html, summary.json
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from dni_async.messages import EVALUATIONS, Marker, MarkerKind
 from launch.job.context import RankContext
 from launch.job.output_folder import save_files
 from launch.report.files import JsonLines, collect_failure, keep_lines, write_json
+from launch.report.page.write import write_run_report
 from launch.report.progress import Progress
 from launch.report.run_record import RunRecord
+from launch.report.run_table import run_grid
 from launch.report.trace import chrome_trace
 
 CLOCK_STARTED = "clock started"
@@ -201,6 +203,8 @@ class Recorder:
             from launch.report.curves_plot import plot_curves
 
             plot_curves(summary, self.out / "curves.png")
+        if self._context.config.output.report:
+            write_run_report(self.out, summary, timeline, [run_grid(summary)])
         if whole:
             with collect_failure(self._problems, self.out / "summary.json"):
                 write_json(self.out / "summary.json", summary)  # last: whoever finds it finds all

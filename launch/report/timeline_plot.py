@@ -9,26 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from launch.report.figure import BLUE, DPI, FAINT, INK, ORANGE, PathLike, new_figure, style_axes
+from launch.report.figure import DPI, FAINT, INK, PathLike, new_figure, style_axes
 from launch.report.text import layer_range, run_name
 from launch.report.timeline import Interval, Span, Timeline, compute_intervals, overlap, spans, steady_window
+from launch.report.timeline_kinds import KINDS
 
 BARS = 1052
 """Width of the time axis in pixels."""
-
-KINDS = {
-    "forward": ("forward", BLUE),
-    "backward": ("backward", ORANGE),
-    "update": ("update", "#3d9e6d"),
-    "sg": ("SG training", "#8e5fb8"),
-    "head": ("auxiliary head", "#c9a227"),
-    "send": ("send", "#566270"),
-    "load": ("load batch", "#a8b7c7"),
-    "evaluate": ("evaluate", "#c8b560"),
-    "checkpoint": ("checkpoint", "#b0566f"),
-    "wait": ("wait", "#e4e7eb"),
-}
-"""Kind of event: (name in the legend, colour)."""
 
 
 def plot_timeline(

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "evaluate": ("--run", "/nothing"),
     "export": (),
     "bench": (),
+    "report": (),
     "latency": ("--quiet",),
 }
 """Every command with good options; those of a case come after them and override them."""
@@ -150,6 +151,7 @@ VALUES: dict[str, dict[str, str]] = {
     "evaluate": {"--run": "/nothing /dev/null <empty>", "--split": "dev"},
     "export": {"--run": "/nothing /dev/null <empty>", "--to": "model.bin", "--step": "x -1"},
     "bench": {"--only": "nothing"},
+    "report": {},
     "latency": {"--transports": "<nothing> nothing", "--repeats": "x 0 -1", "--timeout": "x 0 -1 nan"},
 }
 """By command and option: bad values. <nothing>: the option alone, <empty>: "", <5000>: 5,000 characters."""

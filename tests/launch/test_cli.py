@@ -20,6 +20,7 @@ COMMANDS = (
     "predict",
     "evaluate",
     "export",
+    "report",
 )
 
 
@@ -65,7 +66,8 @@ def test_a_command_gets_the_arguments_after_its_name(name, module, status_of, mo
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_command_is_a_module_that_can_be_run(name):
-    source = (ROOT / "launch" / f"{name}.py").read_text()
+    module, package = ROOT / "launch" / f"{name}.py", ROOT / "launch" / name / "__main__.py"
+    source = (module if module.exists() else package).read_text()
     assert source.endswith('\n\nif __name__ == "__main__":\n    run_command(work)\n')
 
 

@@ -86,7 +86,8 @@ def _run(module: str, arguments: tuple[str, ...], environment: dict[str, str], o
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = [module, *arguments]
-    run_command(import_module(module).work)
+    name = f"{module}.__main__" if module == "launch.report" else module  # a package
+    run_command(import_module(name).work)
 
 
 def descendants(pid: int) -> list[psutil.Process]:

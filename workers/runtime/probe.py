@@ -158,14 +158,17 @@ class Throughput:
 
 
 def process_metadata(device: torch.device) -> dict[str, Any]:
-    """Who this process is and the most memory it ever held, in bytes, on the host and in tensors of a GPU."""
+    """Who this process is, the memory that it holds and the most that it ever held, in bytes; of a GPU the
+    most in tensors."""
+    held = psutil.Process().memory_info().rss
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     accelerator = accelerator_of(device)
     gpu = {"peak_gpu_bytes": accelerator.peak_bytes()} if accelerator else {}
     return gpu | {
         "pid": os.getpid(),
         "host": socket.gethostname(),
-        "peak_rss_bytes": max(peak, psutil.Process().memory_info().rss),
+        "rss_bytes": held,
+        "peak_rss_bytes": max(peak, held),
     }
 
 
