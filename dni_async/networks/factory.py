@@ -24,6 +24,7 @@ from dni_async.optim import optimizer_factory
 from dni_async.synthesis.pending import PendingPredictions
 from dni_async.synthesis.scale import GradientScale
 from dni_async.synthesis.synthesizer import Condition, Synthesizer
+from dni_async.trees import map_tensors
 
 
 def resolve(
@@ -202,7 +203,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 def label_size_of(condition: Condition, y: Tensor) -> int:
     """Return the number of columns that a condition makes of the labels y (B, ...)."""
-    columns = condition(y)
+    columns = condition(map_tensors(lambda labels: labels[:1], y))  # one-hot, a vocabulary is large
     if columns.ndim < 2 or not columns.is_floating_point():
         raise UserError(
             f"condition(y) must give (B, C) floats, not {tuple(columns.shape)} of {columns.dtype}"

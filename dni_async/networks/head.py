@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self, override
 
+from dni_async.errors import UserError
 from dni_async.networks.base import DNINetwork, NetworkSettings, leave_gradient, misfit, required
 from dni_async.networks.norm import BatchNorm
 from dni_async.networks.sampled_softmax import SampledSoftmax
@@ -17,6 +18,8 @@ from dni_async.networks.sampled_softmax import SampledSoftmax
 MOST_FULL = 4096
 """Up to so many classes the softmax of a head is over all of them by default, above over a sample."""
 NEGATIVES = 1024
+MOST_LOGITS = 2**31
+"""8 GiB."""
 MAX_HIDDEN = 32
 """Channels of the head by default: with twice 64 it would cost a 5x5 convolution of 64 filters and more."""
 
@@ -125,6 +128,11 @@ class ClassifierSG(DNINetwork):
         if features.shape[:-1] != places:
             raise misfit(labels, h)
         features = features.flatten(0, -2)
+        if self.sampled is None and len(features) * self.classes > MOST_LOGITS:
+            raise UserError(
+                f"the SG network's softmax of {len(features)} labels over {self.classes} classes has more "
+                f"than {MOST_LOGITS} logits; set --sg.negatives {NEGATIVES}, or make batches smaller"
+            )
         if labels.is_floating_point():
             return F.cross_entropy(output(features), labels.flatten(0, -2))
         if self.sampled is not None:

@@ -7,6 +7,7 @@ from launch.report.bench_far import FAR_SECTIONS
 from launch.report.bench_models import MODEL_SECTIONS
 from launch.report.bench_recurrent import RECURRENT_SECTIONS
 from launch.report.bench_section import Section
+from launch.report.bench_sequences import SEQUENCE_SECTIONS
 
 ALL = "backprop copies backprop-all ddp gpipe 1f1b delayed local dni cdni frozen"
 RIVALS = "backprop copies backprop-all ddp gpipe 1f1b delayed local cdni"
@@ -168,6 +169,7 @@ SECTIONS = (
         minutes=10,
     ),
     *DEPTH_SECTIONS,
+    *SEQUENCE_SECTIONS,
     *MODEL_SECTIONS,
     *FAR_SECTIONS,
     *RECURRENT_SECTIONS,

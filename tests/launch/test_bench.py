@@ -13,6 +13,7 @@ from launch.bench import BenchConfig, chosen_of
 from launch.config.command_line import parse
 from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
+from launch.config.study import parse_study
 from launch.config.sweep import parse_sweep
 from launch.latency import LatencyConfig
 from launch.local import bench_commands
@@ -50,6 +51,8 @@ def test_every_command_is_understood() -> None:
         module, *arguments = shlex.split(command)
         if module == "sweep":
             assert parse_sweep(module, arguments)
+        elif module == "study":
+            assert parse_study(module, arguments)
         else:
             assert parse(configs[module], module, arguments)
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dni_async.networks import TokenHeadSG
+from dni_async.errors import UserError
+from dni_async.networks import TokenHeadSG, head
 from dni_async.networks.sampled_softmax import SampledSoftmax
+from dni_async.partition.flops import flop_counter
 
 ROWS, WIDTH, CLASSES = 6, 5, 50
 
@@ -69,3 +72,29 @@ def test_a_resumed_head_draws_the_classes_that_it_would_have_drawn() -> None:
 
 def test_a_head_over_all_classes_has_no_random_numbers_in_its_state() -> None:
     assert not any("sampled" in name for name in TokenHeadSG(WIDTH, CLASSES).state_dict())
+
+
+def test_an_automatic_cut_counts_the_classes_that_are_computed() -> None:
+    """A product forward and two backward, of 6 positions with 2 + 7 classes instead of 1,000."""
+    h, labels = torch.randn(2, 3, WIDTH), torch.tensor([[1, 2, 1], [2, 1, -1]])
+    flops = []
+    for negatives in (0, 7):
+        network = TokenHeadSG(WIDTH, 1000, negatives=negatives)
+        with flop_counter() as counter:
+            network.synthesize(h, labels)
+        flops.append(counter.get_total_flops())
+    assert flops == [3 * 2 * 6 * WIDTH * classes for classes in (1000, 2 + 7)]
+
+
+def test_a_vocabulary_that_is_too_large_for_all_of_its_classes_says_what_to_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(head, "MOST_LOGITS", 6 * CLASSES - 1)
+    h, labels = torch.randn(2, 3, WIDTH), torch.zeros(2, 3, dtype=torch.long)
+    TokenHeadSG(WIDTH, CLASSES, negatives=7).synthesize(h, labels)
+    with pytest.raises(UserError) as error:
+        TokenHeadSG(WIDTH, CLASSES).synthesize(h, labels)
+    assert str(error.value) == (
+        "the SG network's softmax of 6 labels over 50 classes has more than 299 logits; set --sg.negatives "
+        "1024, or make batches smaller"
+    )

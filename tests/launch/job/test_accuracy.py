@@ -6,11 +6,12 @@ make test-slow
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import pytest
 
+from dni_async.networks.settings import SGConfig
 from launch.fit import fit
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -76,6 +77,18 @@ def test_the_lower_stages_of_a_transformer_learn_with_the_token_head(
         found[rule] = run.summary["final"]["test_bits_per_char"]
     assert found["cdni"] <= ceiling, found
     assert found["cdni"] <= found["frozen"] - gap, found
+
+
+def test_attention_in_the_head_learns_what_stands_at_other_positions() -> None:
+    """1,500 steps, bits per symbol, where learning is a sudden drop that comes at any time; backprop has
+    0.7 to 1.4, the head of one position 2.5."""
+    settings = {"stages": 2, "cut": "2", "epochs": 1}
+    found = {}
+    for kind, seeds in (("token-attention", (0, 1, 2)), ("token-head", (0,))):
+        runs = [fit("induction", sg=SGConfig(kind=kind), seed=seed, **settings) for seed in seeds]
+        found[kind] = median(run.summary["final"]["test_bits_per_symbol"] for run in runs)
+    assert found["token-attention"] <= 1.0, found
+    assert found["token-head"] >= 2.0, found
 
 
 def test_three_convolutional_stages_learn_like_backprop_and_frozen_ones_do_not(data_root: Path) -> None:
