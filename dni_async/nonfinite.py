@@ -62,5 +62,57 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
     return all(bool(_values(tensor).isfinite().all()) for tensor in tensors)
 
 
+class FiniteChecks:
+    """The checks of one stage: at once, or, so that nobody waits for a device, when their results are there.
+
+        at once    forward -> h? Activation -> gradient? ...                raises NonFinite here
+        deferred   forward ->    Activation ->           ...  | take: ("activation", 3.1), ("gradient", nan)
+
+    A deferred check finds the value when it has reached weights and neighbours: only a run that ends with it
+    may defer.
+    """
+
+    def __init__(self, deferred: bool = False) -> None:
+        self.deferred = deferred
+        self._largest: list[tuple[NonFinite, Tensor]] = []
+
+    def check(self, what: str, tensors: Sequence[Tensor]) -> None:
+        """Look for values that are not finite, as `check_finite`."""
+        if not self.deferred:
+            check_finite(what, tensors)
+        elif parts := [_largest(tensor) for tensor in tensors if tensor.numel()]:
+            largest = parts[0] if len(parts) == 1 else torch.stack(parts).amax()
+            self._largest.append((NonFinite(f"the {what} has NaN or infinite values"), largest))
+
+    def loss(self, loss: Tensor, which: str = "the loss", rates: str = "--lr") -> float | Tensor:
+        """Return a loss (a scalar) as a number, checked as by `check_loss`; deferred, as it is, detached."""
+        if not self.deferred:
+            return check_loss(loss.item(), which, rates)
+        self._largest.append((NonFinite(f"{which} is NaN or infinite", rates), loss.detach().float()))
+        return loss.detach()
+
+    def take(self) -> list[tuple[NonFinite, Tensor]]:
+        """Return, once, the deferred checks: each error, and the scalar whose value decides whether it is
+        raised: not if it is finite."""
+        taken, self._largest = self._largest, []
+        return taken
+
+    def wait(self) -> None:
+        """Wait for the deferred checks. Raises NonFinite."""
+        if taken := self.take():
+            for value, (error, _) in zip(torch.stack([v for _, v in taken]).tolist(), taken, strict=True):
+                if not math.isfinite(value):
+                    raise error
+
+
+AT_ONCE = FiniteChecks()
+"""Checks that are not deferred; they have no state."""
+
+
+def _largest(tensor: Tensor) -> Tensor:
+    """Return the largest absolute value, as a scalar; NaN if there is one."""
+    return torch.linalg.vector_norm(_values(tensor).float(), torch.inf)
+
+
 def _values(tensor: Tensor) -> Tensor:
     return tensor.detach().coalesce().values() if tensor.is_sparse else tensor.detach()

@@ -11,6 +11,7 @@ from typing_extensions import Self
 
 from dni_async.contract import wrong_value
 from dni_async.messages import TargetGradient
+from dni_async.nonfinite import AT_ONCE, FiniteChecks
 from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.rules.context import RuleContext
 from dni_async.state.state_dict import State
@@ -40,6 +41,9 @@ class Rule(ABC):
 
     optimizer: Optimizer | None = None
     """Of the rule's own network, if it has one."""
+
+    checks: FiniteChecks = AT_ONCE
+    """By which it looks for NaN and infinite values; a stage sets its own."""
 
     phase: ClassVar[str] = "sg"
     """The name of the rule's own work where a stage's time is broken down into phases."""

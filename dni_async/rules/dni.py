@@ -12,7 +12,6 @@ from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
 from dni_async.networks.factory import build_synthesizer, resolve
 from dni_async.networks.registry import find_network
-from dni_async.nonfinite import check_finite
 from dni_async.rules.base import Rule
 from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.rules.context import RuleContext
@@ -89,7 +88,7 @@ class DniRule(Rule):
     @override
     def gradient(self, step: int, version: int, h: Tensor, y: Any) -> Tensor:
         gradient = self.predictor.predict(step, version, h, y)
-        check_finite("gradient", [gradient])
+        self.checks.check("gradient", [gradient])
         return gradient
 
     @override

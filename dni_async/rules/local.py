@@ -12,7 +12,6 @@ from typing_extensions import Self, override
 
 from dni_async.errors import UserError
 from dni_async.networks.factory import build_auxiliary
-from dni_async.nonfinite import check_finite, check_loss
 from dni_async.optim import gradients
 from dni_async.rules.base import Rule
 from dni_async.rules.capabilities import RuleCapabilities
@@ -88,11 +87,11 @@ class LocalRule(Rule):
         leaf = h.detach().requires_grad_()
         output = self.head(leaf)
         loss = self.loss(output, y)
-        mean = check_loss(loss.item(), "the local loss", "--lr or --local.lr")
+        mean = self.checks.loss(loss, "the local loss", "--lr or --local.lr")
         loss.backward()
         assert leaf.grad is not None
         try:
-            check_finite("gradient", [leaf.grad, *gradients(self.optimizer)])
+            self.checks.check("gradient", [leaf.grad, *gradients(self.optimizer)])
             self.optimizer.step()
         finally:
             self.optimizer.zero_grad()
@@ -125,6 +124,6 @@ class LocalRule(Rule):
         self.restore_counters(state)
 
     @torch.no_grad()
-    def _count(self, loss: float, output: Tensor, y: Any) -> None:
+    def _count(self, loss: float | Tensor, output: Tensor, y: Any) -> None:
         self._means.add_loss(loss, y)
-        self._means.add_scores(self.metric(output, y))
+        self._means.add_scores(self.metric(output, y), later=self.checks.deferred)

@@ -11,7 +11,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from dni_async.boundary import TENSOR, Boundary, Extras
-from dni_async.nonfinite import check_finite, check_loss
 from dni_async.rules.base import Rule
 from dni_async.rules.capabilities import RuleCapabilities
 from dni_async.rules.means import BatchMeans
@@ -78,17 +77,17 @@ class LossRule(Rule):
     def gradient(self, step: int, version: int, h: Tensor, y: Any) -> Tensor:
         leaf = h.detach().requires_grad_()
         loss = self.loss(self.boundary.unpack(leaf, self._extras), y)
-        mean, (gradient,) = check_loss(loss.item()), torch.autograd.grad(loss, leaf)
-        check_finite("gradient", [gradient])
+        mean, (gradient,) = self.checks.loss(loss), torch.autograd.grad(loss, leaf)
+        self.checks.check("gradient", [gradient])
         self._trained.add_loss(mean, y)
         return gradient
 
-    def count(self, loss: float, y: Any) -> None:
-        """Count the mean loss of one training batch with labels y.
+    def count(self, loss: Tensor, y: Any) -> None:
+        """Count the mean loss, a scalar, of one training batch with labels y.
 
         Raises NonFinite if it is NaN or infinite.
         """
-        self._trained.add_loss(check_loss(loss), y)
+        self._trained.add_loss(self.checks.loss(loss), y)
 
     def labels_in(self, y: Any) -> int:
         """Return how many labels the mean loss of a batch with labels y is over."""

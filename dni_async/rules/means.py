@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dni_async.state.state_dict import State
 from dni_async.trees import first_tensor
+
+_MOST_UNREAD = 256
+"""Losses, or scores, of batches that wait to be read."""
 
 
 class BatchMeans:
@@ -29,23 +33,32 @@ class BatchMeans:
     def clear(self) -> None:
         """Set all sums to zero."""
         self.samples = self.labels = self.scores = 0
-        self._loss = self._score = 0.0
+        self._loss_sum = self._score_sum = 0.0
+        self._losses: list[tuple[Tensor, int]] = []
+        """On a device that works in its own time: mean losses that are not added yet, and their labels."""
+        self._scores: list[Tensor] = []
 
     @property
     def loss(self) -> float | None:
         """Mean loss; None without any label."""
-        return self._loss / self.labels if self.labels else None
+        return self._add_all()[0] / self.labels if self.labels else None
 
     @property
     def score(self) -> float | None:
         """Mean score; None without any."""
-        return self._score / self.scores if self.scores else None
+        return self._add_all()[1] / self.scores if self.scores else None
 
-    def add_loss(self, loss: float, y: Any) -> None:
-        """Count a batch with labels y, (B, ...) or a tree, and this mean loss."""
+    def add_loss(self, loss: float | Tensor, y: Any) -> None:
+        """Count a batch with labels y, (B, ...) or a tree, and this mean loss; a tensor is read later."""
         labels = self.labels_in(y)
-        if labels:  # the mean over no label is NaN, as of torch's losses
-            self._loss += loss * labels
+        if not labels:
+            pass  # the mean over no label is NaN, as of torch's losses
+        elif isinstance(loss, Tensor):
+            self._losses.append((loss, labels))
+        else:
+            self._loss_sum += loss * labels
+        if len(self._losses) >= _MOST_UNREAD:
+            self._add_all()
         self.labels += labels
         self.samples += len(first_tensor(y))
 
@@ -53,18 +66,40 @@ class BatchMeans:
         """Return how many labels the mean loss of a batch with labels y is over."""
         return len(first_tensor(y)) if self.valid is None else int(self.valid(y).sum())
 
-    def add_scores(self, scores: Tensor) -> None:
-        """Count scores (N,)."""
-        self._score += float(scores.sum())
+    def add_scores(self, scores: Tensor, later: bool = False) -> None:
+        """Count scores (N,).
+
+        later: whether their sum is read when somebody asks for the mean.
+        """
+        if later:
+            self._scores.append(scores.sum())
+        else:
+            self._score_sum += float(scores.sum())
         self.scores += len(scores)
+        if len(self._scores) >= _MOST_UNREAD:
+            self._add_all()
+
+    def _add_all(self) -> tuple[float, float]:
+        """Return the sums of losses and scores, with those that were to be read later."""
+        if self._losses:
+            values = torch.stack([loss.double() for loss, _ in self._losses]).tolist()
+            for value, (_, labels) in zip(values, self._losses, strict=True):
+                self._loss_sum += value * labels
+            self._losses = []
+        if self._scores:
+            self._score_sum += sum(torch.stack(self._scores).double().tolist())
+            self._scores = []
+        return self._loss_sum, self._score_sum
 
     def state_dict(self) -> State:
         """Return all sums, JSON-able."""
         counts = {"samples": self.samples, "labels": self.labels, "scores": self.scores}
-        return {"loss": self._loss, "score": self._score} | counts
+        loss, score = self._add_all()
+        return {"loss": loss, "score": score} | counts
 
     def load_state_dict(self, state: State) -> None:
         """Take up these sums; those that an older version did not save are by samples."""
-        self._loss, self._score = state["loss"], state.get("score", 0.0)
+        self.clear()
+        self._loss_sum, self._score_sum = state["loss"], state.get("score", 0.0)
         self.samples = state["samples"]
         self.labels, self.scores = (state.get(name, self.samples) for name in ("labels", "scores"))

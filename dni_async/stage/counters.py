@@ -16,6 +16,7 @@ from torch import nn
 from dni_async.boundary import TENSOR, Boundary
 from dni_async.contract import check_report
 from dni_async.early_stopping import Best, Patience
+from dni_async.nonfinite import AT_ONCE, FiniteChecks
 from dni_async.optim import Updater
 from dni_async.ownership import starts_in_place
 from dni_async.rules.base import Rule
@@ -46,8 +47,10 @@ class StageState:
         takes: Boundary = TENSOR,
         returns: Boundary = TENSOR,
         targets: Boundary = TENSOR,
+        checks: FiniteChecks = AT_ONCE,
     ) -> None:
         self.index = index
+        self.checks = rule.checks = checks
         self.layers = layers.train()
         self.rule = rule
         self.updater = updater if rule.capabilities.updates else None

@@ -37,6 +37,7 @@ class Stage(MarkerHandler):
         takes, returns: how the input and the output of the layers are packed, if they are more than a tensor
             (see `boundary`, whose `walk` makes them from a batch).
         targets: how a batch's targets are packed: into y, and the last of the extras.
+        checks: how it looks for NaN and infinite values; its rule takes the same.
     """
 
     @property

@@ -24,7 +24,7 @@ from dni_async.boundary import Extras
 from dni_async.contract import check_like, wrong_value
 from dni_async.errors import UserError
 from dni_async.messages import Activation, Message, TargetGradient
-from dni_async.nonfinite import NonFinite, check_finite
+from dni_async.nonfinite import NonFinite
 from dni_async.ownership import clone_if_borrowed
 from dni_async.rules.base import Rule
 from dni_async.stage.forward import Forward
@@ -86,7 +86,7 @@ class TrainingStep(Forward):
         sent = False
         try:
             if not self.is_last:
-                check_finite("activation", [out])
+                self.checks.check("activation", [out])
                 yield self._activation(message, out, extras)
                 sent = True
             self.rule.take_extras(extras)
@@ -135,7 +135,7 @@ class TrainingStep(Forward):
                 raise
         self.on_phase_end("backward")
         try:
-            check_finite("gradient", self._gradients_to_check(x))
+            self.checks.check("gradient", self._gradients_to_check(x))
         except NonFinite as error:
             self.without(error)
             self.skipped += 1
@@ -201,7 +201,7 @@ class TrainingStep(Forward):
         h, extras = self.returns.pack(self._run(self.layers, message.h, message))
         self.on_phase_end("forward")
         try:
-            check_finite("activation", [h])
+            self.checks.check("activation", [h])
             yield self._activation(message, h, extras)
         except NonFinite as error:
             self.without(error, buffers)

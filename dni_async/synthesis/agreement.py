@@ -9,6 +9,8 @@ from torch import Tensor
 
 from dni_async.state.state_dict import State
 
+_MOST_UNREAD = 64
+
 
 class Agreement:
     """How close predictions are to their targets. For reports only: it does not rank recipes.
@@ -23,18 +25,28 @@ class Agreement:
     def clear(self) -> None:
         """Set all sums to zero."""
         self._sums = dict.fromkeys(("squared_error", "squared_target", "squared_prediction", "product"), 0.0)
+        self._unread: list[Tensor] = []
+        """Sums of single predictions, which a device computes in its own time."""
 
     def add(self, prediction: Tensor, target: Tensor) -> None:
         """Add one prediction and its target, of the same shape."""
         p, t = prediction.flatten().double(), target.flatten().double()
         error = p - t
-        found = torch.stack([error @ error, t @ t, p @ p, p @ t]).tolist()
-        self._sums = {name: old + new for (name, old), new in zip(self._sums.items(), found, strict=True)}
+        self._unread.append(torch.stack([error @ error, t @ t, p @ p, p @ t]))
+        if len(self._unread) >= _MOST_UNREAD:
+            self._add_all()
+
+    def _add_all(self) -> dict[str, float]:
+        if self._unread:
+            for found in torch.stack(self._unread).tolist():
+                self._sums = {k: old + new for (k, old), new in zip(self._sums.items(), found, strict=True)}
+            self._unread = []
+        return self._sums
 
     def stats(self) -> dict[str, float | None]:
         """Return the relative error sqrt(sum |g - t|^2 / sum |t|^2) and the cosine
         sum g.t / sqrt(sum |g|^2 sum |t|^2) since `clear`; None without a target other than zero."""
-        squared_error, squared_target, squared_prediction, product = self._sums.values()
+        squared_error, squared_target, squared_prediction, product = self._add_all().values()
         if not (0 < squared_target < math.inf and squared_prediction < math.inf):  # false for NaN, too
             return {"sg_relative_error": None, "sg_cosine": None}
         norms = math.sqrt(squared_target) * math.sqrt(squared_prediction)
@@ -45,8 +57,9 @@ class Agreement:
 
     def state_dict(self) -> State:
         """Return the sums."""
-        return dict(self._sums)
+        return dict(self._add_all())
 
     def load_state_dict(self, state: State) -> None:
         """Take up these sums; sums that an older version did not save start at zero."""
+        self._unread = []
         self._sums = {name: state.get(name, 0.0) for name in self._sums}

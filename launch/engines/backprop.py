@@ -24,7 +24,7 @@ class Backprop(Loop):
     @override
     def step(self, x: Any, y: Any) -> None:
         loss = self.loss(self.forward(x), y)
-        self.rule.count(loss.item(), y)
+        self.rule.count(loss, y)
         self.probe.mark("forward")
         self.updater.scaled(loss).backward()
         self.probe.mark("backward")

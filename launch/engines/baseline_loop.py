@@ -19,6 +19,7 @@ from torch import nn
 from dni_async.early_stopping import Best
 from dni_async.messages import EVALUATIONS, Activation, Marker, MarkerKind, Message
 from dni_async.networks.factory import parameters_of
+from dni_async.nonfinite import FiniteChecks
 from dni_async.parameter_groups import numbered
 from dni_async.state.module_state import collect_stats, reset_epoch_stats
 from launch.engines.joint_result import together
@@ -32,6 +33,9 @@ from workers.coordination.collectives import THROUGH_HOST, Peers, process_group
 from workers.runtime.emulation import make_probe
 from workers.runtime.precision import sequential
 from workers.runtime.probe import Throughput, process_metadata, warmup_steps
+
+STEPS_BETWEEN_CHECKS = 64
+"""On a GPU, of losses that are NaN or infinite: each check waits for it. On the CPU every loss is checked."""
 
 
 class Loop(ABC):
@@ -67,6 +71,7 @@ class Loop(ABC):
             self.config.runtime.precision,
         )
         self.rule = loss_rule(self.config, self.task, context.plan, self.device)
+        self.rule.checks = FiniteChecks(deferred=self.device.type != "cpu")
         self.loss = self.rule.loss
         self.inputs, self.targets = context.plan.boundary(0), context.plan.target_boundary()
         warmup = warmup_steps(self.data.steps_per_epoch // self.config.evaluation.evaluations)
@@ -153,6 +158,8 @@ class Loop(ABC):
         self.probe.begin(self.steps, True, "load", ("train", message.h.shape))
         self.step(*self._unpacked(message))
         self.probe.end()
+        if self.steps % STEPS_BETWEEN_CHECKS == 0:
+            self.rule.checks.wait()
         self.steps += 1
         self.samples += len(message.y)
         self.throughput.trained(rows * self.batches_at_once)
@@ -178,6 +185,7 @@ class Loop(ABC):
     def _answer(self, marker: Marker, report: Callable[[Marker], None]) -> float | None:
         """Gather the state of all ranks on rank 0, report it, and return the loss of an evaluation there. A
         REPORT marker takes the latest state without waiting."""
+        self.rule.checks.wait()
         own = {
             "result": self.rule.result(),
             "stage": self.stats() | self.metadata | process_metadata(self.device),

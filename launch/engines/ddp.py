@@ -69,7 +69,7 @@ class Ddp(Loop):
         output, rows = self.replica(x), len(first_tensor(y))
         loss = self.loss(output, y) if rows else output
         if rows:
-            self.rule.count(loss.item(), y)
+            self.rule.count(loss, y)
         self.probe.mark("forward")
         share = self._share(y)
         self._ready = 0

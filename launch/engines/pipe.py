@@ -80,7 +80,7 @@ class Pipe:
         self._schedules: dict[tuple[int, bool], Schedule] = {}
         self._made: list[TimedStage] = []
 
-    def step(self, inputs: Sequence[Tensor], y: Any) -> float | None:
+    def step(self, inputs: Sequence[Tensor], y: Any) -> Tensor | None:
         """Run forward and backward; return the mean loss on the last stage, None on the others.
 
         inputs: h and extras of a batch.
@@ -101,9 +101,10 @@ class Pipe:
                     else PipelineScheduleSingle
                 ],
             )
-        loss = torch.stack(losses).mean().item() / self.scale() if self.is_last else None
+        loss = torch.stack(losses).mean() if self.is_last else None
         self.probe.mark("wait")
-        return loss
+        scale = self.scale()
+        return loss if loss is None or scale == 1 else loss / scale
 
     def evaluate(self, inputs: Sequence[Tensor]) -> Any:
         """Run forward only; return the output on the last stage, None on the others."""

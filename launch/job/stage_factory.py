@@ -14,6 +14,7 @@ from dni_async.early_stopping import Patience
 from dni_async.learning_rates import schedule_factor
 from dni_async.loss_scaling import LossScaler
 from dni_async.networks.batch_normalised import batch_normalised
+from dni_async.nonfinite import FiniteChecks
 from dni_async.optim import Updater
 from dni_async.parameter_groups import NamedModules, numbered, parameter_groups, parameter_names
 from dni_async.rules import LossRule, Rule
@@ -105,6 +106,7 @@ def build_stage(
         takes=plan.boundary(first),
         returns=plan.boundary(end),
         targets=plan.target_boundary(),
+        checks=FiniteChecks(deferred=device.type != "cpu" and config.recovery.on_nonfinite == "stop"),
     )
     return stage, names
 

@@ -185,6 +185,10 @@ class FakeGpu(Accelerator):
         return there
 
     @override
+    def host_buffer(self, count: int) -> Tensor:
+        return torch.zeros(count)
+
+    @override
     def timer(self) -> FakeEvent:
         return self.current_stream().record_event()
 

@@ -136,6 +136,10 @@ class Accelerator(ABC):
         """Return the tensor on this device, copied in the current stream; the host does not wait."""
 
     @abstractmethod
+    def host_buffer(self, count: int) -> Tensor:
+        """Return new memory of the host for so many floats, which the device copies to without a detour."""
+
+    @abstractmethod
     def timer(self) -> TimedEvent:
         """Return an event in the current stream that knows when it is reached."""
 

@@ -54,6 +54,10 @@ class CudaAccelerator(Accelerator):
         return tensor.to(self.device, non_blocking=True)
 
     @override
+    def host_buffer(self, count: int) -> Tensor:
+        return torch.empty(count, pin_memory=True)
+
+    @override
     def timer(self) -> TimedEvent:
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(self.device))

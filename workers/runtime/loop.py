@@ -23,6 +23,8 @@ from dni_async.stage.stage import Stage
 from workers.failure.errors import at_position
 from workers.runtime.accelerator import DONE, Event, wait_for
 from workers.runtime.channels import StageChannels
+from workers.runtime.cuda import accelerator_of
+from workers.runtime.deferred_checks import DeferredChecks
 from workers.runtime.endpoints import DrainingReceiver
 from workers.runtime.probe import Probe, Throughput, is_training, work_of
 from workers.runtime.sequence_check import SequenceCheck
@@ -73,6 +75,8 @@ class StageLoop:
         self._under_way = () if self.lockstep else under_way
         self.metadata = metadata
         self.device = device if device is not None and device.type != "cpu" else None
+        self._accelerator = accelerator_of(device) if device is not None else None
+        self._deferred = DeferredChecks(stage, self._accelerator, timeout) if self._accelerator else None
         self.inputs_open = True
         """False once the STOP marker was sent downstream: nothing follows it."""
         self.sequence_check = SequenceCheck(stage)
@@ -175,11 +179,15 @@ class StageLoop:
         except AttributeError:
             raise not_a_message(receiver, message) from None
         self.probe.begin(step, is_training(message), "load" if from_source else "wait", work_of(message))
-        moved = move(message, self.device) if self.device else DONE
+        moved = move(message, self._accelerator or self.device) if self.device else DONE
         self._position = f"at step {step}"
         self.sequence_check.check(message)
+        if self._deferred and isinstance(message, Marker):
+            self._deferred.wait()  # no checkpoint and no result before
         for out in self.stage.on(message):
             self._send(out)
+        if self._deferred:
+            self._deferred.begin(step)
         self.probe.end()
         if isinstance(message, Activation):
             self._count(message)
