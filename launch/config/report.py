@@ -18,6 +18,9 @@ class ReportConfig:
     """Folders that --out named: of runs, comparisons and sweeps."""
     out: str = ""
     """File to write; by default report.html in the folder, or in the one that holds all folders."""
+    animate: bool = False
+    """Write an animated SVG of the runs instead, one below the other: batches, updates and gradients on their
+    way; by default unlocking.svg."""
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -27,3 +30,5 @@ class ReportConfig:
                 raise UserError(f"{run} is no folder; give folders that --out named")
         if self.out and Path(self.out).is_dir():
             raise UserError(f"{self.out} is a folder; give --out a file")
+        if self.animate and self.out and not self.out.endswith(".svg"):
+            raise UserError(f"{self.out} is no .svg, the only format of --animate; give --out another name")

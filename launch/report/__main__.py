@@ -1,7 +1,8 @@
-"""One page over runs and comparisons that have ended.
+"""One page over runs and comparisons that have ended, or an animation of them.
 
 python -m launch.report runs/*                     report.html in runs/
 python -m launch.report runs/a --out a.html
+python -m launch.report runs/cdni runs/1f1b --animate --out unlocking.svg
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from dni_async.errors import UserError
 from launch.config.command_line import parse
 from launch.config.report import ReportConfig
+from launch.report.animation.of_runs import animation
 from launch.report.page.collect import find_runs, read_comparison
 from launch.report.page.commands import commands_of_comparison
 from launch.report.page.document import make_page
@@ -21,15 +23,22 @@ from launch.report.run_table import run_grid
 from workers.checkpoint.atomic_file import write_whole
 from workers.failure.rank_runner import RankRunner, run_command
 
+ANIMATION = "unlocking.svg"
+
 
 def work(runner: RankRunner) -> None:
     """Read the runs and write the page."""
     config = parse(ReportConfig, "launch.report")
     folders = [Path(run) for run in config.runs]
     folders = [folder for folder in folders if len(folders) == 1 or _has_results(folder)]
-    path = Path(config.out) if config.out else _common_folder(folders) / REPORT
+    path = (
+        Path(config.out)
+        if config.out
+        else _common_folder(folders) / (ANIMATION if config.animate else REPORT)
+    )
+    content = animation(find_runs(folders)) if config.animate else page(folders)
     try:
-        write_whole(path, page(folders).encode())
+        write_whole(path, content.encode())
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); choose another --out") from error
     print(f"written: {path}")

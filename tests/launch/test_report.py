@@ -52,6 +52,13 @@ def test_no_report_leaves_the_page_out(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "summary.json").exists() and not (tmp_path / "a" / "report.html").exists()
 
 
+def test_runs_are_animated_one_below_the_other(tmp_path: Path) -> None:
+    folders = [str(write_run(tmp_path / name, recorded(name))) for name in ("cdni", "local")]
+    done = run("launch.report", *folders, "--animate")
+    assert (done.returncode, done.stdout) == (0, f"written: {tmp_path / 'unlocking.svg'}\n"), done.stderr
+    assert (tmp_path / "unlocking.svg").read_text().startswith("<svg ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -60,6 +67,7 @@ def test_no_report_leaves_the_page_out(tmp_path: Path) -> None:
         (("{tmp}",), "has no results"),
         (("{tmp}", "{tmp}"), "none of these folders has results"),
         (("{tmp}", "--out", "{tmp}"), "is a folder; give --out a file"),
+        (("{tmp}", "--animate", "--out", "a.gif"), "a.gif is no .svg"),
     ],
 )
 def test_what_cannot_be_shown_is_refused_in_one_line(
