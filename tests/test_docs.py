@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("README", "docs/ARCHITECTURE", "docs/RELIABILITY", "docs/LIBRARY", "docs/EXTENDING", "docs/CLUSTER")
+NAMES = (
+    "README",
+    "docs/GUIDE",
+    "docs/ARCHITECTURE",
+    "docs/RELIABILITY",
+    "docs/LIBRARY",
+    "docs/EXTENDING",
+    "docs/CLUSTER",
+)
 PAGES = {name: (ROOT / f"{name}.md").read_text() for name in NAMES if (ROOT / f"{name}.md").exists()}
 ROOMS = "(?:dni_async|workers|tasks|launch|tests)"
 PATH = re.compile(rf"(?<![\w./-])({ROOMS}(?:/[\w.-]*\w)*/?|docs/[\w./-]*\w)(?![\w/])")

@@ -1,4 +1,4 @@
-"""What README shows is run as it stands there."""
+"""What README and GUIDE show is run as it stands there."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ from launch.generate import GenerateConfig
 from launch.predict import PredictConfig
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHOWN = (ROOT / "README.md").read_text() + (ROOT / "docs" / "GUIDE.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", SHOWN, re.DOTALL)
 
 
 def run(folder: Path, *arguments: str) -> str:
@@ -84,14 +85,14 @@ def options_of(config: type) -> str:
     return printed.getvalue()
 
 
-def test_every_command_that_readme_shows_exists() -> None:
-    for module in set(re.findall(r"-m (launch\.\w+)", README)):
+def test_every_command_that_readme_and_guide_show_exists() -> None:
+    for module in set(re.findall(r"-m (launch\.\w+)", SHOWN)):
         path = ROOT / module.replace(".", "/")
         assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
-    targets = re.findall(r"^make (\w+)", README, re.MULTILINE)
+    targets = re.findall(r"^make (\w+)", SHOWN, re.MULTILINE)
     makefile = (ROOT / "Makefile").read_text()
     assert targets and all(f"\n{target}:" in makefile for target in targets)
-    options = set(re.findall(r"--[a-z][a-z-]+(?:\.[a-z-]+)?", README))
+    options = set(re.findall(r"--[a-z][a-z-]+(?:\.[a-z-]+)?", SHOWN))
     torchrun = {
         "--standalone",
         "--nproc-per-node",
@@ -106,7 +107,22 @@ def test_every_command_that_readme_shows_exists() -> None:
 
 
 def test_every_link_leads_somewhere() -> None:
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub makes of the headings of a page."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def test_every_link_to_a_heading_leads_to_one() -> None:
+    missing = []
+    for page in (*PAGES, ROOT / "CHANGELOG.md"):
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+            if anchor not in anchors(page.parent / target if target else page):
+                missing.append(f"{page.name}: {target}#{anchor}")
+    assert not missing

@@ -1,4 +1,4 @@
-"""The example script trains by either schedule, and README shows what differs."""
+"""The example script trains by either schedule, and GUIDE shows what differs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_example_learns_by_either_schedule(schedule: str) -> None:
 
 
 def test_readme_shows_lines_of_the_example() -> None:
-    (diff,) = re.findall(r"```diff\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (diff,) = re.findall(r"```diff\n(.*?)```", (ROOT / "docs" / "GUIDE.md").read_text(), re.DOTALL)
     script = SCRIPT.read_text().replace("rule=options.schedule", 'rule="cdni"')
     for line in diff.splitlines():
         assert line[1:].strip() in script, line
