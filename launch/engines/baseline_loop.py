@@ -79,6 +79,7 @@ class Loop(ABC):
         self.probe = make_probe(runtime.emulate_gflops, warmup, self.device, runtime.timeout)
         self.throughput = Throughput(warmup)
         self.steps = self.samples = 0
+        self._reads = False
         patience = patience_of(self.config.evaluation.patience, self.data.steps_per_epoch)
         self.best = Best(self.module, patience) if patience else None
         self.batches_at_once = 1
@@ -108,6 +109,10 @@ class Loop(ABC):
         """For the line that reports a failure."""
         return f"rank {self.peers.rank} ({self.config.engine}), at step {self.steps}"
 
+    def describe_activity(self) -> str:
+        """The position, and whether the rank reads data; called by another thread."""
+        return self.describe_position() + (", reading a batch of the data set" if self._reads else "")
+
     def train(self, report: Callable[[Marker], None], enough: Callable[[], bool] = lambda: False) -> None:
         """Train to the end of the run; all ranks stop together.
 
@@ -117,8 +122,11 @@ class Loop(ABC):
         """
         seed_everything(self.config.task.seed + 1 + self.peers.rank)  # dropout and the like differ
         with explained(self.describe_position, self.peers):
+            self._reads = True
             for message in self._context.messages(self.probe.clock, self._should_stop):
+                self._reads = False
                 self.on(message, report, enough)
+                self._reads = True
 
     def _should_stop(self) -> bool:
         return self.stopped or self.joint_stop.is_due(self.steps)
@@ -227,6 +235,7 @@ def run_loop(
     with process_group(context.rendezvous, context.config.runtime.timeout, context.placement.device) as peers:
         loop = make(context, peers)
         context.runner.describe_position = loop.describe_position
+        context.runner.describe_activity = loop.describe_activity
         with explained(loop.describe_position, peers):
             loop.prepare()
             context.warm_up()

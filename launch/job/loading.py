@@ -207,7 +207,7 @@ def _batches(iterator: Iterator[Any], timeout: float) -> Iterator[Any]:
 
 def seed_by(*numbers: int) -> None:
     """Seed the generators of torch, numpy and Python by several numbers together."""
-    seed_everything(int(numpy.random.SeedSequence(numbers).generate_state(1, numpy.uint64)[0] >> 1))
+    seed_everything(int(numpy.random.SeedSequence(numbers).generate_state(1, numpy.uint64)[0]) >> 1)
 
 
 def part_of(rows: Tensor, part: Part) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dni_async.messages import Marker
+from dni_async.messages import Marker, MarkerKind
 from launch.config.train import TrainConfig
 from launch.engines.backprop import Backprop
 from tasks.base import Task
@@ -41,8 +41,9 @@ def check_same_training(
     assert weights.keys() == wanted.keys()
     for name, value in wanted.items():
         torch.testing.assert_close(weights[name], value, rtol=1e-4, atol=1e-6)
+    epochs = [marker for marker in markers if marker.kind is MarkerKind.EPOCH]
     assert len(summary["epochs"]) == config.task.epochs
-    for epoch, marker in zip(summary["epochs"], markers, strict=False):
+    for epoch, marker in zip(summary["epochs"], epochs, strict=True):
         assert (epoch["trained"], epoch["tested"]) == (rows, tested)
         for key in ("loss", "test_loss", "test_accuracy"):
             assert epoch[key] == pytest.approx(marker.body["result"][key], rel=1e-4), key

@@ -83,6 +83,7 @@ class StageLoop:
         self._full: Sender | None = None
         """The sender that had no room when `step` checked."""
         self._position = "before the first step"
+        self._reads = False
         self._slots_bytes = 0
         """The most bytes that the senders ever held."""
         stage.on_phase_end = probe.mark if self.device is None else self._on_phase_end
@@ -145,7 +146,9 @@ class StageLoop:
         return f"stage {self.stage.index} (rank {self.stage.index}), {self._position}"
 
     def describe_activity(self) -> str:
-        """The position, and whether the stage computes or waits; called by another thread."""
+        """The position, and whether the stage computes, waits or reads data; called by another thread."""
+        if self._reads:
+            return f"{self.describe_position()}, reading a batch of the data set"
         activities = {"at": ", computing", "after": ", waiting"}
         return self.describe_position() + activities.get(self._position.split()[0], "")
 
@@ -173,7 +176,9 @@ class StageLoop:
         from_source = receiver.peer < 0
         if from_source:
             self.probe.mark("wait")
+        self._reads = from_source
         message = receiver.recv(self.timeout)
+        self._reads = False
         try:
             step = message.step
         except AttributeError:

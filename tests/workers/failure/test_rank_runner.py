@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -251,6 +252,7 @@ def into_no_folder(runner: RankRunner, mouth: Connection) -> None:
 
 
 def without_a_folder(runner: RankRunner, mouth: Connection) -> None:
+    tempfile.tempdir = None  # the folder for temporary files may be known from before this process
     runner.folder = None
     raise KeyError("dim")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -423,6 +423,24 @@ class TestCopiesOfAGpu:
 
 class TestWaiting:
     """A stage that can do nothing sleeps, and says after its deadline for whom."""
+
+    def test_a_stage_that_reads_a_batch_says_that_its_data_set_is_at_work(self) -> None:
+        said: list[str] = []
+
+        def slowly() -> Iterator[Message]:
+            for message in batches([30] * 2):
+                said.append(loop.describe_activity())
+                yield message
+
+        with one_loop(pipeline(cut=(2,))[0], slowly()) as (loop, _):
+            assert loop.step() and loop.step()
+            said.append(loop.describe_activity())
+        reading = "reading a batch of the data set"
+        assert said == [
+            f"stage 0 (rank 0), before the first step, {reading}",
+            f"stage 0 (rank 0), after step 0, {reading}",
+            "stage 0 (rank 0), after step 1, waiting",
+        ]
 
     @pytest.fixture
     def waits(self, monkeypatch: pytest.MonkeyPatch) -> list[float]:
