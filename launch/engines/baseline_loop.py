@@ -212,20 +212,17 @@ class Loop(ABC):
 
     def stats(self) -> dict[str, Any]:
         """Return what a stage would report."""
-        return (
-            {
-                "index": self.peers.rank,
-                "steps": self.steps,
-                "samples": self.samples,
-                "version": self.updater.version,
-                "targets_sent": 0,
-                "targets_received": 0,
-                "held_bytes": 0,  # no buffers for other batches
-            }
-            | (self.updater.scaler.stats() if self.updater.scaler else {})
-            | collect_stats(self.module)
-            | self.probe.stats()
-        )
+        counts = {
+            "index": self.peers.rank,
+            "steps": self.steps,
+            "samples": self.samples,
+            "version": self.updater.version,
+            "targets_sent": 0,
+            "targets_received": 0,
+            "held_bytes": 0,  # no buffers for other batches
+        }
+        scaler = self.updater.scaler.stats() if self.updater.scaler else {}
+        return counts | scaler | collect_stats(self.module) | self.probe.stats()
 
 
 def run_loop(

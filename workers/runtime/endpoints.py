@@ -43,7 +43,10 @@ class Source(_LocalEnd, Receiver):
 
     @override
     def recv(self, timeout: float) -> Message:
-        return next(self._messages)
+        self.activity = ", reading a batch of the data set"
+        message = next(self._messages)
+        self.activity = ""
+        return message
 
     @override
     def release(self) -> None:

@@ -83,7 +83,6 @@ class StageLoop:
         self._full: Sender | None = None
         """The sender that had no room when `step` checked."""
         self._position = "before the first step"
-        self._reads = False
         self._slots_bytes = 0
         """The most bytes that the senders ever held."""
         stage.on_phase_end = probe.mark if self.device is None else self._on_phase_end
@@ -147,10 +146,8 @@ class StageLoop:
 
     def describe_activity(self) -> str:
         """The position, and whether the stage computes, waits or reads data; called by another thread."""
-        if self._reads:
-            return f"{self.describe_position()}, reading a batch of the data set"
-        activities = {"at": ", computing", "after": ", waiting"}
-        return self.describe_position() + activities.get(self._position.split()[0], "")
+        doing = {"at": ", computing", "after": ", waiting"}.get(self._position.split()[0], "")
+        return self.describe_position() + (self.channels.activations_in.activity or doing)
 
     def _has_room(self, sender: Sender | None) -> bool:
         """Whether the sender would take a message. If not, `_wait` waits for it: asking it again there could
@@ -176,9 +173,7 @@ class StageLoop:
         from_source = receiver.peer < 0
         if from_source:
             self.probe.mark("wait")
-        self._reads = from_source
         message = receiver.recv(self.timeout)
-        self._reads = False
         try:
             step = message.step
         except AttributeError:

@@ -136,6 +136,9 @@ class Sender(Channel):
 class Receiver(Channel):
     """The end that messages come out of."""
 
+    activity = ""
+    """What it does at the moment to make the next message, for the line about a rank that others wait for."""
+
     @abstractmethod
     def poll(self) -> bool:
         """Whether a message can be received without waiting."""
