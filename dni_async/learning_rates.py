@@ -50,10 +50,15 @@ class LearningRates:
         self._factor = factor
         self._initial = [group["lr"] for group in optimizer.param_groups]
 
-    def set(self, version: int) -> None:
-        """Set the rates of weights that were stepped `version` times."""
-        if self._factor is None:
+    def set(self, version: int, share: float = 1.0, *, changed: bool = False) -> None:
+        """Set the rates of weights that were stepped `version` times.
+
+        Args:
+            share: of the scheduled rates.
+            changed: whether they were last set to a share.
+        """
+        if self._factor is None and share == 1 and not changed:
             return
-        factor = self._factor(version)
+        factor = share * (self._factor(version) if self._factor else 1.0)
         for group, rate in zip(self._optimizer.param_groups, self._initial, strict=True):
             group["lr"] = rate * factor

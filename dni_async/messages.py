@@ -58,6 +58,9 @@ class TargetGradient:
     grad: Tensor
     """(B, ...) gradient of the mean loss, in the shape and type of the activation it answers; without rows
     for one of whole numbers, which has no gradient."""
+    trust: float = 1.0
+    """How well predictions from the sender's output to the loss agree with their targets: the product of
+    their running cosines; 1 where nothing is predicted (see `--sg.gate`)."""
 
     @property
     def empty(self) -> bool:

@@ -98,9 +98,9 @@ class Updater:
         self._rates = LearningRates(optimizer, factor) if optimizer else None
         self._set_rates()
 
-    def step(self) -> None:
-        """Take the gradients of one more batch; with the last of `accumulate`, clip, step, schedule, and
-        clear the gradients."""
+    def step(self, rate: float = 1.0) -> None:
+        """Take the gradients of one more batch; with the last of `accumulate`, clip, step with the scheduled
+        learning rate times `rate`, schedule, and clear the gradients."""
         self._accumulated += 1
         if self._accumulated < self.accumulate:
             return
@@ -115,13 +115,16 @@ class Updater:
             self._clip(self.clip_norm)
         if self.optimizer is None:
             return
+        if rate != 1 and self._rates:
+            self._rates.set(self.version - 1, rate)
         if self.correction:
             self.correction.step(self.optimizer, self.version - 1)
         else:
             self.optimizer.step()
         if self.average:
             self.average.update(self.version)
-        self._set_rates()
+        if self._rates:
+            self._rates.set(self.version, changed=rate != 1)
         self.optimizer.zero_grad()
 
     def averaged(self) -> AbstractContextManager[None]:

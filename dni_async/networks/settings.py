@@ -45,6 +45,9 @@ class SGConfig:
     """Extra SG steps per target, on replayed tuples: 2 for linear and mlp from 3 stages on, else 0."""
     replay_window: int = 16
     """How many (h, y, target) tuples are kept for replay."""
+    gate: bool = False
+    """A stage's learning rate times the root of the product of the cosines between predictions and targets,
+    its own and those of the stages after it: who guesses slows down."""
     units: str = "sample"
     """Gradient units the network works in: sample (times the batch size), rms (by running RMS) or none."""
 

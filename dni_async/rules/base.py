@@ -58,6 +58,16 @@ class Rule(ABC):
         """Whether the stage may take one more training batch; if not, a target must come first."""
         return True
 
+    @property
+    def trust(self) -> float:
+        """What targets of this stage carry as `TargetGradient.trust`."""
+        return 1.0
+
+    @property
+    def rate(self) -> float:
+        """The factor of the stage's learning rate for its next update."""
+        return 1.0
+
     def forward(self, layers: nn.Module, x: Any) -> Any:
         """Return the stage's output for the training batch x: (B, ...) each, or trees of tensors."""
         return layers(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -44,8 +45,12 @@ class DniRule(Rule):
         plot_style=("#cc79a7", "<"),
     )
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, gate: bool = False) -> None:
         self.predictor = predictor
+        self.gate = gate
+        """Whether `rate` is the root of `trust`: a stage that guesses slows itself down."""
+        self._below = 1.0
+        """The trust that came with the last target."""
         self.optimizer = predictor.optimizer
         self._staleness = Staleness()
 
@@ -83,7 +88,17 @@ class DniRule(Rule):
             guarded=context.guarded,
             schedule=context.schedule if network.follows_schedule else None,
         )
-        return cls(synthesizer)
+        return cls(synthesizer, bool(settings.gate))
+
+    @property
+    @override
+    def trust(self) -> float:
+        return max(0.0, self.predictor.cosine) * self._below if self.gate else 1.0
+
+    @property
+    @override
+    def rate(self) -> float:
+        return math.sqrt(self.trust)
 
     @override
     def gradient(self, step: int, version: int, h: Tensor, y: Any) -> Tensor:
@@ -93,6 +108,7 @@ class DniRule(Rule):
 
     @override
     def take_target(self, target: TargetGradient, version: int) -> None:
+        self._below = target.trust
         then = self.predictor.take(target)
         if then is not None:
             self._staleness.add(version - then)
@@ -103,7 +119,8 @@ class DniRule(Rule):
 
     @override
     def stats(self) -> dict[str, Any]:
-        return self._staleness.stats() | self.predictor.stats()
+        gate = {"sg_trust": self.trust} if self.gate else {}
+        return self._staleness.stats() | self.predictor.stats() | gate
 
     @override
     def new_epoch(self) -> None:
@@ -115,21 +132,28 @@ class DniRule(Rule):
 
     @override
     def counters(self) -> State:
-        return {"staleness": self._staleness.state_dict(), "predictor": self.predictor.counters()}
+        return self._counts() | {"predictor": self.predictor.counters()}
 
     @override
     def restore_counters(self, counters: State) -> None:
-        self._staleness.load_state_dict(counters["staleness"])
+        self._load_counts(counters)
         self.predictor.restore_counters(counters["predictor"])
 
     @override
     def state_dict(self) -> State:
-        return {"staleness": self._staleness.state_dict(), "predictor": self.predictor.state_dict()}
+        return self._counts() | {"predictor": self.predictor.state_dict()}
 
     @override
     def load_state_dict(self, state: State) -> None:
-        self._staleness.load_state_dict(state["staleness"])
+        self._load_counts(state)
         self.predictor.load_state_dict(state["predictor"])
+
+    def _counts(self) -> State:
+        return {"staleness": self._staleness.state_dict(), "trust_below": self._below}
+
+    def _load_counts(self, counts: State) -> None:
+        self._staleness.load_state_dict(counts["staleness"])
+        self._below = counts.get("trust_below", 1.0)
 
 
 class CdniRule(DniRule):

@@ -144,7 +144,7 @@ class TrainingStep(Forward):
             return
         yield from self._answer(message, self._target(x))
         self.rule.before_update()
-        self.updater.step()
+        self.updater.step(self.rule.rate)
         self.on_phase_end("update")
 
     def _check_contract(self, h: Tensor, gradient: Tensor) -> None:
@@ -176,7 +176,8 @@ class TrainingStep(Forward):
         """Send the target gradient of the batch, (B, ...) or without rows, if a stage upstream needs it."""
         if self.send_targets:
             self.targets_sent += 1
-            yield TargetGradient(message.step, self.version, clone_if_borrowed(grad, message))
+            trust = self.rule.trust
+            yield TargetGradient(message.step, self.version, clone_if_borrowed(grad, message), trust)
 
     def _skip(self, message: Activation, out: Tensor, sent: bool = False) -> Iterator[Message]:
         """Make no update for this batch; the neighbours get messages without rows, in the usual order.

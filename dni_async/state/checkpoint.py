@@ -47,6 +47,7 @@ class Part:
         """Copy a target that was under way when the state was copied."""
         if self.state is not None and target.step < self.step:
             saved = {"step": target.step, "version": target.version, "grad": target.grad}
+            saved["trust"] = target.trust
             self.targets.append(copied(saved))
 
     def whole(self) -> State:
@@ -99,7 +100,10 @@ class Parts:
 
 def targets_under_way(part: State, device: torch.device | None = None) -> list[TargetGradient]:
     """Return the targets that a stage must handle first when it resumes from this part."""
-    return [TargetGradient(t["step"], t["version"], t["grad"].to(device)) for t in part["targets"]]
+    return [
+        TargetGradient(t["step"], t["version"], t["grad"].to(device), t.get("trust", 1.0))
+        for t in part["targets"]
+    ]
 
 
 def recut(

@@ -19,6 +19,11 @@ class Predictor(ABC):
     optimizer: Optimizer | None = None
     """Of the network that predicts, if there is one."""
 
+    @property
+    def cosine(self) -> float:
+        """The running cosine between predictions and their targets; 1 where predictions are exact."""
+        return 1.0
+
     @abstractmethod
     def predict(self, step: int, version: int, h: Tensor, y: Any) -> Tensor:
         """Return the gradient of the mean loss at h for the batch `step`, in the shape of h.

@@ -76,6 +76,11 @@ class Synthesizer(Predictor):
         self._taken = self._most_bytes = 0
         self._rates = LearningRates(optimizer, schedule)
 
+    @property
+    @override
+    def cosine(self) -> float:
+        return self.agreement.running_cosine
+
     @override
     def predict(self, step: int, version: int, h: Tensor, y: Any) -> Tensor:
         pending, gradient = self.synthesize(version, h, y)
@@ -126,7 +131,7 @@ class Synthesizer(Predictor):
         prediction, target = self._learn(pending, wanted)
         if measured:
             check_prediction(self.network, prediction, target)
-            self.agreement.add(prediction, target)
+            self.agreement.add(prediction, target, self.measure_every)
         if self.replay:
             self._recent.append((pending, wanted))
             self._most_bytes = max(self._most_bytes, self.held_bytes())

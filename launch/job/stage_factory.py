@@ -179,7 +179,7 @@ class _UpdaterGroup(Updater):
         self.updaters = updaters
 
     @override
-    def step(self) -> None:
-        super().step()
+    def step(self, rate: float = 1.0) -> None:
+        super().step(rate)
         for updater in self.updaters:
-            updater.step()
+            updater.step(rate)

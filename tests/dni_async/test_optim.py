@@ -230,3 +230,16 @@ def test_state_is_saved_in_the_order_of_the_parameters_whatever_their_groups() -
     assert [entry["exp_avg"].shape for entry in state["parameters"]] == [p.shape for p in module.parameters()]
     updater.load_state_dict(state)
     assert updater.state_dict()["parameters"][0]["exp_avg"].shape == first.shape
+
+
+@pytest.mark.parametrize("factor", [None, lambda version: 1 / (1 + version)])
+def test_a_step_at_a_share_of_the_rate_leaves_the_next_one_at_the_whole(factor) -> None:
+    module = layer()
+    updater = Updater(optimizer_factory("sgd", 0.1)(list(module.parameters())), factor)
+    moved = []
+    for rate in (1.0, 0.25, 1.0):
+        before = with_gradient(module).weight.detach().clone()
+        updater.step(rate)
+        moved.append(round(float((before - module.weight).detach()[0, 0]), 6))
+    factors = [factor(version) if factor else 1.0 for version in range(3)]
+    assert moved == [round(0.1 * f * rate, 6) for f, rate in zip(factors, (1.0, 0.25, 1.0), strict=True)]

@@ -21,7 +21,7 @@ def message(seed: int) -> Message:
         body = {str(i): {"seen": i, "text": "ü" * rng.randrange(300)} for i in range(rng.randrange(4))}
         return Marker(MarkerKind(rng.randrange(3)), seed, rng.randrange(9), rng.random() < 0.5, body)
     if kind == 1:
-        return TargetGradient(seed, rng.randrange(9), tensor)
+        return TargetGradient(seed, rng.randrange(9), tensor, rng.choice([0.0, 0.25, 1.0]))
     labels = values(torch.int64, shape[:1], seed + 1)
     extras = tuple(values(rng.choice(DTYPES), shape[:i], seed + i) for i in range(rng.randrange(3)))
     return Activation(seed, rng.randrange(9), tensor, labels, rng.random() < 0.5, extras)

@@ -134,9 +134,9 @@ class StepAll(Updater):
         super().__init__(None)
         self.updaters = updaters
 
-    def step(self) -> None:
+    def step(self, rate: float = 1.0) -> None:
         for updater in self.updaters:
-            updater.step()
+            updater.step(rate)
 
 
 def oracle_pipeline(

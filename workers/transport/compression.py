@@ -75,7 +75,7 @@ class CompressingSender(ForwardingSender):
         if isinstance(message, Activation):
             message = replace(message, h=compress(message.h, self._wire))
         elif isinstance(message, TargetGradient):
-            message = TargetGradient(message.step, message.version, compress(message.grad, self._wire))
+            message = replace(message, grad=compress(message.grad, self._wire))
         if isinstance(message, TargetGradient) or (isinstance(message, Activation) and message.train):
             self._bytes += payload_bytes(message)
             self._batches += 1

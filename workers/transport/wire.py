@@ -35,6 +35,7 @@ ALIGN = 64
 _FIXED = struct.Struct("<4s4B2qi")
 _SPEC = struct.Struct(f"<2B{MAX_DIMS}I")
 _CRC = struct.Struct("<I")
+_INT, _FLOAT = struct.Struct("<i"), struct.Struct("<f")
 HEADER_BYTES = _FIXED.size + MAX_TENSORS * _SPEC.size + _CRC.size
 
 _ACTIVATION, _TARGET, _MARK = 1, 2, 3
@@ -99,6 +100,7 @@ def encode(message: Message) -> tuple[bytes, list[Tensor], Specs]:
         flags = _TRAIN if message.train else 0
     elif isinstance(message, TargetGradient):
         kind, tensors, version = _TARGET, [message.grad], message.version
+        (epoch,) = _INT.unpack(_FLOAT.pack(message.trust))  # targets have no epoch
     else:
         kind, marker, epoch = _MARK, int(message.kind), message.epoch
         flags = _RETURNING if message.returning else 0
@@ -144,7 +146,8 @@ def assemble(header: Header, tensors: list[Tensor]) -> Message:
         h, y, *extras = tensors
         return Activation(header.step, header.version, h, y, bool(header.flags & _TRAIN), tuple(extras))
     if header.kind == _TARGET:
-        return TargetGradient(header.step, header.version, tensors[0])
+        (trust,) = _FLOAT.unpack(_INT.pack(header.epoch))
+        return TargetGradient(header.step, header.version, tensors[0], trust)
     try:
         body = json.loads(tensors[0].cpu().numpy().tobytes())
         kind = MarkerKind(header.marker)
