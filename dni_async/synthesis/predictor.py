@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from dni_async.messages import TargetGradient
 from dni_async.state.state_dict import State
+from dni_async.synthesis.agreement import Agreement
 
 
 class Predictor(ABC):
@@ -18,11 +19,13 @@ class Predictor(ABC):
 
     optimizer: Optimizer | None = None
     """Of the network that predicts, if there is one."""
+    agreement: Agreement | None = None
+    """Of predictions with their targets; None where they are exact."""
 
     @property
     def cosine(self) -> float:
         """The running cosine between predictions and their targets; 1 where predictions are exact."""
-        return 1.0
+        return self.agreement.running_cosine if self.agreement else 1.0
 
     @abstractmethod
     def predict(self, step: int, version: int, h: Tensor, y: Any) -> Tensor:

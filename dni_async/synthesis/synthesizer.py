@@ -70,16 +70,11 @@ class Synthesizer(Predictor):
         self.scale = scale or GradientScale()
         self.replay, self.guarded = replay, guarded
         self.updates = 0
-        self.agreement = Agreement()
+        self.agreement: Agreement = Agreement()
         self._recent: deque[tuple[PendingPrediction, Tensor]] = deque(maxlen=replay_window)
         self._generator = torch.Generator().manual_seed(seed)
         self._taken = self._most_bytes = 0
         self._rates = LearningRates(optimizer, schedule)
-
-    @property
-    @override
-    def cosine(self) -> float:
-        return self.agreement.running_cosine
 
     @override
     def predict(self, step: int, version: int, h: Tensor, y: Any) -> Tensor:
