@@ -5,7 +5,7 @@ from __future__ import annotations
 from launch.report.bench_section import Section
 
 _VIT = "--task vit --task-args patch=8 --epochs 4"
-_INDUCTION = "--task induction --epochs 1 --stages 2 --cut 2"
+_INDUCTION = "--task induction --epochs 1 --stages 2"
 
 SEQUENCE_SECTIONS = (
     Section(
