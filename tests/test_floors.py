@@ -42,7 +42,7 @@ ROOMS = {
     "dni_async": "stage rules networks synthesis recurrent partition state wrapper",
     "tasks": "vision text sequence",
     "workers": "runtime transport coordination failure recovery checkpoint",
-    "launch": "config job engines report planning recurrent local schedule",
+    "launch": "config job engines loggers report planning recurrent local schedule",
 }
 ALL = source_modules()
 

@@ -43,7 +43,7 @@ class CompareConfig(JobConfig):
             Wire.parse(self.wan)
         if not self.partition.stages:
             self.partition.stages = 2
-        self.to(TrainConfig)  # what is wrong for every engine
+        self.to(TrainConfig, out=self.output.out or "out")  # what is wrong for every engine
         if self.variants and self.engines != DEFAULT_ENGINES:
             raise UserError("engines and variants are both given; name the engines among the variants")
         check_engines(self.engines, (*BASELINES, *RULES), paths=True)

@@ -13,6 +13,7 @@ from dni_async.networks.settings import SGConfig
 from dni_async.optim import optimizer_factory
 from launch.config.checks import at_least
 from launch.config.flat import FlatConfig
+from launch.config.logging import LoggingConfig
 from launch.config.optimizer import OptimizerConfig
 from launch.config.runtime import DeviceConfig
 from launch.config.task import OutputConfig, TaskConfig
@@ -36,6 +37,7 @@ class OverTimeConfig(FlatConfig):
         default_factory=partial(OptimizerConfig, lr=3e-3, clip_norm=1.0)
     )
     runtime: OmitArgPrefixes[DeviceConfig] = field(default_factory=DeviceConfig)
+    logging: OmitArgPrefixes[LoggingConfig] = field(default_factory=LoggingConfig)
     output: OmitArgPrefixes[OutputConfig] = field(default_factory=OutputConfig)
     sg: SGConfig = field(default_factory=SGConfig)
     """The SG network at the end of a window."""
@@ -64,6 +66,7 @@ class SequenceConfig(OverTimeConfig):
 
     def __post_init__(self) -> None:
         OverTimeConfig.__post_init__(self)
+        self.logging.check(self.output.out)
         at_least(1, bptt=self.bptt)
         if self.rule not in TIME_RULES:
             raise UserError(f"unknown rule for a task over time ({self.rule}); use {', '.join(TIME_RULES)}")

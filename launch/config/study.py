@@ -41,6 +41,8 @@ class StudyConfig(JobConfig):
         for name in names.split(","):
             if name in FIXED:
                 raise UserError(f"vary has {name}, which is the same for all runs of a study; leave it out")
+        if self.logging.log or self.logging.profile:
+            raise UserError("a study trains in one process and logs nothing; leave out --log and --profile")
         if not self.rules:
             raise UserError("no rules given; name some, such as --rules backprop cdni")
         labels = [Contestant.parse(text).label for text in self.rules]

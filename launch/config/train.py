@@ -15,6 +15,7 @@ from launch.config.checks import positive
 from launch.config.data import DataConfig
 from launch.config.delay import DelayConfig
 from launch.config.flat import FlatConfig
+from launch.config.logging import ProfilingConfig
 from launch.config.optimizer import OptimizerConfig
 from launch.config.partition import PartitionConfig
 from launch.config.recovery import RecoveryConfig
@@ -35,6 +36,7 @@ class JobConfig(FlatConfig):
     delay: OmitArgPrefixes[DelayConfig] = field(default_factory=DelayConfig)
     partition: OmitArgPrefixes[PartitionConfig] = field(default_factory=PartitionConfig)
     runtime: OmitArgPrefixes[RuntimeConfig] = field(default_factory=RuntimeConfig)
+    logging: OmitArgPrefixes[ProfilingConfig] = field(default_factory=ProfilingConfig)
     output: OmitArgPrefixes[OutputConfig] = field(default_factory=OutputConfig)
     sg: SGConfig = field(default_factory=SGConfig)
     """The SG networks of rules dni and cdni."""
@@ -82,6 +84,7 @@ class TrainConfig(JobConfig):
             engine.scales_loss and self.capabilities.scales_gradients
         ):
             raise UserError(f"precision fp16 scales gradients, and {self.engine_name} does not; use bf16")
+        self.logging.check(self.output.out)
         self._check_compiler()
         self._check_supervision()
         self._check_checkpoints()

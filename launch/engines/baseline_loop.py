@@ -242,8 +242,10 @@ def run_loop(
             context.start.notes.append(THROUGH_HOST)
         if recorder:
             recorder.start(about=loop.about)
-            loop.train(recorder.on_marker, lambda: recorder.should_stop)
-        else:
-            loop.train(lambda marker: None)
+        with context.profiled(loop.probe):
+            if recorder:
+                loop.train(recorder.on_marker, lambda: recorder.should_stop)
+            else:
+                loop.train(lambda marker: None)
     loop.updater.take_average()
     return loop.module

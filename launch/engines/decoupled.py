@@ -65,7 +65,8 @@ def run(context: RankContext, recorder: Recorder | None) -> nn.Module:
                 session.save_record(recorder.state_dict())
             session.start(stage, loop, context.start.position)
         context.begin_training()
-        loop.run()
+        with context.profiled(loop.probe):
+            loop.run()
     if stage.updater:
         stage.updater.take_average()
     return stage.layers

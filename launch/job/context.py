@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from dni_async.messages import Message
 from launch.config.train import TrainConfig
 from launch.job.data import Data
 from launch.job.message_stream import stream
+from launch.job.output_folder import PROFILES
 from launch.job.partition_plan import PartitionPlan
 from launch.job.recovery_session import RecoverySession
 from launch.job.start import Start
@@ -20,6 +22,8 @@ from workers.coordination.rendezvous import Rendezvous
 from workers.failure.rank_runner import RankRunner
 from workers.runtime.compilation import compile_ahead
 from workers.runtime.device import Placement
+from workers.runtime.probe import Probe
+from workers.runtime.profiler import StepProfiler
 from workers.runtime.warm_up import warm_up
 
 WARM_UP_TIMEOUT_S = 120.0
@@ -54,6 +58,21 @@ class RankContext:
     def out(self) -> Path | None:
         """The folder for results; None without --out."""
         return Path(self.config.output.out) if self.config.output.out else None
+
+    @contextmanager
+    def profiled(self, probe: Probe) -> Iterator[None]:
+        """Record the steps of --profile that the probe sees in the block."""
+        steps = self.config.logging.profiled_steps()
+        if not steps or self.out is None:
+            yield
+            return
+        path = self.out / PROFILES / f"rank-{self.index}.json"
+        profiler = StepProfiler(steps, path, self.index, self.rendezvous.world)
+        profiler.attach(probe)
+        try:
+            yield
+        finally:
+            profiler.finish()
 
     def begin_training(self) -> None:
         """From now on let a signal end training early, if there is a folder for what was trained."""

@@ -34,6 +34,10 @@ RESULTS = (
 """Files that runs write at their end."""
 METRICS, PROGRESS = "metrics.jsonl", "reached.json"
 """Files that runs write while they train, beside config.yaml, which they write when they begin."""
+PROFILES = "profile"
+"""Folder of the traces of single ranks."""
+RECORDS = ("metrics.csv", "tensorboard/events.out.tfevents.*", f"{PROFILES}/rank-*.json")
+"""Files of the loggers and of the profiler."""
 FILES = "files"
 """Folder of the files that belong to the network (see `Task.files`), which runs write when they begin."""
 EXPORTED = "model.safetensors"
@@ -88,9 +92,10 @@ def clear(out: Path, *, overwrite: bool) -> None:
     Args:
         overwrite: whether there may be a finished run, whose exported weights are removed, too.
     """
-    _remove(out, *RESULTS, METRICS, PROGRESS, RUN_FILE, f"{FILES}/*", *([EXPORTED] if overwrite else []))
+    own = (*RESULTS, *RECORDS, METRICS, PROGRESS, RUN_FILE, f"{FILES}/*")
+    _remove(out, *own, *([EXPORTED] if overwrite else []))
     CheckpointStore(out).clear()
-    for folder in ("weights", "model", FILES):
+    for folder in ("weights", "model", "tensorboard", PROFILES, FILES):
         with contextlib.suppress(OSError):  # it is not there, or holds something else
             (out / folder).rmdir()
 

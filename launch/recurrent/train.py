@@ -29,8 +29,10 @@ from launch.job.initial_weights import load_initial_weights
 from launch.job.output_folder import check_unused, clear
 from launch.job.run_lock import RunLock
 from launch.job.stage_factory import build_updater
+from launch.loggers.base import LoggedRun
+from launch.loggers.fan_out import Loggers
 from launch.recurrent.weights import save
-from launch.report.files import JsonLines, prepare_out, write_json
+from launch.report.files import JsonLines, jsonable, prepare_out, write_json
 from launch.report.metadata import run_metadata
 from launch.report.page.write import write_run_report
 from tasks.base import seed_everything
@@ -71,11 +73,16 @@ def _run(runner: RankRunner, config: SequenceConfig, task: SequenceTask, out: Pa
         "symbols": len(sequences.symbols),
         "epochs": [],
     }
-    with closing(JsonLines(out / "metrics.jsonl", append=False)) if out else nullcontext() as lines:
+    about = LoggedRun(f"{task.name}, {config.rule}, seed {config.task.seed}", out, jsonable(config.as_json()))
+    with (
+        closing(Loggers(config.logging.log, about)) as loggers,
+        closing(JsonLines(out / "metrics.jsonl", append=False)) if out else nullcontext() as lines,
+    ):
         for record in trainer.run():
             summary["epochs"].append(record)
             if not config.output.quiet:
                 print(line_of(record, config.task.epochs), flush=True)
+            loggers.log(record["updates"], record)
             if lines:
                 lines.write(record)
     summary |= {"updates": trainer.updates, "samples_per_s": trainer.symbols / trainer.seconds}

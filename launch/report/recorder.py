@@ -18,8 +18,11 @@ from typing import Any
 from dni_async.messages import EVALUATIONS, Marker, MarkerKind
 from launch.job.context import RankContext
 from launch.job.output_folder import save_files
-from launch.report.files import JsonLines, collect_failure, keep_lines, write_json
+from launch.loggers.base import LoggedRun
+from launch.loggers.fan_out import Loggers
+from launch.report.files import JsonLines, collect_failure, jsonable, keep_lines, write_json
 from launch.report.page.write import write_run_report
+from launch.report.profiles import profiled_events
 from launch.report.progress import Progress
 from launch.report.run_record import RunRecord
 from launch.report.run_table import run_grid
@@ -46,6 +49,7 @@ class Recorder:
             tag="emulated" if config.runtime.emulate_gflops else "",
         )
         self._context = context
+        self._loggers = Loggers(config.logging.log, _logged_run(context))
         self._lines: JsonLines | None = None
         self._problems: list[str] = []
         """Files that could not be written."""
@@ -139,6 +143,7 @@ class Recorder:
         if marker.kind is MarkerKind.STOP:
             self.progress.close()
             self.record.finish(seconds, result, stages)
+            self._loggers.close()
             if self._lines:
                 self._lines.close()
         elif marker.kind is MarkerKind.REPORT:
@@ -172,7 +177,8 @@ class Recorder:
         self.progress.update(step, per_epoch, result["samples_per_s"], rows)
 
     def _write(self, line: dict[str, Any], stages: list[dict[str, Any]]) -> None:
-        """Write a line of metrics.jsonl; when that fails training goes on without the file."""
+        """Log, and write a line of metrics.jsonl; when that fails training goes on without the file."""
+        self._loggers.log(line["step"], line, stages)
         if self._lines is None or self.out is None:
             return
         with collect_failure(self._problems, self.out / "metrics.jsonl"):
@@ -193,7 +199,9 @@ class Recorder:
             return []
         timeline, summary = self.record.timeline, self.summary
         with collect_failure(self._problems, self.out / "timeline.json"):
-            write_json(self.out / "timeline.json", chrome_trace(timeline, summary), indent=None)
+            trace = chrome_trace(timeline, summary)
+            trace["traceEvents"] += profiled_events(self.out, self.record.timeline_start)
+            write_json(self.out / "timeline.json", trace, indent=None)
         with collect_failure(self._problems, self.out / "timeline.png", draws=True):
             # matplotlib: a second that only rank 0 needs
             from launch.report.timeline_plot import plot_timeline
@@ -209,3 +217,14 @@ class Recorder:
             with collect_failure(self._problems, self.out / "summary.json"):
                 write_json(self.out / "summary.json", summary)  # last: whoever finds it finds all
         return self._problems
+
+
+def _logged_run(context: RankContext) -> LoggedRun:
+    """Return what loggers get to know of the run."""
+    config = context.config
+    return LoggedRun(
+        name=f"{context.task.name}, {config.engine_name}, seed {config.task.seed}",
+        out=context.out,
+        settings=jsonable(config.as_json()),
+        start=context.start.position.step,
+    )

@@ -32,6 +32,8 @@ class RunRecord:
     def __init__(self, context: RankContext) -> None:
         self.summary = initial_summary(context)
         self.timeline: list[dict[str, Any]] = []
+        self.timeline_start = 0.0
+        """Where the timeline begins, in microseconds of the ranks' clock."""
         self.warnings: list[str] = []
         """What was wrong with the run, known at its end; also in the summary's notes."""
         self.loss = TrainingLoss()
@@ -99,7 +101,7 @@ class RunRecord:
     def finish(self, seconds: float, result: dict[str, Any], stages: list[dict[str, Any]]) -> None:
         """Complete the summary at the end of the run."""
         self.timeline = [{"stage": s["index"], "events": s.pop("timeline")} for s in stages]
-        _shift_to_zero(self.timeline)
+        self.timeline_start = _shift_to_zero(self.timeline)
         if self.summary["until"] is not None:
             self.summary["until"] |= self._until(result["samples_per_s"])
         names = (self._task.metric_name, *self._task.extra_metrics)
@@ -242,9 +244,10 @@ def useless_sg_warnings(stages: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _shift_to_zero(timeline: list[dict[str, Any]]) -> None:
-    """Let the times of the timeline begin at zero."""
+def _shift_to_zero(timeline: list[dict[str, Any]]) -> float:
+    """Let the times of the timeline begin at zero; return where they began, in microseconds of the clock."""
     start = min((row["events"][0][1] for row in timeline if row["events"]), default=0.0)
     for row in timeline:
         for event in row["events"]:
             event[1] = round(event[1] - start, 1)
+    return start

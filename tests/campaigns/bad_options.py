@@ -75,6 +75,8 @@ VALUES: dict[str, dict[str, str]] = {
         "--timeout": "x 0 -1 nan inf 1e10 1e300 1e-9",
         "--port": "x -1 65536",
         "--out": "/dev/null /dev/null/run /proc/run <5000>",
+        "--log": "nothing csv nothing:Nothing",
+        "--profile": "x 5 5:5 7:3 1:2",
         "--config": "/nothing /dev/null README.md",
         "--rule": "nothing CDNI",
         "--engine": "nothing cdni",

@@ -42,3 +42,18 @@ def test_a_run_over_time_is_repeated_from_its_file(tmp_path: Path) -> None:
     model = "model/model.safetensors"
     assert (again / model).read_bytes() == (first / model).read_bytes()
     assert json.loads((again / "summary.json").read_text())["settings"]["bptt"] == 3
+
+
+def test_loggers_and_the_profiler_see_what_the_records_have(tmp_path: Path) -> None:
+    train(*REPEATABLE, "--stages", "1", "--log", "csv", "--profile", "2:4", "--out", str(tmp_path))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    logged = [line.split(",") for line in (tmp_path / "metrics.csv").read_text().splitlines()[1:]]
+    values = {(int(step), name): float(value) for step, name, value in logged}
+    for line in lines:
+        assert values[line["step"], "loss"] == line["loss"]
+        assert values[line["step"], "stage_0/busy_s"] == line["stages"][0]["busy_s"]
+    events = json.loads((tmp_path / "timeline.json").read_text())["traceEvents"]
+    steps = {e["name"]: e for e in events if str(e["name"]).startswith("ProfilerStep#")}
+    assert list(steps) == ["ProfilerStep#2", "ProfilerStep#3"]
+    forward = next(e for e in events if e.get("cat") == "compute" and e["args"]["step"] == 3)
+    assert abs(steps["ProfilerStep#3"]["ts"] - forward["ts"]) < 50_000, "microseconds"

@@ -1,0 +1,36 @@
+"""--log tensorboard: OUT/tensorboard, for `tensorboard --logdir OUT`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from typing_extensions import override
+
+from dni_async.errors import UserError
+from launch.loggers.base import LoggedRun, Logger
+
+FOLDER = "tensorboard"
+
+
+class TensorBoardLogger(Logger):
+    """Writes event files."""
+
+    needs_out: ClassVar[bool] = True
+
+    def __init__(self, run: LoggedRun) -> None:
+        super().__init__(run)
+        if run.out is None:
+            raise UserError("event files need a folder; give one with --out")
+        from torch.utils.tensorboard import SummaryWriter  # a second that others do not need
+
+        self._writer = SummaryWriter(str(run.out / FOLDER), purge_step=run.start or None)
+
+    @override
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, step, new_style=True)
+
+    @override
+    def close(self) -> None:
+        self._writer.close()
