@@ -12,7 +12,7 @@ from launch.job.stage_factory import patience_of
 from launch.report.evaluation import metric_key, named_result, split_of
 from launch.report.links import completed_links
 from launch.report.metadata import initial_summary
-from launch.report.timeline import overlap
+from launch.report.timeline import overlap, shift_to_zero
 from launch.report.training_loss import TrainingLoss
 from workers.runtime.emulation import overrun_warning
 
@@ -32,8 +32,7 @@ class RunRecord:
     def __init__(self, context: RankContext) -> None:
         self.summary = initial_summary(context)
         self.timeline: list[dict[str, Any]] = []
-        self.timeline_start = 0.0
-        """Where the timeline begins, in microseconds of the ranks' clock."""
+        self.timeline_start = 0.0  # where the timeline begins, in microseconds of the ranks' clock
         self.warnings: list[str] = []
         """What was wrong with the run, known at its end; also in the summary's notes."""
         self.loss = TrainingLoss()
@@ -101,11 +100,11 @@ class RunRecord:
     def finish(self, seconds: float, result: dict[str, Any], stages: list[dict[str, Any]]) -> None:
         """Complete the summary at the end of the run."""
         self.timeline = [{"stage": s["index"], "events": s.pop("timeline")} for s in stages]
-        self.timeline_start = _shift_to_zero(self.timeline)
+        self.timeline_start = shift_to_zero(self.timeline)
         if self.summary["until"] is not None:
             self.summary["until"] |= self._until(result["samples_per_s"])
-        names = (self._task.metric_name, *self._task.extra_metrics)
-        tested = ("test_loss", *(metric_key("test", name) for name in names))
+        metrics = (self._task.metric_name, *self._task.extra_metrics)
+        tested = ("test_loss", *(metric_key("test", name) for name in metrics))
         nothing = dict.fromkeys(("loss", *tested)) | {"seconds": seconds}
         last = (self.summary["evaluations"] or [nothing])[-1]
         if self._patience:
@@ -242,12 +241,3 @@ def useless_sg_warnings(stages: list[dict[str, Any]]) -> list[str]:
         and s.get("sg_cosine") is not None
         and s["sg_cosine"] < LEAST_SG_COSINE
     ]
-
-
-def _shift_to_zero(timeline: list[dict[str, Any]]) -> float:
-    """Let the times of the timeline begin at zero; return where they began, in microseconds of the clock."""
-    start = min((row["events"][0][1] for row in timeline if row["events"]), default=0.0)
-    for row in timeline:
-        for event in row["events"]:
-            event[1] = round(event[1] - start, 1)
-    return start

@@ -144,3 +144,12 @@ def _merged(intervals: Iterable[Interval]) -> Iterator[Interval]:
         current = start, end
     if current:
         yield current
+
+
+def shift_to_zero(timeline: list[dict[str, Any]]) -> float:
+    """Let the times of the timeline begin at zero; return where they began, in microseconds of the clock."""
+    start = min((row["events"][0][1] for row in timeline if row["events"]), default=0.0)
+    for row in timeline:
+        for event in row["events"]:
+            event[1] = round(event[1] - start, 1)
+    return start
