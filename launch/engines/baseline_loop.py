@@ -242,10 +242,8 @@ def run_loop(
             context.start.notes.append(THROUGH_HOST)
         if recorder:
             recorder.start(about=loop.about)
+        report = recorder.on_marker if recorder else lambda marker: None
         with context.profiled(loop.probe):
-            if recorder:
-                loop.train(recorder.on_marker, lambda: recorder.should_stop)
-            else:
-                loop.train(lambda marker: None)
+            loop.train(report, lambda: recorder is not None and recorder.should_stop)
     loop.updater.take_average()
     return loop.module
