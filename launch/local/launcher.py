@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
-import cloudpickle
 from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -20,6 +19,7 @@ from typing_extensions import override
 
 from dni_async.errors import StageError, UserError
 from launch.config.train import TrainConfig
+from launch.local.job_file import write_job
 from launch.local.rendezvous import HOST, WATCH, register
 from launch.local.wan import FarHosts, address
 from launch.torch_versions import known_arguments
@@ -64,7 +64,7 @@ def run_local(
         job, failure, activity = (
             stack.enter_context(_memory_file(name)) for name in ("job", "failure", "activity")
         )
-        job.write_bytes(cloudpickle.dumps((config, task)))
+        write_job(job, (config, task))
         environment = {
             # ranks import what this process can import, such as a task beside the user's script
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),

@@ -1,4 +1,4 @@
-"""One rank of a job of the local launcher: `python -m launch.local.rank_main JOB`, JOB a pickled job.
+"""One rank of a job of the local launcher: `python -m launch.local.rank_main JOB`, JOB a file of `job_file`.
 
 Before torch is imported, which takes seconds, a rank asks to end with its launcher, and a restarted rank
 checks whether the job would only fail again:
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import sys
 from pathlib import Path
 
@@ -43,10 +42,11 @@ if __name__ == "__main__":
         sys.exit(status)
     write_activity(int(os.environ["RANK"]), f"rank {os.environ['RANK']}, before the first step")
     from launch.job.rank_job import start_rank
+    from launch.local.job_file import read_job
     from workers.failure.rank_runner import RankRunner, run_command
 
     def _work(runner: RankRunner) -> None:
-        config, task = pickle.loads(Path(sys.argv[1]).read_bytes())  # written by our own launcher
+        config, task = read_job(Path(sys.argv[1]))  # written by our own launcher
         start_rank(runner, config, task)
 
     run_command(_work)

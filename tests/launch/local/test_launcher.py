@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, P
 from dni_async.errors import StageError, UserError
 from launch.config.train import TrainConfig
 from launch.local import launcher as local
+from launch.local.job_file import read_job
 from launch.local.launcher import StoppedAtEnd, check_port, run_local
 from tests.support.jobs import ROOT, TINY, kill, our_lines, rank_processes
 from tests.support.tiny_task import Tiny
@@ -82,7 +82,7 @@ class Launcher:
 
     def start(self, *arguments):
         self.module, job = arguments[1], Path(arguments[2])
-        self.config, self.task = pickle.loads(job.read_bytes())
+        self.config, self.task = read_job(job)
         self.failure_file = Path(os.environ[FAILURE_FILE])
         self.propagate = logging.getLogger("torch.distributed.elastic").propagate
         self.end()
