@@ -1,14 +1,17 @@
 # make demo    train pipelined MNIST in two processes and set it beside sequential backprop
 # make test    lint, types and the fast tests;  make test-slow  the long ones
 # Both set up .venv first, with the versions of constraints.txt.
+# make gpu-check  everything that needs a GPU, in nine minutes on one: results in $OUT or docs/benchmarks/gpu
+#                 (PYTHON_GPU=python3 where an image has its own torch; ARGS=--dry-run-cpu tries the script without one)
 # make test-oldest  the fast tests with the lower bounds of setup.cfg;  make test-newest  with the newest releases
 
 PYTHON ?= python3
 PYTHON_OLDEST ?= python3.10
 PYTHON_NEWEST ?= python3.13
+PYTHON_GPU ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-oldest test-newest lint clean
+.PHONY: demo test test-slow test-oldest test-newest gpu-check lint clean
 
 demo: .venv/installed
 	$(BIN)/python -m launch.compare --task mnist-fcn --engines backprop cdni --stages 2 --epochs 8 --out runs/demo
@@ -28,6 +31,9 @@ test-newest: setup.cfg
 	$(PYTHON_NEWEST) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check --upgrade -e '.[dev]'
 	.venv-newest/bin/python -m pytest -n 3 --dist worksteal
+
+gpu-check:
+	$(PYTHON_GPU) -m launch.gpu_check $(ARGS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -176,7 +176,8 @@ SECTIONS = (
     Section(
         "gpu",
         "GPU: stages sharing one device",
-        "Two stages on one GPU over pinned shared memory.",
+        "Two stages on one GPU over pinned shared memory. Nothing here has been measured on a GPU yet; "
+        "`make gpu-check` measures it in nine minutes ([GPU.md](GPU.md)).",
         (
             f"compare --task mnist-fcn --task-args width=1024 --device cuda --engines {RIVALS} --stages 2 "
             "--epochs 2 --repeats 3",
