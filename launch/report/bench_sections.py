@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from launch.report.bench_depth import DEPTH_SECTIONS
+from launch.report.bench_emulated import EMULATED_SECTIONS
 from launch.report.bench_far import FAR_SECTIONS
 from launch.report.bench_models import MODEL_SECTIONS
 from launch.report.bench_recurrent import RECURRENT_SECTIONS
@@ -135,27 +136,6 @@ SECTIONS = (
         minutes=1,
     ),
     Section(
-        "emulated-4",
-        "Four emulated stages",
-        "Each stage sleeps until its compute has lasted as long as on a device of the given speed; learning "
-        "and messages are real. Speed-up is over sequential backprop on one such device.",
-        (
-            "compare --task mnist-fcn --task-args depth=31 subset=10000 --engines backprop delayed cdni "
-            "--stages 4 --sg.rank 16 --sg.replay 0 --epochs 1 --emulate-gflops 5 --repeats 1",
-        ),
-        minutes=5,
-    ),
-    Section(
-        "emulated-8",
-        "Eight emulated stages",
-        "As above. What a stage holds for other batches does not grow with the number of stages.",
-        (
-            "compare --task mnist-fcn --task-args depth=31 subset=10000 --engines backprop delayed cdni "
-            "--stages 8 --sg.rank 16 --sg.replay 0 --epochs 1 --emulate-gflops 5 --repeats 1",
-        ),
-        minutes=5,
-    ),
-    Section(
         "plan",
         "Predicted and measured",
         "`launch.plan` predicts from one profile by discrete-event simulation: first up to 1,024 stages, for "
@@ -168,6 +148,7 @@ SECTIONS = (
         ("plan.png",),
         minutes=10,
     ),
+    *EMULATED_SECTIONS,
     *DEPTH_SECTIONS,
     *SEQUENCE_SECTIONS,
     *MODEL_SECTIONS,
