@@ -123,7 +123,7 @@ class Loop(ABC):
         seed_everything(self.config.task.seed + 1 + self.peers.rank)  # dropout and the like differ
         with explained(self.describe_position, self.peers):
             self._reads = True
-            for message in self._context.messages(self.probe.clock, self._should_stop):
+            for message in self._context.messages(self.probe.clock, self._should_stop, self.device):
                 self._reads = False
                 self.on(message, report, enough)
                 self._reads = True

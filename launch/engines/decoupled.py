@@ -163,7 +163,8 @@ def _channels(context: RankContext, recorder: Recorder | None, links: Links) -> 
     upstream."""
     upstream, downstream = links.upstream, links.downstream
     if recorder is not None:
-        messages = context.messages(time.perf_counter, lambda: recorder.should_stop)
+        host = torch.device("cpu")  # the loop copies batches to a GPU, beside the computation
+        messages = context.messages(time.perf_counter, lambda: recorder.should_stop, host)
         source = JournaledSource(messages, context.session.journal) if context.session else Source(messages)
         channels = StageChannels(source, Sink(partial(_report, context, recorder)))
     else:

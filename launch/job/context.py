@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from dni_async.messages import Message
@@ -21,11 +22,13 @@ from tasks.base import Task
 from workers.coordination.rendezvous import Rendezvous
 from workers.failure.rank_runner import RankRunner
 from workers.runtime.compilation import compile_ahead
+from workers.runtime.cuda import accelerator_of, is_mps_running
 from workers.runtime.device import Placement
 from workers.runtime.probe import Probe
 from workers.runtime.profiler import StepProfiler
 from workers.runtime.warm_up import warm_up
 
+WITHOUT_MPS = "ranks share a GPU without MPS, so that one computes at a time (docs/GPU.md)"
 WARM_UP_TIMEOUT_S = 120.0
 """Seconds that a rank may wait at least until the GPUs of the others are warm."""
 COMPILE_TIMEOUT_S = 1800.0
@@ -106,19 +109,25 @@ class RankContext:
         """Have a GPU do everything once, and wait until all ranks have: the clock starts after that. Every
         rank has to call it."""
         device, timeout = self.placement.device, self.config.runtime.timeout
-        if device.type == "cpu":
+        if not (accelerator := accelerator_of(device)):
             return
         warm_up(device, timeout)
-        self.rendezvous.all_gather("warm", True, max(timeout, WARM_UP_TIMEOUT_S))
+        patience = max(timeout, WARM_UP_TIMEOUT_S)
+        gpus = self.rendezvous.all_gather("warm", accelerator.identity(), patience)
+        if len(set(gpus)) < len(gpus) and not is_mps_running():
+            self.start.notes.append(WITHOUT_MPS)
 
-    def messages(self, clock: Callable[[], float], enough: Callable[[], bool]) -> Iterator[Message]:
+    def messages(
+        self, clock: Callable[[], float], enough: Callable[[], bool], device: torch.device
+    ) -> Iterator[Message]:
         """Return the stream of batches and markers from where the run starts; see `stream`."""
         assert self.data is not None, "only ranks that read the data have a stream"
+        self.data.place_on(accelerator_of(self.placement.device))
         progress_file = self.start.progress_file
         return stream(
             self.data,
             self.config.task.epochs,
-            self.placement.device,
+            device,
             clock,
             evaluations=self.config.evaluation.evaluations,
             checkpoint_every=self.config.recovery.checkpoint_every,

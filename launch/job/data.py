@@ -23,11 +23,16 @@ from launch.job.map_batches import MapBatches
 from launch.job.samples import check_set, is_loader, is_stream, size
 from launch.job.stream_batches import StreamBatches
 from tasks.base import Task
+from workers.runtime.accelerator import Accelerator
 
 Batch = tuple[Any, Any]
 """Inputs and targets: trees of tensors (B, ...)."""
 Split = Callable[[Any], Batch]
 """Makes inputs and targets of a batch of samples; see `Task.batch`."""
+
+
+SHARE_OF_MEMORY = 0.1
+"""Of a GPU's free memory, that the data sets may take: other ranks may share it, and layers come later."""
 
 
 @dataclass(slots=True)
@@ -154,6 +159,14 @@ class Data:
     def testing(self) -> Iterator[Batch]:
         """Yield the batches of the test set."""
         return self._split(_whole(self._batches["test"]))
+
+    def place_on(self, accelerator: Accelerator | None) -> None:
+        """Keep the sets of tensors on a GPU from now on, if they are small beside its free memory: batches
+        are made there then, and nothing is copied in a step."""
+        sets = [each for each in self._batches.values() if isinstance(each, MapBatches)]
+        if accelerator and sum(each.nbytes for each in sets) <= accelerator.free_bytes() * SHARE_OF_MEMORY:
+            for each in sets:
+                each.place_on(accelerator.device)
 
     def state_dict(self) -> State | None:
         """Return the state of the training set's reading behind the last batch; None where a resumed run

@@ -37,6 +37,8 @@ class MapBatches:
         self.tensors = None
         if isinstance(dataset, TensorDataset) and self.loading.collate is None:
             self.tensors = dataset.tensors
+        self._placed: Sequence[Tensor] | None = None
+        """The tensors on the GPU, if they are kept there."""
         self._reader = SampleReader(dataset, self.loading.collate, part)
         self._ahead: ReadAhead | None = None
 
@@ -45,6 +47,17 @@ class MapBatches:
         if isinstance(self.dataset, ContiguousBatches):
             return self.dataset.steps(self.batch_size)
         return -(-size(self.dataset) // self.batch_size)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of the tensors; 0 for a set of another kind."""
+        return sum(tensor.nbytes for tensor in self.tensors or ())
+
+    def place_on(self, device: torch.device) -> None:
+        """Keep the tensors, if it is a set of tensors, on a device, where batches are made from now
+        on. `first` still makes its batch on the host."""
+        if self.tensors is not None:
+            self._placed = [tensor.to(device) for tensor in self.tensors]
 
     def shuffled(self, epoch: int, start: int = 0, end: int | None = None) -> Iterator[Any]:
         """Yield the batches `start` to `end` of an epoch, in an order that depends on seed and epoch alone. A
@@ -57,12 +70,12 @@ class MapBatches:
                 partial(_requests, self.dataset, self.batch_size, self.seed, end, True),
             )
             return self._ahead.read(epoch, start, end)
-        return self._in_process(self._order(epoch)[start:end])
+        return self._in_process(self._order(epoch)[start:end], self._placed)
 
     def in_order(self, start: int = 0) -> Iterator[Any]:
         """Yield the batches from number `start` on."""
         if self.tensors is not None and not isinstance(self.dataset, ContiguousBatches):
-            return self._slices(self.tensors, start)
+            return self._slices(self._placed or self.tensors, start)
         if self._by_workers:
             count = len(self)
             self._ahead = self._ahead or ReadAhead(
@@ -71,7 +84,7 @@ class MapBatches:
                 partial(_requests, self.dataset, self.batch_size, self.seed, count, False),
             )
             return self._ahead.read(self._ahead.next[0], start, count)
-        return self._in_process(self._order(None)[start:])
+        return self._in_process(self._order(None)[start:], self._placed)
 
     @property
     def _by_workers(self) -> bool:
@@ -84,14 +97,18 @@ class MapBatches:
     def _order(self, epoch: int | None) -> Sequence[Tensor]:
         return _order(self.dataset, self.batch_size, self.seed, epoch)
 
-    def _in_process(self, indices: Sequence[Tensor]) -> Iterator[Any]:
+    def _in_process(self, indices: Sequence[Tensor], placed: Sequence[Tensor] | None = None) -> Iterator[Any]:
+        tensors = placed or self.tensors
+        if placed and indices:  # copied once for all batches
+            lengths = [len(index) for index in indices]
+            indices = torch.cat(list(indices)).to(placed[0].device).split(lengths)
         for index in indices:
-            if self.tensors is None:
+            if tensors is None:
                 yield self._reader[index.tolist()]
             else:
                 index = part_of(index, self.part)
                 # three times as fast as tensor[index]
-                yield tuple(tensor.index_select(0, index) for tensor in self.tensors)
+                yield tuple(tensor.index_select(0, index) for tensor in tensors)
 
     def _slices(self, tensors: Sequence[Tensor], start: int) -> Iterator[Any]:
         for batch in zip(*(tensor.split(self.batch_size)[start:] for tensor in tensors), strict=True):

@@ -131,6 +131,7 @@ class FakeGpu(Accelerator):
         self.pins = True
         """Whether host memory can be pinned."""
         self.pinned: dict[int, int] = {}
+        self.free = 1 << 30
         self._own: list[Any] = []
         self._thread = threading.local()
         self._made = 0
@@ -209,6 +210,10 @@ class FakeGpu(Accelerator):
     @override
     def identity(self) -> str:
         return str(id(self))
+
+    @override
+    def free_bytes(self) -> int:
+        return self.free
 
     @override
     def peak_bytes(self) -> int:

@@ -160,5 +160,9 @@ class Accelerator(ABC):
         """Return what tells this device from all others, also those that other processes see."""
 
     @abstractmethod
+    def free_bytes(self) -> int:
+        """Return the memory of the device that nobody uses."""
+
+    @abstractmethod
     def peak_bytes(self) -> int:
         """Return the most memory of the device that this process has ever held in tensors."""

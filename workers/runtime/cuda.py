@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -84,6 +86,10 @@ class CudaAccelerator(Accelerator):
         return str(torch.cuda.get_device_properties(self.device).uuid)
 
     @override
+    def free_bytes(self) -> int:
+        return torch.cuda.mem_get_info(self.device)[0]
+
+    @override
     def peak_bytes(self) -> int:
         return torch.cuda.max_memory_allocated(self.device)
 
@@ -108,3 +114,8 @@ def accelerator_of(device: torch.device) -> Accelerator | None:
 def current_accelerator() -> Accelerator | None:
     """Return the accelerator of this process's current device; None where there is none."""
     return accelerator_of(torch.device("cuda")) if torch.cuda.is_available() else None
+
+
+def is_mps_running() -> bool:
+    """Whether NVIDIA's Multi-Process Service runs, without which processes on one GPU compute in turn."""
+    return (Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")) / "control").exists()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from launch.config.train import TrainConfig
 from launch.job import context as module
+from tests.support.fake_gpu import FakeGpu
 from tests.support.tiny_task import Tiny, context_of
 from workers.coordination.rendezvous import Rendezvous
 
@@ -59,3 +60,20 @@ def test_without_the_option_nothing_is_compiled(compiled: list[tuple[Tensor, dic
         nn.Identity(), 0, trains=True, gradients={False}
     )
     assert not compiled
+
+
+@pytest.mark.parametrize(
+    ("shared", "mps", "notes"), [(False, False, 0), (True, False, 1), (True, True, 0)], ids=str
+)
+def test_ranks_that_share_a_gpu_are_told_of_mps(
+    shared: bool, mps: bool, notes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu, store = FakeGpu(), dist.HashStore()
+    context = context_of(Tiny(), TrainConfig.of())
+    context.rendezvous = Rendezvous(0, 2, 0, 2, store)
+    Rendezvous(1, 2, 1, 2, store).publish("warm/1", gpu.identity() if shared else "another")
+    monkeypatch.setattr(module, "accelerator_of", lambda device: gpu)
+    monkeypatch.setattr(module, "warm_up", lambda device, timeout: None)
+    monkeypatch.setattr(module, "is_mps_running", lambda: mps)
+    context.warm_up()
+    assert context.start.notes == [module.WITHOUT_MPS] * notes

@@ -10,6 +10,7 @@ from launch.job.data import Data, read
 from launch.job.map_batches import MapBatches
 from launch.job.samples import size
 from tasks.contiguous import ContiguousBatches
+from tests.support.fake_gpu import FakeGpu
 from tests.support.numbered_data import Pairs, data, labels, numbered
 from tests.support.tiny_task import Tiny
 
@@ -200,3 +201,28 @@ def test_a_task_must_return_inputs_and_targets():
     pairs = TensorDataset(torch.zeros(4, 2), torch.zeros(4))
     with pytest.raises(UserError, match=r"batch of the task returned a tensor; return \(inputs, targets\)"):
         next(Data(pairs, pairs, 2, 0, split=lambda samples: samples[0]).training(1))
+
+
+class TestOnAGpu:
+    def test_batches_are_the_same_and_made_there(self) -> None:
+        on_host, placed, gpu = data(train=16, test=5), data(train=16, test=5), FakeGpu()
+        gpu.device = torch.device("cpu")
+        placed.place_on(gpu)
+        for epoch in (1, 2):
+            assert labels(placed.training(epoch)) == labels(on_host.training(epoch))
+        assert labels(placed.evaluation()) == labels(on_host.evaluation())
+        assert labels(placed.training(1, 3)) == labels(on_host.training(1, 3))
+
+    def test_only_the_sample_stays_on_the_host(self) -> None:
+        placed, gpu = data(train=16, test=5), FakeGpu()
+        gpu.device = torch.device("meta")
+        placed.place_on(gpu)
+        batches = [*placed.training(1), *placed.evaluation()]
+        assert {tensor.device.type for batch in batches for tensor in batch} == {"meta"}
+        assert {tensor.device.type for tensor in placed.sample()} == {"cpu"}
+
+    def test_sets_that_are_large_beside_its_memory_stay_on_the_host(self) -> None:
+        placed, gpu = data(train=16, test=5), FakeGpu()
+        gpu.device, gpu.free = torch.device("meta"), 100
+        placed.place_on(gpu)
+        assert {tensor.device.type for tensor in next(placed.training(1))} == {"cpu"}

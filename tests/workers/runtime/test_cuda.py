@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from workers.runtime.cuda import CudaAccelerator, accelerator_of, current_accelerator
+from workers.runtime.cuda import CudaAccelerator, accelerator_of, current_accelerator, is_mps_running
 
 GPU = torch.device("cuda", 0)
 
@@ -59,6 +60,13 @@ def test_the_cpu_is_no_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     assert accelerator_of(torch.device("cpu")) is accelerator_of(torch.device("meta")) is None
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert current_accelerator() is None
+
+
+def test_mps_runs_where_its_control_daemon_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    assert not is_mps_running()
+    (tmp_path / "control").touch()
+    assert is_mps_running()
 
 
 @pytest.mark.gpu
