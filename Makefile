@@ -1,4 +1,4 @@
-# make demo    train pipelined MNIST in two processes and set it beside sequential backprop
+# make demo    train MNIST by sequential backprop and in two processes, and set them side by side
 # make test    lint, types and the fast tests;  make test-slow  the long ones
 # Both set up .venv first, with the versions of constraints.txt.
 # make gpu-check  everything that needs a GPU, in nine minutes on one: results in $OUT or docs/benchmarks/gpu
@@ -15,6 +15,11 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	$(BIN)/python -m launch.compare --task mnist-fcn --engines backprop cdni --stages 2 --epochs 8 --out runs/demo
+	@printf '\nLook at  runs/demo/report.html        curves, and what both stages did at every moment (in a browser)\n'
+	@printf '         runs/demo/compare.png        the same comparison as a picture\n'
+	@printf 'Try next $(BIN)/python -m launch.compare --task mnist-fcn --engines 1f1b local cdni --stages 2 --out runs/b\n'
+	@printf '         $(BIN)/python -m launch.train --stages 2 --task digits-fcn --epochs 20 --out runs/c\n'
+	@printf '         your own model: docs/GUIDE.md#your-own-model\n'
 
 test: lint
 	$(BIN)/python -m pytest -n 3 --dist worksteal

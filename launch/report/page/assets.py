@@ -49,7 +49,6 @@ addEventListener("error", event => {
   line.textContent = "This page has failed: " + event.message;
   document.body.prepend(line);
 });
-const figures = JSON.parse(document.getElementById("figures").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
 function themed() {
@@ -60,7 +59,7 @@ function themed() {
                            "font.color": get("--ink"), "hoverlabel.bgcolor": get("--paper") } };
 }
 function draw(box) {
-  const figure = figures[box.dataset.figure], { axis, layout } = themed();
+  const figure = JSON.parse(box.nextElementSibling.textContent), { axis, layout } = themed();
   const shown = { ...figure.layout };
   shown.paper_bgcolor = layout.paper_bgcolor;
   shown.plot_bgcolor = layout.plot_bgcolor;
@@ -105,6 +104,8 @@ function recolour() {
 const near = new IntersectionObserver(entries => {
   for (const entry of entries)
     if (entry.isIntersecting && !entry.target.dataset.drawn) draw(entry.target);
+  const page = document.documentElement.dataset;  // for measurements: when the first figures were there
+  page.openedMs = page.openedMs || Math.round(performance.now());
 }, { rootMargin: "300px" });
 function all() { return document.querySelectorAll("[data-figure]"); }
 function drawAll() { all().forEach(box => { if (!box.dataset.drawn && box.offsetParent) draw(box); }); }
@@ -126,5 +127,4 @@ document.querySelectorAll("[data-zoom], [data-move]").forEach(button =>
 dark.addEventListener("change", recolour);
 addEventListener("beforeprint", drawAll);
 all().forEach(box => near.observe(box));
-requestAnimationFrame(() => { document.documentElement.dataset.openedMs = Math.round(performance.now()); });
 """

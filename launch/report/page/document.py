@@ -1,4 +1,4 @@
-"""Puts the page together: tables as HTML, figures as JSON that the script draws when they come into view."""
+"""Puts the page together: tables as HTML, figures as JSON that the script draws once they come into view."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ class Page:
 
     title: str
     about: str = ""
-    figures: list[str] = field(default_factory=list)
-    """As JSON; the page refers to them by their numbers."""
     parts: list[str] = field(default_factory=list)
     """Of HTML."""
+    _count: int = 0
 
     def add(self, *parts: str) -> None:
         """Append some HTML."""
         self.parts += parts
 
     def figure(self, made: go.Figure, caption: str, explanation: str = "", kind: str = "") -> str:
-        """Return the place of a figure, which the script fills."""
-        self.figures.append(made.to_json(validate=False))
+        """Return the place of a figure, which the script fills from the data beside it."""
+        self._count += 1
+        data = made.to_json(validate=False).replace("</", "<\\/")
         note = f" <small>{html.escape(explanation)}</small>" if explanation else ""
         height = made.layout.height
-        box = f'<div data-figure="{len(self.figures) - 1}" style="height:{height}px"></div>'
+        box = f'<div data-figure="{self._count}" style="height:{height}px"></div>'
+        box += f'<script type="application/json">{data}</script>'
         return f'<figure class="{kind}"><figcaption>{html.escape(caption)}{note}</figcaption>{box}</figure>'
 
     def html(self) -> str:
         """Return the whole page."""
-        data = ("[" + ",".join(self.figures) + "]").replace("</", "<\\/")
         return "\n".join(
             [
                 '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
@@ -69,7 +69,6 @@ class Page:
                 f'<p class="about">{html.escape(self.about)}</p>',
                 "<noscript><p>The figures of this page need JavaScript.</p></noscript>",
                 *self.parts,
-                f'<script type="application/json" id="figures">{data}</script>',
                 f"<script>{get_plotlyjs()}</script><script>{SCRIPT}</script></body></html>",
             ]
         )

@@ -17,9 +17,9 @@ def test_a_page_has_tables_figures_settings_and_commands_in_one_file() -> None:
     assert re.findall("<h2>(.*?)</h2>", page) == heads
     assert "python -m launch.train --task mnist-fcn --lr 0.01 --out runs/again" in page
     assert "Abacus, 2 cores" in page and "<td class='left'>lr</td>" in page
-    figures = json.loads(re.findall(r'id="figures">(.*?)</script>', page, re.DOTALL)[0])
-    places = [int(number) for number in re.findall(r'data-figure="(\d+)"', page)]
-    assert places == list(range(len(figures))) and len(figures) >= 6 + 2 + 6
+    found = re.findall(r'data-figure="\d+" [^>]*></div><script type="application/json">(.*?)</script>', page)
+    figures = [json.loads(text) for text in found]
+    assert len(figures) == page.count('data-figure="') == 6 + 2 + 7
     assert all(figure["data"] for figure in figures)
 
 
