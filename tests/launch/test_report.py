@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from launch.report.page.document import make_page
+from launch.report.run_table import run_grid
 from tests.support.browser import dumped
 from tests.support.jobs import TINY, our_lines, run
 from tests.support.recorded_runs import recorded, write_run
 
 
 def check_page(shown: str, figures: int) -> None:
-    """Check what a browser has made of a page: no errors, and the figures in view are drawn."""
+    """Check what a browser has made of a page: no errors, and the figures are drawn."""
     body = shown[shown.index("<body") :]
     assert 'class="error"' not in re.sub(r"<script.*?</script>", "", body, flags=re.DOTALL)
     drawn = re.findall(r'data-figure="\d+"[^>]*data-drawn="yes"', body)
@@ -22,15 +24,23 @@ def check_page(shown: str, figures: int) -> None:
     assert "<table>" in body
 
 
-def test_a_run_writes_a_page_that_works_from_its_file(tmp_path: Path) -> None:
+def test_a_run_writes_a_page_with_its_command_and_a_figure_of_every_kind(tmp_path: Path) -> None:
     done = run(
         *("launch.train", *TINY, "--stages", "2", "--epochs", "2", "--quiet", "--out", str(tmp_path / "a")),
         DNI_REPORT="yes",
     )
     assert done.returncode == 0, done.stderr
-    shown = dumped(tmp_path / "a" / "report.html")
-    check_page(shown, figures=2 + 2 + 7)
-    assert f"launch.train --config {tmp_path / 'a'}/config.yaml" in shown
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert page.count('data-figure="') == 6 + 2 + 7
+    assert f"launch.train --config {tmp_path / 'a'}/config.yaml" in page
+
+
+@pytest.mark.slow
+def test_a_page_works_from_its_file_in_a_browser(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    run_of_two = recorded()
+    page.write_text(make_page([run_of_two], "one run", [run_grid(run_of_two.summary)]))
+    check_page(dumped(page), figures=2 + 2 + 7)
 
 
 @pytest.mark.slow

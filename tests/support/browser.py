@@ -26,9 +26,16 @@ def browser() -> str:
 
 
 def dumped(page: Path, *flags: str) -> str:
-    """The page as HTML, when its scripts have run."""
+    """The page as HTML, when its scripts have run and have drawn every figure that is not hidden."""
     with tempfile.TemporaryDirectory() as profile:
-        command = [browser(), *FLAGS, *flags, f"--user-data-dir={profile}", "--dump-dom", page.as_uri()]
+        command = [
+            browser(),
+            *FLAGS,
+            *flags,
+            f"--user-data-dir={profile}",
+            "--dump-dom",
+            f"{page.as_uri()}#all",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=90)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -126,5 +126,6 @@ document.querySelectorAll("[data-zoom], [data-move]").forEach(button =>
   button.addEventListener("click", () => look(button)));
 dark.addEventListener("change", recolour);
 addEventListener("beforeprint", drawAll);
+if (location.hash === "#all") drawAll();  // for those who take pictures of the whole page
 all().forEach(box => near.observe(box));
 """
