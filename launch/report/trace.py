@@ -64,9 +64,9 @@ def read_chrome_trace(trace: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the timeline that `chrome_trace` made these events of."""
     rows: dict[int, list[list[Any]]] = {}
     for event in trace["traceEvents"]:
-        if event["ph"] == "M" and event["name"] == "thread_name" and event["pid"] == 0:
+        if event["ph"] == "M" and event["name"] == "thread_name" and event.get("pid") == 0:
             rows.setdefault(int(event["tid"]), [])
-        elif event["ph"] == "X" and "step" in event.get("args", {}) and event["pid"] == 0:
+        elif event["ph"] == "X" and "step" in event.get("args", {}) and event.get("pid") == 0:
             span = [event["name"], event["ts"], event["dur"], event["args"]["step"]]
             rows.setdefault(int(event["tid"]), []).append(span)
     return [{"stage": stage, "events": events} for stage, events in sorted(rows.items())]

@@ -87,7 +87,7 @@ def make_page(
     page.add("<h2>Results</h2>", *map(table, grids), columns_explained([*grids, *_run_grids(runs)]))
     page.add("<h2>Learning</h2>", _curves(page, runs))
     if any(has_stages(run) for run in runs):
-        first = max(range(len(runs)), key=lambda i: len(runs[i].summary.get("stages", ())))
+        first = max(range(len(runs)), key=lambda i: _richness(runs[i]))
         page.add("<h2>Stages</h2>", _chooser(runs, first))
         page.add(*(_details(page, run, i, len(runs), shown=i == first) for i, run in enumerate(runs)))
     page.add("<h2>Settings</h2>", *(_settings(run, len(runs)) for run in runs))
@@ -95,6 +95,12 @@ def make_page(
     page.add(*(_command(command) for command in commands or commands_of_run(runs[0])))
     page.add(f'<p class="about">Written by dni_async {version()}.</p>')
     return page.html()
+
+
+def _richness(run: RecordedRun) -> tuple[int, int]:
+    """Return what orders runs by how much there is to see of their stages."""
+    stages = run.summary.get("stages", ())
+    return len(stages), sum(bool(stage.get("targets_received")) for stage in stages)
 
 
 def _about(runs: Sequence[RecordedRun]) -> str:
