@@ -3,6 +3,7 @@
 # Both set up .venv first, with the versions of constraints.txt.
 # make gpu-check  everything that needs a GPU, in nine minutes on one: results in $OUT or docs/benchmarks/gpu
 #                 (PYTHON_GPU=python3 where an image has its own torch; ARGS=--dry-run-cpu tries the script without one)
+# make docs    the site in site/;  make dist  wheel and source distribution in dist/, checked
 # make test-oldest  the fast tests with the lower bounds of setup.cfg;  make test-newest  with the newest releases
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PYTHON_NEWEST ?= python3.13
 PYTHON_GPU ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-oldest test-newest gpu-check lint clean
+.PHONY: demo test test-slow test-oldest test-newest gpu-check lint docs dist clean
 
 demo: .venv/installed
 	$(BIN)/python -m launch.compare --task mnist-fcn --engines backprop cdni --stages 2 --epochs 8 --out runs/demo
@@ -40,6 +41,16 @@ test-newest: setup.cfg
 gpu-check:
 	$(PYTHON_GPU) -m launch.gpu_check $(ARGS)
 
+docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+dist: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dist]'
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,4 +62,4 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-oldest .venv-newest runs build *.egg-info
+	rm -rf .venv .venv-oldest .venv-newest runs build dist site *.egg-info

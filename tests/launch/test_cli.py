@@ -21,6 +21,7 @@ COMMANDS = (
     "evaluate",
     "export",
     "report",
+    "completion",
 )
 
 
