@@ -11,6 +11,7 @@ import contextlib
 import io
 import re
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import tyro
@@ -32,7 +33,7 @@ from launch.predict import PredictConfig
 from workers.failure.rank_runner import RankRunner, run_command
 
 SHELLS = ("bash", "zsh")
-CONFIGS = {
+CONFIGS: dict[str, Callable[..., Any]] = {
     "train": TrainConfig,
     "compare": CompareConfig,
     "sweep": SweepConfig,
