@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from torch.optim import Optimizer
 
@@ -50,15 +51,23 @@ class LearningRates:
         self._factor = factor
         self._initial = [group["lr"] for group in optimizer.param_groups]
 
-    def set(self, version: int, share: float = 1.0, *, changed: bool = False) -> None:
-        """Set the rates of weights that were stepped `version` times.
-
-        Args:
-            share: of the scheduled rates.
-            changed: whether they were last set to a share.
-        """
-        if self._factor is None and share == 1 and not changed:
+    def set(self, version: int) -> None:
+        """Set the rates of weights that were stepped `version` times."""
+        if self._factor is None:
             return
-        factor = share * (self._factor(version) if self._factor else 1.0)
+        factor = self._factor(version)
         for group, rate in zip(self._optimizer.param_groups, self._initial, strict=True):
             group["lr"] = rate * factor
+
+    @contextmanager
+    def scaled(self, share: float) -> Iterator[None]:
+        """Have the rates be a share of what they are, inside a block."""
+        groups = self._optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * share
+        try:
+            yield
+        finally:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate

@@ -115,16 +115,14 @@ class Updater:
             self._clip(self.clip_norm)
         if self.optimizer is None:
             return
-        if rate != 1 and self._rates:
-            self._rates.set(self.version - 1, rate)
-        if self.correction:
-            self.correction.step(self.optimizer, self.version - 1)
-        else:
-            self.optimizer.step()
+        with self._rates.scaled(rate) if self._rates and rate != 1 else nullcontext():
+            if self.correction:
+                self.correction.step(self.optimizer, self.version - 1)
+            else:
+                self.optimizer.step()
         if self.average:
             self.average.update(self.version)
-        if self._rates:
-            self._rates.set(self.version, changed=rate != 1)
+        self._set_rates()
         self.optimizer.zero_grad()
 
     def averaged(self) -> AbstractContextManager[None]:

@@ -45,6 +45,8 @@ class OverTimeConfig(FlatConfig):
     def __post_init__(self) -> None:
         at_least(0, patience=self.patience)
         optimizer_factory(self.sg.optimizer, 1.0)
+        if self.sg.gate:
+            raise UserError("sg.gate slows stages down, and a task over time has none; leave it out")
         if not self.state_bound > 0:  # nor nan
             raise UserError(f"state-bound is {self.state_bound}; it must be positive")
         if not 0 <= self.discount <= 1:

@@ -109,6 +109,8 @@ def parse_study(prog: str, arguments: Sequence[str]) -> tuple[StudyConfig, list[
         for value in ["1"] if whole and by_stages else values[:1] if whole else values:
             varied = [word for name in names.split(",") for word in (f"--{name}", value)]
             own = parse(StudyConfig, prog, [*arguments, *contestant.options, *varied])
+            if by_stages and not own.partition.stages:
+                raise UserError(f"vary has {config.vary}; the number of stages must be at least 1")
             stages = 1 if whole else own.partition.stages or 2
             rule = "frozen" if whole else contestant.rule
             job = own.to(TrainConfig, rule=rule, stages=stages, deterministic=True, out="", quiet=True)

@@ -38,6 +38,8 @@ class DniLocal(Backprop):
         super().__init__(context, peers)
         assert isinstance(self.module, nn.Sequential)
         network = self._packed(self.module)
+        if self.config.sg.gate:
+            raise UserError(f"sg.gate is for stages, which {self.config.engine} has none of; leave it out")
         sg = asdict(self.config.sg)
         settings: dict[str, Any] = {
             "grad_optim": sg.pop("optimizer"),

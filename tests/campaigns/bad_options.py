@@ -203,8 +203,8 @@ def without_bad_values(command: str) -> list[str]:
     """Return the options in the help of a command that no case tries; options without a value aside."""
     text = run(f"launch.{command}", "--help", COLUMNS="200").stdout
     shown = set(re.findall(r"(?<![\w-])--[a-z](?:[\w.-]*\w)?", text))
-    negative = {option for option in shown if option.startswith("--no-")}
-    flags = negative | {option.replace("--no-", "--", 1) for option in negative}
+    negative = {option for option in shown if re.match(r"--(\w+\.)?no-", option)}
+    flags = negative | {option.replace("no-", "", 1) for option in negative}
     return sorted(shown - flags - {*VALUES[command], *VALUES["train"], *FREE})
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from dni_async.errors import UserError
+from dni_async.networks.settings import SGConfig
 from launch.config.recurrent import SequenceConfig, WindowsConfig
 from launch.config.train import TrainConfig
 
@@ -22,6 +23,7 @@ from launch.config.train import TrainConfig
         ({"state_bound": math.nan}, "state-bound is nan"),
         ({"discount": 1.5}, r"discount is 1\.5"),
         ({"batch_size": 0}, "batch-size is 0"),
+        ({"sg": SGConfig(gate=True)}, "sg.gate slows stages down, and a task over time has none"),
     ],
 )
 def test_wrong_settings_are_refused(settings: dict[str, Any], complaint: str) -> None:

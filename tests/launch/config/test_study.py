@@ -68,6 +68,7 @@ def test_a_contestant_has_a_label_a_rule_and_options() -> None:
         (("--vary", "stages"), "vary has stages; write NAME=VALUE/VALUE"),
         (("--vary", "seed=1/2"), "vary has seed, which is the same for all runs of a study; leave it out"),
         (("--vary", "stages=x/2"), "x"),
+        (("--vary", "stages=0/2"), "vary has stages=0/2; the number of stages must be at least 1"),
         (("--repeats", "0"), "repeats is 0; it must be at least 1"),
         (("--seed", "4294967295"), "the last of 3 must be at most 4294967295"),
     ],
