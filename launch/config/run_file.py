@@ -29,8 +29,8 @@ from workers.checkpoint.atomic_file import write_whole
 RUN_FILE = "config.yaml"
 """Name of the file in the output folder."""
 VERSION, COMMAND, SETTINGS = "dni_async", "command", "settings"
-NOT_REPEATED = ("out", "config", "resume", "overwrite")
-"""Options that say where one run went and how it began, not what it was."""
+NOT_REPEATED = ("out", "config", "resume", "overwrite", "report")
+"""Options that say where one run went, what it left there and how it began, not what it was."""
 
 
 def write_run_file(out: Path, command: str, config: FlatConfig) -> None:

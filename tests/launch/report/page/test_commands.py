@@ -12,14 +12,21 @@ from tests.support.recorded_runs import recorded
 
 def test_the_command_written_out_makes_the_same_settings() -> None:
     config = TrainConfig.of(
-        task="gpt-char", task_args=("depth=2",), stages=2, lr=0.01, quiet=True, milestones=(0.5,), out="x"
+        task="gpt-char",
+        task_args=("depth=2",),
+        stages=2,
+        lr=0.01,
+        quiet=True,
+        milestones=(0.5,),
+        out="x",
+        report=False,
     )
     config.sg.kind = "linear"
     command = written_out("train", TrainConfig, config.as_json())
     words = shlex.split(command)
     assert words[:3] == ["python", "-m", "launch.train"] and words[-2:] == ["--out", "runs/again"]
     again = parse(TrainConfig, "launch.train", words[3:])
-    assert again.as_json() | {"out": "x"} == config.as_json()
+    assert again.as_json() | {"out": "x", "report": False} == config.as_json()
 
 
 def test_the_command_names_the_task_and_what_is_not_the_default() -> None:
