@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from launch.report.bench_section import Section
 
-_VIT = "--task vit --task-args patch=8 --epochs 4"
+_VIT = "--task vit --task-args patch=8 --epochs 10"
 _INDUCTION = "--task induction --epochs 1 --stages 2"
 
 SEQUENCE_SECTIONS = (
@@ -12,12 +12,12 @@ SEQUENCE_SECTIONS = (
         "vit",
         "Accuracy of a vision transformer: four blocks of 64, two and four stages",
         "CIFAR-10 as far as it is there (one of its five files: 10,000 training images), patches of 8x8 "
-        "pixels, four epochs of batches of 64, AdamW with warm-up and a cosine schedule (the defaults of the "
+        "pixels, ten epochs of batches of 64, AdamW with warm-up and a cosine schedule (the defaults of the "
         "task), three seeds, all stages in one process. The SG network is the head on the mean over the "
         "positions. `frozen` is the control: its stages below the last never learn.",
         (f"study {_VIT} --rules backprop cdni frozen --vary stages=2/4 --repeats 3",),
         ("study.png",),
-        minutes=6,
+        minutes=15,
     ),
     Section(
         "induction",
