@@ -28,7 +28,9 @@ class SGConfig:
     default all up to 4,096 classes, 1,024 above."""
     match: float | None = None
     """Share of a batch's samples on which its target teaches the network; 0, for heads: targets only measure
-    it. By default 1, a quarter for sequences, 0 for token-attention."""
+    it, which halves what a head costs. By default 1, a quarter for sequences (a small gain on a GPT, more in
+    longer runs), 0 for token-attention, which it keeps from learning. Residual networks of features learn as
+    well with 0."""
     hidden: int | None = None
     """Hidden units (mlp: width of h, head: no hidden layer) or, for (B, C, H, W), channels (conv: those of h,
     head: twice those, at most 32)."""
