@@ -211,12 +211,13 @@ class _Measurement:
                 optimizer_bytes=self._optimizer_bytes(layer),
                 saved_bytes=saved[i],
                 output_bytes=outputs[i],
+                extra_bytes=total_bytes(self.crossings.extras[i + 1]),
             )
             for i, layer in enumerate(self.layers)
         ]
 
     def _optimizer_bytes(self, layer: nn.Module) -> int:
-        """Return the bytes that the optimizer keeps for a layer after its first step."""
+        """Return the bytes that the optimizer, and the weights' average, keep for a layer after a step."""
         parameters = [p for p in copy.deepcopy(layer).parameters() if p.requires_grad]
         if not parameters:
             return 0
@@ -224,7 +225,8 @@ class _Measurement:
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
-        return state_bytes(optimizer)
+        average = total_bytes(parameters) if self.config.optimizer.ema is not None else 0
+        return state_bytes(optimizer) + average
 
     def _interface(self, run: RuleRun, cost: InterfaceCost) -> InterfaceProfile:
         """Return the profile of an interface; its bytes are those after the rule has run."""

@@ -28,8 +28,8 @@ FORMAT = "dni_async profile 1"
 DEPTHS = (2, 3)
 """Numbers of stages for which SG networks differ: from three on they replay."""
 SETTINGS = (
-    "task", "task_args", "batch_size", "optimizer", "optimizer_args", "sg", "local", "device", "threads",
-    "transport", "emulate_gflops",
+    "task", "task_args", "batch_size", "optimizer", "optimizer_args", "ema", "sg", "local", "device",
+    "threads", "transport", "emulate_gflops",
 )  # fmt: skip
 """What the numbers of a profile depend on."""
 
@@ -44,9 +44,12 @@ class LayerProfile:
     """Of the profile's `part_size` samples."""
     parameter_bytes: int
     optimizer_bytes: int
+    """Of the optimizer's state, and of the weights' average (--ema)."""
     saved_bytes: int
     """What autograd keeps from forward to backward, beside the layer's input where that is kept already."""
     output_bytes: int
+    extra_bytes: int = 0
+    """Of the tensors that travel beside the output, such as masks."""
 
 
 @dataclass(slots=True)

@@ -70,8 +70,15 @@ def test_layers_that_exchange_trees_are_measured_by_the_tensor_that_gets_a_gradi
     found = measured(TREE_TASKS[name], batch_size=16)
     assert [layer.name for layer in found.layers][:3] == ["Embed", "MaskedMean", "MaskedMean"]
     assert [layer.output_bytes for layer in found.layers][:3] == [4 * 16 * 5 * 8] * 3
+    assert [layer.extra_bytes for layer in found.layers][:3] == [16 * 5] * 3  # the mask
     assert set(found.interfaces) == {f"{rule} {n}" for rule in ("dni", "cdni", "local") for n in (2, 3)}
     assert found.refused == {} and min(layer.part.forward for layer in found.layers) > 0
+
+
+def test_an_average_of_the_weights_is_in_memory_beside_them() -> None:
+    with_average, without = (measured(Tiny(plain_layers), ema=ema) for ema in (0.9, None))
+    for a, b in zip(with_average.layers, without.layers, strict=True):
+        assert a.optimizer_bytes == b.optimizer_bytes + b.parameter_bytes
 
 
 def test_the_threads_of_the_process_are_as_before() -> None:
