@@ -15,7 +15,7 @@ BIN := .venv/bin
 .PHONY: demo test test-slow test-oldest test-newest gpu-check lint docs dist clean
 
 demo: .venv/installed
-	$(BIN)/python -m launch.compare --task mnist-fcn --engines backprop cdni --stages 2 --epochs 8 --out runs/demo
+	$(BIN)/python -m launch.compare --task mnist-fcn --engines backprop cdni --stages 2 --epochs 10 --out runs/demo
 	@printf '\nLook at  runs/demo/report.html        curves, and what both stages did at every moment (in a browser)\n'
 	@printf '         runs/demo/compare.png        the same comparison as a picture\n'
 	@printf 'Try next $(BIN)/python -m launch.compare --task mnist-fcn --engines 1f1b local cdni --stages 2 --out runs/b\n'
