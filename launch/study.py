@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,14 @@ def work(runner: RankRunner) -> None:
     with RunLock(out):
         if (out / SUMMARY).is_file() or (out / "checkpoints").exists():
             raise UserError(f"{out} has the results of a training run; choose another --out")
-        results, earlier = [], finished_runs(out)
-        for job in jobs:
+        earlier = finished_runs(out)
+        runs = {job: finished_run(job, earlier) for job in jobs}
+        for job in [job for job in jobs if runs[job] is None]:
             runner.describe_position = lambda job=job: f"while {job.contestant.label} trained"  # type: ignore[misc]
-            results.append(finished_run(job, earlier) or _run(job, config))
-            write(config, task.metric_name, results, out)
+            runs[job] = _run(job, config)
+            write(config, task.metric_name, _finished(runs), out)
+        results = _finished(runs)
+        write(config, task.metric_name, results, out)
     if not config.output.quiet:
         for grid in study_grids(results, config.vary, task.metric_name, task.name):
             show(grid)
@@ -65,6 +69,10 @@ def finished_run(job: StudyJob, runs: list[Result]) -> Result | None:
             if all(settings[name] == wanted[name] for name in settings.keys() & wanted.keys()):
                 return run
     return None
+
+
+def _finished(runs: Mapping[StudyJob, Result | None]) -> list[Result]:
+    return [run for run in runs.values() if run is not None]
 
 
 def settings_of(job: StudyJob) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Contestant:
         return cls(label.strip() or rule_label(rule), rule, tuple(options))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class StudyJob:
     """One run of a study."""
 
