@@ -14,6 +14,7 @@ COMMANDS = (
     "sweep",
     "study",
     "plan",
+    "advise",
     "latency",
     "windows",
     "bench",

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from launch.bench import BenchConfig
+from launch.config.advise import AdviseConfig
 from launch.config.command_line import parse
 from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
@@ -63,6 +64,7 @@ def test_the_model_of_hugging_face_trains_in_two_stages(tmp_path: Path) -> None:
 
 
 COMMANDS = (
+    AdviseConfig,
     TrainConfig,
     CompareConfig,
     PlanConfig,

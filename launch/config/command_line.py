@@ -32,6 +32,7 @@ EXAMPLES = {
         "--engines 1f1b ddp cdni --wan 25,1000",
     ),
     "launch.plan": ("--task mnist-fcn --engines 1f1b cdni --check",),
+    "launch.advise": ("--task mnist-fcn --devices 8 --link pcie", "--devices 4 --link wan:50ms,100mbit"),
 }
 """Arguments that `--help` shows, by program."""
 

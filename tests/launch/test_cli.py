@@ -13,6 +13,7 @@ COMMANDS = (
     "sweep",
     "study",
     "plan",
+    "advise",
     "latency",
     "windows",
     "bench",
