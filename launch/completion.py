@@ -18,6 +18,7 @@ import tyro
 
 from dni_async.errors import UserError
 from launch.bench import BenchConfig
+from launch.config.advise import AdviseConfig
 from launch.config.compare import CompareConfig
 from launch.config.plan import PlanConfig
 from launch.config.recurrent import WindowsConfig
@@ -39,6 +40,7 @@ CONFIGS: dict[str, Callable[..., Any]] = {
     "sweep": SweepConfig,
     "study": StudyConfig,
     "plan": PlanConfig,
+    "advise": AdviseConfig,
     "latency": LatencyConfig,
     "windows": WindowsConfig,
     "bench": BenchConfig,

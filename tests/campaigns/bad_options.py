@@ -135,8 +135,6 @@ VALUES: dict[str, dict[str, str]] = {
         "--devices": "x 0 1 -1 1.5 1025",
         "--link": "nothing <empty> wan wan: wan:50ms wan:50,100 wan:-1ms,1mbit wan:1ms,0mbit wan:100s,1mbit",
         "--updates": "x -1 1.5",
-        "--variants": "cdni",
-        "--wan": "25,1000",
         "--stages": "x -1 1",
         "--transport": "shm,tcp nothing",
         "--task": "copy char-lm-stack nothing",
