@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -41,14 +41,31 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     return made
 
 
-def test_tensorboard_gets_each_number_at_its_step(calls: Calls, tmp_path: Path) -> None:
+def test_tensorboard_gets_all_numbers_of_a_step_in_one_event(
+    calls: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Summary(SimpleNamespace):
+        Value = SimpleNamespace
+
+    class Writer(Recorded):
+        def __init__(self, *arguments: Any, **keywords: Any) -> None:
+            super().__init__(calls)
+            calls.append(("SummaryWriter", arguments, keywords))
+            self.file_writer = Recorded(calls)
+
+    proto = "tensorboard.compat.proto.summary_pb2"
+    monkeypatch.setitem(sys.modules, proto, SimpleNamespace(Summary=Summary))  # type: ignore[arg-type]
+    monkeypatch.setattr(sys.modules["torch.utils.tensorboard"], "SummaryWriter", Writer, raising=False)
     logger = TensorBoardLogger(LoggedRun("a run", tmp_path, start=5))
     logger.log(7, {"loss": 0.5, "stage_0/utilisation": 1.0})
     logger.close()
+    values = [
+        SimpleNamespace(tag="loss", simple_value=0.5),
+        SimpleNamespace(tag="stage_0/utilisation", simple_value=1.0),
+    ]
     assert calls == [
         ("SummaryWriter", (str(tmp_path / "tensorboard"),), {"purge_step": 5}),
-        ("add_scalar", ("loss", 0.5, 7), {"new_style": True}),
-        ("add_scalar", ("stage_0/utilisation", 1.0, 7), {"new_style": True}),
+        ("add_summary", (Summary(value=values), 7), {}),
         ("close", (), {}),
     ]
 
@@ -87,5 +104,5 @@ def test_tensorboard_reads_back_what_was_logged(tmp_path: Path) -> None:
     logger.close()
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
-    (event,) = events.Tensors("loss")
-    assert (event.step, list(event.tensor_proto.float_val)) == (7, [0.5])
+    (event,) = events.Scalars("loss")
+    assert (event.step, event.value) == (7, 0.5)
