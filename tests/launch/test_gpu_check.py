@@ -12,13 +12,12 @@ from typing import Any
 import pytest
 import torch
 
+from dni_async.errors import UserError
 from launch import gpu_check
 from launch.gpu_check import GpuCheckConfig, check, line, work
 from launch.local.gpu_checks import CHECKS
 from tests.support.source_tree import ROOT
 from tests.support.waiting import until
-
-no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
 def run(*arguments: str, out: Path) -> subprocess.CompletedProcess[str]:
@@ -26,15 +25,18 @@ def run(*arguments: str, out: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900)
 
 
-@no_gpu
-def test_without_a_gpu_it_says_so_in_one_line_with_status_2(tmp_path: Path) -> None:
-    done = run(out=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert (
-        done.stderr == "dni-async: torch sees no GPU here; --dry-run-cpu tries the script itself on the CPU\n"
-    )
+def test_without_a_gpu_it_says_so_and_ends_with_status_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["gpu_check", "--out", str(tmp_path)])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError) as caught:
+        work(SimpleNamespace())  # type: ignore[arg-type]
+    assert str(caught.value) == "torch sees no GPU here; --dry-run-cpu tries the script itself on the CPU"
+    assert caught.value.status == 2
 
 
+@pytest.mark.slow
 def test_a_check_in_its_own_process_writes_what_it_found(tmp_path: Path) -> None:
     done = run("--dry-run-cpu", "--only", "pinning", out=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
