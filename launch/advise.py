@@ -62,7 +62,7 @@ def advise(config: AdviseConfig, task: Task, out: Path, runner: RankRunner) -> A
     runner.describe_position = lambda: "while costs were measured"
     from launch.planning.measure import measure  # torch's optimizers: a second that bad options do not need
 
-    profile = measure(config.to(PlanConfig, stages=0, wan=""), task)
+    profile = measure(config.to(PlanConfig, stages=0, wan="", profile=""), task)
     profile.save(out / "profile.json")
     stages = stages_here(config, len(profile.layers))
     steps = read(config.task, task, data=config.data).steps_per_epoch

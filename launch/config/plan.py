@@ -59,7 +59,7 @@ class PlanConfig(FlatConfig):
             Wire.parse(self.wan)
             if self.runtime.transport == "auto":
                 self.runtime.transport = "tcp"
-        self.to(TrainConfig, stages=0)  # what is wrong for every engine
+        self.to(TrainConfig, stages=0, profile="")  # what is wrong for every engine
         check_engines(self.engines, PLANNED)
         at_least(0, stages=self.stages, repeat_layers=self.repeat_layers)
         if self.stages and self.stage_counts:

@@ -115,4 +115,5 @@ def _job(config: PlanConfig, predicted: Prediction) -> CompareConfig:
     cut = ",".join(map(str, predicted.cut))
     in_flight = predicted.in_flight or config.partition.in_flight
     stages, engines = max(2, predicted.stages), (predicted.engine,)
-    return config.to(CompareConfig, stages=stages, cut=cut, in_flight=in_flight, out="", engines=engines)
+    own = {"stages": stages, "cut": cut, "in_flight": in_flight, "out": "", "engines": engines}
+    return config.to(CompareConfig, **own, profile="")  # that of a plan is a file

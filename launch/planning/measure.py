@@ -177,7 +177,7 @@ class _Measurement:
         return found
 
     def _maker(self, name: str, stages: int) -> Callable[[int], Rule]:
-        config = self.config.to(TrainConfig, rule=name)
+        config = self.config.to(TrainConfig, rule=name, profile="")
         labels = label_size_of(self.task.condition, self.y) if config.capabilities.conditional else 0
         return rules_to_measure(
             config,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dni_async.errors import UserError
 from dni_async.partition.cut import stage_bounds
@@ -94,10 +94,12 @@ class Planner:
             raise UserError(f"a batch of {batch} is too small for {stages} replicas")
         weights = sum(layer.parameter_bytes for layer in self.profile.layers)
         ring = self.profile.all_reduce
+        # torch's DDP copies the gradients into its buckets and back
+        copies = 2 * self.profile.link.send.per_byte * weights
         steady = simulate_ddp(
             self.costs.cost(0, self.layers, share),
             stages,
-            all_reduce_seconds(ring, stages, weights, self.wire),
+            all_reduce_seconds(ring, stages, weights, self.wire) + copies,
         )
         # torch's DDP keeps the gradients a second time, in buckets
         memory = self.costs.state_bytes() + weights + self.costs.saved_bytes() * share // batch
@@ -125,7 +127,8 @@ class Planner:
     def _with_micro_batches(self, engine: str, cut: list[int], count: int) -> SteadyState:
         samples = math.ceil(self.profile.batch_size / count)
         bounds = stage_bounds(cut, self.layers)
-        costs = [self.costs.cost(*pair, samples) for pair in bounds]
+        load = self.profile.load  # every process reads whole batches
+        costs = [replace(self.costs.cost(*pair, samples), load=load) for pair in bounds]
         return simulate_pipelined(costs, engine, count, batches=2)
 
     def _decoupled(self, engine: str, stages: int) -> Prediction:

@@ -61,7 +61,7 @@ class StageCosts:
         update = self._section("update", [layer for layer in layers if layer.parameter_bytes], samples)
         activation = target = MessageCost()
         if end < len(self.layers):
-            size = share * self._message_bytes(end)
+            size = share * self._message_bytes(rule, end)
             activation = self._message(rule, size)
         if first > 0:
             target = self._message(rule, share * self.input_bytes(first))
@@ -79,10 +79,11 @@ class StageCosts:
             target=target,
         )
 
-    def _message_bytes(self, end: int) -> int:
+    def _message_bytes(self, rule: str, end: int) -> int:
         """Return the bytes of a batch on its way downstream, behind layer `end` - 1."""
         layer = self.layers[end - 1]
-        return layer.output_bytes + layer.extra_bytes + self.profile.label_bytes
+        labels = self.profile.label_bytes if rule else 0  # processes of torch's pipelines read their own
+        return layer.output_bytes + layer.extra_bytes + labels
 
     def _message(self, rule: str, size: float) -> MessageCost:
         if rule:
@@ -132,7 +133,9 @@ class StageCosts:
         (first, end), able = bounds, capabilities_of(rule)
         last = end == len(self.layers)
         h = 0 if last else self.layers[end - 1].output_bytes
-        slots = steady.in_flight[stage] * (self.profile.label_bytes if last else self._message_bytes(end))
+        slots = steady.in_flight[stage] * (
+            self.profile.label_bytes if last else self._message_bytes(rule, end)
+        )
         if able.needs_targets:
             slots += in_flight * self.input_bytes(first)
         own = self.state_bytes(first, end) + sum(one.state_bytes + one.replay_bytes for one in interface)

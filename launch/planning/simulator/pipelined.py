@@ -68,7 +68,8 @@ def simulate_pipelined(
     """Run `batches` batches, each of so many micro-batches, one after the other through the stages.
 
     Args:
-        stages: forward, backward and messages of one micro-batch; load and update once per batch.
+        stages: forward, backward and messages of one micro-batch; load, by every stage, and update
+            once per batch.
     """
     order = SCHEDULES[schedule]
     orders = [order(k, len(stages), micro_batches) for k in range(len(stages))]
@@ -154,8 +155,8 @@ class _Grid:
             op = kind, batch * self.count + m
             if self._from_neighbour(k, kind) and op not in self.sent[k]:
                 break
+            self.free[k] += self.stages[k].load if place == 0 else 0.0
             start = max(self.free[k], self._arrival(k, op))
-            start += self.stages[k].load if place == 0 else 0.0
             fed.update(self._end(k, op, start))
             self.position[k] += 1
             if place == length - 1:

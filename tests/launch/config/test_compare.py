@@ -78,7 +78,7 @@ def test_repeats_share_the_seed_unless_it_shall_vary():
 def test_all_other_settings_are_shared_by_the_contestants(engine):
     config = comparison()
     job = config.job(engine, Path("all/one"))
-    own = {"stages", "cut", "out", *("engines", "variants", "repeats", "vary_seed", "wan")}
+    own = {"stages", "cut", "out", "report", *("engines", "variants", "repeats", "vary_seed", "wan")}
     shared = {name: value for name, value in config.flat().items() if name not in own}
     assert shared == {name: value for name, value in job.flat().items() if name in shared}
     assert job.output.out == str(Path("all/one"))

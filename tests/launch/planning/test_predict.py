@@ -9,7 +9,7 @@ from launch.config.partition import PipelineConfig
 from launch.local.wan import Wire
 from launch.planning.predict import ENGINES, Planner, Prediction
 from launch.planning.profile import InterfaceProfile
-from tests.support.plans import BATCH, layer, network, profile
+from tests.support.plans import BATCH, FREE, layer, network, profile
 from workers.transport.link_cost import Line, LinkCost
 
 
@@ -110,6 +110,33 @@ def test_replicas_share_the_batch_and_wait_for_the_ring() -> None:
     period = 24 / 4 + 8 + 6 * (0.5 + 0.01 * 200)
     assert found.samples_per_s == pytest.approx(BATCH / period)
     assert found.bubble == pytest.approx(15 / period)
+
+
+def test_ddp_copies_the_gradients_into_its_buckets_and_back() -> None:
+    link = LinkCost(send=Line(0.0, 0.001), latency=FREE, receive=FREE, credit=FREE)
+    weights = 8 * 100
+    slower, free = (BATCH / (predict("ddp", 2, **own).samples_per_s or 0.0) for own in ({"link": link}, {}))
+    assert slower == pytest.approx(free + 2 * 0.001 * weights)
+
+
+@pytest.mark.parametrize("engine", ["gpipe", "1f1b", "zb"])
+@pytest.mark.parametrize("micro_batches", [4, 8])
+def test_a_pipeline_reads_a_whole_batch_whatever_its_micro_batches(engine: str, micro_batches: int) -> None:
+    config = PipelineConfig(micro_batches=micro_batches)
+    slower, free = (
+        BATCH / (predict(engine, 4, config, load=load).samples_per_s or 0.0) for load in (3.0, 0.0)
+    )
+    assert slower == pytest.approx(free + 3.0)
+
+
+def test_labels_travel_between_decoupled_stages_and_not_in_a_pipeline() -> None:
+    link = LinkCost(send=Line(0.0, 0.001), latency=FREE, receive=FREE, credit=FREE)
+
+    def speed(engine: str, label_bytes: int) -> float | None:
+        return predict(engine, 2, link=link, gloo=link, label_bytes=label_bytes).samples_per_s
+
+    assert speed("gpipe", 6400) == speed("gpipe", 64)
+    assert (speed("local", 6400) or 0.0) < (speed("local", 64) or 0.0)
 
 
 def test_networks_at_the_interface_count_and_move_the_cut() -> None:

@@ -76,6 +76,16 @@ def test_update_and_load_are_paid_once_per_batch(schedule: str) -> None:
 
 
 @BOTH
+def test_stages_read_their_batch_while_they_wait_for_the_first_message(schedule: str) -> None:
+    def period(*loads: float) -> float:
+        costs = [StageCost(forward=2, backward=2, load=load) for load in loads]
+        return simulate_pipelined(costs, schedule, 4).period
+
+    assert period(5, 5, 5) == period(5, 0, 0)
+    assert period(0, 100, 0) > period(0, 0, 0) + 50
+
+
+@BOTH
 def test_a_message_costs_its_sender_its_receiver_and_time_under_way(schedule: str) -> None:
     """One micro-batch there and back over one link: nothing hides anything."""
     down = MessageCost(send=0.5, latency=2, receive=0.25)
