@@ -24,6 +24,7 @@ from launch.planning.evidence import Evidence, learned_in_process, stages_here
 from launch.report.advice_page import Advice, advice_grid, page, sentences
 from launch.report.files import prepare_out, write_json
 from launch.report.grid import show
+from launch.report.machine_load import MachineLoad
 from tasks.base import Task
 from tasks.registry import create
 from workers.checkpoint.atomic_file import write_whole
@@ -68,8 +69,9 @@ def advise(config: AdviseConfig, task: Task, out: Path, runner: RankRunner) -> A
     steps = read(config.task, task, data=config.data).steps_per_epoch
     comparison = config.comparison(stages, steps).changed(out=str(out / "compare"))
     say(config, f"running {len(comparison.engines)} engines, {config.repeats} times each: some minutes")
+    load = MachineLoad()
     rows, _ = compare_contestants(comparison, contestants_of(comparison), runner, task)
-    evidence = Evidence(config, profile, rows, stages)
+    evidence = Evidence(config, profile, rows, stages, load.notes())
     if config.runtime.device == "cpu":
         for rule, count in evidence.decoupled():
             say(config, f"{rule} learns in {count} stages of one process")

@@ -59,6 +59,8 @@ class Evidence:
     """Of the comparison, backprop first."""
     stages: int
     """Of the comparison."""
+    load: Sequence[str] = ()
+    """Lines about other programs that kept the machine busy."""
     learned: dict[str, Learned] = field(default_factory=dict)
     """By rule."""
 
@@ -82,6 +84,7 @@ class Evidence:
             noise=self._noise(metric_name),
             backprop=options[0],
             options=options[1:],
+            load=self.load,
         )
 
     def _option(self, row: Row, metric_name: str) -> Option:

@@ -28,6 +28,8 @@ class Advice:
     """Difference in learning that says nothing, in points of accuracy or per cent of test loss."""
     backprop: Option
     options: Sequence[Option]
+    load: Sequence[str] = ()
+    """Lines about other programs that kept the machine busy."""
 
     @property
     def decision(self) -> Decision:
@@ -62,7 +64,7 @@ def sentences(advice: Advice) -> list[str]:
         names = ", ".join(other.engine for other in decision.others)
         same = "cannot be told apart from it" if decision.kind == "take" else "are as uncertain"
         lines.append(f"Within what the measurements allow, {names} {same}.")
-    return lines
+    return lines + [f"Repeat this on an idle machine: {note}." for note in advice.load]
 
 
 def _first(advice: Advice, decision: Decision) -> str:
@@ -154,7 +156,7 @@ def advice_grid(advice: Advice) -> Grid:
     columns = [
         cell("engine", lambda o: o.engine, left=True),
         cell("devices", lambda o: number(o.devices) if o.predicted else NOTHING),
-        cell("expected\nspeed-up", lambda o: f"{_range(o)} x" if o.expected else NOTHING),
+        cell("expected\nspeed-up", lambda o: f"{_range(o)} x" if o.expected and o.devices > 1 else NOTHING),
         cell("planner's\nspeed-up", lambda o: times(o.predicted)),
         cell(f"measured\n{here}", lambda o: times(o.measured)),
         cell("min-max", lambda o: f"{o.spread[0]:.2f}-{o.spread[1]:.2f}" if o.spread else NOTHING),

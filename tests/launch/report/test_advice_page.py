@@ -99,6 +99,11 @@ def test_the_cost_of_another_metric_is_that_of_the_loss() -> None:
     )
 
 
+def test_a_busy_machine_is_said_above_the_table() -> None:
+    last = sentences(advice(option(), load=["other programs kept 1.5 of 2 cores busy"]))[-1]
+    assert last == "Repeat this on an idle machine: other programs kept 1.5 of 2 cores busy."
+
+
 def test_backprop_stays_where_every_other_engine_failed() -> None:
     lines = sentences(advice(Option(engine="cdni", reason="it broke")))
     assert lines == [
@@ -110,7 +115,7 @@ def test_the_error_of_the_planner_stands_beside_every_extrapolation() -> None:
     grid = advice_grid(advice(option(), Option(engine="zb", reason="it broke")))
     columns = {column.head.replace("\n", " "): column.cells for column in grid.columns}
     assert columns["engine"] == ["backprop", "cdni", "zb"]
-    assert columns["expected speed-up"] == ["1.00 x", "2.38 to 3.15 x", "-"]
+    assert columns["expected speed-up"] == ["-", "2.38 to 3.15 x", "-"]
     assert columns["planner's speed-up"] == ["1.00 x", "3.00 x", "-"]
     assert columns["planner's error with 2 here"] == ["+0 %", "+20 %", "-"]
     assert columns["min-max"] == ["-", "1.43-1.57", "-"]
