@@ -15,7 +15,7 @@ from launch.config.variant import Variant, check_labels, contestant_label
 from launch.engines.registry import BASELINES, ENGINES, find_engine, is_engine_path
 from launch.local.wan import Wire
 
-DEFAULT_ENGINES = ("backprop", "dni", "cdni")
+DEFAULT_ENGINES: tuple[str, ...] = ("backprop", "dni", "cdni")
 
 
 @dataclass(kw_only=True, slots=True)

@@ -186,7 +186,8 @@ def gpt(setting: Setting) -> dict[str, Any]:
     if setting.small:
         args, batch = "samples=32 tests=8", "8"
     task = ["--task", GPT, "--task-args", *args.split(), "--batch-size", batch, "--epochs", "1"]
-    found = _compare(setting, task, 4, ("backprop", "local", "cdni"))
+    engines: tuple[str, ...] = ("backprop", "local", "cdni")
+    found = _compare(setting, task, 4, engines)
     setting.train("timeline", *task, "--stages", "4", "--rule", "cdni", "--precision", "bf16")
     shutil.copyfile(setting.folder / "timeline" / "timeline.json", setting.folder / "gpt-trace.json")
     return found | {"trace": "runs/gpt/gpt-trace.json"}

@@ -77,6 +77,7 @@ def test_the_defaults_of_batch_normalised_activations(
 
 
 OTHERS = {
+    "gate": False,
     "negatives": 0,
     "match": None,
     "memory": None,
