@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from _pytest.mark import ParameterSet
 
-from tests.campaigns.bad_options import COMMANDS, Case, short, without_bad_values
+from tests.campaigns.bad_options import Case, short, without_bad_values
+from tests.campaigns.bad_values import COMMANDS
 
 
 def marked(case: Case) -> ParameterSet:
