@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from dni_async.boundary import Boundary, Extras
+from dni_async.boundary import Boundary, Extras, check_extras
 from dni_async.errors import UserError, cause_of
 from dni_async.trees import describe_tree, type_name
 from dni_async.walk import run_between
@@ -33,23 +33,31 @@ class Interfaces:
     network_returns: Boundary
     network_h: Tensor
     """(B, ...) of the last stage's output."""
+    targets: Boundary
+    """How the labels of a batch are packed: into one tensor y, and extras."""
     labels: Tensor
-    """(B, ...)"""
+    """y (B, ...)"""
+    label_extras: Extras
     has_target: list[bool]
     """Which ranks were given the labels, by rank."""
 
 
 class Spread(nn.Module):
-    """The module of a stage, which takes a tuple as its arguments, as in torch's PipelineStage."""
+    """The module of a stage, which takes a tuple as its arguments, as in torch's PipelineStage.
+
+    Attributes:
+        keywords: further arguments of the current batch, which this rank's call was given.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.module = module
+        self.keywords: dict[str, Any] = {}
 
     @override
     def forward(self, x: Any) -> Any:
         """Return what the module returns for one tensor, or for the elements of a tuple or list."""
-        return self.module(*x) if isinstance(x, tuple | list) else self.module(x)
+        return self.module(*(x if isinstance(x, tuple | list) else (x,)), **self.keywords)
 
 
 def inputs_of(args: tuple[Tensor, ...]) -> Any:
@@ -61,7 +69,7 @@ def agree_on_interfaces(
     rendezvous: Rendezvous,
     module: Spread,
     inputs: Any,
-    target: Tensor | None,
+    target: Any,
     device: torch.device,
     timeout: float,
 ) -> Interfaces:
@@ -69,7 +77,7 @@ def agree_on_interfaces(
 
     Args:
         inputs: the first batch, a tensor (B, ...) or a tuple of tensors; on rank 0.
-        target: (B, ...) its labels, on the ranks that have them.
+        target: its labels, a tree of tensors (B, ...), on the ranks that have them; else None.
 
     Raises:
         UserError: no rank has labels, or the module does not take what comes before it.
@@ -86,9 +94,13 @@ def agree_on_interfaces(
         extras = tuple(zeros)
     returns, h, extras = _try_out(module, takes, h, extras, rank)
     rendezvous.publish(f"output/{rank}", [returns.state_dict(), _spec(h), list(map(_spec, extras))])
-    labels = rendezvous.all_gather("labels", None if target is None else _spec(target), timeout)
+    labels = rendezvous.all_gather("labels", None if target is None else _labels_spec(target), timeout)
     if not any(labels):
         raise UserError("no rank has labels; give target=y on the last rank, or on the first one with x")
+    targets_state, y, label_extras = next(filter(None, labels))
+    targets = Boundary.from_state(targets_state)
+    for boundary in (takes, returns):
+        check_extras(boundary, targets.extras)
     network_state, network_h, _ = rendezvous.read(f"output/{last}", timeout)
     meta = torch.device("meta")
     return Interfaces(
@@ -97,7 +109,9 @@ def agree_on_interfaces(
         _zeros(_spec(h), meta),
         Boundary.from_state(network_state),
         _zeros(network_h, meta),
-        _zeros(next(filter(None, labels)), meta),
+        targets,
+        _zeros(y, meta),
+        tuple(_zeros(spec, meta) for spec in label_extras),
         [spec is not None for spec in labels],
     )
 
@@ -118,6 +132,13 @@ def _try_out(
             raise UserError(f"stage {rank}: its module cannot take {what} ({cause_of(error)})") from error
         finally:
             module.module.train(training)
+
+
+def _labels_spec(target: Any) -> list[Any]:
+    """Return how labels are packed, and what they are packed into, JSON-able."""
+    targets = Boundary.of(target, "the loop, for target,")
+    y, extras = targets.pack(target)
+    return [targets.state_dict(), _spec(y), list(map(_spec, extras))]
 
 
 def _spec(tensor: Tensor) -> Spec:

@@ -17,13 +17,13 @@ from dni_async.networks.factory import label_size_of
 from dni_async.rules import LossRule, Rule
 from dni_async.rules.context import RuleContext
 from dni_async.rules.registry import build_rule, capabilities_of
-from dni_async.trees import map_tensors
+from dni_async.trees import first_tensor, map_tensors
 from launch.schedule.interfaces import Interfaces
 from launch.schedule.settings import ScheduleSettings
 from tasks.base import Task
 
-Loss = Callable[[Any, Tensor], Tensor]
-"""(output, y (B, ...)) -> scalar, the mean over the batch."""
+Loss = Callable[[Any, Any], Tensor]
+"""(output, labels (B, ...)) -> scalar, the mean over the batch; both may be trees."""
 
 
 class StepLoss(LossRule):
@@ -35,7 +35,7 @@ class StepLoss(LossRule):
         self.losses: list[Tensor] = []
         """The mean loss of the current batch; empty in an evaluation without labels."""
 
-        def loss(output: Any, y: Tensor) -> Tensor:
+        def loss(output: Any, y: Any) -> Tensor:
             self.output, mean = map_tensors(Tensor.detach, output), loss_fn(output, y)
             self.losses = [mean.detach()]
             return mean
@@ -43,13 +43,13 @@ class StepLoss(LossRule):
         super().__init__(loss, no_scores, boundary=boundary)
 
     @override
-    def evaluate(self, output: Any, y: Tensor) -> None:
+    def evaluate(self, output: Any, y: Any) -> None:
         self.output, self.losses = output, []
-        if len(y):
+        if len(first_tensor(y)):
             self.loss(output, y)
 
 
-def no_scores(output: Any, y: Tensor) -> Tensor:
+def no_scores(output: Any, y: Any) -> Tensor:
     """Return no scores (0,): evaluating is up to the loop."""
     return torch.empty(0)
 
@@ -84,11 +84,17 @@ def rule_of(
     if index == stages - 1:
         return StepLoss(loss_fn, interfaces.returns)
     labels, output = interfaces.labels, interfaces.network_h
-    classes = settings.classes or (None if labels.is_floating_point() else _classes(labels, output))
+    classes = classes_of(settings, interfaces)
+    if classes is None and not labels.is_floating_point():
+        raise UserError(
+            f"outputs {tuple(output.shape)} do not show how many classes labels {tuple(labels.shape)} have; "
+            "give classes=..."
+        )
     task = _LabelsOfLoop(classes, settings.ignore_index)
     conditional = capabilities_of(settings.rule).conditional
     condition = settings.condition or task.condition
-    example = torch.zeros((1, *labels.shape[1:]), dtype=labels.dtype)
+    y, *others = (torch.zeros_like(part[:1], device="cpu") for part in (labels, *interfaces.label_extras))
+    example = interfaces.targets.unpack(y, others)
     return build_rule(
         settings.rule,
         RuleContext(
@@ -116,13 +122,14 @@ def rule_of(
     )
 
 
-def _classes(labels: Tensor, output: Tensor) -> int:
-    """Return the classes of labels y (B, ...), by an output (B, ..., classes) or (B, classes, ...)."""
+def classes_of(settings: ScheduleSettings, interfaces: Interfaces) -> int | None:
+    """Return the classes of integer labels y (B, ...), by an output (B, ..., classes) or (B, classes, ...);
+    None for other labels, or where the output does not show them."""
+    labels, output = interfaces.labels, interfaces.network_h
+    if settings.classes or labels.is_floating_point():
+        return settings.classes
     if output.shape[:-1] == labels.shape:
         return output.shape[-1]
     if output.shape[:1] + output.shape[2:] == labels.shape:
         return output.shape[1]
-    raise UserError(
-        f"outputs {tuple(output.shape)} do not show how many classes labels {tuple(labels.shape)} have; give "
-        "classes=..."
-    )
+    return None

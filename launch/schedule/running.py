@@ -7,15 +7,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-from torch.distributed.pipelining import PipelineStage
+import torch
 
 from dni_async.messages import Message
 from dni_async.optim import Updater
 from dni_async.rules.registry import capabilities_of
 from launch.schedule.interfaces import Spread, agree_on_interfaces
 from launch.schedule.labels import LabelledStage, Labels, open_labels
-from launch.schedule.rule import Loss, rule_of
+from launch.schedule.rule import Loss, classes_of, rule_of
 from launch.schedule.settings import ScheduleSettings
 from workers.coordination.rendezvous import Rendezvous, host_identity
 from workers.runtime.channels import StageChannels
@@ -41,24 +40,24 @@ class Running:
 
 
 def start(
-    pipeline_stage: PipelineStage,
+    module: Spread,
+    device: torch.device,
     rendezvous: Rendezvous,
     loss_fn: Loss,
     updater: Updater,
     settings: ScheduleSettings,
     inputs: Any,
-    target: Tensor | None,
+    target: Any,
     stack: ExitStack,
 ) -> Running:
     """Build the stage of this rank and connect it to its neighbours; every rank has to call it.
 
     Args:
         inputs: the first batch, a tensor (B, ...) or a tuple of tensors; on rank 0.
-        target: (B, ...) its labels, on the ranks that have them.
+        target: its labels, a tree of tensors (B, ...), on the ranks that have them; else None.
         stack: closes the connections.
     """
     index, stages, timeout = rendezvous.rank, rendezvous.world, settings.timeout
-    module, device = Spread(pipeline_stage.submod), pipeline_stage.device
     interfaces = agree_on_interfaces(rendezvous, module, inputs, target, device, timeout)
     hosts = rendezvous.all_gather("host", host_identity(), timeout)
     transports = choose_transports(settings.transport, hosts)
@@ -66,7 +65,7 @@ def start(
     capabilities = capabilities_of(settings.rule)
     needs_labels = capabilities.uses_labels or settings.ignore_index is not None
     labels = open_labels(
-        rendezvous, hosts, interfaces.has_target, needs_labels, settings.in_flight, timeout, device, stack
+        rendezvous, hosts, interfaces, needs_labels, settings.in_flight, timeout, device, stack
     )
     stage = LabelledStage(
         index,
@@ -78,8 +77,10 @@ def start(
         skip_nonfinite=settings.on_nonfinite == "skip",
         takes=interfaces.takes,
         returns=interfaces.returns,
+        targets=interfaces.targets,
     )
     stage.labels, stage.needs_labels = labels, needs_labels or stage.is_last
+    stage.classes, stage.ignore_index = classes_of(settings, interfaces), settings.ignore_index
     batches: deque[Message] = deque()
     loop = SteppedLoop(
         stage,

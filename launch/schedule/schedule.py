@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributed.pipelining import PipelineStage
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 from typing_extensions import Self
 
 from dni_async.errors import Late, StageError, UserError
@@ -22,7 +23,6 @@ from dni_async.state.checkpoint import load_weights_state
 from dni_async.state.state_dict import State, load_random_state
 from launch.schedule.group import join_group
 from launch.schedule.interfaces import Spread, inputs_of
-from launch.schedule.labels import NO_LABELS
 from launch.schedule.rule import Loss, StepLoss
 from launch.schedule.running import Running, start
 from launch.schedule.settings import ScheduleSettings
@@ -69,7 +69,7 @@ class ScheduleDNI:
         **settings: Any,
     ) -> None:
         self._settings = ScheduleSettings(rule=rule, **settings)
-        self._pipeline_stage, self._loss_fn = stage, loss_fn
+        self._module, self._device, self._loss_fn = Spread(stage.submod), stage.device, loss_fn
         self._rendezvous = join_group(stage, self._settings.timeout)
         self._updater = Updater(
             optimizer,
@@ -87,15 +87,17 @@ class ScheduleDNI:
     def step(
         self,
         *args: Tensor,
-        target: Tensor | None = None,
+        target: Any = None,
         losses: list[Tensor] | None = None,
         return_outputs: bool = True,
+        **keywords: Any,
     ) -> Any:
         """Train on one batch: `step(x)` on the first rank, `step()` on the others.
 
         Args:
-            target: (B, ...) the labels, on any rank that has them.
+            target: the labels, a tensor (B, ...) or a tree of tensors, on any rank that has them.
             losses: on the last rank, its content becomes the mean loss of this batch.
+            keywords: further arguments of this rank's own module, such as a mask; they get no gradient.
 
         Returns:
             The output on the last rank, None on the others.
@@ -109,23 +111,23 @@ class ScheduleDNI:
             raise UserError(
                 "step() trains and was called without gradients; use eval(), or leave out no_grad()"
             )
-        running = self._prepare(args, target)
+        running = self._prepare(args, target, keywords)
         if self._drained:
             running.stage.new_epoch()
             self._drained = False
         self._guarded(lambda: running.labels.send(running.stage.steps))
-        self._take("step", args, running.stage.steps, target)
+        self._take(running, "step", args, running.stage.steps)
         return self._result(losses, return_outputs)
 
-    def eval(self, *args: Tensor, target: Tensor | None = None, losses: list[Tensor] | None = None) -> Any:
+    def eval(self, *args: Tensor, target: Any = None, losses: Any = None, **keywords: Any) -> Any:
         """Run one batch forward, in evaluation mode: `eval(x)` on the first rank, `eval()` on the others.
 
         It follows the training batches before it through all stages. Under rule `delayed`, `drain` first. The
         very first call of a schedule needs labels.
         Arguments and result are those of `step`; without labels there are no losses.
         """
-        self._prepare(args, target)
-        self._take("eval", args, self._evaluated, target)
+        running = self._prepare(args, target, keywords)
+        self._take(running, "eval", args, self._evaluated)
         self._evaluated += 1
         return self._result(losses, True)
 
@@ -162,7 +164,7 @@ class ScheduleDNI:
     def load_state_dict(self, state: State) -> None:
         """Take up what `state_dict` returned on this rank, before the first call or after `drain`."""
         if self._running is None:
-            load_weights_state(Spread(self._pipeline_stage.submod), self._updater, state)
+            load_weights_state(self._module, self._updater, state)
             load_random_state(state["random"])
             self._loaded = state | {"random": None}
         elif self._drained:
@@ -182,23 +184,25 @@ class ScheduleDNI:
         if kind is None:
             self.close()
 
-    def _prepare(self, args: tuple[Tensor, ...], target: Tensor | None) -> Running:
+    def _prepare(self, args: tuple[Tensor, ...], target: Any, keywords: dict[str, Any]) -> Running:
         """Return what runs, started with the first batch."""
         first = self._rendezvous.rank == 0
-        tensors = [x for x in (*args, target) if x is not None]
+        tensors = [*args, *([] if target is None else tree_leaves(target))]
         if bool(args) != first or not all(isinstance(x, Tensor) for x in tensors):
             wanted = "input tensors" if first else "no input: it comes from the stage upstream"
             raise UserError(
-                f"stage {self._rendezvous.rank} takes {wanted}, and target=y, a tensor, if it has it"
+                f"stage {self._rendezvous.rank} takes {wanted}, and target=y, a tensor or tree, if it has it"
             )
+        self._module.keywords = keywords
         if self._running is None:
             self._running = self._guarded(lambda: self._start(args, target))
-        self._running.labels.own = target
+        self._running.labels.set(target)
         return self._running
 
-    def _start(self, args: tuple[Tensor, ...], target: Tensor | None) -> Running:
+    def _start(self, args: tuple[Tensor, ...], target: Any) -> Running:
         running = start(
-            self._pipeline_stage,
+            self._module,
+            self._device,
             self._rendezvous,
             self._loss_fn,
             self._updater,
@@ -212,14 +216,12 @@ class ScheduleDNI:
             self._loaded = None
         return running
 
-    def _take(self, call: str, args: tuple[Tensor, ...], number: int, target: Tensor | None) -> None:
+    def _take(self, running: Running, call: str, args: tuple[Tensor, ...], number: int) -> None:
         """Handle the batch of this number, and the targets that have come."""
-        running = self._running
-        assert running is not None
         if args:
-            y = NO_LABELS if target is None else target
             h, extras = running.stage.takes.pack(inputs_of(args))
-            running.batches.append(Activation(number, 0, h, y, call == "step", extras))
+            y, others = running.labels.packed()
+            running.batches.append(Activation(number, 0, h, y, call == "step", extras + others))
         self._guarded(lambda: running.loop.take(call))
 
     def _result(self, losses: list[Tensor] | None, return_outputs: bool) -> Any:
