@@ -54,6 +54,7 @@ def save_results(context: RankContext, recorder: Recorder | None, layers: nn.Mod
         rendezvous.publish(FINISHED, True)
         if all(written) and not problems:
             _describe_end(context, recorder)
+        recorder.close_loggers()
     elif problems:  # the launcher ends all ranks with the first that fails: let rank 0 show its table
         with contextlib.suppress(Late, StageError):
             rendezvous.read(FINISHED, timeout)

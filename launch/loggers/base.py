@@ -24,7 +24,8 @@ class LoggedRun:
 
 
 class Logger(ABC):
-    """Takes the numbers of a run, in the process of rank 0 between two of its batches, so it should be quick.
+    """Takes the numbers of a run, in the process of rank 0. It is made, called and closed in a thread of its
+    own; if it falls behind it does not get all numbers, and at the end of a run it has 20 s to finish.
 
     Derive a class of your own, and name it as `--log my_package.my_module:MyLogger`.
     """

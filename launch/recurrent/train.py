@@ -74,31 +74,29 @@ def _run(runner: RankRunner, config: SequenceConfig, task: SequenceTask, out: Pa
         "epochs": [],
     }
     about = LoggedRun(f"{task.name}, {config.rule}, seed {config.task.seed}", out, jsonable(config.as_json()))
-    with (
-        closing(Loggers(config.logging.log, about)) as loggers,
-        closing(JsonLines(out / "metrics.jsonl", append=False)) if out else nullcontext() as lines,
-    ):
-        for record in trainer.run():
-            summary["epochs"].append(record)
-            if not config.output.quiet:
-                print(line_of(record, config.task.epochs), flush=True)
-            loggers.log(record["updates"], record)
-            if lines:
-                lines.write(record)
-    summary |= {"updates": trainer.updates, "samples_per_s": trainer.symbols / trainer.seconds}
-    summary |= {"train_s": trainer.seconds, "final": trainer.final()}
-    if trainer.cut_short:
-        summary["interrupted"] = {"signal": interruption.name, "step": trainer.updates}
-    if not config.output.quiet:
-        print(f"{task.name}, {config.rule}, T = {config.bptt}: {_shown(summary['final'])}", flush=True)
-    if out:
-        save(out, trainer.model, config.task.name, config.task.task_args, sequences.symbols)
-        if config.output.report:
-            write_run_report(out, summary)
-        write_json(out / "summary.json", summary)
-        interruption.outcome = f"after update {trainer.updates}; summary.json and the model are in {out}"
-        interruption.finished = not trainer.cut_short
-    return summary
+    with closing(Loggers(config.logging.log, about)) as loggers:  # closed when the files are written
+        with closing(JsonLines(out / "metrics.jsonl", append=False)) if out else nullcontext() as lines:
+            for record in trainer.run():
+                summary["epochs"].append(record)
+                if not config.output.quiet:
+                    print(line_of(record, config.task.epochs), flush=True)
+                loggers.log(record["updates"], record)
+                if lines:
+                    lines.write(record)
+        summary |= {"updates": trainer.updates, "samples_per_s": trainer.symbols / trainer.seconds}
+        summary |= {"train_s": trainer.seconds, "final": trainer.final()}
+        if trainer.cut_short:
+            summary["interrupted"] = {"signal": interruption.name, "step": trainer.updates}
+        if not config.output.quiet:
+            print(f"{task.name}, {config.rule}, T = {config.bptt}: {_shown(summary['final'])}", flush=True)
+        if out:
+            save(out, trainer.model, config.task.name, config.task.task_args, sequences.symbols)
+            if config.output.report:
+                write_run_report(out, summary)
+            write_json(out / "summary.json", summary)
+            interruption.outcome = f"after update {trainer.updates}; summary.json and the model are in {out}"
+            interruption.finished = not trainer.cut_short
+        return summary
 
 
 class Trainer:

@@ -143,7 +143,6 @@ class Recorder:
         if marker.kind is MarkerKind.STOP:
             self.progress.close()
             self.record.finish(seconds, result, stages)
-            self._loggers.close()
             if self._lines:
                 self._lines.close()
         elif marker.kind is MarkerKind.REPORT:
@@ -188,6 +187,10 @@ class Recorder:
             with contextlib.suppress(OSError):
                 lines.close()
             print(f"dni-async: {self._problems[0]}; training goes on", file=sys.stderr, flush=True)
+
+    def close_loggers(self) -> None:
+        """Close the loggers of --log, after the files of --out: a logger may be slow."""
+        self._loggers.close()
 
     def write_files(self, *, whole: bool = True) -> list[str]:
         """Write the files of the whole run; return a line for each that could not be written.

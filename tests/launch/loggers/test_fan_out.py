@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from dni_async.errors import UserError
 from launch.loggers.base import LoggedRun, Logger
+from launch.loggers import logger_thread
 from launch.loggers.fan_out import Loggers
 
 
@@ -38,6 +40,18 @@ class Refusing(Kept):
         raise RuntimeError("no key\nfor this")
 
 
+class Blocked(Kept):
+    """Does not return before the test lets it."""
+
+    entered = threading.Event()
+    go_on = threading.Event()
+
+    def log(self, step: int, scalars: Mapping[str, float]) -> None:
+        self.entered.set()
+        self.go_on.wait(30)
+        super().log(step, scalars)
+
+
 def path(cls: type) -> str:
     return f"{__name__}:{cls.__name__}"
 
@@ -63,3 +77,23 @@ def test_a_logger_that_cannot_start_is_one_line() -> None:
     assert str(error.value) == (
         f"log {path(Refusing)} cannot be started (RuntimeError: no key for this); mend this, or leave it out"
     )
+
+
+def test_a_logger_that_blocks_delays_neither_training_nor_the_end_of_a_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logger_thread, "_MOST", 2)
+    loggers = Loggers([path(Blocked)], LoggedRun("a run", None))
+    for step in range(6):
+        loggers.log(step, {"loss": 0.5})
+        assert Blocked.entered.wait(30)
+    loggers.close(timeout=0.01)
+    loggers.close()
+    assert capsys.readouterr().err.splitlines() == [
+        f"dni-async: log {path(Blocked)} is 2 records behind; until it is faster it does not get all of them",
+        f"dni-async: log {path(Blocked)} did not finish in time, and is left behind; it may lack the last numbers",
+    ]
+    [thread] = [thread for thread in threading.enumerate() if thread.name == f"log {path(Blocked)}"]
+    Blocked.go_on.set()
+    thread.join(30)
+    assert [step for step, _ in Blocked.calls] == [0, 1, 2, -1]
