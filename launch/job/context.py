@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -76,6 +77,9 @@ class RankContext:
             yield
         finally:
             profiler.finish()
+        if profiler.steps and self.index == 0:
+            note = f"--profile {self.config.logging.profile} recorded nothing: none of these steps was trained"
+            print(f"dni-async: {note}", file=sys.stderr, flush=True)
 
     def begin_training(self) -> None:
         """From now on let a signal end training early, if there is a folder for what was trained."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from dni_async.contract import describe_value
 from dni_async.errors import UserError
+from dni_async.nonfinite import NonFinite, all_finite
 from launch.config.train import TrainConfig
 from launch.engines.registry import Engine, find_engine
 from launch.job.context import RankContext
@@ -31,6 +32,7 @@ from launch.report.files import prepare_out
 from launch.report.recorder import Recorder
 from tasks.base import Task
 from workers.coordination.rendezvous import Rendezvous
+from workers.failure.errors import at_position
 from workers.failure.rank_runner import RankRunner
 from workers.recovery.stable_storage import StableStorage
 from workers.runtime.device import allow_tf32, make_deterministic, physical_cores, place
@@ -80,6 +82,10 @@ def run_rank(
     if not isinstance(layers, nn.Module | None):
         wanted = "the layers that this process saves, an nn.Module, or None"
         raise UserError(f"{module.__name__}.run returned {describe_value(layers)}; it must return {wanted}")
+    weights = [] if layers is None else list(layers.parameters())
+    if config.recovery.on_nonfinite == "stop" and not all_finite(weights):
+        error = NonFinite("the weights have NaN or infinite values")
+        raise at_position(error, runner.describe_position())
     runner.begin("while writing the results")
     runner.interruption.end_training()
     save_results(context, recorder, layers)

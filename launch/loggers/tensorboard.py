@@ -26,7 +26,8 @@ class TensorBoardLogger(Logger):
         from torch.utils.tensorboard import SummaryWriter  # a second that others do not need
 
         self._summary: Any = Summary
-        self._writer: Any = SummaryWriter(str(run.out / FOLDER), purge_step=run.start or None)
+        purged = run.start + 1 if run.start else None  # the first step whose numbers no longer hold
+        self._writer: Any = SummaryWriter(str(run.out / FOLDER), purge_step=purged)
 
     @override
     def log(self, step: int, scalars: Mapping[str, float]) -> None:

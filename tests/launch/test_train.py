@@ -337,6 +337,11 @@ def test_ctrl_c_while_the_results_are_written_lets_a_finished_run_end_well(tmp_p
 
 BAD: list[tuple[int, str, dict[str, Any]]] = [
     (2, "lower --lr", {"lr": 1e30}),  # for loss, gradient or activation, whichever a stage sees first
+    (
+        2,
+        "the weights have NaN or infinite values; lower --lr",  # after the last update
+        {"rule": "delayed", "optimizer": "sgd", "lr": 1e40, "steps_per_epoch": 1, "epochs": 1},
+    ),
     (2, "cuda", {"device": "cuda"}),
     (5, "5 stages cannot share 4 layers", {}),
     (2, "cut 5 is not increasing", {"cut": "5"}),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Hashable
 from pathlib import Path
@@ -34,6 +35,7 @@ class StepProfiler:
 
     def __init__(self, steps: range, path: Path, rank: int, world: int) -> None:
         self.steps = steps
+        """Those that it still has to record; empty when it is done."""
         self.path = path
         self._about = {"rank": rank, "world_size": world, "backend": "gloo"}
         self._profile: Any = None
@@ -77,16 +79,24 @@ class StepProfiler:
             pass
 
     def finish(self) -> None:
-        """Stop and write the trace, if it was started; a second call does nothing."""
+        """Stop and write the trace, if it was started; a second call does nothing. A line says so if it cannot
+        be written."""
         if self._profile is None:
             return
         if self._step is not None:
             self._step.__exit__(None, None, None)
         self._profile.__exit__(None, None, None)
+        try:
+            self._write()
+        except (OSError, RuntimeError, ValueError) as error:
+            cause = " ".join(str(error).split())[:120]
+            print(f"dni-async: cannot write {self.path} ({cause}); training goes on", file=sys.stderr, flush=True)
+        self._profile = self._step = None
+        self.steps = range(0)
+
+    def _write(self) -> None:
         self.path.parent.mkdir(exist_ok=True)
         self._profile.export_chrome_trace(str(self.path))
         trace = json.loads(self.path.read_text(encoding="utf-8"))
         trace |= {"distributedInfo": trace.get("distributedInfo", self._about), CLOCK: self._clock}
         write_whole(self.path, json.dumps(trace).encode())
-        self._profile = self._step = None
-        self.steps = range(0)

@@ -64,7 +64,7 @@ def test_tensorboard_gets_all_numbers_of_a_step_in_one_event(
         SimpleNamespace(tag="stage_0/utilisation", simple_value=1.0),
     ]
     assert calls == [
-        ("SummaryWriter", (str(tmp_path / "tensorboard"),), {"purge_step": 5}),
+        ("SummaryWriter", (str(tmp_path / "tensorboard"),), {"purge_step": 6}),
         ("add_summary", (Summary(value=values), 7), {}),
         ("close", (), {}),
     ]

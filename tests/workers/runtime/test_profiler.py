@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from workers.runtime.probe import Probe
@@ -53,3 +54,19 @@ def test_a_run_that_ends_within_the_steps_leaves_what_was_recorded(tmp_path: Pat
     unused.attach(Probe())
     unused.finish()
     assert not (tmp_path / "unused.json").exists()
+
+
+def test_a_trace_that_cannot_be_written_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "profile").write_text("a file")
+    path = tmp_path / "profile" / "rank-0.json"
+    probe = Probe()
+    profiler = StepProfiler(range(1, 2), path, 0, 1)
+    profiler.attach(probe)
+    for step in range(3):
+        probe.begin(step, True)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"dni-async: cannot write {path} (")
+    assert line.endswith("); training goes on")
+    assert not profiler.steps
