@@ -78,7 +78,7 @@ class RankContext:
         finally:
             profiler.finish()
         if profiler.steps and self.index == 0:
-            note = f"--profile {self.config.logging.profile} recorded nothing: none of these steps was trained"
+            note = f"--profile {self.config.logging.profile} recorded nothing: these steps were not trained"
             print(f"dni-async: {note}", file=sys.stderr, flush=True)
 
     def begin_training(self) -> None:

@@ -65,7 +65,7 @@ class LoggerThread:
         """Wait for the end of the thread until this time on the clock `time.monotonic`."""
         self._thread.join(max(0.0, end - time.monotonic()))
         if self._thread.is_alive():
-            self._warn("did not finish in time, and is left behind; it may lack the last numbers")
+            self._warn("did not finish in time; it may lack the last numbers")
 
     def _work(self, make: Callable[[LoggedRun], Logger], run: LoggedRun) -> None:
         try:

@@ -79,8 +79,10 @@ class StepProfiler:
             pass
 
     def finish(self) -> None:
-        """Stop and write the trace, if it was started; a second call does nothing. A line says so if it cannot
-        be written."""
+        """Stop and write the trace, if it was started; a second call does nothing.
+
+        A line says so if the trace cannot be written.
+        """
         if self._profile is None:
             return
         if self._step is not None:
@@ -90,7 +92,8 @@ class StepProfiler:
             self._write()
         except (OSError, RuntimeError, ValueError) as error:
             cause = " ".join(str(error).split())[:120]
-            print(f"dni-async: cannot write {self.path} ({cause}); training goes on", file=sys.stderr, flush=True)
+            line = f"cannot write {self.path} ({cause}); training goes on"
+            print(f"dni-async: {line}", file=sys.stderr, flush=True)
         self._profile = self._step = None
         self.steps = range(0)
 
