@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: spinning threads starve a busy machine
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the launcher does
 os.environ["DNI_REPORT"] = "no"  # half a second of every job; tests of the page switch it on
 
 from pathlib import Path

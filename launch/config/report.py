@@ -9,6 +9,9 @@ from tyro.conf import Positional
 
 from dni_async.errors import UserError
 
+REPORT = "report.html"
+"""Name of the page in the folder of a run or a comparison."""
+
 
 @dataclass(kw_only=True, slots=True)
 class ReportConfig:
@@ -23,6 +26,9 @@ class ReportConfig:
     way; by default unlocking.svg."""
 
     def __post_init__(self) -> None:
+        self.runs = tuple(
+            run for run in self.runs if Path(run).name != REPORT
+        )  # runs/* names the last page, too
         if not self.runs:
             raise UserError("no runs given; name the folders of some")
         for run in self.runs:

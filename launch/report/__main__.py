@@ -12,13 +12,12 @@ from pathlib import Path
 
 from dni_async.errors import UserError
 from launch.config.command_line import parse
-from launch.config.report import ReportConfig
+from launch.config.report import REPORT, ReportConfig
 from launch.report.animation.of_runs import animation
 from launch.report.page.collect import find_runs, read_comparison
 from launch.report.page.commands import commands_of_comparison
 from launch.report.page.document import make_page
 from launch.report.page.tables import runs_grid
-from launch.report.page.write import REPORT
 from launch.report.run_table import run_grid
 from workers.checkpoint.atomic_file import write_whole
 from workers.failure.rank_runner import RankRunner, run_command

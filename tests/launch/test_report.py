@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.config.report import ReportConfig
 from launch.report.page.document import make_page
 from launch.report.run_table import run_grid
 from tests.support.browser import dumped
@@ -67,6 +68,10 @@ def test_runs_are_animated_one_below_the_other(tmp_path: Path) -> None:
     done = run("launch.report", *folders, "--animate")
     assert (done.returncode, done.stdout) == (0, f"written: {tmp_path / 'unlocking.svg'}\n"), done.stderr
     assert (tmp_path / "unlocking.svg").read_text().startswith("<svg ")
+
+
+def test_the_page_that_lies_among_the_runs_is_no_run() -> None:
+    assert ReportConfig(runs=("/report.html", "/tmp")).runs == ("/tmp",)
 
 
 @pytest.mark.parametrize(

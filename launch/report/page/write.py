@@ -8,13 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from launch.config.report import REPORT
 from launch.report.files import collect_failure, jsonable
 from launch.report.grid import Grid
 from launch.report.timeline import Timeline
 from workers.checkpoint.atomic_file import write_whole
 
-REPORT = "report.html"
-"""Name of the file in the folder of a run or a comparison."""
 SWITCH = "DNI_REPORT"
 """Environment variable; with "no" runs write no page, as with --no-report."""
 

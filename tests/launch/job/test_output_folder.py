@@ -16,6 +16,7 @@ from launch.job.output_folder import check_unused, clear, remove_results, save_f
 from launch.recurrent.train import run_sequences
 from tests.support.forks import Job
 from tests.support.tiny_task import Tiny, plain_layers
+from tests.support.waiting import until
 from workers.checkpoint.store import CheckpointStore
 from workers.failure.rank_runner import RankRunner
 
@@ -143,11 +144,17 @@ def test_a_run_whose_folder_is_deleted_ends_with_one_line_and_does_not_make_it_a
     config = TrainConfig.of(**SETTINGS | {"epochs": 10_000_000})
     with Job(config, Tiny(plain_layers), 2, tmp_path) as job:
         job.wait_until_it_trains()
-        shutil.rmtree(job.out)
+        until(lambda: deleted(job.out), 10, "the deletion of the folder")
         assert job.statuses() == [1, 1]
     (line,) = job.lines()
     assert "stage 0 (rank 0), at step" in line and "metrics.jsonl was deleted while the run wrote" in line
     assert not job.out.exists()
+
+
+def deleted(folder: Path) -> bool:
+    """Delete a folder that others write to; return whether it is gone."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()
 
 
 def test_a_run_over_time_is_refused_where_another_has_ended(tmp_path: Path) -> None:
