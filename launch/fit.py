@@ -37,7 +37,7 @@ def fit(
     stages: int | None = None,
     rule: str | None = None,
     epochs: int | None = None,
-    task_args: Sequence[str] = (),
+    task_args: Sequence[str] | None = None,
     metrics: Mapping[str, Metric] | None = None,
     on_step: Callback | None = None,
     on_evaluation: Callback | None = None,
@@ -59,9 +59,9 @@ def fit(
         task: a `Task`, also one defined in a notebook, or a name as for --task. By default that of `config`.
         config: settings to start from, or the config.yaml of a run; other arguments override them.
         stages, rule, epochs: by default 1, cdni and 5.
-        task_args: settings of a task that is given by its name.
+        task_args: settings of a task that is given by its name; by default those of `config`, if it has them.
         metrics: more metrics of evaluations, by name: functions of outputs and targets of a batch that
-            return scores (N,), or their mean. Records have them as `test_NAME`.
+            return scores (B,), or a number, their mean. Records have them as `test_NAME`.
         on_step: called with a record about once a second while training goes on: `step`, `epoch`, `seconds`,
             `loss`, `samples_per_s`, and what each stage reports as `stages`.
         on_evaluation: called with the record of each evaluation: `test_loss`, `test_accuracy` and others.
@@ -81,7 +81,7 @@ def fit(
     add_metrics(task, metrics or {})
     base = base or ({"stages": 1} | task_defaults(task, TrainConfig, settings))
     with tempfile.TemporaryDirectory(prefix="dni_async-fit-") as scratch:
-        out = Path(settings.pop("out", "") or scratch)
+        out = Path(settings.pop("out", "") or base.get("out") or scratch)
         made = TrainConfig.of(**base | {"quiet": True} | named | settings | {"out": str(out)})
         records = LiveRecords(out, on_step, on_evaluation, on_epoch)
         if progress or (progress is None and in_notebook()):
@@ -93,19 +93,29 @@ def fit(
 
 
 def task_of(
-    task: Task | str | None, task_args: Sequence[str], base: Mapping[str, Any]
+    task: Task | str | None, task_args: Sequence[str] | None, base: Mapping[str, Any]
 ) -> tuple[Task, dict[str, Any]]:
     """Return a task and the settings that name it, as files of the run have them.
 
     Args:
         task: a task, its name, or None for that of the settings `base`.
+        task_args: of a task that is named; None for those of the settings `base` if it is their task.
+
+    Raises:
+        UserError: there is no such task, or a task that is no name has `task_args`.
     """
     if task is None:
         if "task" not in base:
             raise UserError("no task given; give one, or a config that names one")
-        task, task_args = base["task"], base["task_args"]
+        task = str(base["task"])
     if isinstance(task, str):
-        return create(task, task_args), {"task": task, "task_args": tuple(task_args)}
+        if task_args is None:
+            task_args = base["task_args"] if task == base.get("task") else ()
+        task_args = (task_args,) if isinstance(task_args, str) else tuple(task_args)
+        return create(task, task_args), {"task": task, "task_args": task_args}
+    if task_args:
+        kind = type(task).__name__
+        raise UserError(f"task_args is {task_args!r}; give the settings to the constructor of {kind}")
     name, args = text_of(task)
     return task, {"task": name, "task_args": args}
 

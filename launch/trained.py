@@ -8,9 +8,7 @@ trained.predict(x), trained.evaluate()["test_accuracy"], trained.model
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 
+from dni_async.checks import at_least
 from dni_async.errors import UserError
 from dni_async.rules.loss import LossRule
 from dni_async.trees import describe_tree
@@ -27,11 +26,12 @@ from launch.config.data import DataConfig
 from launch.config.task import TaskConfig
 from launch.engines.registry import find_engine
 from launch.job.data import read
+from launch.job.output_folder import FILES
 from launch.job.task_checks import check_labels
 from launch.report.evaluation import named_result
+from launch.report.files import read_summary
 from launch.report.weights import load_all
 from tasks.base import Task
-from tasks.data_files import read_data
 from tasks.registry import create
 
 SPLITS = ("test", "train", "validation")
@@ -59,8 +59,9 @@ class TrainedNetwork:
             batch_size: rows that are computed at a time. Layers that carry state get all rows at once.
 
         Raises:
-            UserError: the network does not take such inputs.
+            UserError: the network does not take such inputs, or batch_size is below 1.
         """
+        at_least(1, batch_size=batch_size)
         inputs = tree_map(_tensor, inputs, is_leaf=_is_numbers)
         leaves, structure = tree_flatten(inputs)
         if not leaves or any(leaf.ndim == 0 or len(leaf) != len(leaves[0]) for leaf in leaves):
@@ -76,7 +77,7 @@ class TrainedNetwork:
     def _outputs(self, inputs: Any) -> Any:
         try:
             return self.model(inputs)
-        except (RuntimeError, TypeError, IndexError, ValueError, KeyError) as error:
+        except (RuntimeError, TypeError, IndexError, ValueError, KeyError, AttributeError) as error:
             cause = " ".join(str(error).split())[:200]
             raise UserError(
                 f"the network does not take inputs {describe_tree(inputs)} ({cause}); give them as the "
@@ -133,24 +134,28 @@ def load_run(run: str | os.PathLike[str], task: Task | None = None) -> TrainedNe
 
 def summary_of(folder: Path) -> dict[str, Any]:
     """Return the summary of a finished run of a layered task. Raises UserError if there is none."""
-    try:
-        summary: dict[str, Any] = json.loads(read_data(folder / "summary.json"))
-    except (UserError, ValueError):
+    path = folder / "summary.json"
+    if not path.is_file():
         raise UserError(
             f"no finished run here ({folder} has no summary.json); give the --out of a run, or take the "
             "weights of an unfinished one by launch.export"
-        ) from None
+        )
+    summary = read_summary(path)
     if "facts" not in summary:
         raise UserError(
             f"the run in {folder} is of a task over time, whose model has no layers to call; launch.generate "
             "samples from a language model"
         )
+    needed = {"task", "task_args", "engine", "batch_size"} - summary["settings"].keys()
+    if needed or not (isinstance(summary["facts"], dict) and isinstance(summary.get("stages"), list)):
+        raise UserError(f"{path} is damaged; put the one that the run wrote there, or train again")
     return summary
 
 
 def network_of(folder: Path, summary: dict[str, Any], task: Task) -> TrainedNetwork:
-    """Return the network of a finished run. Raises UserError if the weights are missing or do not fit."""
+    """Return the network of a finished run. Raises UserError if its weights or files do not fit."""
     task.metadata = summary["facts"]
+    task.restore_files(folder / FILES)
     model = nn.Sequential(*task.layers())
     parts = len(summary["stages"]) if find_engine(summary["settings"]["engine"]).cut else 1
     try:
@@ -168,6 +173,12 @@ def _is_numbers(value: Any) -> bool:
     return isinstance(value, Tensor | numpy.ndarray | list) or hasattr(value, "__array__")
 
 
-def _tensor(value: Tensor | numpy.ndarray | Sequence[Any]) -> Tensor:
-    tensor = value.detach().cpu() if isinstance(value, Tensor) else torch.as_tensor(numpy.asarray(value))
+def _tensor(value: Any) -> Tensor:
+    try:
+        tensor = value.detach().cpu() if isinstance(value, Tensor) else torch.as_tensor(numpy.asarray(value))
+    except (TypeError, ValueError, RuntimeError):
+        raise UserError(
+            f"inputs have {describe_tree(value)}, which is no array of numbers; give tensors, arrays or "
+            "lists of numbers, all rows of the same shape"
+        ) from None
     return tensor.float() if tensor.is_floating_point() else tensor

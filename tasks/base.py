@@ -19,8 +19,8 @@ from torch.utils.data import Dataset, default_collate
 from dni_async.errors import UserError
 from dni_async.trees import describe_tree, first_tensor
 
-Metric = Callable[[Any, Any], Tensor]
-"""(outputs (B, ...), targets) -> scores (N,)."""
+Metric = Callable[[Any, Any], Tensor | float]
+"""(outputs (B, ...), targets) -> scores (B,), or one for each label, or their mean."""
 
 
 class Task(ABC):
@@ -44,7 +44,7 @@ class Task(ABC):
     """Whether layers carry state from batch to batch (`StatefulRNN`): batches are then never split."""
 
     extra_metrics: Mapping[str, Metric] = MappingProxyType({})
-    """More metrics of evaluations, by name: functions (outputs, targets) -> scores (N,), or their mean."""
+    """More metrics of evaluations, by name: functions (outputs, targets) -> scores (B,), or their mean."""
 
     metadata: Mapping[str, Any] = MappingProxyType({})
     """What `layers` must know of the data, such as the size of a vocabulary: JSON-able, set by `data`. The
@@ -94,6 +94,9 @@ class Task(ABC):
         Raises:
             dni_async.errors.UserError: a file is missing or damaged.
         """
+
+    def restore_files(self, folder: Path) -> None:
+        """Read what `data` needs of the `files` of a finished run, in this folder. Raises UserError."""
 
     def collate(self, samples: list[Any]) -> Any:
         """Return a batch of samples, a tree of tensors (B, ...), by default torch's `default_collate`.

@@ -13,9 +13,8 @@ from typing_extensions import override
 from dni_async.boundary import TENSOR, Boundary, Extras
 from dni_async.rules.base import Rule
 from dni_async.rules.capabilities import RuleCapabilities
-from dni_async.rules.means import BatchMeans
+from dni_async.rules.means import BatchMeans, metric_scores
 from dni_async.state.state_dict import State
-from dni_async.trees import first_tensor
 
 EXTRA = "extra_metrics"
 """Key of the sums of further metrics in the result of an evaluation."""
@@ -29,7 +28,7 @@ class LossRule(Rule):
         metric: (output (B, ...), y) -> (N,) scores, whose mean is taken in evaluation.
         valid: y -> which labels count in the loss, in the shape of y; None where all of them do.
         boundary: how the output is packed; loss and metric take it unpacked.
-        metrics: more metrics of evaluations by name, as `metric`; a scalar is the mean of a batch.
+        metrics: more metrics of evaluations by name, as `metric`; a number is the mean of a batch.
 
     The mean loss of several batches is over the labels that count; without `valid`, over samples.
     """
@@ -44,7 +43,7 @@ class LossRule(Rule):
         metric: Callable[[Any, Any], Tensor],
         valid: Callable[[Any], Tensor] | None = None,
         boundary: Boundary = TENSOR,
-        metrics: Mapping[str, Callable[[Any, Any], Tensor]] = MappingProxyType({}),
+        metrics: Mapping[str, Callable[[Any, Any], Tensor | float]] = MappingProxyType({}),
     ) -> None:
         self.loss = loss
         self.metric = metric
@@ -98,8 +97,8 @@ class LossRule(Rule):
         self._tested.add_loss(float(self.loss(output, y)), y)
         self._tested.add_scores(self.metric(output, y))
         for name, metric in self._metrics.items():
-            scores = metric(output, y)
-            self._extra[name].add_scores(scores if scores.ndim else scores.expand(len(first_tensor(y))))
+            scores = metric_scores(name, metric(output, y), y, self.labels_in(y))
+            self._extra[name].add_scores(scores)
 
     @override
     def result(self) -> dict[str, Any]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from dni_async.errors import UserError
 from dni_async.state.state_dict import State
-from dni_async.trees import first_tensor
+from dni_async.trees import describe_tree, first_tensor
 
 _MOST_UNREAD = 256
 """Losses, or scores, of batches that wait to be read."""
@@ -103,3 +105,37 @@ class BatchMeans:
         self._loss_sum, self._score_sum = state["loss"], state.get("score", 0.0)
         self.samples = state["samples"]
         self.labels, self.scores = (state.get(name, self.samples) for name in ("labels", "scores"))
+
+
+def metric_scores(name: str, result: Any, y: Any, labels: int) -> Tensor:
+    """Return the scores (N,) that a metric has returned for a batch with labels y, (B, ...) or a tree.
+
+    Args:
+        result: (B,) scores; or one for each label; or a number, also as a scalar tensor, which is the mean of
+            the batch.
+        labels: how many labels of the batch count in its loss.
+
+    Raises:
+        UserError: the result is something else.
+    """
+    targets = first_tensor(y)
+    if isinstance(result, Real):
+        result = torch.tensor(float(result), dtype=torch.float64)
+    if isinstance(result, Tensor) and not result.ndim:
+        return result.expand(len(targets))
+    if (
+        isinstance(result, Tensor)
+        and result.ndim == 1
+        and len(result)
+        in (
+            len(targets),
+            targets.numel(),
+            labels,
+        )
+    ):
+        return result
+    given = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else describe_tree(result)
+    raise UserError(
+        f"metric {name} returns {given} for a batch of {len(targets)} samples; return a score for each "
+        f"sample, ({len(targets)},), or a number, which is the mean of the batch"
+    )

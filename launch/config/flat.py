@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 from typing_extensions import Self
 
+from launch.config.value_types import checked_settings
+
 Other = TypeVar("Other", bound="FlatConfig")
 
 
@@ -39,16 +41,17 @@ class FlatConfig:
 
         Raises:
             TypeError: there is no such setting.
-            UserError: a value is not allowed.
+            UserError: a value is not allowed, or of another type than the setting.
         """
         values = {}
         for name, default in _defaults(cls).items():
             if isinstance(default, Group):
                 own = {field: flat_name(name, field) for field in _names(default)}
                 given = {field: settings.pop(flat) for field, flat in own.items() if flat in settings}
+                given = checked_settings(type(default), given, own)
                 values[name] = replace(default, **given)  # type: ignore[type-var]
             elif name in settings:
-                values[name] = settings.pop(name)
+                values |= checked_settings(cls, {name: settings.pop(name)}, {name: name})
         if settings:
             raise TypeError(f"{cls.__name__} has no setting {', '.join(settings)}")
         return cls(**values)

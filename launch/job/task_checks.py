@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils.data import Dataset, TensorDataset
 
 from dni_async.errors import UserError, cause_of
+from dni_async.rules.means import metric_scores
 from dni_async.trees import first_tensor, map_tensors
 from launch.engines.registry import ENGINES, find_engine
 from launch.job.data import Data
@@ -45,7 +46,8 @@ def check_not_lazy(layers: list[nn.Module]) -> None:
 
 @torch.no_grad()
 def check_scores(task: Task, output: Any, y: Any) -> None:
-    """Check that the loss of a batch is a scalar, and the metric a score per sample or label that counts."""
+    """Check that the loss of a batch is a scalar, and the metric a score per sample or label that counts; of
+    further metrics that they return such scores or a number."""
     rows = (len(first_tensor(y)),)
     counted = (int(task.valid(y).sum()),) if task.classes is not None else rows
     scores = [rows, counted]
@@ -57,6 +59,12 @@ def check_scores(task: Task, output: Any, y: Any) -> None:
             raise UserError(f"the task's {name} does not take {given} ({cause_of(error)})") from error
         if shape not in wanted:
             raise UserError(f"the task's {name} gives shape {shape}; it must give {wanted[0]}")
+    for name, metric in task.extra_metrics.items():
+        try:
+            result = metric(output, y)
+        except Exception:  # it may need other samples; else the first evaluation says where it failed
+            continue
+        metric_scores(name, result, y, counted[0])
 
 
 def check_labels(task: Task, data: Data) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from launch.config.task import TaskConfig
 from launch.job.output_folder import FILES
 from launch.recurrent.cached_decoder import CachedDecoder
 from launch.recurrent.weights import Trained, load
+from launch.report.files import read_summary
 from launch.trained import network_of
 from tasks.base import Task
-from tasks.data_files import read_data
 from tasks.registry import create
 from tasks.sequence.base import SequenceTask
 from tasks.text.gpt import GptTask
@@ -58,7 +57,7 @@ class TextGenerator:
 def generator_of(run: Path) -> TextGenerator:
     """Return the language model of a run. Raises UserError for another task."""
     path = run / "summary.json"
-    summary = json.loads(read_data(path)) if path.exists() else {}
+    summary = read_summary(path) if path.exists() else {}
     return layered_generator(run, summary) if "facts" in summary else sequence_generator(load(run))
 
 

@@ -69,6 +69,24 @@ def write_json(path: str | os.PathLike[str], obj: Any, indent: int | None = 2) -
     write_whole(Path(path), f"{text}\n".encode())
 
 
+def read_summary(path: Path) -> dict[str, Any]:
+    """Return the content of a summary.json. Raises UserError if it is missing, damaged or of no run."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path} ({error.strerror}); give the folder of a run that ended"
+        ) from None
+    except ValueError:
+        raise UserError(f"{path} is damaged; train again, or leave this folder out") from None
+    kinds = {"task": str, "seed": int, "settings": dict}
+    if not isinstance(content, dict) or not all(isinstance(content.get(k), t) for k, t in kinds.items()):
+        raise UserError(f"{path} is of no run, or damaged; give folders that --out named")
+    if not isinstance(content.get("engine") or content.get("rule"), str):
+        raise UserError(f"{path} has neither engine nor rule; train again, or leave this folder out")
+    return content
+
+
 def keep_lines(path: Path, wanted: Callable[[dict[str, Any]], bool]) -> None:
     """Keep only the wanted objects of a file of JSON lines; a line that is cut off or damaged is dropped."""
     if path.exists():

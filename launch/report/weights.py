@@ -91,7 +91,7 @@ def _finished(run: Path) -> dict[str, Tensor]:
     try:
         content = json.loads(summary.read_text(encoding="utf-8"))
         stages = len(content["stages"]) if find_engine(content["settings"]["engine"]).cut else 1
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"nothing to export here ({run} has no checkpoint and no summary.json); give the --out of a run"
         ) from error

@@ -50,6 +50,8 @@ class BytePairs(LanguageModel):
     """A tokenizer.json to use instead of training one."""
     trained: Any = field(default=None, init=False)
     """The tokenizer, once `texts` or `load` has made it."""
+    restored_tokenizer: Any = field(default=None, init=False)
+    """The tokenizer of a finished run, once `restored` has read it."""
     bytes_per_symbol: float = field(default=1.0, init=False)
     """Of the test text."""
 
@@ -57,6 +59,9 @@ class BytePairs(LanguageModel):
         at_least(BYTES, symbols=self.symbols)
         if self.text and self.folder:
             raise UserError(f"text={self.text} and folder={self.folder} are both given; give one of them")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"restored_tokenizer": None}  # a new training makes its own
 
     @override
     def split(self, text: str) -> list[str]:
@@ -75,9 +80,11 @@ class BytePairs(LanguageModel):
 
     @override
     def texts(self, root: Path | None) -> Texts:
-        """Read the three texts, and train the tokenizer on the first unless one is given."""
+        """Read the three texts, and train the tokenizer on the first unless one is given or restored."""
         train, *held_out = self._raw(root)
-        if self.tokenizer:
+        if self.restored_tokenizer is not None:
+            self.trained = self.restored_tokenizer
+        elif self.tokenizer:
             self.trained = _read(Path(self.tokenizer))
         else:
             self.trained = _cached(train, self.symbols)
@@ -96,6 +103,7 @@ class BytePairs(LanguageModel):
                 f"the tokenizer in {path} has {len(self._symbols())} symbols and is not the one that the "
                 f"model was trained with (of {facts['symbols']}); put that file back"
             )
+        self.restored_tokenizer = self.trained
         return self._symbols()
 
     @override

@@ -190,3 +190,7 @@ class BpeGpt(GptTask):
         self.metadata = {**self.metadata, "tokenizer": self.language.digest()}
         self.files = {TOKENIZER: self.language.content()}
         return sets
+
+    @override
+    def restore_files(self, folder: Path) -> None:
+        self.language.restored(folder, self.metadata, None)

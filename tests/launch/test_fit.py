@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from dni_async.errors import StageError, UserError
+from launch import fit as fit_module
+from launch.config.train import TrainConfig
 from launch.fit import fit, one_job_at_a_time
 from tasks.vision.digits import DigitsFcn
 from tests.support.jobs import ROOT
@@ -75,11 +77,39 @@ def test_input_that_is_wrong_is_one_line() -> None:
         ({"task": "digits-fcn", "metrics": {"a b": len}}, "metric has the name 'a b'; choose another"),
         ({"task": "digits-fcn", "metrics": {"accuracy": len}}, "metric has the name 'accuracy'"),
         ({"task": "digits-fcn", "metrics": {"one": 1}}, "metric one is 1; give a function of outputs and"),
+        ({"task": "digits-fcn", "lr": "abc"}, "lr is 'abc'; it must be a number"),
+        ({"task": "digits-fcn", "lr": None}, "lr is None; it must be a number"),
+        ({"task": "digits-fcn", "log": "abc"}, "unknown logger (abc)"),
+        ({"task": DigitsFcn(), "task_args": ["depth=3"]}, "task_args is ['depth=3']; give the settings to"),
+        ({"config": TrainConfig.of(task="digits-fcn"), "task_args": ["depth=0"]}, "depth is 0"),
         ({"config": "/nothing.yaml"}, "cannot read /nothing.yaml (No such file or directory)"),
     ):
         with pytest.raises(UserError) as error:
             fit(**arguments)
         assert str(error.value).startswith(line) and "\n" not in str(error.value)
+
+
+def test_what_is_not_given_is_that_of_the_config(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    started: list[TrainConfig] = []
+
+    def start(config: TrainConfig, *_: Any, **__: Any) -> None:
+        started.append(config)
+        raise UserError("started")
+
+    monkeypatch.setattr(fit_module, "run_local", start)
+    config = TrainConfig.of(task="digits-fcn", task_args=("depth=2",), out=str(tmp_path / "a"))
+    given: dict[str, Any]
+    for given, args, out in (
+        ({}, ("depth=2",), "a"),
+        ({"task": "digits-fcn"}, ("depth=2",), "a"),
+        ({"task": "mnist-fcn"}, (), "a"),
+        ({"task_args": ["depth=3", "width=8"]}, ("depth=3", "width=8"), "a"),
+        ({"task_args": "depth=4"}, ("depth=4",), "a"),
+        ({"out": tmp_path / "b"}, ("depth=2",), "b"),
+    ):
+        with pytest.raises(UserError, match="started"):
+            fit(config=config, **given)
+        assert (started[-1].task.task_args, started[-1].output.out) == (args, str(tmp_path / out)), given
 
 
 def test_two_threads_do_not_train_at_once(tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ def untrained_gpt(folder: Path, name: str, *args: str) -> nn.Sequential:
         "facts": dict(task.metadata),
         "stages": [{}, {}],
         "engine": "decoupled",
+        "task": name,
+        "seed": 0,
     }
     (folder / "summary.json").write_text(json.dumps(summary))
     return network.eval()

@@ -10,11 +10,17 @@ import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from dni_async.errors import UserError
+from launch.config.train import TrainConfig
 from launch.evaluate import line_of
+from launch.job.output_folder import save_files
 from launch.predict import PredictConfig, predict
+from launch.report.weights import save_part
 from launch.trained import TrainedNetwork, load_run
+from tasks.base import Task
+from tasks.registry import create
 from tasks.vision.digits import DigitsFcn
 from tests.support.jobs import TINY, run
 
@@ -65,11 +71,18 @@ def test_inputs_that_do_not_fit_are_one_line(trained: TrainedNetwork) -> None:
         (torch.zeros(3, 5), "the network does not take inputs"),
         (torch.zeros(()), "give tensors with the same number of rows"),
         ({}, "give tensors with the same number of rows"),
+        ("abc", "inputs have 'abc', which is no array of numbers"),
+        (None, "inputs have None, which is no array of numbers"),
+        ([[1.0, 2.0], [3.0]], "which is no array of numbers"),
+        ({"x": torch.zeros(2, 784), "name": "abc"}, "inputs have 'abc', which is no array of numbers"),
         ((torch.zeros(3, 784), torch.zeros(2, 784)), "give tensors with the same number of rows"),
     ):
         with pytest.raises(UserError, match=words) as error:
             trained.predict(inputs)
         assert "\n" not in str(error.value)
+    for rows in (0, -5):
+        with pytest.raises(UserError, match=f"batch_size is {rows}; it must be at least 1"):
+            trained.predict(torch.zeros(3, 784), batch_size=rows)
     with pytest.raises(UserError, match=r"unknown data set \(dev\); use one of test, train, validation"):
         trained.evaluate("dev")
 
@@ -101,7 +114,9 @@ def test_a_wrong_file_or_folder_is_one_line(folder: Path, tmp_path: Path) -> Non
     save_file({"x": torch.zeros(2, 3)}, tmp_path / "x.safetensors")
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "over_time").mkdir()
-    (tmp_path / "over_time" / "summary.json").write_text("{}")
+    over_time = {"task": "copy", "rule": "dni", "seed": 0, "settings": {}}
+    (tmp_path / "over_time" / "summary.json").write_text(json.dumps(over_time))
+    torch.save({"x": torch.zeros(2, 784), "name": "abc"}, tmp_path / "x.pt")
     shutil.copytree(folder, tmp_path / "other")
     summary = json.loads((folder / "summary.json").read_text())
     summary["settings"]["task_args"] = ["depth=3", "width=31"]
@@ -110,6 +125,7 @@ def test_a_wrong_file_or_folder_is_one_line(folder: Path, tmp_path: Path) -> Non
         (folder, "x.npy", "no inputs that can be read"),
         (folder, "x.csv", "no inputs that can be read"),
         (folder, "x.safetensors", "the network does not take inputs"),
+        (folder, "x.pt", "inputs have 'abc', which is no array of numbers"),
         (folder, "nothing.npy", "nothing.npy"),
         (tmp_path / "unfinished", "x.npy", "has no summary.json); give the --out of a run"),
         (tmp_path / "over_time", "x.npy", "is of a task over time"),
@@ -120,3 +136,50 @@ def test_a_wrong_file_or_folder_is_one_line(folder: Path, tmp_path: Path) -> Non
         assert words in str(error.value) and "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"input is x\.txt; the file's name must end in \.npy, "):
         PredictConfig(run="r", input="x.txt")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "is damaged"),
+        ("null", "is of no run, or damaged"),
+        ("[]", "is of no run, or damaged"),
+        ('{"facts": {}}', "is of no run, or damaged"),
+        ('{"task": "x"}', "is of no run, or damaged"),
+        ('{"task": "x", "seed": 0, "settings": {}, "facts": {}}', "has neither engine nor rule"),
+        ('{"task": "x", "seed": 0, "settings": {}, "facts": {}, "engine": "cdni"}', "is damaged"),
+    ],
+)
+def test_a_damaged_summary_is_one_line(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(UserError, match=rf"summary\.json {words}") as error:
+        load_run(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_gpt_on_byte_pairs_is_evaluated_with_the_tokenizer_of_its_run(tmp_path: Path) -> None:
+    """The file that --task-args named has changed since, and another tokenizer gives other numbers."""
+
+    sizes = ("symbols=262", "width=8", "heads=2", "depth=1", "context=6")
+
+    def made(name: str, text: str, *args: str) -> Task:
+        (tmp_path / name).write_text(text)
+        task = create("gpt-bpe", (f"text={tmp_path / name}", *sizes, *args))
+        task.data(None)
+        return task
+
+    tokenizer = tmp_path / "tokenizer.json"
+    tokenizer.write_bytes(made("text", "abcdefgh" * 200).files["tokenizer.json"])
+    task = made("text", "abcdefgh" * 200, f"tokenizer={tokenizer}")
+    save_part(tmp_path, 0, 0, nn.Sequential(*task.layers()))
+    save_files(tmp_path, task.files)
+    args = (f"text={tmp_path / 'text'}", f"tokenizer={tokenizer}", *sizes)
+    settings = TrainConfig.of(task="gpt-bpe", task_args=args, batch_size=8).as_json()
+    summary = {"task": "gpt-bpe", "seed": 0, "engine": "cdni", "settings": settings, "stages": [{}]}
+    (tmp_path / "summary.json").write_text(json.dumps(summary | {"facts": dict(task.metadata)}))
+    before = load_run(tmp_path).evaluate()
+    tokenizer.write_bytes(made("other", "hgfedcba" * 200).files["tokenizer.json"])
+    assert load_run(tmp_path).evaluate() == before
+    (tmp_path / "files" / "tokenizer.json").write_bytes(tokenizer.read_bytes())
+    with pytest.raises(UserError, match="is not the one that the model was trained with"):
+        load_run(tmp_path)

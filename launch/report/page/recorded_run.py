@@ -10,6 +10,7 @@ from typing import Any
 
 from dni_async.errors import UserError
 from launch.config.run_file import RUN_FILE
+from launch.report.files import read_summary
 from launch.report.timeline import Timeline
 from launch.report.trace import read_chrome_trace
 
@@ -39,9 +40,7 @@ def read_run(folder: Path, name: str = "", *, timeline: bool = True) -> Recorded
     Raises:
         UserError: there is no summary.json, or a file is damaged.
     """
-    summary = _json(folder / "summary.json")
-    if not isinstance(summary, dict) or "task" not in summary:
-        raise UserError(f"{folder / 'summary.json'} is of no run; give folders that --out named")
+    summary = read_summary(folder / "summary.json")
     trace = folder / "timeline.json"
     return RecordedRun(
         name=name or folder.name,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -8,6 +10,7 @@ from dni_async.errors import UserError
 from dni_async.messages import TargetGradient
 from dni_async.rules import LossRule
 from dni_async.rules.loss import EXTRA
+from dni_async.rules.means import metric_scores
 from tests.support.stages import accuracy, loss_rule
 
 
@@ -112,7 +115,11 @@ def test_further_metrics_are_summed_over_the_samples_of_an_evaluation() -> None:
     def mean_of_batch(output: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         return accuracy(output, y).mean()
 
-    metrics = {"scores": accuracy, "mean": mean_of_batch}
+    metrics = {
+        "scores": accuracy,
+        "mean": mean_of_batch,
+        "float": lambda output, y: float(mean_of_batch(output, y)),
+    }
     rule, (h, y) = LossRule(F.cross_entropy, accuracy, metrics=metrics), batch(47)
     rule.evaluate(h[:40], y[:40])
     restored = LossRule(F.cross_entropy, accuracy, metrics=metrics)
@@ -122,7 +129,29 @@ def test_further_metrics_are_summed_over_the_samples_of_an_evaluation() -> None:
         for total, count in each.result()[EXTRA].values():
             assert (total, count) == (pytest.approx(float(accuracy(h, y).sum())), 47)
         each.reset_evaluation()
-        assert each.result()[EXTRA] == {"scores": [0.0, 0], "mean": [0.0, 0]}
+        assert each.result()[EXTRA] == {name: [0.0, 0] for name in metrics}
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (torch.ones(7, 10), r"returns shape \(7, 10\) for a batch of 7 samples; return a score for each"),
+        (torch.ones(10), r"returns shape \(10,\) for"),
+        (None, "returns None for"),
+        ([1.0] * 7, r"returns \[1.0, 1.0"),
+    ],
+)
+def test_a_further_metric_of_another_shape_is_refused(result: Any, words: str) -> None:
+    rule = LossRule(F.cross_entropy, accuracy, metrics={"m": lambda output, y: result})
+    with pytest.raises(UserError, match=f"^metric m {words}") as error:
+        rule.evaluate(*batch(7))
+    assert "\n" not in str(error.value)
+
+
+def test_a_further_metric_may_return_a_score_for_each_label() -> None:
+    targets = torch.zeros(3, 4)
+    for scores in (torch.ones(3), torch.ones(12), torch.ones(5)):
+        assert metric_scores("m", scores, targets, labels=5) is scores
 
 
 def test_the_rule_needs_no_targets_and_ignores_them() -> None:

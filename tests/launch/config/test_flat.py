@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,6 +55,31 @@ def test_defaults_are_those_of_the_kind() -> None:
     assert PlanConfig.of(seed=1).task.epochs == 2
     over_time = SequenceConfig.of(seed=1)
     assert (over_time.task.name, over_time.task.batch_size, over_time.optimizer.lr) == ("copy", 32, 3e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("lr", "0.1", "lr is '0.1'; it must be a number"),
+        ("lr", True, "lr is True; it must be a number"),
+        ("seed", 1.5, "seed is 1.5; it must be a whole number"),
+        ("rule", None, "rule is None; it must be a text"),
+        ("clip_norm", "abc", "clip-norm is 'abc'; it must be a number"),
+        ("optimizer_args", 3, "optimizer-args is 3; give a list, of which each is a text"),
+        ("milestones", ["a"], "milestones is ['a']; give a list, of which each is a number"),
+        ("sg", "mlp", "sg is 'mlp'; it must be of type SGConfig"),
+    ],
+)
+def test_a_value_of_another_type_is_one_line(name: str, value: Any, line: str) -> None:
+    with pytest.raises(UserError) as error:
+        TrainConfig.of(**{name: value})
+    assert str(error.value) == line
+
+
+def test_lists_and_one_text_are_tuples_and_paths_are_texts(tmp_path: Path) -> None:
+    config = TrainConfig.of(log="csv", milestones=[0.25, 0.5], clip_norm=1, in_flight=4, out=tmp_path)
+    assert (config.logging.log, config.optimizer.milestones) == (("csv",), (0.25, 0.5))
+    assert (config.output.out, config.optimizer.clip_norm) == (str(tmp_path), 1)
 
 
 def test_an_unknown_setting_is_an_error() -> None:

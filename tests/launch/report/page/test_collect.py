@@ -52,6 +52,9 @@ def test_of_many_records_some_are_drawn_and_of_evaluations_all(tmp_path: Path) -
     [
         ("summary.json", "{", "summary.json is damaged"),
         ("summary.json", "[]", "is of no run"),
+        ("summary.json", "null", "is of no run"),
+        ("summary.json", '{"task": "x"}', "is of no run"),
+        ("summary.json", '{"task": "x", "seed": 0, "settings": {}}', "has neither engine nor rule"),
         ("timeline.json", '{"traceEvents": [{}]}', "is no timeline of a run"),
         ("compare.json", "{", "compare.json is damaged"),
     ],
