@@ -32,6 +32,12 @@ class GenerateConfig:
         at_least(1, length=self.length)
         if not 0 <= self.temperature < float("inf"):
             raise UserError(f"temperature is {self.temperature}; it must be 0 or more")
+        try:
+            self.prompt.encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"prompt is {self.prompt!r}, which is no text in UTF-8; give another one"
+            ) from None
 
 
 def work(runner: RankRunner) -> None:

@@ -67,15 +67,20 @@ class FlatConfig:
     @classmethod
     def option_names(cls) -> list[str]:
         """Return what the settings are called on the command line, such as batch-size and sg.kind."""
-        names: list[str] = []
+        return list(cls.option_defaults())
+
+    @classmethod
+    def option_defaults(cls) -> dict[str, Any]:
+        """Return the default of each option, by what it is called on the command line."""
+        options: dict[str, Any] = {}
         for name, default in _defaults(cls).items():
             if isinstance(default, Group):
-                names += default.flat(name)
+                options |= default.flat(name)
             elif is_dataclass(default):
-                names += [f"{name}.{field}" for field in _names(default)]
+                options |= {f"{name}.{field}": getattr(default, field) for field in _names(default)}
             else:
-                names.append(name)
-        return [name.replace("_", "-") for name in names]
+                options[name] = default
+        return {name.replace("_", "-"): default for name, default in options.items()}
 
     def flat(self) -> dict[str, Any]:
         """Return all settings by their flat names."""

@@ -17,7 +17,7 @@ import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -63,15 +63,21 @@ class RunFile:
     def read(cls, path: str) -> RunFile:
         """Return the file's content. Raises UserError if it is none, or of another version."""
         try:
-            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+            content = yaml.load(Path(path).read_text(encoding="utf-8"), _Words)
         except OSError as error:
             raise UserError(
                 f"cannot read {path} ({error.strerror}); give --config the {RUN_FILE} of a run"
             ) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{path} is no YAML ({' '.join(str(error).split())}); mend it") from None
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} has a value that is none ({error}); mend it") from None
         if not isinstance(content, dict) or not isinstance(content.get(SETTINGS), dict):
             raise UserError(f"{path} has no settings; give --config the {RUN_FILE} of a run")
+        try:
+            list(_flat(content[SETTINGS]))
+        except RecursionError:
+            raise UserError(f"{path} has a group of settings that contains itself; mend it") from None
         if unknown := sorted(set(map(str, content)) - {VERSION, COMMAND, SETTINGS}):
             raise UserError(f"{path} has an unknown key ({unknown[0]}); put options below {SETTINGS}")
         written = content.get(VERSION, version())
@@ -86,17 +92,33 @@ class RunFile:
         """Return the settings as arguments of a command. Raises UserError if it has no such options."""
         if self.command is not None and f"launch.{self.command}" != prog:
             raise UserError(f"{self.path} is of launch.{self.command}; give it to that command")
-        known = set(cls.option_names()) - set(NOT_REPEATED)
+        defaults = cls.option_defaults()
+        known = set(defaults) - set(NOT_REPEATED)
         for name, _ in _flat(self.settings):
             if option(name) not in known:
                 raise UserError(f"{self.path} has an unknown option ({name}); take it out, or mend its name")
-        return arguments_of(self.settings)
+        return [
+            word
+            for name, value in _flat(self.settings)
+            if value is not None or defaults[option(name)] is None  # without a value: as without the line
+            for word in _arguments(option(name), value)
+        ]
 
 
 def arguments_of(settings: Mapping[str, Any]) -> list[str]:
     """Return the words of a command line that give options these values; groups with a prefix, such as sg,
     are mappings."""
     return [word for name, value in _flat(settings) for word in _arguments(option(name), value)]
+
+
+class _Words(yaml.SafeLoader):
+    """Leaves numbers and dates as the words that they are, for the parser of the command line: YAML takes
+    10:20 for 620, and 010 for 8."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, form) for tag, form in resolvers if tag.rpartition(":")[2] in ("bool", "null", "merge")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def _written(value: Any) -> Any:

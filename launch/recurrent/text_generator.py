@@ -24,6 +24,9 @@ from tasks.sequence.base import SequenceTask
 from tasks.text.gpt import GptTask
 from tasks.text.language import LanguageModel
 
+LEAST_TEMPERATURE = 1e-6
+"""Below it the likeliest symbol is taken: logits that are divided by less may be infinite."""
+
 
 @dataclass(slots=True)
 class TextGenerator:
@@ -44,7 +47,7 @@ class TextGenerator:
         generator, added = torch.Generator().manual_seed(seed), list[int]()
         for _ in range(length):
             logits = self.next_logits(x)
-            if temperature == 0:
+            if temperature < LEAST_TEMPERATURE:
                 symbol = int(logits.argmax())
             else:
                 odds = (logits / temperature).softmax(0)

@@ -31,6 +31,8 @@ from tasks.text.language import LanguageModel, default_folder, split_file
 TOKENIZER = "tokenizer.json"
 """Name of the file in a run's folder."""
 BYTES = 256
+CHECKED = 10_000
+"""Characters of the training text whose tokens have to cover them."""
 
 
 @dataclass(kw_only=True)
@@ -65,12 +67,12 @@ class BytePairs(LanguageModel):
 
     @override
     def split(self, text: str) -> list[str]:
-        tokens: list[str] = self.trained.encode(text).tokens
+        tokens: list[str] = _encoding(self.trained, text).tokens
         return tokens
 
     @override
     def numbers(self, text: str, symbols: tuple[str, ...]) -> list[int]:
-        numbers: list[int] = self.trained.encode(text).ids
+        numbers: list[int] = _encoding(self.trained, text).ids
         return numbers
 
     @override
@@ -86,6 +88,7 @@ class BytePairs(LanguageModel):
             self.trained = self.restored_tokenizer
         elif self.tokenizer:
             self.trained = _read(Path(self.tokenizer))
+            _check_covers(self.trained, train[:CHECKED], Path(self.tokenizer))
         else:
             self.trained = _cached(train, self.symbols)
         tokens = [_encoded(self.trained, text) for text in (train, *held_out)]
@@ -147,7 +150,10 @@ def _library() -> Any:
 def _read(path: Path) -> Any:
     content = read_data(path)
     try:
-        return _library().Tokenizer.from_str(content.decode())
+        tokenizer = _library().Tokenizer.from_str(content.decode())
+        tokenizer.no_truncation()  # a text is one sequence
+        tokenizer.no_padding()
+        return tokenizer
     except UserError:
         raise
     except Exception as error:  # the library raises nothing more special
@@ -188,4 +194,33 @@ def _trained(text: str, symbols: int) -> Any:
 
 
 def _encoded(tokenizer: Any, text: str) -> Tensor:
-    return torch.tensor(tokenizer.encode(text).ids, dtype=torch.long)
+    return torch.tensor(_encoding(tokenizer, text).ids, dtype=torch.long)
+
+
+def _encoding(tokenizer: Any, text: str) -> Any:
+    """Return the library's encoding of a text, without symbols such as [CLS] around it."""
+    try:
+        return tokenizer.encode(text, add_special_tokens=False)
+    except Exception as error:  # the library raises nothing more special
+        cause = " ".join(str(error).split())[:120]
+        raise UserError(f"the tokenizer cannot encode {text[:40]!r} ({cause}); give another one") from None
+
+
+def _check_covers(tokenizer: Any, text: str, path: Path) -> None:
+    """Raise UserError if tokens leave characters of the text out, or take them for the unknown symbol."""
+    encoding, unknown, end = _encoding(tokenizer, text), _unknown(tokenizer), 0
+    for number, (first, last) in zip(encoding.ids, encoding.offsets, strict=True):
+        if number == unknown or text[end:first].strip():
+            break
+        end = max(end, last)
+    if text[end:].strip():
+        raise UserError(
+            f"the tokenizer in {path} has no symbols for some characters of the text; give one that has "
+            "symbols for all, such as a byte-level one"
+        )
+
+
+def _unknown(tokenizer: Any) -> int | None:
+    """Return the index of the symbol for what is not in the vocabulary."""
+    name = getattr(tokenizer.model, "unk_token", None)
+    return tokenizer.token_to_id(name) if name else None

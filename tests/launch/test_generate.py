@@ -218,3 +218,13 @@ def test_bad_input_is_one_line_and_status_2(arguments: tuple[str, ...]) -> None:
 def test_an_empty_name_of_a_run_is_not_the_working_folder() -> None:
     with pytest.raises(UserError, match="run is empty; give a value"):
         GenerateConfig(run="")
+
+
+def test_a_tiny_temperature_takes_the_likeliest() -> None:
+    texts = [generate(untrained(), config(temperature=temperature)) for temperature in (0, 1e-45, 1e-7)]
+    assert len(set(texts)) == 1
+
+
+def test_a_prompt_that_is_no_text_is_one_line() -> None:
+    with pytest.raises(UserError, match="which is no text in UTF-8; give another one"):
+        config(prompt="a\udcff")

@@ -82,6 +82,16 @@ def test_options_override_the_file_and_what_it_does_not_name_has_its_default(tmp
     assert (config.sg.kind, config.partition.cut, config.task.epochs) == ("mlp", "2", 5)
 
 
+def test_values_are_read_as_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("settings:\n  data-root:\n  epochs: 010\n  lr:\n  profile: 10:20\n  minutes: null\n")
+    config = parse(TrainConfig, "launch.train", ["--config", str(file), "--out", "runs/a"])
+    default = TrainConfig.of()
+    assert (config.task.data_root, config.optimizer.lr) == (default.task.data_root, default.optimizer.lr)
+    assert (config.task.epochs, config.logging.profile) == (10, "10:20")
+    assert config.evaluation.minutes is None
+
+
 def test_the_task_in_the_file_decides_what_kind_of_training_it_is(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("command: train\nsettings: {task: copy, bptt: 8}\n")
@@ -106,6 +116,9 @@ def test_a_sweep_is_repeated_from_its_file(tmp_path: Path) -> None:
     [
         (None, "cannot read FILE (No such file or directory); give --config the config.yaml of a run"),
         ("settings: {lr: [", "FILE is no YAML ("),
+        ("settings: {lr: 2020-13-45}", "Error parsing --lr: could not convert string to float"),
+        ("settings: &a {sg: *a}", "FILE has a group of settings that contains itself; mend it"),
+        ("settings: {lr: !!int much}", "FILE has a value that is none ("),
         ("- 1", "FILE has no settings; give --config the config.yaml of a run"),
         ("lr: 0.1", "FILE has no settings"),
         ("settings: {}\nlr: 0.1", "FILE has an unknown key (lr); put options below settings"),

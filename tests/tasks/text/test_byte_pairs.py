@@ -81,6 +81,30 @@ def test_a_damaged_tokenizer_in_the_cache_is_trained_again(text: Path, cache: Pa
     assert second.digest() == first.digest()
 
 
+def test_truncation_and_padding_of_a_tokenizer_have_no_effect(text: Path, tmp_path: Path) -> None:
+    plain = pairs(text)
+    wanted = plain.texts(None)
+    plain.trained.enable_truncation(5)
+    plain.trained.enable_padding(length=4096)
+    plain.trained.save(str(tmp_path / TOKENIZER))
+    texts = pairs(text, tokenizer=str(tmp_path / TOKENIZER)).texts(None)
+    assert torch.equal(texts.train, wanted.train) and torch.equal(texts.test, wanted.test)
+
+
+@pytest.mark.parametrize("unknown", [None, "<unk>"])
+@pytest.mark.parametrize("characters", ["", "acehmnost ."])
+def test_a_tokenizer_without_symbols_for_the_text_is_one_line(
+    text: Path, tmp_path: Path, characters: str, unknown: str | None
+) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    symbols = [*characters, *([unknown] if unknown else [])]
+    numbers = {symbol: number for number, symbol in enumerate(symbols)}
+    path = tmp_path / TOKENIZER
+    tokenizers.Tokenizer(tokenizers.models.BPE(vocab=numbers, merges=[], unk_token=unknown)).save(str(path))
+    with pytest.raises(UserError, match="has no symbols for some characters of the text; give one that"):
+        pairs(text, tokenizer=str(path)).texts(None)
+
+
 def test_a_folder_in_the_layout_of_wikitext_has_its_own_test_text(tmp_path: Path) -> None:
     for split, content in (("train", TEXT), ("valid", "a cat\n"), ("test", "a mat\n")):
         (tmp_path / f"wiki.{split}.tokens").write_text(content, encoding="utf-8")
