@@ -9,6 +9,7 @@ OUT/in-flight=4 wire=int8/cdni  of a sweep
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -30,6 +31,9 @@ from tasks.base import Task
 from tasks.registry import create
 from workers.failure.errors import AlreadyReported
 from workers.failure.rank_runner import RankRunner
+
+_LONGEST = 255
+"""Bytes of the name of a folder, in nearly all file systems."""
 
 
 def run_contestants(
@@ -60,10 +64,23 @@ def run_contestants(
 
 
 def check_folders(contestants: Sequence[Contestant], out: Path) -> None:
-    """Raise UserError if a folder of a job holds something else than a job of an earlier comparison."""
+    """Raise UserError if a folder of a job holds something else than a job of an earlier comparison, or if
+    two jobs would have the same."""
+    labels: dict[Path, str] = {}
     for contestant in contestants:
         for repeat in range(contestant.config.repeats):
-            check_folder(job_folder(contestant, out, repeat))
+            folder = job_folder(contestant, out, repeat)
+            if len(os.fsencode(folder.name)) > _LONGEST:
+                raise UserError(
+                    f"{folder.name[:60]}... is longer than the {_LONGEST} bytes of a folder's name; "
+                    "give what all variants share as options of the command"
+                )
+            if folder in labels:
+                raise UserError(
+                    f"{labels[folder]} and {contestant.label} have the same folder, {folder}; leave one out"
+                )
+            labels[folder] = contestant.label
+            check_folder(folder)
 
 
 def job_folder(contestant: Contestant, out: Path, repeat: int) -> Path:

@@ -8,6 +8,7 @@ import pytest
 
 from dni_async.errors import UserError
 from launch.config.contestants import Contestant, parse_comparison
+from launch.local.comparison import check_folders
 
 
 def parsed(*arguments: str) -> list[Contestant]:
@@ -79,3 +80,18 @@ def test_wrong_variants_are_one_line(variants: tuple[str, ...], line: str) -> No
     with pytest.raises(UserError) as error:
         parsed("--variants", *variants)
     assert str(error.value).startswith(line) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("variants", "words"),
+    [
+        (("cdni init=a/b", "cdni init=a_b"), "cdni init=a/b and cdni init=a_b have the same folder"),
+        (
+            ("cdni", f"cdni init={'a' * 300}"),
+            "is longer than the 255 bytes of a folder's name",
+        ),
+    ],
+)
+def test_variants_need_folders_of_their_own(tmp_path: Path, variants: tuple[str, ...], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        check_folders(parsed("--variants", *variants), tmp_path)
