@@ -33,7 +33,9 @@ class Ranks:
             context_of(Tiny(plain_layers), config, Rendezvous(rank, 2, rank, 2, store)) for rank in range(2)
         ]
         self.summary: dict[str, Any] = {"stages": [{"steps": 4}]}
-        self.recorder = SimpleNamespace(write_files=self.write_files, summary=self.summary)
+        self.recorder = SimpleNamespace(
+            write_files=self.write_files, summary=self.summary, close_loggers=lambda: None
+        )
         self.out = out
 
     def write_files(self, *, whole: bool) -> list[str]:
