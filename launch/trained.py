@@ -27,6 +27,7 @@ from launch.config.task import TaskConfig
 from launch.engines.registry import find_engine
 from launch.job.data import read
 from launch.job.output_folder import FILES
+from launch.job.samples import known_size
 from launch.job.task_checks import check_labels
 from launch.report.evaluation import named_result
 from launch.report.files import read_summary
@@ -93,7 +94,8 @@ class TrainedNetwork:
             data_root: the folder with the data; by default that of the run.
 
         Raises:
-            UserError: the data are not there, or there is no such set.
+            UserError: the data are not there, there is no such set, or without `data_root` the task found
+                another test set than that of the run.
         """
         if split not in SPLITS:
             raise UserError(f"unknown data set ({split}); use one of {', '.join(SPLITS)}")
@@ -103,6 +105,8 @@ class TrainedNetwork:
         )
         steps = DataConfig(steps_per_epoch=settings.get("steps_per_epoch", 0))
         data = read(config, self.task, patience=int(split == "validation"), data=steps)
+        if not data_root:
+            self._check_test_set(known_size(data.test))
         ignored = check_labels(self.task, data)
         valid, metrics = self.task.valid if ignored else None, self.task.extra_metrics
         rule = LossRule(self.task.loss, self.task.metric, valid, metrics=metrics)
@@ -113,6 +117,16 @@ class TrainedNetwork:
         result = named_result(rule.result(), split, self.task.metric_name, self.task.reported)
         names = [name for name in result if name.startswith(f"{split}_")]
         return {name: result[name] for name in names} | {"samples": result["tested"]}
+
+    def _check_test_set(self, found: int | None) -> None:
+        """Refuse what a task takes where it does not find its data, such as digits instead of MNIST."""
+        recorded = self.summary.get("dataset", {}).get("test")
+        if recorded and found != recorded:
+            why = f" ({self.task.note})" if self.task.note else ""
+            raise UserError(
+                f"{self.task.name} found a test set of {found} samples, and the run tested on {recorded}{why}"
+                "; give --data-root the folder of the data"
+            )
 
 
 def load_run(run: str | os.PathLike[str], task: Task | None = None) -> TrainedNetwork:

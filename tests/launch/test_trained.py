@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy
@@ -64,6 +65,16 @@ def test_predictions_of_arrays_and_tensors_are_the_outputs_of_the_model(
     assert torch.equal(trained.predict(x.double().numpy(), batch_size=64), outputs)
     accuracy = float((outputs.argmax(1) == y).float().mean())
     assert accuracy == pytest.approx(trained.summary["final"]["test_accuracy"])
+
+
+def test_another_test_set_than_that_of_the_run_is_refused_unless_its_folder_is_given(
+    trained: TrainedNetwork, tmp_path: Path
+) -> None:
+    tested = trained.summary["dataset"]["test"]
+    other = replace(trained, summary=trained.summary | {"dataset": {"train": 60_000, "test": 10_000}})
+    with pytest.raises(UserError, match=f"found a test set of {tested} samples, and the run tested on 10000"):
+        other.evaluate()
+    assert other.evaluate(data_root=str(tmp_path))["samples"] == tested
 
 
 def test_inputs_that_do_not_fit_are_one_line(trained: TrainedNetwork) -> None:
