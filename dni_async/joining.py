@@ -65,7 +65,7 @@ class Join:
             yield part.to(dtype, copy=True, memory_format=torch.contiguous_format)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the fields, JSON-able."""
+        """Return lengths, shapes and types in a form that JSON can hold."""
         names = [type_name(dtype) for dtype in self.dtypes]
         return {"dim": self.dim, "shapes": self.shapes, "dtypes": names}
 

@@ -44,7 +44,7 @@ class WeightAverage:
             self.swap()
 
     def swap(self) -> None:
-        """Exchange parameters and averages."""
+        """Put the averages into the module and keep its parameters here, or the other way round."""
         for i, parameter in enumerate(self._parameters):
             parameter.data, self.averages[i] = self.averages[i], parameter.data
 

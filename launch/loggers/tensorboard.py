@@ -14,7 +14,7 @@ FOLDER = "tensorboard"
 
 
 class TensorBoardLogger(Logger):
-    """Writes event files."""
+    """Writes event files of TensorBoard to the folder `tensorboard` of --out."""
 
     needs_out: ClassVar[bool] = True
 

@@ -43,7 +43,7 @@ class Advice:
 
     @property
     def where(self) -> str:
-        """Which devices."""
+        """The devices that the advice is for, such as "8 devices joined by nvlink"."""
         return f"{self.devices} devices joined by {self.link}"
 
 

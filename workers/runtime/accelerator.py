@@ -109,7 +109,7 @@ class Accelerator(ABC):
 
     @abstractmethod
     def new_stream(self) -> Stream:
-        """Return a new stream."""
+        """Return a stream whose work may overlap with that of all others."""
 
     @abstractmethod
     def current_stream(self) -> Stream:

@@ -105,7 +105,7 @@ class Inbox(_End[Message]):
         return self._take(timeout, "no message came")
 
     def messages(self) -> list[Message]:
-        """The messages that wait."""
+        """Return the waiting messages, the oldest first."""
         with self._lock:
             return list(self._queue)
 
