@@ -20,6 +20,7 @@ from launch.job.in_process import train_in_process
 from launch.job.output_folder import SUMMARY
 from launch.job.run_lock import RunLock
 from launch.job.task_checks import check_until
+from launch.local.finished_run import WITHOUT_EFFECT
 from launch.report.files import jsonable, prepare_out, write_results
 from launch.report.grid import show
 from launch.report.study_tables import Result, study_grids
@@ -40,6 +41,11 @@ def work(runner: RankRunner) -> None:
             raise UserError(f"{out} has the results of a training run; choose another --out")
         earlier = finished_runs(out)
         runs = {job: finished_run(job, earlier) for job in jobs}
+        if lost := [run for run in earlier if run not in runs.values()]:
+            raise UserError(
+                f"{out} has runs with other settings, such as {lost[0]['label']} with {lost[0]['value']}; "
+                "choose another --out"
+            )
         for job in [job for job in jobs if runs[job] is None]:
             runner.describe_position = lambda job=job: f"while {job.contestant.label} trained"  # type: ignore[misc]
             runs[job] = _run(job, config)
@@ -60,13 +66,14 @@ def finished_runs(out: Path) -> list[Result]:
 
 
 def finished_run(job: StudyJob, runs: list[Result]) -> Result | None:
-    """Return the run of this name, value and settings; settings that only one of the versions has that wrote
-    and that reads it do not count."""
+    """Return the run of this name, value and settings. Settings that change no result do not count, nor those
+    that only one of the versions has that wrote and that reads it."""
     wanted = settings_of(job)
     for run in runs:
         if (run["label"], run["value"]) == (job.contestant.label, job.value):
             settings = run["settings"]
-            if all(settings[name] == wanted[name] for name in settings.keys() & wanted.keys()):
+            shared = settings.keys() & wanted.keys() - set(WITHOUT_EFFECT)
+            if all(settings[name] == wanted[name] for name in shared):
                 return run
     return None
 

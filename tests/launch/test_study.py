@@ -77,3 +77,15 @@ def test_the_folder_of_a_training_run_is_refused(tmp_path: Path, monkeypatch: py
     (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(UserError, match="has the results of a training run; choose another --out"):
         studied(monkeypatch, tmp_path)
+
+
+def test_a_study_repeats_no_run_for_a_setting_that_changes_no_result_and_drops_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    studied(monkeypatch, tmp_path, "--repeats", "1")
+    before = (tmp_path / "study.json").read_bytes()
+    assert studied(monkeypatch, tmp_path, "--repeats", "1", "--timeout", "50") == []
+    with pytest.raises(UserError, match="has runs with other settings, such as backprop with 1"):
+        studied(monkeypatch, tmp_path, "--repeats", "1", "--lr", "0.5")
+    after = json.loads((tmp_path / "study.json").read_text())
+    assert after["runs"] == json.loads(before)["runs"]
